@@ -1,0 +1,181 @@
+"""The configuration: one TOML file, every key with a default, unknown keys refused.
+
+Loaded once by the command line and passed down. `scanside.toml` in the repository lists every key with comments.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from appliance.errors import ConfigError
+
+AETitle = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]*[!-\[\]-~][ -\[\]-~]*$")]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+ResultKind = Literal["structured_report", "secondary_capture"]
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class StorageScp(_Table):
+    enabled: bool = True
+    ae_title: AETitle = "SCANSIDE"
+    host: str = "0.0.0.0"
+    port: Port = 11112
+    max_associations: Count = 20
+
+
+class DropFolder(_Table):
+    enabled: bool = True
+    path: str = "drop"
+    settle_seconds: Seconds = 2.0
+    incomplete_seconds: Seconds = 10.0
+    after: Literal["move", "leave"] = "move"
+
+
+class Models(_Table):
+    packages: tuple[str, ...] = ()
+    trusted_keys: tuple[str, ...] = ()
+    operating_point: str | None = None
+
+
+class Inference(_Table):
+    backend: str = "auto"
+    threads: Count = 1
+    lease_seconds: Seconds = 30.0
+
+
+class Results(_Table):
+    path: str = "results"
+    kinds: tuple[ResultKind, ...] = ("structured_report", "secondary_capture")
+
+
+class Destination(_Table):
+    name: Annotated[str, Meta(min_length=1)]
+    ae_title: AETitle
+    host: str
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    send: tuple[ResultKind, ...] = ("structured_report", "secondary_capture")
+
+
+class Delivery(_Table):
+    calling_ae_title: AETitle = "SCANSIDE"
+    first_retry_seconds: Seconds = 5.0
+    longest_retry_seconds: Seconds = 300.0
+    timeout_seconds: Seconds = 30.0
+
+
+class Login(_Table):
+    username: Annotated[str, Meta(min_length=1)]
+    password_hash: Annotated[str, Meta(pattern=r"^(scrypt|pbkdf2):")]
+
+
+class Web(_Table):
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    show_patient: bool = False
+    login: Login | None = None
+
+
+class Log(_Table):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(_Table):
+    """All settings. Relative folders are resolved against ``data_dir``; read them with the properties."""
+
+    data_dir: str = "scanside-data"
+    storage_scp: StorageScp = StorageScp()
+    drop_folder: DropFolder = DropFolder()
+    models: Models = Models()
+    inference: Inference = Inference()
+    results: Results = Results()
+    destinations: tuple[Destination, ...] = ()
+    delivery: Delivery = Delivery()
+    web: Web = Web()
+    log: Log = Log()
+
+    @property
+    def data(self) -> Path:
+        return Path(self.data_dir)
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.data / "ledger.sqlite3"
+
+    @property
+    def spool_path(self) -> Path:
+        return self.data / "spool"
+
+    @property
+    def results_path(self) -> Path:
+        return self.data / self.results.path
+
+    @property
+    def drop_path(self) -> Path:
+        return self.data / self.drop_folder.path
+
+    @property
+    def previews_path(self) -> Path:
+        return self.data / "previews"
+
+    @property
+    def key_path(self) -> Path:
+        return self.data / "keys" / "device.pem"
+
+
+def load(path: Path | None, data_dir: Path | None = None) -> Config:
+    """The configuration of a TOML file, or the defaults.
+
+    Parameters
+    ----------
+    data_dir
+        Overrides the file's ``data_dir``. A relative ``data_dir`` in the file is relative to the file.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file, the key and what is allowed there.
+    """
+    config = Config()
+    if path is not None:
+        try:
+            config = msgspec.toml.decode(path.read_bytes(), type=Config)
+        except OSError as error:
+            raise ConfigError(f"{path} can't be read: {error.strerror}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}", hint="scanside.toml in the sources lists every key") from error
+    base = path.resolve().parent if path is not None else Path.cwd()
+    folder = (data_dir or base / config.data_dir).expanduser().absolute()
+    config = msgspec.structs.replace(config, data_dir=str(folder))
+    _check(config, path)
+    return config
+
+
+def _check(config: Config, path: Path | None) -> None:
+    where = path or "the configuration"
+    if config.web.enabled and config.web.host not in LOOPBACK and config.web.login is None:
+        raise ConfigError(
+            f"{where}: web.host = {config.web.host!r} opens the page to the network without a login",
+            hint="set [web.login] (make the hash with `scanside hash-password`), or web.host = '127.0.0.1'",
+        )
+    names = [destination.name for destination in config.destinations]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{where}: two destinations are named {name!r}", hint="each needs a name of its own")
+    for destination in config.destinations:
+        missing = set(destination.send) - set(config.results.kinds)
+        if missing:
+            raise ConfigError(
+                f"{where}: destination {destination.name!r} is to be sent {', '.join(sorted(missing))}, "
+                "which results.kinds does not make"
+            )

@@ -1,0 +1,81 @@
+"""Every error that the appliance raises on purpose.
+
+ApplianceError                 what happened, to what, and (``hint``) what to do next
+├── ConfigError                the configuration file is wrong
+├── PackageError               a model package can't be read
+│   └── SignatureError         ... or was not signed by a trusted key
+├── BackendError               an inference backend can't be used
+│   └── ReceiptError           ... because it gives other answers than the package's golden vectors
+├── InputError                 an input is turned away; the message is the reason that a technician reads
+│   ├── ImageError             it can't be decoded
+│   └── NotAcceptedError       no installed package is meant for it
+├── SpoolError                 a file can't be stored durably
+│   └── DiskFullError          ... because the disk is full
+└── DeliveryError              a destination did not take an object
+"""
+
+from __future__ import annotations
+
+
+class ApplianceError(Exception):
+    """Base of all errors of the appliance.
+
+    Parameters
+    ----------
+    message
+        What happened and to which file, UID or key, in words for the reader of a log or a page.
+    hint
+        What to do next.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class ConfigError(ApplianceError):
+    """The configuration file is wrong."""
+
+
+class PackageError(ApplianceError):
+    """A model package can't be read."""
+
+
+class SignatureError(PackageError):
+    """A signature is missing, wrong, or not by a trusted key."""
+
+
+class BackendError(ApplianceError):
+    """An inference backend can't be used."""
+
+
+class ReceiptError(BackendError):
+    """A backend gives other answers than the package's golden vectors."""
+
+
+class InputError(ApplianceError):
+    """An input is turned away."""
+
+
+class ImageError(InputError):
+    """An input can't be decoded into pixels."""
+
+
+class NotAcceptedError(InputError):
+    """No installed package is meant for this input."""
+
+
+class SpoolError(ApplianceError):
+    """A file can't be stored durably."""
+
+
+class DiskFullError(SpoolError):
+    """The disk has no room left."""
+
+
+class DeliveryError(ApplianceError):
+    """A destination did not take an object."""

@@ -1,0 +1,308 @@
+"""The model package: one signed file, the contract between the training side and the device.
+
+A package is a zip that holds ``manifest.json``, ``manifest.sig`` (Ed25519 over the manifest's bytes) and the
+files that the manifest lists with their SHA-256: a network per target, ``golden.npz`` and ``card.md``. The zip
+is deterministic (fixed dates, sorted names), and nothing in it is executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from appliance import signature
+from appliance.errors import PackageError
+from appliance.preprocess import Step
+from appliance.result import Code
+
+FORMAT = "scanside-package/1"
+SUFFIX = ".scanside"
+MAX_FILE_BYTES = 512 * 1024 * 1024
+_MANIFEST, _SIGNATURE = "manifest.json", "manifest.sig"
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class IntendedUse(_Strict):
+    """What the model is for and is not for, in sentences for the page, and the validated ages in years."""
+
+    statement: str
+    not_for: tuple[str, ...]
+    population: str
+    age_years: tuple[float, float] | None = None
+
+
+class Accepts(_Strict):
+    """The inputs that the model takes, in DICOM's terms.
+
+    ``sop_classes`` are UIDs; ``body_parts`` are values of Body Part Examined (or words that occur in the
+    descriptions where that is empty); ``views`` are values of View Position.
+    """
+
+    sop_classes: tuple[str, ...]
+    modalities: tuple[str, ...]
+    body_parts: tuple[str, ...]
+    views: tuple[str, ...]
+    photometric_interpretations: tuple[str, ...] = ("MONOCHROME1", "MONOCHROME2")
+
+
+class InputSpec(_Strict):
+    """The network's input: its name, shape ``(batch, channels, rows, columns)``, and the steps that make it."""
+
+    name: str
+    shape: tuple[int, ...]
+    steps: tuple[Step, ...]
+
+
+class OutputSpec(_Strict):
+    """Names of the network's outputs.
+
+    ``logits`` ``(batch, findings)``, ``activation_map`` ``(batch, findings, rows, columns)`` in units of the
+    logit, ``embedding`` ``(batch, features)``.
+    """
+
+    logits: str
+    activation_map: str
+    embedding: str
+
+
+class FindingSpec(_Strict):
+    """A finding: its code, its words when positive and when not, and whether a positive one is urgent."""
+
+    label: str
+    code: Code
+    words_positive: str
+    words_negative: str
+    urgent: bool
+
+
+class OperatingPoint(_Strict):
+    """A threshold on the calibrated probability, and what it gave on the data that chose it."""
+
+    name: str
+    threshold: float
+    sensitivity: float
+    specificity: float
+    chosen_on: str
+
+
+class Target(_Strict):
+    """One network file, for one kind of runtime, with the calibration that belongs to this very file.
+
+    The calibrated probability of finding k is ``sigmoid(logits[k] / temperature)``.
+    ``activation_map_scale``: the activation (in logits) that is drawn as full strength.
+    ``measured`` holds figures with their intervals and data set, for the card, the page and the report.
+    """
+
+    artifact: str
+    precision: str
+    producer: str
+    calibrated_with: str
+    temperature: float
+    activation_map_scale: float
+    operating_points: tuple[OperatingPoint, ...]
+    default_operating_point: str
+    measured: dict[str, Any]
+
+    def operating_point(self, name: str | None = None) -> OperatingPoint:
+        wanted = name or self.default_operating_point
+        for point in self.operating_points:
+            if point.name == wanted:
+                return point
+        known = ", ".join(point.name for point in self.operating_points)
+        raise PackageError(f"operating point {wanted!r} is not in the package (it has: {known})")
+
+
+class GoldenSpec(_Strict):
+    """Generated images and the outputs that each target must give for them.
+
+    ``file`` is an npz with ``images`` uint8 ``(count, rows, columns)``, before preprocessing, and for each
+    target ``<target>/logits`` ``(count, findings)`` and ``<target>/activation_map``, float32.
+    ``probability_tolerance`` is the largest accepted difference of a calibrated probability.
+    """
+
+    file: str
+    count: int
+    probability_tolerance: float
+
+
+class Manifest(_Strict):
+    """All that a device must know to run a model and to say what it is."""
+
+    format: str
+    id: str
+    version: str
+    title: str
+    task: str
+    created: str
+    intended_use: IntendedUse
+    accepts: Accepts
+    input: InputSpec
+    outputs: OutputSpec
+    findings: tuple[FindingSpec, ...]
+    finding_site: Code
+    targets: dict[str, Target]
+    golden: GoldenSpec
+    training: dict[str, Any]
+    card: str
+    files: dict[str, str]
+
+
+class Package:
+    """A verified package: its manifest and the bytes of its files.
+
+    Attributes
+    ----------
+    path, sha256
+        The package file and its SHA-256 in hex.
+    signed_by
+        Id of the trusted key that signed it, or None where it was read without verification.
+    """
+
+    def __init__(
+        self, path: Path, sha256: str, manifest: Manifest, files: Mapping[str, bytes], signed_by: str | None
+    ) -> None:
+        self.path = path
+        self.sha256 = sha256
+        self.manifest = manifest
+        self.signed_by = signed_by
+        self._files = files
+
+    def __str__(self) -> str:
+        return f"{self.manifest.id} {self.manifest.version}"
+
+    def file(self, name: str) -> bytes:
+        return self._files[name]
+
+    def target(self, name: str) -> Target:
+        try:
+            return self.manifest.targets[name]
+        except KeyError:
+            known = ", ".join(sorted(self.manifest.targets))
+            raise PackageError(f"{self} has no artifact for target {name!r} (it has: {known})") from None
+
+    def artifact(self, target: str) -> bytes:
+        return self._files[self.target(target).artifact]
+
+    def artifact_sha256(self, target: str) -> str:
+        return self.manifest.files[self.target(target).artifact]
+
+    def golden(self) -> dict[str, np.ndarray]:
+        """The arrays of `GoldenSpec`."""
+        try:
+            with np.load(io.BytesIO(self._files[self.manifest.golden.file]), allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise PackageError(f"{self.path}: its golden vectors can't be read: {error}") from error
+
+    @property
+    def card(self) -> str:
+        return self._files[self.manifest.card].decode()
+
+
+def read(path: Path, trusted: dict[str, Ed25519PublicKey] | None) -> Package:
+    """Read and check a package.
+
+    Parameters
+    ----------
+    trusted
+        Keys by id, as from `appliance.signature.load_trusted_keys`; None reads without checking who signed it
+        (for showing only).
+
+    Raises
+    ------
+    PackageError, SignatureError
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PackageError(f"{path} can't be read: {error.strerror}") from error
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            contents = {info.filename: _extract(archive, info, path) for info in archive.infolist()}
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+        raise PackageError(f"{path} is not a model package or is damaged: {error}", hint="copy it again") from error
+    for name in (_MANIFEST, _SIGNATURE):
+        if name not in contents:
+            raise PackageError(f"{path} is not a model package: it has no {name}")
+    manifest_bytes = contents.pop(_MANIFEST)
+    signature_text = contents.pop(_SIGNATURE).decode("ascii", "replace")
+    signed_by = None
+    if trusted is not None:
+        signed_by = signature.verify(signature_text, manifest_bytes, trusted, str(path))
+    try:
+        manifest = msgspec.json.decode(manifest_bytes, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise PackageError(f"{path}: the manifest is not valid: {error}") from error
+    _check(path, manifest, contents)
+    return Package(path, hashlib.sha256(data).hexdigest(), manifest, contents, signed_by)
+
+
+def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
+    if info.file_size > MAX_FILE_BYTES:
+        raise PackageError(f"{path}: {info.filename} is larger than {MAX_FILE_BYTES} bytes")
+    return archive.read(info)
+
+
+def _check(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> None:
+    if manifest.format != FORMAT:
+        raise PackageError(
+            f"{path} has format {manifest.format!r}, this version reads {FORMAT!r}", hint="update the appliance"
+        )
+    if set(contents) != set(manifest.files):
+        difference = ", ".join(sorted(set(contents) ^ set(manifest.files)))
+        raise PackageError(f"{path}: its contents and its manifest differ in {difference}")
+    for name, expected in manifest.files.items():
+        if hashlib.sha256(contents[name]).hexdigest() != expected:
+            raise PackageError(f"{path}: {name} is damaged (its SHA-256 differs)", hint="copy it again")
+    named = {manifest.golden.file, manifest.card, *(target.artifact for target in manifest.targets.values())}
+    for name in named - set(contents):
+        raise PackageError(f"{path}: the manifest names {name}, which is not in it")
+    if not manifest.findings or not manifest.targets:
+        raise PackageError(f"{path}: the manifest has no findings or no targets")
+    for name, target in manifest.targets.items():
+        target.operating_point()
+        if not target.temperature > 0 or not target.activation_map_scale > 0:
+            raise PackageError(f"{path}: target {name}: temperature and activation_map_scale must be above 0")
+
+
+def write(path: Path, manifest: Manifest, files: Mapping[str, bytes], key: Ed25519PrivateKey) -> None:
+    """Sign and write a package; the same contents and key give the same bytes.
+
+    ``manifest.files`` is filled in from ``files``.
+    """
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+    manifest = msgspec.structs.replace(manifest, files=hashes)
+    manifest_bytes = msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1)
+    contents = {
+        _MANIFEST: manifest_bytes,
+        _SIGNATURE: signature.sign(key, manifest_bytes).encode("ascii"),
+        **dict(sorted(files.items())),
+    }
+    _check(path, manifest, files)
+    temporary = path.with_name(path.name + ".tmp")
+    with zipfile.ZipFile(temporary, "w", compression=zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, data in contents.items():
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.create_system = 3
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, data)
+    temporary.replace(path)
+
+
+def bundled() -> tuple[Path, ...]:
+    """The packages that come with this installation: in the wheel, or in ``models/`` of a checkout."""
+    here = Path(__file__).resolve().parent
+    found = sorted((here / "bundled").glob(f"*{SUFFIX}"))
+    return tuple(found or sorted((here.parent / "models").glob(f"*/*{SUFFIX}")))

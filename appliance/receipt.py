@@ -1,0 +1,138 @@
+"""The receipt: proof that a backend, on this very device, gives the answers that the package promises.
+
+int8 arithmetic differs between CPUs and runtimes, so before a backend serves it replays the package's golden
+vectors, preprocessing included. Without a valid receipt there are no results.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from appliance.backend import Backend, BackendModule
+from appliance.errors import ReceiptError
+from appliance.package import Package
+from appliance.preprocess import preprocess
+
+# Flags that decide how int8 is computed on x86 and ARM.
+_TELLING_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
+
+
+class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What was replayed, on what, and how far it was off.
+
+    ``max_abs_dp`` is the largest difference of a calibrated probability, ``flips`` the number of decisions at the
+    default operating point that differ, ``max_abs_dmap`` the largest difference of an activation map as a share
+    of its scale; latencies in seconds for one image, without preprocessing.
+    """
+
+    package: str
+    version: str
+    package_sha256: str
+    artifact_sha256: str
+    target: str
+    backend: str
+    device: str
+    cpu: str
+    cpu_flags: tuple[str, ...]
+    versions: dict[str, str]
+    count: int
+    max_abs_dp: float
+    flips: int
+    max_abs_dmap: float
+    latency_p50: float
+    latency_p95: float
+    made_at: str
+
+    @property
+    def identifier(self) -> str:
+        return hashlib.sha256(self.to_json()).hexdigest()[:16]
+
+    def to_json(self) -> bytes:
+        return msgspec.json.encode(self, order="deterministic")
+
+
+def prove(package: Package, module: BackendModule, backend: Backend) -> Receipt:
+    """Replay the golden vectors of a package on an opened backend.
+
+    Raises
+    ------
+    ReceiptError
+        A probability differs by more than the package's tolerance, or a decision flips.
+    """
+    manifest, target = package.manifest, package.target(module.TARGET)
+    golden = package.golden()
+    expected_logits = golden[f"{module.TARGET}/logits"]
+    expected_maps = golden[f"{module.TARGET}/activation_map"]
+    threshold = target.operating_point().threshold
+    seconds, max_dp, flips, max_dmap = [], 0.0, 0, 0.0
+    for image, logits, activation in zip(golden["images"], expected_logits, expected_maps, strict=True):
+        tensor = preprocess(image, manifest.input.steps)
+        start = time.perf_counter()
+        outputs = backend.run({manifest.input.name: tensor})
+        seconds.append(time.perf_counter() - start)
+        got = calibrated(outputs[manifest.outputs.logits][0], target.temperature)
+        wanted = calibrated(logits, target.temperature)
+        max_dp = max(max_dp, float(np.abs(got - wanted).max()))
+        flips += int(((got >= threshold) != (wanted >= threshold)).sum())
+        difference = np.abs(outputs[manifest.outputs.activation_map][0] - activation).max()
+        max_dmap = max(max_dmap, float(difference) / target.activation_map_scale)
+    receipt = Receipt(
+        package=manifest.id,
+        version=manifest.version,
+        package_sha256=package.sha256,
+        artifact_sha256=package.artifact_sha256(module.TARGET),
+        target=module.TARGET,
+        backend=backend.name,
+        device=backend.device,
+        cpu=_cpu_name(),
+        cpu_flags=_cpu_flags(),
+        versions={**module.versions(), "python": platform.python_version(), "numpy": np.__version__},
+        count=len(seconds),
+        max_abs_dp=max_dp,
+        flips=flips,
+        max_abs_dmap=max_dmap,
+        latency_p50=float(np.percentile(seconds, 50)),
+        latency_p95=float(np.percentile(seconds, 95)),
+        made_at=datetime.now().astimezone().isoformat(timespec="seconds"),
+    )
+    tolerance = manifest.golden.probability_tolerance
+    # `not <=` also catches NaN.
+    if flips or not max_dp <= tolerance:
+        raise ReceiptError(
+            f"{backend.name} on {backend.device} does not reproduce {package}: largest difference of a probability "
+            f"{max_dp:.4f} (allowed {tolerance:.4f}), {flips} of {receipt.count} decisions differ",
+            hint="use another backend, or a package that was built for this device",
+        )
+    return receipt
+
+
+def calibrated(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Calibrated probabilities: the logistic function of ``logits / temperature`` (Guo et al., ICML 2017)."""
+    return np.asarray(1.0 / (1.0 + np.exp(-logits.astype(np.float64) / temperature)))
+
+
+def _cpu_info(key: str) -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    except OSError:  # not Linux, or no /proc
+        return ""
+    return ""
+
+
+def _cpu_name() -> str:
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_flags() -> tuple[str, ...]:
+    present = set((_cpu_info("flags") or _cpu_info("Features")).split())
+    return tuple(flag for flag in _TELLING_FLAGS if flag in present)

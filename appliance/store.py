@@ -1,0 +1,463 @@
+"""The ledger: every instance that was acknowledged, its state, its result, and what still has to be sent.
+
+The only module that knows SQL. Each call is one transaction; a commit is on disk (``synchronous = FULL``) when
+the call returns. States::
+
+    received -> claimed -> written -> delivered      (delivered at once where there is nothing to send)
+       ^           |-> rejected | failed
+       '-----------'  released: the lease ran out, the disk was full, the backend was not ready
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance.errors import SpoolError
+
+FINAL_STATES = ("delivered", "rejected", "failed")
+STATES = ("received", "claimed", "written", *FINAL_STATES)
+MOST_CRASHES = 2
+
+_SCHEMA = Path(__file__).with_name("schema.sql")
+
+_INSERT_INSTANCE = """
+INSERT INTO instance (sop_instance_uid, sop_class_uid, digest, file, size, source, sender, received_at, state, reason,
+                      finished_at)
+VALUES (:sop_instance_uid, :sop_class_uid, :digest, :file, :size, :source, :sender, :now, :state, :reason, :finished_at)
+"""
+_CLAIM = """
+UPDATE instance SET state = 'claimed', reason = '', claimed_by = :owner, lease_until = :lease_until
+WHERE id = (SELECT id FROM instance
+            WHERE (state = 'received' AND not_before <= :now) OR (state = 'claimed' AND lease_until < :now)
+            ORDER BY id LIMIT 1)
+RETURNING *
+"""
+_WORKLIST = """
+SELECT instance.*, result.findings, result.warnings, result.urgent, result.seconds
+FROM instance LEFT JOIN result ON result.instance_id = instance.id
+ORDER BY coalesce(result.urgent, 0) DESC, instance.id DESC LIMIT :limit OFFSET :offset
+"""
+_DUE = """
+SELECT outbox.*, object.path, object.kind, object.sop_class_uid, object.sop_instance_uid, object.instance_id
+FROM outbox JOIN object ON object.id = outbox.object_id
+WHERE outbox.destination = :destination AND outbox.state = 'waiting' AND outbox.next_attempt_at <= :now
+ORDER BY outbox.id LIMIT :limit
+"""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A file that lies in the spool and asks for its row.
+
+    ``source`` is ``storage_scp`` or ``drop_folder``; ``sender`` says who or which file, for the technician.
+    """
+
+    sop_instance_uid: str
+    sop_class_uid: str
+    digest: str
+    file: str
+    size: int
+    source: str
+    sender: str
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The row of an arrival: new, a repetition of the same, or in conflict with an earlier one of the same UID."""
+
+    instance_id: int
+    outcome: str
+
+
+@dataclass(frozen=True)
+class WrittenObject:
+    """A result object on disk; ``path`` is below the results folder."""
+
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+
+
+class LeaseLostError(SpoolError):
+    """Another process holds this instance now; what was computed for it must be dropped."""
+
+
+class Store:
+    """One SQLite file in WAL mode, safe to use from several threads and processes.
+
+    Parameters
+    ----------
+    path
+        Made, with its schema, where there is none (unless ``read_only``).
+    """
+
+    def __init__(self, path: Path, read_only: bool = False) -> None:
+        self.path = path
+        self._read_only = read_only
+        self._local = threading.local()
+        if not read_only:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._create()
+
+    def _create(self) -> None:
+        connection = self._connection()
+        with self._transaction():
+            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                for statement in _SCHEMA.read_text().split(";\n"):
+                    connection.execute(statement)
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            uri = f"{self.path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
+            connection = sqlite3.connect(uri, uri=True, timeout=20.0, isolation_level=None)
+            connection.row_factory = sqlite3.Row
+            if not self._read_only:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            self._local.connection = connection
+        return connection
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local.connection = None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._connection()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        return [dict(row) for row in self._connection().execute(sql, parameters)]
+
+    # --- in ---------------------------------------------------------------------------------------------------
+
+    def receive(self, arrival: Arrival) -> Admission:
+        """Give an arrival its row; when this returns, the instance may be acknowledged.
+
+        The same UID with the same data set gets no second row. The same UID with another data set is kept and
+        turned away, since a result must belong to one image only.
+
+        Raises
+        ------
+        sqlite3.OperationalError
+            The disk is full or the ledger can't be written; the instance must not be acknowledged then.
+        """
+        now = time.time()
+        with self._transaction() as connection:
+            same = connection.execute(
+                "SELECT id, digest FROM instance WHERE sop_instance_uid = ? ORDER BY digest <> ?",
+                (arrival.sop_instance_uid, arrival.digest),
+            ).fetchone()
+            if same is not None and same["digest"] == arrival.digest:
+                connection.execute("UPDATE instance SET copies = copies + 1 WHERE id = ?", (same["id"],))
+                self._event(connection, same["id"], now, "sent again", arrival.sender)
+                return Admission(same["id"], "duplicate")
+            conflict = same is not None and arrival.sop_instance_uid != ""
+            reason = ""
+            if conflict:
+                reason = (
+                    f"The SOP Instance UID {arrival.sop_instance_uid} was received before with other content. "
+                    "The sender must give a changed image a UID of its own."
+                )
+            cursor = connection.execute(
+                _INSERT_INSTANCE,
+                {
+                    **vars(arrival),
+                    "now": now,
+                    "state": "rejected" if conflict else "received",
+                    "reason": reason,
+                    "finished_at": now if conflict else None,
+                },
+            )
+            identifier = int(cursor.lastrowid or 0)
+            self._event(connection, identifier, now, "received", arrival.sender)
+            if conflict:
+                self._event(connection, identifier, now, "rejected", reason)
+            return Admission(identifier, "conflict" if conflict else "new")
+
+    # --- work -------------------------------------------------------------------------------------------------
+
+    def claim(self, owner: str, lease_seconds: float) -> dict[str, Any] | None:
+        """The oldest instance that waits, leased to ``owner``; None where nothing waits."""
+        now = time.time()
+        with self._transaction() as connection:
+            row = connection.execute(
+                _CLAIM, {"owner": owner, "lease_until": now + lease_seconds, "now": now}
+            ).fetchone()
+            if row is None:
+                return None
+            self._event(connection, row["id"], now, "claimed", owner)
+            return dict(row)
+
+    def describe(self, instance_id: int, attributes: dict[str, str]) -> None:
+        """Fill in what the data set says of itself: columns ``study_instance_uid`` to ``institution``."""
+        known = {
+            "sop_instance_uid", "sop_class_uid", "study_instance_uid", "patient_id", "patient_name", "patient_sex",
+            "patient_age", "modality", "body_part", "view", "acquired_at", "institution",
+        }  # fmt: skip
+        names = sorted(known & set(attributes))
+        assignments = ", ".join(f"{name} = :{name}" for name in names)
+        with self._transaction() as connection:
+            connection.execute(f"UPDATE instance SET {assignments} WHERE id = :id", {**attributes, "id": instance_id})
+
+    def release(self, instance_id: int, owner: str, reason: str, delay: float) -> None:
+        """Give a claim back: it is tried again after ``delay`` seconds; ``reason`` says why it waits."""
+        now = time.time()
+        with self._transaction() as connection:
+            self._end_claim(connection, instance_id, owner, "received", reason, now, not_before=now + delay)
+
+    def release_all(self, reason: str) -> int:
+        """Give back every claim of processes that are gone, at the start of the only appliance on this folder."""
+        return self._release_claims("claimed_by IS NOT NULL", {}, reason, crashed=False)
+
+    def release_crashed(self, owner: str) -> int:
+        """Give back what ``owner``, a process that died over it, held.
+
+        An instance that did this `MOST_CRASHES` times ends as failed.
+        """
+        return self._release_claims("claimed_by = :owner", {"owner": owner}, "its reader stopped", crashed=True)
+
+    def _release_claims(self, where: str, parameters: dict[str, Any], reason: str, crashed: bool) -> int:
+        now = time.time()
+        with self._transaction() as connection:
+            rows = connection.execute(f"SELECT id, crashes FROM instance WHERE state = 'claimed' AND {where}", parameters)
+            claims = rows.fetchall()
+            for row in claims:
+                crashes = row["crashes"] + crashed
+                failed = crashes >= MOST_CRASHES
+                state = "failed" if failed else "received"
+                if failed:
+                    reason = f"Reading it stopped the reader {crashes} times; it is kept in the spool and not tried again."
+                connection.execute(
+                    "UPDATE instance SET state = ?, reason = ?, crashes = ?, claimed_by = NULL, lease_until = NULL, "
+                    "finished_at = ? WHERE id = ?",
+                    (state, reason if failed else "", crashes, now if failed else None, row["id"]),
+                )
+                self._event(connection, row["id"], now, "failed" if failed else "released", reason)
+            return len(claims)
+
+    def reject(self, instance_id: int, owner: str, reason: str) -> None:
+        self._finish(instance_id, owner, "rejected", reason)
+
+    def fail(self, instance_id: int, owner: str, reason: str) -> None:
+        self._finish(instance_id, owner, "failed", reason)
+
+    def _finish(self, instance_id: int, owner: str, state: str, reason: str) -> None:
+        with self._transaction() as connection:
+            self._end_claim(connection, instance_id, owner, state, reason, time.time())
+
+    def finish(
+        self,
+        instance_id: int,
+        owner: str,
+        result: dict[str, Any],
+        objects: Sequence[WrittenObject],
+        outbox: Sequence[tuple[str, str]],
+    ) -> None:
+        """Record a result whose objects lie on disk, and what has to be sent where, at one stroke.
+
+        Parameters
+        ----------
+        result
+            ``findings``, ``warnings``, ``provenance``, ``seconds`` (builtins, stored as JSON) and ``urgent``.
+        outbox
+            ``(kind, destination)`` pairs.
+        """
+        now = time.time()
+        with self._transaction() as connection:
+            self._end_claim(connection, instance_id, owner, "written" if outbox else "delivered", "", now)
+            connection.execute(
+                "INSERT INTO result VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    instance_id,
+                    *(msgspec.json.encode(result[key]).decode() for key in ("findings", "warnings", "provenance", "seconds")),
+                    int(result["urgent"]),
+                    now,
+                ),
+            )
+            for item in objects:
+                cursor = connection.execute(
+                    "INSERT INTO object (instance_id, kind, sop_class_uid, sop_instance_uid, path) VALUES (?, ?, ?, ?, ?)",
+                    (instance_id, item.kind, item.sop_class_uid, item.sop_instance_uid, item.path),
+                )
+                connection.executemany(
+                    "INSERT INTO outbox (object_id, destination, next_attempt_at) VALUES (?, ?, ?)",
+                    [(cursor.lastrowid, destination, now) for kind, destination in outbox if kind == item.kind],
+                )
+
+    def _end_claim(
+        self,
+        connection: sqlite3.Connection,
+        instance_id: int,
+        owner: str,
+        state: str,
+        reason: str,
+        now: float,
+        not_before: float = 0.0,
+    ) -> None:
+        cursor = connection.execute(
+            "UPDATE instance SET state = ?, reason = ?, not_before = ?, claimed_by = NULL, lease_until = NULL, "
+            "finished_at = ? WHERE id = ? AND state = 'claimed' AND claimed_by = ?",
+            (state, reason, not_before, now if state in FINAL_STATES else None, instance_id, owner),
+        )
+        if cursor.rowcount != 1:
+            raise LeaseLostError(f"the lease of instance {instance_id} was lost by {owner}")
+        self._event(connection, instance_id, now, "released" if state == "received" else state, reason)
+
+    @staticmethod
+    def _event(connection: sqlite3.Connection, instance_id: int, at: float, what: str, detail: str) -> None:
+        connection.execute(
+            "INSERT INTO event (instance_id, at, what, detail) VALUES (?, ?, ?, ?)", (instance_id, at, what, detail)
+        )
+
+    # --- out --------------------------------------------------------------------------------------------------
+
+    def due(self, destination: str, limit: int = 50) -> list[dict[str, Any]]:
+        """Outbox items of a destination whose time has come, oldest first, with their object's columns."""
+        return self._rows(_DUE, destination=destination, now=time.time(), limit=limit)
+
+    def next_due_at(self, destination: str) -> float | None:
+        """When the next waiting item of a destination is to be tried (seconds since 1970), None if there is none."""
+        row = self._rows(
+            "SELECT min(next_attempt_at) AS at FROM outbox WHERE destination = :destination AND state = 'waiting'",
+            destination=destination,
+        )
+        at: float | None = row[0]["at"]
+        return at
+
+    def sent(self, outbox_id: int) -> None:
+        """Record that a destination took an object; its instance is delivered once nothing of it waits any more."""
+        now = time.time()
+        with self._transaction() as connection:
+            row = connection.execute(
+                "UPDATE outbox SET state = 'sent', attempts = attempts + 1, last_error = '', sent_at = ? "
+                "WHERE id = ? AND state = 'waiting' RETURNING object_id, destination",
+                (now, outbox_id),
+            ).fetchone()
+            if row is None:
+                return
+            item = connection.execute("SELECT instance_id, kind FROM object WHERE id = ?", (row["object_id"],)).fetchone()
+            identifier = item["instance_id"]
+            self._event(connection, identifier, now, "sent", f"{item['kind']} to {row['destination']}")
+            left = connection.execute(
+                "SELECT count(*) FROM outbox JOIN object ON object.id = outbox.object_id "
+                "WHERE object.instance_id = ? AND outbox.state = 'waiting'",
+                (identifier,),
+            ).fetchone()[0]
+            if left == 0:
+                connection.execute(
+                    "UPDATE instance SET state = 'delivered', finished_at = ? WHERE id = ? AND state = 'written'",
+                    (now, identifier),
+                )
+                self._event(connection, identifier, now, "delivered", "")
+
+    def retry(self, outbox_id: int, error: str, next_attempt_at: float) -> None:
+        """Record a failed attempt and when to try again."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE outbox SET attempts = attempts + 1, last_error = ?, next_attempt_at = ? WHERE id = ?",
+                (error, next_attempt_at, outbox_id),
+            )
+
+    # --- what the pages and the command line show ---------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """Instances by state, every state named."""
+        found = {row["state"]: row["n"] for row in self._rows("SELECT state, count(*) AS n FROM instance GROUP BY state")}
+        return {state: found.get(state, 0) for state in STATES}
+
+    def instance(self, instance_id: int) -> dict[str, Any] | None:
+        """One row of the ledger with its result's columns (JSON decoded; None where there is no result)."""
+        rows = self._rows(
+            "SELECT instance.*, result.findings, result.warnings, result.provenance, result.seconds, result.urgent, "
+            "result.made_at FROM instance LEFT JOIN result ON result.instance_id = instance.id WHERE instance.id = :id",
+            id=instance_id,
+        )
+        return _decoded(rows[0]) if rows else None
+
+    def worklist(self, limit: int = 50, offset: int = 0) -> list[dict[str, Any]]:
+        """Instances with their findings, urgent ones first, then the latest first."""
+        return [_decoded(row) for row in self._rows(_WORKLIST, limit=limit, offset=offset)]
+
+    def change_mark(self) -> str:
+        """A text that is another one whenever the worklist may have changed."""
+        row = self._rows("SELECT coalesce(max(id), 0) AS n FROM event")[0]
+        return f"{row['n']}"
+
+    def events(self, instance_id: int) -> list[dict[str, Any]]:
+        return self._rows("SELECT at, what, detail FROM event WHERE instance_id = :id ORDER BY id", id=instance_id)
+
+    def objects(self, instance_id: int) -> list[dict[str, Any]]:
+        return self._rows("SELECT * FROM object WHERE instance_id = :id ORDER BY id", id=instance_id)
+
+    def deliveries(self, instance_id: int) -> list[dict[str, Any]]:
+        return self._rows(
+            "SELECT outbox.*, object.kind FROM outbox JOIN object ON object.id = outbox.object_id "
+            "WHERE object.instance_id = :id ORDER BY outbox.id",
+            id=instance_id,
+        )
+
+    def destinations(self) -> list[dict[str, Any]]:
+        """Per destination: items waiting and sent, and the last error of a waiting one."""
+        return self._rows(
+            "SELECT destination, sum(state = 'waiting') AS waiting, sum(state = 'sent') AS sent, "
+            "max(CASE WHEN state = 'waiting' THEN last_error ELSE '' END) AS last_error, "
+            "min(CASE WHEN state = 'waiting' THEN next_attempt_at END) AS next_attempt_at "
+            "FROM outbox GROUP BY destination ORDER BY destination"
+        )
+
+    # --- receipts and components ---------------------------------------------------------------------------------
+
+    def add_receipt(self, identifier: str, content: str, signature: str) -> None:
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO receipt VALUES (?, ?, ?, ?)", (identifier, time.time(), content, signature)
+            )
+
+    def receipts(self, limit: int = 10) -> list[dict[str, Any]]:
+        """The latest receipts, newest first."""
+        return self._rows("SELECT * FROM receipt ORDER BY made_at DESC LIMIT :limit", limit=limit)
+
+    def set_component(self, name: str, content: dict[str, Any]) -> None:
+        """Say how a running part is; the page shows the latest word of each."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO component VALUES (?, ?, ?)",
+                (name, msgspec.json.encode(content).decode(), time.time()),
+            )
+
+    def components(self) -> dict[str, dict[str, Any]]:
+        """name -> what it last said, with ``updated_at``."""
+        return {
+            row["name"]: {**msgspec.json.decode(row["content"]), "updated_at": row["updated_at"]}
+            for row in self._rows("SELECT * FROM component")
+        }
+
+
+def _decoded(row: dict[str, Any]) -> dict[str, Any]:
+    for key in ("findings", "warnings", "provenance", "seconds"):
+        if row.get(key) is not None:
+            row[key] = msgspec.json.decode(row[key])
+    return row
