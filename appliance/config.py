@@ -28,7 +28,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class StorageScp(_Table):
     enabled: bool = True
     ae_title: AETitle = "SCANSIDE"
-    host: str = "0.0.0.0"
+    host: str = "0.0.0.0"  # noqa: S104 (scanners are other machines)
     port: Port = 11112
     max_associations: Count = 20
 

@@ -49,9 +49,7 @@ def load_or_create_private_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
 
 
 def public_pem(key: Ed25519PrivateKey) -> bytes:
-    return key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def load_trusted_keys(folders: tuple[Path, ...]) -> dict[str, Ed25519PublicKey]:
@@ -81,7 +79,7 @@ def verify(signature: str, message: bytes, keys: dict[str, Ed25519PublicKey], wh
     if key is None:
         raise SignatureError(
             f"{what} is signed by key {identifier[:16]!r}, which this device does not trust",
-            hint="put the publisher's .pub file into the folder of trusted_keys, or get the package from a trusted publisher",
+            hint="put the publisher's .pub file into a folder of models.trusted_keys, or get a package from a trusted one",
         )
     try:
         key.verify(bytes.fromhex(digits), message)

@@ -46,7 +46,7 @@ def write_durably(path: Path, *parts: bytes) -> None:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
         temporary = None
         fsync_folder(path.parent)
     except OSError as error:

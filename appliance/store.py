@@ -220,7 +220,10 @@ class Store:
         names = sorted(known & set(attributes))
         assignments = ", ".join(f"{name} = :{name}" for name in names)
         with self._transaction() as connection:
-            connection.execute(f"UPDATE instance SET {assignments} WHERE id = :id", {**attributes, "id": instance_id})
+            connection.execute(  # the names are of our own list
+                f"UPDATE instance SET {assignments} WHERE id = :id",  # noqa: S608
+                {**attributes, "id": instance_id},
+            )
 
     def release(self, instance_id: int, owner: str, reason: str, delay: float) -> None:
         """Give a claim back: it is tried again after ``delay`` seconds; ``reason`` says why it waits."""
@@ -242,14 +245,18 @@ class Store:
     def _release_claims(self, where: str, parameters: dict[str, Any], reason: str, crashed: bool) -> int:
         now = time.time()
         with self._transaction() as connection:
-            rows = connection.execute(f"SELECT id, crashes FROM instance WHERE state = 'claimed' AND {where}", parameters)
+            rows = connection.execute(
+                f"SELECT id, crashes FROM instance WHERE state = 'claimed' AND {where}", parameters
+            )
             claims = rows.fetchall()
             for row in claims:
                 crashes = row["crashes"] + crashed
                 failed = crashes >= MOST_CRASHES
                 state = "failed" if failed else "received"
                 if failed:
-                    reason = f"Reading it stopped the reader {crashes} times; it is kept in the spool and not tried again."
+                    reason = (
+                        f"Reading it stopped the reader {crashes} times; it is kept in the spool and not tried again."
+                    )
                 connection.execute(
                     "UPDATE instance SET state = ?, reason = ?, crashes = ?, claimed_by = NULL, lease_until = NULL, "
                     "finished_at = ? WHERE id = ?",
@@ -257,6 +264,11 @@ class Store:
                 )
                 self._event(connection, row["id"], now, "failed" if failed else "released", reason)
             return len(claims)
+
+    def overdue(self, owner: str) -> bool:
+        """Whether ``owner`` holds a claim whose lease has run out."""
+        sql = "SELECT 1 FROM instance WHERE state = 'claimed' AND claimed_by = :owner AND lease_until < :now"
+        return bool(self._rows(sql, owner=owner, now=time.time()))
 
     def reject(self, instance_id: int, owner: str, reason: str) -> None:
         self._finish(instance_id, owner, "rejected", reason)
@@ -292,7 +304,10 @@ class Store:
                 "INSERT INTO result VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     instance_id,
-                    *(msgspec.json.encode(result[key]).decode() for key in ("findings", "warnings", "provenance", "seconds")),
+                    *(
+                        msgspec.json.encode(result[key]).decode()
+                        for key in ("findings", "warnings", "provenance", "seconds")
+                    ),
                     int(result["urgent"]),
                     now,
                 ),
@@ -358,7 +373,9 @@ class Store:
             ).fetchone()
             if row is None:
                 return
-            item = connection.execute("SELECT instance_id, kind FROM object WHERE id = ?", (row["object_id"],)).fetchone()
+            item = connection.execute(
+                "SELECT instance_id, kind FROM object WHERE id = ?", (row["object_id"],)
+            ).fetchone()
             identifier = item["instance_id"]
             self._event(connection, identifier, now, "sent", f"{item['kind']} to {row['destination']}")
             left = connection.execute(
@@ -385,7 +402,9 @@ class Store:
 
     def counts(self) -> dict[str, int]:
         """Instances by state, every state named."""
-        found = {row["state"]: row["n"] for row in self._rows("SELECT state, count(*) AS n FROM instance GROUP BY state")}
+        found = {
+            row["state"]: row["n"] for row in self._rows("SELECT state, count(*) AS n FROM instance GROUP BY state")
+        }
         return {state: found.get(state, 0) for state in STATES}
 
     def instance(self, instance_id: int) -> dict[str, Any] | None:

@@ -1,0 +1,5 @@
+"""``python -m appliance`` is ``scanside``."""
+
+from appliance.cli import main
+
+main()

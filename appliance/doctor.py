@@ -1,0 +1,135 @@
+"""``scanside doctor``: is this machine ready, and if not, what to mend?"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from appliance import backends, image, package, receipt, signature, spool
+from appliance.config import Config, Destination
+from appliance.delivery.storage_scu import echo
+from appliance.errors import ApplianceError, DeliveryError
+from appliance.health import is_running
+
+_LOW_DISK_BYTES = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer."""
+
+    what: str
+    outcome: Literal["ok", "warning", "fail"]
+    detail: str
+    hint: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(config: Config) -> list[Check]:
+    """Every check, in the order in which one would mend what they find."""
+    running = is_running(config)
+    checks = [
+        Check("python", "ok", platform.python_version()),
+        _data_folder(config),
+        _disk(config),
+        *_decoders(),
+        *_packages(config),
+    ]
+    for name, table in (("Storage SCP", config.storage_scp), ("page", config.web)):
+        if table.enabled:
+            checks.append(_port(name, table.host, table.port, running))
+    checks.extend(_destination(config, destination) for destination in config.destinations)
+    return checks
+
+
+def _data_folder(config: Config) -> Check:
+    probe = config.data / "doctor.probe"
+    try:
+        spool.write_durably(probe, b"scanside")
+        probe.unlink()
+    except (ApplianceError, OSError) as error:
+        return Check("data folder", "fail", str(error), "make it writable, or choose another with --data")
+    return Check("data folder", "ok", f"{config.data} can be written")
+
+
+def _disk(config: Config) -> Check:
+    folder = next(each for each in (config.data, *config.data.parents) if each.exists())
+    free = shutil.disk_usage(folder).free
+    detail = f"{free / 1024**3:.1f} GiB free"
+    if free < _LOW_DISK_BYTES:
+        return Check("disk", "warning", detail, "a radiograph takes about 10 MB: free some space soon")
+    return Check("disk", "ok", detail)
+
+
+def _decoders() -> Iterator[Check]:
+    missing = image.missing_decoders()
+    if missing:
+        yield Check("decoders", "fail", "; ".join(missing), "install the appliance again with its dependencies")
+    else:
+        yield Check("decoders", "ok", "every supported transfer syntax has its decoder")
+
+
+def _packages(config: Config) -> Iterator[Check]:
+    try:
+        folders = (signature.TRUSTED_KEYS, *(config.data / folder for folder in config.models.trusted_keys))
+        trusted = signature.load_trusted_keys(folders)
+        module = backends.choose(config.inference.backend)
+    except ApplianceError as error:
+        yield Check("backend", "fail", error.message, error.hint or "")
+        return
+    paths = tuple(config.data / path for path in config.models.packages) or package.bundled()
+    if not paths:
+        yield Check("model package", "fail", "none is installed", "set models.packages in the configuration")
+    for path in paths:
+        yield _package(Path(path), trusted, module, config)
+
+
+def _package(path: Path, trusted: Any, module: Any, config: Config) -> Check:
+    try:
+        opened = package.read(path, trusted)
+        backend = module.open(opened.artifact(module.TARGET), threads=config.inference.threads)
+        proof = receipt.prove(opened, module, backend)
+    except ApplianceError as error:
+        return Check("model package", "fail", error.message, error.hint or "")
+    return Check(
+        "model package",
+        "ok",
+        f"{opened}, signed by {opened.signed_by}, on {proof.backend} {proof.device} ({proof.cpu}): "
+        f"{proof.count} golden vectors, largest difference of a probability {proof.max_abs_dp:.1g}, "
+        f"{proof.latency_p50 * 1000:.1f} ms",
+    )
+
+
+def _port(name: str, host: str, port: int, running: bool) -> Check:
+    what = f"{name} port"
+    if port == 0:
+        return Check(what, "ok", "a free one is taken at the start")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if running:
+                return Check(what, "ok", f"{host}:{port} is held by the appliance that runs on this data folder")
+            hint = "stop what uses it, or set another port in the configuration"
+            return Check(what, "fail", f"{host}:{port}: {error.strerror}", hint)
+    return Check(what, "ok", f"{host}:{port} is free")
+
+
+def _destination(config: Config, destination: Destination) -> Check:
+    what = f"destination {destination.name}"
+    where = f"{destination.ae_title}@{destination.host}:{destination.port}"
+    try:
+        echo(destination.host, destination.port, destination.ae_title, config.delivery.calling_ae_title, timeout=5.0)
+    except DeliveryError as error:
+        hint = f"{error.hint or 'check its address'}; results wait and are sent once it answers"
+        return Check(what, "warning", f"{where}: {error.message}", hint)
+    return Check(what, "ok", f"{where} answers C-ECHO")

@@ -1,0 +1,54 @@
+"""Child processes of the appliance: started with its configuration, gone when it is gone.
+
+A child is ``python -m appliance.process MODULE``: it reads the configuration as JSON from standard input and calls
+``MODULE.main(config, fd)`` with an inherited file descriptor (a socket to its parent, or one to listen on).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from importlib import import_module
+
+import msgspec
+
+from appliance import log
+from appliance.config import Config
+
+_PR_SET_PDEATHSIG = 1
+
+
+def start(module: str, config: Config, descriptor: int) -> subprocess.Popen[bytes]:
+    """Start a child; call it from the main thread, with whose end the child is killed (prctl(2))."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "appliance.process", module, str(descriptor), str(os.getpid())],
+        stdin=subprocess.PIPE,
+        pass_fds=(descriptor,),
+        start_new_session=True,  # Ctrl-C reaches the parent alone, which stops its children in order
+    )
+    assert process.stdin is not None
+    with process.stdin as stdin:
+        stdin.write(msgspec.json.encode(config))
+    return process
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, even by SIGKILL (Linux)."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the call
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _main() -> None:
+    name, descriptor, parent = sys.argv[1:]
+    die_with_parent(int(parent))
+    config = msgspec.json.decode(sys.stdin.buffer.read(), type=Config)
+    log.set_up(config.log.level)
+    import_module(name).main(config, int(descriptor))
+
+
+if __name__ == "__main__":
+    _main()

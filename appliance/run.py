@@ -1,0 +1,286 @@
+"""``scanside run``: every part in the foreground, and the children watched.
+
+This process receives (Storage SCP, drop folder) and delivers; the worker and the page are children, so that neither
+a broken image nor a busy page can stop a scanner from being answered.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import FrameType
+
+from appliance import __version__, process, signature, worker
+from appliance.config import LOOPBACK, Config
+from appliance.delivery.outbox import Outbox
+from appliance.errors import ApplianceError, ConfigError
+from appliance.ingest import Intake
+from appliance.ingest.drop_folder import DropFolder
+from appliance.ingest.storage_scp import StorageScp
+from appliance.spool import Spool, clean_temporary_files
+from appliance.store import Store
+
+log = logging.getLogger("scanside.run")
+
+_WATCH_SECONDS = 0.5
+_SAY_EVERY = 10  # rounds of the watch
+_LONGEST_PAUSE = 30.0
+_STOP_SECONDS = 10.0
+_PAGE_START_SECONDS = 20.0
+
+
+class Appliance:
+    """All parts on one data folder; only one appliance may have it at a time."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stop = threading.Event()
+        self._lock = _lock(config.data)
+        cleaned = sum(
+            clean_temporary_files(folder)
+            for folder in (config.spool_path, config.results_path, config.previews_path)
+            if folder.exists()
+        )
+        if cleaned:
+            log.info("removed %d files that an earlier run left half written", cleaned)
+        signature.load_or_create_private_key(config.key_path)
+        self._store = Store(config.ledger_path)
+        released = self._store.release_all("the appliance was restarted")
+        if released:
+            log.info("%d instances that an earlier run had begun are read again", released)
+        self._worker = Child("worker", "appliance.worker", config)
+        self._web: Child | None = None
+        self._outbox = Outbox(config, self._store, config.results_path)
+        intake = Intake(Spool(config.spool_path), self._store, self._worker.wake)
+        self._scp = StorageScp(config.storage_scp, intake) if config.storage_scp.enabled else None
+        self._drop = DropFolder(config.drop_folder, config.drop_path, intake) if config.drop_folder.enabled else None
+        self._started_at = time.time()
+        self._scp_port = 0
+
+    def run(self) -> None:
+        """Until SIGTERM or Ctrl-C; then stop receiving first, and let the worker finish what it has begun."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask_to_stop)
+        try:
+            self._start()
+            rounds = 0
+            while not self._stop.wait(_WATCH_SECONDS):
+                self._watch_worker()
+                if self._web:
+                    self._web.restart_if_dead()
+                rounds += 1
+                if rounds % _SAY_EVERY == 0:
+                    self._say()
+        finally:
+            self._shut_down()
+
+    def _ask_to_stop(self, number: int, _: FrameType | None) -> None:
+        log.info("stopping (%s)", signal.Signals(number).name)
+        self._stop.set()
+
+    def _start(self) -> None:
+        self._worker.on_message = self._outbox.wake
+        self._worker.start()
+        ready = [f"data {self._config.data}"]
+        if self._config.web.enabled:
+            listener = _listen(self._config.web.host, self._config.web.port)
+            port = listener.getsockname()[1]
+            self._web = Child("page", "appliance.web.server", self._config, listener)
+            self._web.start()
+        self._outbox.start()
+        if self._drop:
+            self._drop.start()
+            ready.insert(0, f"drop folder {self._config.drop_path}")
+        if self._scp:
+            self._scp_port = self._scp.start()
+            scp = self._config.storage_scp
+            ready.insert(0, f"DICOM {scp.ae_title}@{scp.host}:{self._scp_port}")
+        if self._config.web.enabled:
+            host = self._config.web.host if self._config.web.host in LOOPBACK else "127.0.0.1"
+            url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+            self._wait_for_page(url)
+            ready.insert(0, f"page {url}")
+        self._say()
+        log.info("ready: %s", ", ".join(ready))
+
+    def _wait_for_page(self, url: str) -> None:
+        deadline = time.monotonic() + _PAGE_START_SECONDS
+        while not self._stop.is_set():
+            try:
+                with urllib.request.urlopen(f"{url}healthz", timeout=2):  # noqa: S310 (our own address)
+                    return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise ApplianceError(f"the page at {url} does not answer: {error}") from error
+                time.sleep(0.05)
+
+    def _watch_worker(self) -> None:
+        dead = self._worker.restart_if_dead()
+        if dead is not None:
+            released = self._store.release_crashed(worker.owner(dead))
+            log.error("the worker stopped over %d instances", released)
+        elif self._worker.pid is not None and self._store.overdue(worker.owner(self._worker.pid)):
+            log.error("the worker has held an instance for longer than its lease; it is stopped")
+            self._worker.kill()
+
+    def _say(self) -> None:
+        config, say = self._config, self._store.set_component
+        try:
+            say("appliance", {"started_at": self._started_at, "version": __version__, "pid": os.getpid()})
+            if self._scp:
+                scp = config.storage_scp
+                say(
+                    "storage_scp",
+                    {"state": "ready", "ae_title": scp.ae_title, "host": scp.host, "port": self._scp_port},
+                )
+            if self._drop:
+                problems = self._drop.problems
+                say("drop_folder", {"state": "ready", "path": str(config.drop_path), "problems": problems})
+            say(
+                "delivery",
+                {"state": "ready", "destinations": [destination.name for destination in config.destinations]},
+            )
+        except ApplianceError as error:  # a full disk must not stop the appliance from saying so to scanners
+            log.error("the state of the parts can't be written: %s", error)
+
+    def _shut_down(self) -> None:
+        for part in (self._scp, self._drop):
+            if part:
+                part.stop()
+        for child in (self._worker, self._web):
+            if child:
+                child.stop()
+        self._outbox.stop()
+        self._store.close()
+        self._lock.close()
+
+
+class Child:
+    """A child process with a socket, started again when it dies.
+
+    Parameters
+    ----------
+    listener
+        The socket that the child inherits; without one, a pair of sockets joins it to this process.
+    """
+
+    def __init__(self, name: str, module: str, config: Config, listener: socket.socket | None = None) -> None:
+        self._name, self._module, self._config, self._listener = name, module, config, listener
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ours: socket.socket | None = None
+        self._pause = 1.0
+        self._start_at = 0.0
+        self.on_message = lambda: None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        if self._listener is not None:
+            self._process = process.start(self._module, self._config, self._listener.fileno())
+            return
+        self._ours, theirs = socket.socketpair()
+        self._ours.setblocking(True)
+        with theirs:
+            self._process = process.start(self._module, self._config, theirs.fileno())
+        threading.Thread(target=self._listen, args=(self._ours,), daemon=True, name=f"{self._name}-messages").start()
+
+    def _listen(self, ours: socket.socket) -> None:
+        while ours.recv(4096):
+            self.on_message()
+
+    def wake(self) -> None:
+        """Tell the child that there is work. Never blocks: one that has not read the last words is awake anyway."""
+        if self._ours is not None:
+            try:
+                self._ours.send(b".", socket.MSG_DONTWAIT)
+            except OSError:
+                return  # dead (it is started again and looks by itself) or with a full buffer
+
+    def restart_if_dead(self) -> int | None:
+        """Start the child again if it has died, after a pause that grows; the dead one's process id, once."""
+        if self._process is None:
+            if time.monotonic() >= self._start_at:
+                self.start()
+            return None
+        code = self._process.poll()
+        if code is None:
+            return None
+        dead = self._process.pid
+        log.error("the %s stopped (exit code %d); starting it again in %.0f s", self._name, code, self._pause)
+        self._process = None
+        self._start_at = time.monotonic() + self._pause
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        return dead
+
+    def kill(self) -> None:
+        if self._process:
+            self._process.kill()
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning("the %s did not stop in %.0f s and is killed", self._name, _STOP_SECONDS)
+            self._process.kill()
+            self._process.wait()
+        if self._ours is not None:
+            self._ours.close()
+
+
+def _lock(folder: Path):  # type: ignore[no-untyped-def]
+    """The open lock file of a data folder; closing it, or the end of the process, gives the folder back."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+")
+    except OSError as error:
+        raise ConfigError(
+            f"the data folder {folder} can't be used: {error.strerror}", hint="choose another with --data"
+        ) from error
+    # A killed appliance's children hold nothing of this lock, but the kernel may need a moment to end it.
+    for _ in range(20):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            time.sleep(0.1)
+    raise ApplianceError(f"another scanside runs on {folder}", hint="stop it, or choose another folder with --data")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket; waits a moment for the port, which a killed run's page may still hold."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    deadline = time.monotonic() + 3.0
+    while True:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            listener.listen(128)
+            return listener
+        except OSError as error:
+            listener.close()
+            if time.monotonic() > deadline:
+                raise ApplianceError(
+                    f"the page can't listen on {host}:{port}: {error.strerror}",
+                    hint="stop what uses that port, or set web.port in the configuration (0 takes a free one)",
+                ) from error
+            time.sleep(0.1)
+
+
+def run(config: Config) -> None:
+    """Run the appliance until it is told to stop."""
+    Appliance(config).run()
