@@ -1,0 +1,456 @@
+"""From a DICOM file to pixels: what is in it, whether it is whole, and one decoded frame.
+
+Everything that comes from outside passes through here, so each reason that `ImageError` gives is written for the
+technician who sent the file. Which decoder serves which transfer syntax is fixed, since decoders differ by up to five
+grey levels on the same JPEG, and the model would see that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.multival import MultiValue
+from pydicom.pixels import apply_modality_lut, get_decoder
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from appliance.errors import ImageError
+
+MAX_PIXELS = 100_000_000
+MAX_INFLATED_BYTES = 1 << 30
+
+_NATIVE = ""
+# Transfer syntax -> the one decoding plugin that serves it ("" for uncompressed pixels, which need none).
+DECODERS = {
+    "1.2.840.10008.1.2": _NATIVE,  # Implicit VR Little Endian
+    "1.2.840.10008.1.2.1": _NATIVE,  # Explicit VR Little Endian
+    "1.2.840.10008.1.2.1.99": _NATIVE,  # Deflated Explicit VR Little Endian
+    "1.2.840.10008.1.2.2": _NATIVE,  # Explicit VR Big Endian
+    "1.2.840.10008.1.2.4.50": "gdcm",  # JPEG Baseline
+    "1.2.840.10008.1.2.4.51": "gdcm",  # JPEG Extended, 12 bits
+    "1.2.840.10008.1.2.4.57": "gdcm",  # JPEG Lossless
+    "1.2.840.10008.1.2.4.70": "gdcm",  # JPEG Lossless SV1
+    "1.2.840.10008.1.2.4.80": "pyjpegls",  # JPEG-LS Lossless
+    "1.2.840.10008.1.2.4.81": "pyjpegls",  # JPEG-LS Near-Lossless
+    "1.2.840.10008.1.2.4.90": "pylibjpeg",  # JPEG 2000 Lossless
+    "1.2.840.10008.1.2.4.91": "pylibjpeg",  # JPEG 2000
+    "1.2.840.10008.1.2.4.201": "pylibjpeg",  # HTJ2K Lossless
+    "1.2.840.10008.1.2.4.202": "pylibjpeg",  # HTJ2K Lossless RPCL
+    "1.2.840.10008.1.2.4.203": "pylibjpeg",  # HTJ2K
+    "1.2.840.10008.1.2.5": "pydicom",  # RLE (pylibjpeg's RLE decoder aborts the process on hostile input)
+}
+_JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
+_SEND_AGAIN = "send it again"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One decoded frame and where it came from.
+
+    Attributes
+    ----------
+    pixels
+        ``(rows, columns)``, after the modality LUT, brighter meaning more X-ray attenuation (MONOCHROME1 is inverted).
+    header
+        The source data set without its pixel data; its values are as they were read.
+    spacing
+        Millimeters between rows and between columns, None where it is not stated.
+    """
+
+    pixels: np.ndarray
+    header: Dataset
+    spacing: tuple[float, float] | None
+
+    @property
+    def sop_class_uid(self) -> str:
+        return str(self.header.SOPClassUID)
+
+    @property
+    def sop_instance_uid(self) -> str:
+        return str(self.header.SOPInstanceUID)
+
+    @property
+    def transfer_syntax_uid(self) -> str:
+        return str(self.header.file_meta.TransferSyntaxUID)
+
+
+def read_header(path: Path) -> Dataset:
+    """The data set up to its pixel data, with its file meta information.
+
+    Raises
+    ------
+    ImageError
+        The file is empty, no DICOM, or ends within its header.
+    """
+    return _read(path, pixels=False)
+
+
+def load(path: Path, header: Dataset | None = None) -> Image:
+    """Decode the one grayscale frame of a file.
+
+    Raises
+    ------
+    ImageError
+        It has no pixels, several frames, color, an unknown transfer syntax, or is damaged.
+    """
+    header = read_header(path) if header is None else header
+    _check_kind(header)
+    dataset = _read(path, pixels=True)
+    _check_pixels(dataset)
+    stored = _decode(dataset)
+    with _quiet():
+        try:
+            pixels = apply_modality_lut(stored, dataset)
+        except (ValueError, AttributeError, TypeError, IndexError, NotImplementedError) as error:
+            raise ImageError(f"The modality LUT can't be applied: {error}.") from error
+    padding = _padding(dataset, stored)
+    if padding is not None and not padding.all():
+        pixels = np.where(padding, pixels[~padding].min(), pixels)
+    if _is_inverted(dataset):
+        pixels = pixels.max() + pixels.min() - pixels.astype(np.float32)
+    return Image(np.asarray(pixels), header, _spacing(header))
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hostile values make pydicom warn by the thousand; what matters becomes an `ImageError`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _read(path: Path, pixels: bool) -> Dataset:
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError("The file is empty (0 bytes).", hint=_SEND_AGAIN)
+        with path.open("rb") as file:
+            return _parse(path, file, pixels)
+    except OSError as error:
+        raise ImageError(f"The file can't be read: {error.strerror}.") from error
+    except RecursionError as error:
+        raise ImageError("Its sequences are nested too deeply to be a real image.") from error
+    except ImageError:
+        raise
+    except Exception as error:  # pydicom raises whatever a broken file provokes
+        raise ImageError(f"The DICOM header is damaged ({type(error).__name__}).", hint=_SEND_AGAIN) from error
+
+
+def _parse(path: Path, file: io.BufferedReader, pixels: bool) -> Dataset:
+    with _quiet():
+        _check_deflated(path, file)
+        file.seek(0)
+        try:
+            dataset = pydicom.dcmread(file, stop_before_pixels=not pixels)
+        except InvalidDicomError:
+            file.seek(0)
+            dataset = _read_without_preamble(file, pixels)
+        except EOFError as error:
+            raise ImageError("The file ends within its header.", hint=_SEND_AGAIN) from error
+        if not dataset.get("SOPClassUID") or not dataset.get("SOPInstanceUID"):
+            raise ImageError(
+                "The header ends before the SOP Class and SOP Instance UID: the file is cut off or is no image.",
+                hint=_SEND_AGAIN,
+            )
+        return dataset
+
+
+def _read_without_preamble(file: io.BufferedReader, pixels: bool) -> Dataset:
+    """A bare data set, as old devices write; believed only if it has a SOP class and instance."""
+    not_dicom = ImageError("The file is not DICOM.", hint="export it from the modality or the PACS as DICOM")
+    try:
+        dataset = pydicom.dcmread(file, stop_before_pixels=not pixels, force=True)
+        known = UID(str(dataset.get("SOPClassUID", ""))).is_valid and bool(dataset.get("SOPInstanceUID"))
+    except Exception as error:
+        raise not_dicom from error
+    if not known:
+        raise not_dicom
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        syntax = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+        dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    return dataset
+
+
+def _check_deflated(path: Path, file: io.BufferedReader) -> None:
+    """Refuse a deflated data set that would inflate beyond all reason; pydicom inflates without a limit."""
+    try:
+        meta = read_file_meta_info(path)
+    except (InvalidDicomError, EOFError):
+        return
+    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return
+    # Preamble, prefix, and the group length's own 12 bytes come before what it counts (PS3.10 section 7.1).
+    file.seek(132 + 12 + meta.FileMetaInformationGroupLength)
+    inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while chunk := file.read(1 << 16):
+        while chunk:
+            inflated += len(inflater.decompress(chunk, 1 << 22))
+            chunk = inflater.unconsumed_tail
+            if inflated > MAX_INFLATED_BYTES:
+                raise ImageError(f"The deflated data set grows beyond {MAX_INFLATED_BYTES >> 30} GiB.")
+    if not inflater.eof:
+        raise ImageError("The deflated data set ends early.", hint=_SEND_AGAIN)
+
+
+# --- pixels --------------------------------------------------------------------------------------------------------
+
+
+def _check_kind(header: Dataset) -> None:
+    """What can be told from the header alone."""
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        raise ImageError("The file does not state its transfer syntax.", hint=_SEND_AGAIN)
+    if str(syntax) not in DECODERS:
+        name = UID(syntax).name
+        raise ImageError(
+            f"Its transfer syntax {syntax}{f' ({name})' if name != str(syntax) else ''} can't be decoded here.",
+            hint="send it uncompressed or in a JPEG, JPEG-LS, JPEG 2000 or RLE transfer syntax",
+        )
+    rows, columns = _number(header, "Rows", 0), _number(header, "Columns", 0)
+    if rows < 1 or columns < 1:
+        raise ImageError("The object has no pixels, or the file is cut off within its header (Rows is missing).")
+    frames = _number(header, "NumberOfFrames", 1)
+    if frames > 1:
+        raise ImageError(f"The image has {frames} frames; only single-frame images are read.")
+    samples = _number(header, "SamplesPerPixel", 1)
+    interpretation = str(header.get("PhotometricInterpretation", ""))
+    if samples != 1 or interpretation not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ImageError(
+            f"The image is not grayscale (Photometric Interpretation {interpretation or 'missing'}, "
+            f"{samples} samples per pixel)."
+        )
+    if rows * columns > MAX_PIXELS:
+        raise ImageError(f"The image of {rows} x {columns} pixels is larger than any radiograph.")
+    allocated, stored = _number(header, "BitsAllocated", 0), _number(header, "BitsStored", 0)
+    if allocated not in (8, 16, 32) or not 1 <= stored <= allocated:
+        raise ImageError(f"Bits Allocated {allocated} and Bits Stored {stored} don't describe a grayscale image.")
+
+
+def _check_pixels(dataset: Dataset) -> None:
+    if "PixelData" not in dataset:
+        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+            raise ImageError("The pixels are floating-point numbers, which no radiograph has.")
+        raise ImageError("The object has no pixel data.", hint="send the image itself, or the file again if it was cut off")
+    data = dataset.PixelData or b""
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    if DECODERS[syntax] == _NATIVE:
+        expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
+        if len(data) < expected:
+            raise ImageError(
+                f"The file ends after {len(data):,} of {expected:,} bytes of pixel data.", hint=_SEND_AGAIN
+            )
+    elif not data:
+        raise ImageError("The pixel data is empty.", hint=_SEND_AGAIN)
+    else:
+        _check_codestream(dataset, syntax, data)
+
+
+def _check_codestream(dataset: Dataset, syntax: str, data: bytes) -> None:
+    """Refuse a compressed frame whose own size is another than the header's, before anything is allocated for it."""
+    found = None
+    if syntax in _JPEG_2000:
+        at = data.find(b"\xff\x4f\xff\x51")  # SOC, SIZ (ISO/IEC 15444-1 A.5.1)
+        if at >= 0 and len(data) >= at + 24:
+            right, bottom, left, top = struct.unpack(">4I", data[at + 8 : at + 24])
+            found = (bottom - top, right - left)
+    elif "1.2.840.10008.1.2.4." in syntax:
+        at = re.search(rb"\xff[\xc0-\xc3\xf7]..[\x01-\x20](....)", data[:65536], re.DOTALL)  # SOF (ISO/IEC 10918-1 B.2.2)
+        if at:
+            found = struct.unpack(">2H", at.group(1))
+    if found is not None and found != (dataset.Rows, dataset.Columns):
+        raise ImageError(
+            f"The compressed image is {found[0]} x {found[1]} pixels, its header says {dataset.Rows} x {dataset.Columns}."
+        )
+
+
+def _decode(dataset: Dataset) -> np.ndarray:
+    """Stored values ``(rows, columns)``, signed as stated, bits beyond Bits Stored removed."""
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    plugin = DECODERS[str(syntax)]
+    try:
+        with _quiet():
+            pixels, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=plugin)
+    except MemoryError as error:
+        raise ImageError("There is not enough memory to decode the image.") from error
+    except Exception as error:  # each decoder has errors of its own
+        raise ImageError(f"The pixel data is damaged: {_first_line(error)}", hint=_SEND_AGAIN) from error
+    if pixels.shape != (dataset.Rows, dataset.Columns):
+        raise ImageError(f"The pixel data decodes to {pixels.shape}, the header says {dataset.Rows} x {dataset.Columns}.")
+    if plugin != _NATIVE:
+        return pixels
+    stored, allocated = dataset.BitsStored, dataset.BitsAllocated
+    if stored == allocated:
+        return pixels
+    # Old devices keep overlays in the unused bits.
+    high = min(_number(dataset, "HighBit", stored - 1), allocated - 1)
+    values = (pixels.astype(np.int64) >> max(high + 1 - stored, 0)) & ((1 << stored) - 1)
+    if dataset.PixelRepresentation == 1:
+        values -= (values >> (stored - 1)) << stored
+    return values.astype(pixels.dtype)
+
+
+def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
+    """True where a pixel is padding (PS3.3 C.7.5.1.1.2), which must not count as a brightness."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None or isinstance(value, (MultiValue, bytes)):
+        return None
+    limit = dataset.get("PixelPaddingRangeLimit", value)
+    low, high = sorted((int(value), int(limit)))
+    found = (stored >= low) & (stored <= high)
+    return found if found.any() else None
+
+
+def _is_inverted(dataset: Dataset) -> bool:
+    return str(dataset.PhotometricInterpretation) == "MONOCHROME1"
+
+
+def _spacing(header: Dataset) -> tuple[float, float] | None:
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        try:
+            rows, columns = (float(value) for value in header.get(keyword) or ())
+        except (TypeError, ValueError):
+            continue
+        if rows > 0 and columns > 0:
+            return rows, columns
+    return None
+
+
+def _number(dataset: Dataset, keyword: str, default: int) -> int:
+    try:
+        value = dataset.get(keyword)
+        return default if value in (None, "") else int(value)
+    except (TypeError, ValueError):
+        raise ImageError(f"{keyword} is not a number.") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+# --- what the header says -------------------------------------------------------------------------------------------
+
+
+def text(header: Dataset, keyword: str) -> str:
+    """A value as text for people; '' where it is missing or can't be read. Several values are joined by a backslash."""
+    try:
+        value = header.get(keyword)
+        if value is None:
+            return ""
+        if isinstance(value, MultiValue | list | tuple):
+            return "\\".join(str(item) for item in value)
+        return str(value).strip("\0 ")
+    except Exception:  # noqa: BLE001  any broken value, of any of a hundred kinds
+        return ""
+
+
+def describe(header: Dataset) -> dict[str, str]:
+    """The ledger's columns for a data set, as `appliance.store.Store.describe` takes them."""
+    return {
+        "sop_instance_uid": text(header, "SOPInstanceUID"),
+        "sop_class_uid": text(header, "SOPClassUID"),
+        "study_instance_uid": text(header, "StudyInstanceUID"),
+        "patient_id": text(header, "PatientID"),
+        "patient_name": text(header, "PatientName"),
+        "patient_sex": text(header, "PatientSex"),
+        "patient_age": text(header, "PatientAge"),
+        "modality": text(header, "Modality"),
+        "body_part": text(header, "BodyPartExamined"),
+        "view": text(header, "ViewPosition"),
+        "acquired_at": _acquired_at(header),
+        "institution": text(header, "InstitutionName"),
+    }
+
+
+def _acquired_at(header: Dataset) -> str:
+    """ISO 8601 without offset: the acquisition's time, or the content's, or the study's."""
+    stamp = text(header, "AcquisitionDateTime")
+    if not stamp:
+        for kind in ("Acquisition", "Content", "Series", "Study"):
+            day = text(header, f"{kind}Date")
+            if day:
+                stamp = day + text(header, f"{kind}Time")
+                break
+    found = re.match(r"(\d{4})(\d\d)(\d\d)(?:(\d\d)(\d\d)(\d\d)?)?", stamp)
+    if not found:
+        return ""
+    year, month, day, hour, minute, second = found.groups()
+    return f"{year}-{month}-{day}" + (f"T{hour}:{minute}:{second or '00'}" if hour else "")
+
+
+_YEARS_PER_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+
+
+def age_years(header: Dataset) -> float | None:
+    """The patient's age at the study in years, from Patient's Age or the birth date; None where neither is usable."""
+    found = re.fullmatch(r"(\d{1,3})([DWMY])", text(header, "PatientAge"))
+    if found:
+        return int(found.group(1)) * _YEARS_PER_UNIT[found.group(2)]
+    try:
+        born = date.fromisoformat(text(header, "PatientBirthDate"))
+        examined = date.fromisoformat(text(header, "StudyDate") or text(header, "AcquisitionDate"))
+    except ValueError:
+        return None
+    years = (examined - born).days / 365.25
+    return years if 0 <= years < 130 else None
+
+
+# --- is it whole? ----------------------------------------------------------------------------------------------------
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a file is evidently a whole DICOM file: its pixel data ends where it says it does.
+
+    False where that can't be told: not DICOM, no pixel data, or still being written.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file, _quiet():
+            header = pydicom.dcmread(file, stop_before_pixels=True)
+            syntax = header.file_meta.TransferSyntaxUID
+            if syntax == DeflatedExplicitVRLittleEndian:
+                return False
+            return _ends(file, size, syntax)
+    except Exception:  # noqa: BLE001  whatever a broken or half-written file provokes, it is no evidence
+        return False
+
+
+def _ends(file: io.BufferedReader, size: int, syntax: UID) -> bool:
+    """Read the pixel data element's head at the current position and look for its end (PS3.5 section 7.1, A.4)."""
+    order = "<" if syntax.is_little_endian else ">"
+    element = file.read(8)
+    if syntax.is_implicit_VR:
+        group, _, length = struct.unpack(f"{order}HHL", element)
+    else:
+        group, _ = struct.unpack(f"{order}HH", element[:4])
+        (length,) = struct.unpack(f"{order}L", file.read(4))
+    if group != 0x7FE0:
+        return False
+    if length != 0xFFFFFFFF:
+        return file.tell() + length <= size
+    file.seek(max(size - 4096, 0))
+    return b"\xfe\xff\xdd\xe0\0\0\0\0" in file.read()
+
+
+def missing_decoders() -> list[str]:
+    """Transfer syntaxes whose decoder is not installed, in words."""
+    return [
+        f"{UID(syntax).name} needs {plugin}"
+        for syntax, plugin in DECODERS.items()
+        if plugin != _NATIVE and plugin not in get_decoder(UID(syntax)).available_plugins
+    ]

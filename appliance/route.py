@@ -1,0 +1,173 @@
+"""Which package takes which instance, and why not.
+
+An instance is turned away where its header contradicts what every package accepts, or where it doesn't say what was
+imaged. What is merely unstated or outside the validated ages is taken, with a warning that goes wherever the result goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pydicom import Dataset
+from pydicom.uid import UID
+
+from appliance.errors import NotAcceptedError
+from appliance.image import age_years, text
+from appliance.package import Package
+
+_FOR_PROCESSING = {
+    "1.2.840.10008.5.1.4.1.1.1.1.1",  # Digital X-Ray
+    "1.2.840.10008.5.1.4.1.1.1.2.1",  # Digital Mammography X-Ray
+    "1.2.840.10008.5.1.4.1.1.1.3.1",  # Digital Intra-Oral X-Ray
+}
+_MODALITY_WORDS = {
+    "CR": "computed radiography", "DX": "digital radiography", "CT": "CT", "MR": "MR", "US": "ultrasound",
+    "MG": "mammography", "NM": "nuclear medicine", "PT": "PET", "XA": "angiography", "RF": "fluoroscopy",
+    "SC": "secondary capture", "OT": "other", "SR": "structured report",
+}  # fmt: skip
+_LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LLO", "RLO", "LATERAL", "LAT", "LAO", "RAO", "LPO", "RPO", "ML", "LM"}
+_LATERAL_WORD = re.compile(r"\b(LAT|LATERAL|LATERALE|SEITLICH|PROFIL)\b", re.IGNORECASE)
+_DESCRIPTIONS = (
+    "ProtocolName",
+    "SeriesDescription",
+    "AcquisitionDeviceProcessingDescription",
+    "StudyDescription",
+    "RequestedProcedureDescription",
+)
+
+
+def route(header: Dataset, packages: Sequence[Package]) -> tuple[Package, tuple[str, ...]]:
+    """The first package that takes an instance, and the warnings that its result must carry.
+
+    Raises
+    ------
+    NotAcceptedError
+        With the reason of the package that came closest.
+    """
+    closest: tuple[int, NotAcceptedError] | None = None
+    for package in packages:
+        for number, check in enumerate(_CHECKS):
+            reason = check(header, package)
+            if reason is not None:
+                if closest is None or number > closest[0]:
+                    closest = number, NotAcceptedError(reason, hint=f"this device reads {_wanted(package)}")
+                break
+        else:
+            return package, _warnings(header, package)
+    if closest is None:
+        raise NotAcceptedError("No model package is installed.")
+    raise closest[1]
+
+
+def _wanted(package: Package) -> str:
+    """What a package takes, in words: "frontal chest radiographs (CR, DX)"."""
+    accepts = package.manifest.accepts
+    return f"{_views_in_words(package)} {accepts.body_parts[0].lower()} images ({', '.join(accepts.modalities)})"
+
+
+def _views_in_words(package: Package) -> str:
+    views = package.manifest.accepts.views
+    return "frontal" if {"AP", "PA"} & set(views) and not _LATERAL_VIEWS & set(views) else "/".join(views)
+
+
+def _kind(header: Dataset, package: Package) -> str | None:
+    accepts = package.manifest.accepts
+    sop_class, modality = text(header, "SOPClassUID"), text(header, "Modality").upper()
+    if sop_class in _FOR_PROCESSING:
+        return "The image is a raw one (For Processing), which is not made to be looked at."
+    if sop_class not in accepts.sop_classes:
+        name = UID(sop_class).name if sop_class else "no SOP class"
+        return f"It is {_modality_in_words(modality)}: {name}."
+    if modality not in accepts.modalities:
+        return f"Its modality is {_modality_in_words(modality)}."
+    return None
+
+
+def _modality_in_words(modality: str) -> str:
+    word = _MODALITY_WORDS.get(modality)
+    return f"{modality} ({word})" if word and word != modality else modality or "not stated"
+
+
+def _pixels(header: Dataset, package: Package) -> str | None:
+    if "Rows" not in header:
+        return "The object has no pixels, or the file is cut off within its header (Rows is missing)."
+    frames = text(header, "NumberOfFrames") or "1"
+    if frames != "1":
+        return f"The image has {frames} frames; only single-frame images are read."
+    interpretation = text(header, "PhotometricInterpretation")
+    if interpretation not in package.manifest.accepts.photometric_interpretations:
+        return f"The image is not grayscale (Photometric Interpretation {interpretation or 'missing'})."
+    return None
+
+
+def _body_part(header: Dataset, package: Package) -> str | None:
+    wanted = {part.upper() for part in package.manifest.accepts.body_parts}
+    stated = text(header, "BodyPartExamined").upper()
+    if stated:
+        if stated in wanted:
+            return None
+        return f"Its body part is {stated}."
+    described = _described(header)
+    if not described:
+        return "It does not say which body part was imaged (Body Part Examined is empty)."
+    if any(part in described for part in wanted):
+        return None
+    return "It does not say which body part was imaged: Body Part Examined is empty and no description names it."
+
+
+def _described(header: Dataset) -> str:
+    """Everything else that may name a body part: the coded region, then free text, in capitals."""
+    words = [text(header, keyword) for keyword in _DESCRIPTIONS]
+    for item in header.get("AnatomicRegionSequence") or ():
+        words.append(text(item, "CodeMeaning"))
+    return " ".join(words).upper().strip()
+
+
+def _view(header: Dataset, package: Package) -> str | None:
+    stated = _stated_view(header)
+    views = {view.upper() for view in package.manifest.accepts.views}
+    if stated:
+        if stated in views:
+            return None
+        word = "a lateral or oblique view" if stated in _LATERAL_VIEWS else "another view"
+        return f"Its view position is {stated}, {word}."
+    if not _LATERAL_VIEWS & views and _LATERAL_WORD.search(_described(header)):
+        return "Its description says that it is a lateral view."
+    return None
+
+
+def _stated_view(header: Dataset) -> str:
+    stated = text(header, "ViewPosition").upper()
+    if not stated:
+        for item in header.get("ViewCodeSequence") or ():
+            meaning = text(item, "CodeMeaning").upper()
+            for word, view in (("POSTERO-ANTERIOR", "PA"), ("ANTERO-POSTERIOR", "AP"), ("LATERAL", "LATERAL")):
+                if word in meaning:
+                    return view
+    return stated
+
+
+_CHECKS = (_kind, _pixels, _body_part, _view)
+
+
+def _warnings(header: Dataset, package: Package) -> tuple[str, ...]:
+    warnings = []
+    if not _stated_view(header):
+        warnings.append(f"The view position is not stated; the model is validated on {_views_in_words(package)} views only.")
+    validated = package.manifest.intended_use.age_years
+    if validated is not None:
+        low, high = validated
+        age = age_years(header)
+        if age is None:
+            warnings.append(f"The age is not stated; the model is validated for ages {low:g} to {high:g} years only.")
+        elif not low <= age < high + 1:
+            warnings.append(
+                f"Outside validated use: the patient is {_age_in_words(age)}, "
+                f"the model is validated for ages {low:g} to {high:g} years only."
+            )
+    return tuple(warnings)
+
+
+def _age_in_words(age: float) -> str:
+    return f"{int(age)} years old" if age >= 1 else "younger than one year"
