@@ -25,7 +25,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     pass
 
 
-class StorageScp(_Table):
+class StorageScp(_Table, frozen=True):
     enabled: bool = True
     ae_title: AETitle = "SCANSIDE"
     host: str = "0.0.0.0"  # noqa: S104 (scanners are other machines)
@@ -33,7 +33,7 @@ class StorageScp(_Table):
     max_associations: Count = 20
 
 
-class DropFolder(_Table):
+class DropFolder(_Table, frozen=True):
     enabled: bool = True
     path: str = "drop"
     settle_seconds: Seconds = 2.0
@@ -41,24 +41,24 @@ class DropFolder(_Table):
     after: Literal["move", "leave"] = "move"
 
 
-class Models(_Table):
+class Models(_Table, frozen=True):
     packages: tuple[str, ...] = ()
     trusted_keys: tuple[str, ...] = ()
     operating_point: str | None = None
 
 
-class Inference(_Table):
+class Inference(_Table, frozen=True):
     backend: str = "auto"
     threads: Count = 1
     lease_seconds: Seconds = 30.0
 
 
-class Results(_Table):
+class Results(_Table, frozen=True):
     path: str = "results"
     kinds: tuple[ResultKind, ...] = ("structured_report", "secondary_capture")
 
 
-class Destination(_Table):
+class Destination(_Table, frozen=True):
     name: Annotated[str, Meta(min_length=1)]
     ae_title: AETitle
     host: str
@@ -66,19 +66,19 @@ class Destination(_Table):
     send: tuple[ResultKind, ...] = ("structured_report", "secondary_capture")
 
 
-class Delivery(_Table):
+class Delivery(_Table, frozen=True):
     calling_ae_title: AETitle = "SCANSIDE"
     first_retry_seconds: Seconds = 5.0
     longest_retry_seconds: Seconds = 300.0
     timeout_seconds: Seconds = 30.0
 
 
-class Login(_Table):
+class Login(_Table, frozen=True):
     username: Annotated[str, Meta(min_length=1)]
     password_hash: Annotated[str, Meta(pattern=r"^(scrypt|pbkdf2):")]
 
 
-class Web(_Table):
+class Web(_Table, frozen=True):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Port = 8080
@@ -86,11 +86,11 @@ class Web(_Table):
     login: Login | None = None
 
 
-class Log(_Table):
+class Log(_Table, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class Config(_Table):
+class Config(_Table, frozen=True):
     """All settings. Relative folders are resolved against ``data_dir``; read them with the properties."""
 
     data_dir: str = "scanside-data"

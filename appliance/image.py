@@ -246,7 +246,9 @@ def _check_pixels(dataset: Dataset) -> None:
     if "PixelData" not in dataset:
         if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
             raise ImageError("The pixels are floating-point numbers, which no radiograph has.")
-        raise ImageError("The object has no pixel data.", hint="send the image itself, or the file again if it was cut off")
+        raise ImageError(
+            "The object has no pixel data.", hint="send the image itself, or the file again if it was cut off"
+        )
     data = dataset.PixelData or b""
     syntax = str(dataset.file_meta.TransferSyntaxUID)
     if DECODERS[syntax] == _NATIVE:
@@ -270,7 +272,9 @@ def _check_codestream(dataset: Dataset, syntax: str, data: bytes) -> None:
             right, bottom, left, top = struct.unpack(">4I", data[at + 8 : at + 24])
             found = (bottom - top, right - left)
     elif "1.2.840.10008.1.2.4." in syntax:
-        at = re.search(rb"\xff[\xc0-\xc3\xf7]..[\x01-\x20](....)", data[:65536], re.DOTALL)  # SOF (ISO/IEC 10918-1 B.2.2)
+        at = re.search(
+            rb"\xff[\xc0-\xc3\xf7]..[\x01-\x20](....)", data[:65536], re.DOTALL
+        )  # SOF (ISO/IEC 10918-1 B.2.2)
         if at:
             found = struct.unpack(">2H", at.group(1))
     if found is not None and found != (dataset.Rows, dataset.Columns):
@@ -291,7 +295,9 @@ def _decode(dataset: Dataset) -> np.ndarray:
     except Exception as error:  # each decoder has errors of its own
         raise ImageError(f"The pixel data is damaged: {_first_line(error)}", hint=_SEND_AGAIN) from error
     if pixels.shape != (dataset.Rows, dataset.Columns):
-        raise ImageError(f"The pixel data decodes to {pixels.shape}, the header says {dataset.Rows} x {dataset.Columns}.")
+        raise ImageError(
+            f"The pixel data decodes to {pixels.shape}, the header says {dataset.Rows} x {dataset.Columns}."
+        )
     if plugin != _NATIVE:
         return pixels
     stored, allocated = dataset.BitsStored, dataset.BitsAllocated

@@ -33,7 +33,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class IntendedUse(_Strict):
+class IntendedUse(_Strict, frozen=True):
     """What the model is for and is not for, in sentences for the page, and the validated ages in years."""
 
     statement: str
@@ -42,7 +42,7 @@ class IntendedUse(_Strict):
     age_years: tuple[float, float] | None = None
 
 
-class Accepts(_Strict):
+class Accepts(_Strict, frozen=True):
     """The inputs that the model takes, in DICOM's terms.
 
     ``sop_classes`` are UIDs; ``body_parts`` are values of Body Part Examined (or words that occur in the
@@ -56,7 +56,7 @@ class Accepts(_Strict):
     photometric_interpretations: tuple[str, ...] = ("MONOCHROME1", "MONOCHROME2")
 
 
-class InputSpec(_Strict):
+class InputSpec(_Strict, frozen=True):
     """The network's input: its name, shape ``(batch, channels, rows, columns)``, and the steps that make it."""
 
     name: str
@@ -64,7 +64,7 @@ class InputSpec(_Strict):
     steps: tuple[Step, ...]
 
 
-class OutputSpec(_Strict):
+class OutputSpec(_Strict, frozen=True):
     """Names of the network's outputs.
 
     ``logits`` ``(batch, findings)``, ``activation_map`` ``(batch, findings, rows, columns)`` in units of the
@@ -76,7 +76,7 @@ class OutputSpec(_Strict):
     embedding: str
 
 
-class FindingSpec(_Strict):
+class FindingSpec(_Strict, frozen=True):
     """A finding: its code, its words when positive and when not, and whether a positive one is urgent."""
 
     label: str
@@ -86,7 +86,7 @@ class FindingSpec(_Strict):
     urgent: bool
 
 
-class OperatingPoint(_Strict):
+class OperatingPoint(_Strict, frozen=True):
     """A threshold on the calibrated probability, and what it gave on the data that chose it."""
 
     name: str
@@ -96,7 +96,7 @@ class OperatingPoint(_Strict):
     chosen_on: str
 
 
-class Target(_Strict):
+class Target(_Strict, frozen=True):
     """One network file, for one kind of runtime, with the calibration that belongs to this very file.
 
     The calibrated probability of finding k is ``sigmoid(logits[k] / temperature)``.
@@ -123,7 +123,7 @@ class Target(_Strict):
         raise PackageError(f"operating point {wanted!r} is not in the package (it has: {known})")
 
 
-class GoldenSpec(_Strict):
+class GoldenSpec(_Strict, frozen=True):
     """Generated images and the outputs that each target must give for them.
 
     ``file`` is an npz with ``images`` uint8 ``(count, rows, columns)``, before preprocessing, and for each
@@ -136,7 +136,7 @@ class GoldenSpec(_Strict):
     probability_tolerance: float
 
 
-class Manifest(_Strict):
+class Manifest(_Strict, frozen=True):
     """All that a device must know to run a model and to say what it is."""
 
     format: str
@@ -144,7 +144,6 @@ class Manifest(_Strict):
     version: str
     title: str
     task: str
-    created: str
     intended_use: IntendedUse
     accepts: Accepts
     input: InputSpec

@@ -154,7 +154,9 @@ _CHECKS = (_kind, _pixels, _body_part, _view)
 def _warnings(header: Dataset, package: Package) -> tuple[str, ...]:
     warnings = []
     if not _stated_view(header):
-        warnings.append(f"The view position is not stated; the model is validated on {_views_in_words(package)} views only.")
+        warnings.append(
+            f"The view position is not stated; the model is validated on {_views_in_words(package)} views only."
+        )
     validated = package.manifest.intended_use.age_years
     if validated is not None:
         low, high = validated

@@ -75,7 +75,9 @@ def _content(images: Sequence[Image], prediction: Prediction, provenance: Proven
     )
     return MeasurementReport(
         observation_context=ObservationContext(
-            observer_device_context=ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=device)
+            observer_device_context=ObserverContext(
+                observer_type=codes.DCM.Device, observer_identifying_attributes=device
+            )
         ),
         procedure_reported=_RADIOGRAPHY,
         imaging_measurements=[_group(images, prediction, finding, provenance) for finding in prediction.findings],

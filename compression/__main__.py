@@ -1,0 +1,5 @@
+"""``python -m compression``."""
+
+from compression.cli import main
+
+main()

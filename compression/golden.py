@@ -1,0 +1,126 @@
+"""Stage ``golden``: generated images that behave like radiographs and copy no patient, and what the artifact says.
+
+An image is the mean of one class plus its principal components with random coefficients (Turk & Pentland, 1991).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sklearn.decomposition import PCA
+
+from appliance.preprocess import resize
+from appliance.receipt import calibrated
+from compression import calibrate, data, export
+from compression.inference import Network, tensors
+from compression.quantize import cpu
+from compression.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from compression.build import Build
+
+SECTIONS = ("input", "golden")
+_CANDIDATES_PER_IMAGE = 8
+_CLEAR_OF_THRESHOLD = 0.1
+_IMAGES_OF_A_CLASS = 1200
+
+
+def path(build: Build) -> Path:
+    return build.folder("golden") / "golden.npz"
+
+
+def run(build: Build) -> str:
+    recipe = build.recipe.golden
+    chance = np.random.default_rng(build.recipe.data.seed)
+    training = data.load(build, "train")
+    candidates = np.concatenate(
+        [
+            _draw(
+                training.where(training.labels == label).pixels,
+                recipe,
+                chance,
+                recipe.count * _CANDIDATES_PER_IMAGE // 2,
+            )
+            for label in (False, True)
+        ]
+    )
+    outputs = Network(cpu.path(build)).run(tensors(build, candidates, "golden"))
+    chosen = _choose(build, outputs, recipe.count)
+    nearest, usual = _likeness(candidates[chosen], training.pixels)
+    if nearest > usual:
+        raise RecipeError(
+            f"a generated image correlates with a training image by {nearest:.3f}, more than training images of "
+            f"different patients do with each other ({usual:.3f}): lower golden.components"
+        )
+    np.savez_compressed(
+        path(build),
+        images=candidates[chosen],
+        **{
+            f"{cpu.TARGET}/logits": outputs[export.LOGITS][chosen],
+            f"{cpu.TARGET}/activation_map": outputs[export.ACTIVATION_MAP][chosen],
+        },
+    )
+    probabilities = calibrated(outputs[export.LOGITS][chosen, 0], calibrate.load(build).temperature)
+    facts = {"largest_correlation_with_a_training_image": round(nearest, 4), "usual_between_patients": round(usual, 4)}
+    (build.folder("golden") / "facts.json").write_text(json.dumps(facts))
+    spread = " ".join(f"{probability:.2f}" for probability in np.sort(probabilities))
+    return (
+        f"{recipe.count} images, probabilities {spread}; nearest training image r = {nearest:.3f} (usual {usual:.3f})"
+    )
+
+
+def _draw(pixels: np.ndarray, recipe, chance: np.random.Generator, count: int) -> np.ndarray:  # type: ignore[no-untyped-def]
+    """Random images of one class's low-rank model, uint8 ``(count, recipe.rows, recipe.columns)``."""
+    sample = pixels[chance.permutation(len(pixels))[:_IMAGES_OF_A_CLASS]].reshape(-1, pixels[0].size) / 255.0
+    components = min(recipe.components, len(sample) - 1)
+    model = PCA(components, svd_solver="randomized", random_state=0).fit(sample.astype(np.float32))
+    coefficients = chance.normal(0.0, recipe.spread, (count, components)) * np.sqrt(model.explained_variance_)
+    images = model.inverse_transform(coefficients).reshape(-1, *pixels.shape[1:])
+    large = [resize(image.astype(np.float32) * 255.0, rows=recipe.rows, columns=recipe.columns) for image in images]
+    return np.clip(np.stack(large) + 0.5, 0, 255).astype(np.uint8)
+
+
+def _choose(build: Build, outputs: dict[str, np.ndarray], count: int) -> np.ndarray:
+    """Indices of images clear of every threshold, as many positive as negative, spread over the probabilities."""
+    calibration = calibrate.load(build)
+    probabilities = calibrated(outputs[export.LOGITS][:, 0], calibration.temperature)
+    thresholds = np.array([point.threshold for point in calibration.operating_points])
+    # Near 0 and 1 the distance in probability says little, so the thresholds there are given less room.
+    room = np.minimum(_CLEAR_OF_THRESHOLD, 0.5 * np.minimum(thresholds, 1 - thresholds))
+    clear = (np.abs(probabilities[:, None] - thresholds) > room).all(axis=1)
+    default = next(
+        point.threshold
+        for point in calibration.operating_points
+        if point.name == build.recipe.calibrate.default_operating_point
+    )
+    chosen = []
+    for side in (probabilities < default, probabilities >= default):
+        found = np.flatnonzero(clear & side)
+        if len(found) < count // 2:
+            raise RecipeError(f"only {len(found)} of the generated images lie clear on one side of the threshold")
+        found = found[np.argsort(probabilities[found])]
+        chosen.append(found[np.linspace(0, len(found) - 1, count // 2).astype(int)])
+    return np.concatenate(chosen)
+
+
+def _likeness(images: np.ndarray, training: np.ndarray) -> tuple[float, float]:
+    """The largest correlation of a generated image with a training image, and of training images' nearest ones.
+
+    The second is the 95th percentile over training images, each with its most similar other one, at 56 x 56 pixels.
+    """
+    small = np.stack([_standard(image) for image in training])
+    generated = np.stack([_standard(image) for image in images])
+    nearest = float((generated @ small.T).max())
+    among = small[:1000] @ small.T
+    among[np.arange(len(among)), np.arange(len(among))] = -1.0
+    return nearest, float(np.percentile(among.max(axis=1), 95))
+
+
+def _standard(image: np.ndarray) -> np.ndarray:
+    vector = resize(image.astype(np.float32), rows=56, columns=56).ravel()
+    vector = vector - vector.mean()
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-6))

@@ -1,0 +1,40 @@
+"""Running a network file on many images, through the device's own preprocessing and backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from appliance.backends import onnxruntime
+from appliance.preprocess import preprocess
+
+if TYPE_CHECKING:
+    from compression.build import Build
+
+INPUT = "image"
+
+
+class Network:
+    """A network file, opened as the device opens it."""
+
+    def __init__(self, path: Path) -> None:
+        self._backend = onnxruntime.open(path.read_bytes(), threads=2)
+
+    def run(self, inputs: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+        """Every output by name, its first axis the images."""
+        collected: dict[str, list[np.ndarray]] = {}
+        for tensor in inputs:
+            for name, value in self._backend.run({INPUT: tensor}).items():
+                collected.setdefault(name, []).append(value)
+        return {name: np.concatenate(values) for name, values in collected.items()}
+
+
+def tensors(build: Build, pixels: Iterable[np.ndarray], what: str | None = None) -> Iterator[np.ndarray]:
+    """Preprocessed images, float32 ``(1, 1, rows, columns)`` each; with a progress bar that says ``what``."""
+    steps = build.recipe.input.steps()
+    for image in tqdm(pixels, desc=what, unit="image", disable=what is None):
+        yield preprocess(image, steps)

@@ -1,0 +1,103 @@
+"""Stage ``pack``: manifest, card, signature, one file beside the recipe."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from appliance import package
+from appliance.package import FindingSpec, GoldenSpec, InputSpec, Manifest, OutputSpec, Target
+from appliance.signature import TRUSTED_KEYS, key_id, load_trusted_keys, public_pem
+from compression import calibrate, data, evaluate, export, golden
+from compression.card import write_card
+from compression.inference import INPUT
+from compression.quantize import cpu
+
+if TYPE_CHECKING:
+    from compression.build import Build
+
+SECTIONS = ("package", "golden", "calibrate", "train", "quantize")
+_LIBRARIES = ("torch", "onnx", "onnxruntime", "albumentations", "numpy", "pillow", "scikit-learn")
+
+
+def fingerprint(build: Build) -> bytes:
+    return public_pem(build.key)
+
+
+def run(build: Build) -> str:
+    recipe, calibration = build.recipe, calibrate.load(build)
+    report = evaluate.load(build)
+    finding = recipe.package.finding
+    target = Target(
+        artifact=f"artifacts/{cpu.TARGET}.onnx",
+        precision="int8",
+        producer=cpu.PRODUCER,
+        calibrated_with=f"onnxruntime {metadata.version('onnxruntime')}, CPU",
+        temperature=calibration.temperature,
+        activation_map_scale=calibration.activation_map_scale,
+        operating_points=calibration.operating_points,
+        default_operating_point=recipe.calibrate.default_operating_point,
+        measured={**report, "ece_before": calibration.ece_before, "ece_after": calibration.ece_after},
+    )
+    manifest = Manifest(
+        format=package.FORMAT,
+        id=recipe.package.id,
+        version=recipe.package.version,
+        title=recipe.package.title,
+        task="classification",
+        intended_use=recipe.package.intended_use,
+        accepts=recipe.package.accepts,
+        input=InputSpec(INPUT, (1, 1, recipe.input.rows, recipe.input.columns), recipe.input.steps()),
+        outputs=OutputSpec(export.LOGITS, export.ACTIVATION_MAP, export.EMBEDDING),
+        findings=(
+            FindingSpec(finding.label, finding.code, finding.words_positive, finding.words_negative, finding.urgent),
+        ),
+        finding_site=recipe.package.finding_site,
+        targets={cpu.TARGET: target},
+        golden=GoldenSpec("golden.npz", recipe.golden.count, recipe.golden.probability_tolerance),
+        training=_provenance(build),
+        card="card.md",
+        files={},
+    )
+    card = write_card(recipe, manifest, report)
+    files = {
+        target.artifact: cpu.path(build).read_bytes(),
+        "golden.npz": golden.path(build).read_bytes(),
+        "card.md": card.encode(),
+    }
+    folder = build.recipe_path.parent
+    path = folder / f"{recipe.package.id}-{recipe.package.version}{package.SUFFIX}"
+    package.write(path, manifest, files, build.key)
+    (folder / "card.md").write_text(card)
+    identifier = key_id(build.key.public_key())
+    trusted = identifier in load_trusted_keys((TRUSTED_KEYS,))
+    note = (
+        "" if trusted else "; devices don't trust this key yet: build with --trust FOLDER and give them its .pub file"
+    )
+    return f"{path} ({path.stat().st_size / 1e6:.1f} MB), signed by {identifier}{note}"
+
+
+def write_public_key(key: Ed25519PrivateKey, folder: Path) -> Path:
+    """Write the public half as ``<key id>.pub``; the path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{key_id(key.public_key())}.pub"
+    path.write_bytes(public_pem(key))
+    return path
+
+
+def _provenance(build: Build) -> dict[str, Any]:
+    """Where the weights come from, so that the same can be made again."""
+    return {
+        "recipe_sha256": hashlib.sha256(build.recipe_path.read_bytes()).hexdigest(),
+        "stages": build.keys,
+        "data_manifest_sha256": hashlib.sha256(data.fingerprint(build)).hexdigest(),
+        "images": {split: len(data.load(build, split)) for split in data.SPLITS},
+        "epochs": json.loads((build.folder("train") / "log.json").read_text()),
+        "golden": json.loads((build.folder("golden") / "facts.json").read_text()),
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+    }

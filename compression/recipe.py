@@ -1,0 +1,139 @@
+"""A recipe: one TOML file with every number that shapes a model, unknown keys refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from appliance.package import Accepts, IntendedUse
+from appliance.preprocess import Step
+from appliance.result import Code
+
+Share = Annotated[float, Meta(gt=0, lt=1)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class RecipeError(Exception):
+    """A recipe is wrong; the message names the file and the key."""
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class FindingRecipe(_Table, frozen=True):
+    label: str
+    words_positive: str
+    words_negative: str
+    urgent: bool
+    code: Code
+
+
+class PackageRecipe(_Table, frozen=True):
+    id: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]*$")]
+    version: Annotated[str, Meta(pattern=r"^\d+\.\d+\.\d+$")]
+    title: str
+    intended_use: IntendedUse
+    accepts: Accepts
+    finding: FindingRecipe
+    finding_site: Code
+
+
+class DataRecipe(_Table, frozen=True):
+    train: str
+    positive: str
+    validation_folds: Annotated[int, Meta(ge=2)]
+    seed: int
+    external: str | None = None
+
+
+class InputRecipe(_Table, frozen=True):
+    rows: Count
+    columns: Count
+    percentile_low: float
+    percentile_high: float
+    mean: float
+    std: float
+
+    def steps(self) -> tuple[Step, ...]:
+        """The preprocessing that the package declares and the device runs."""
+        return (
+            Step("resize", {"rows": self.rows, "columns": self.columns}),
+            Step("percentile_stretch", {"low": self.percentile_low, "high": self.percentile_high}),
+            Step("normalize", {"mean": self.mean, "std": self.std}),
+        )
+
+
+class TrainRecipe(_Table, frozen=True):
+    weights: str
+    epochs: Count
+    batch: Count
+    learning_rate: float
+    weight_decay: float
+    dropout: float
+    average_decay: Share
+    threads: Count
+
+
+class AugmentRecipe(_Table, frozen=True):
+    name: str
+    p: Annotated[float, Meta(ge=0, le=1)]
+    parameters: dict[str, Any] = {}
+
+
+class QuantizeRecipe(_Table, frozen=True):
+    images: Count
+    method: Literal["MinMax", "Entropy", "Percentile"]
+
+
+class PointRecipe(_Table, frozen=True):
+    name: str
+    sensitivity: Share
+
+
+class CalibrateRecipe(_Table, frozen=True):
+    augmented_copies: Count
+    default_operating_point: str
+    operating_points: tuple[PointRecipe, ...]
+
+
+class GoldenRecipe(_Table, frozen=True):
+    count: Count
+    components: Count
+    spread: float
+    rows: Count
+    columns: Count
+    probability_tolerance: Share
+
+
+class EvaluateRecipe(_Table, frozen=True):
+    bootstrap: Count
+
+
+class Recipe(_Table, frozen=True):
+    package: PackageRecipe
+    data: DataRecipe
+    input: InputRecipe
+    train: TrainRecipe
+    augment: tuple[AugmentRecipe, ...]
+    quantize: QuantizeRecipe
+    calibrate: CalibrateRecipe
+    golden: GoldenRecipe
+    evaluate: EvaluateRecipe
+
+
+def read(path: Path) -> Recipe:
+    """Read a recipe; raises `RecipeError`."""
+    try:
+        recipe = msgspec.toml.decode(path.read_bytes(), type=Recipe)
+    except OSError as error:
+        raise RecipeError(f"{path} can't be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+    names = [point.name for point in recipe.calibrate.operating_points]
+    if recipe.calibrate.default_operating_point not in names:
+        raise RecipeError(f"{path}: calibrate.default_operating_point is none of {', '.join(names)}")
+    return recipe
