@@ -1,7 +1,8 @@
 """Which package takes which instance, and why not.
 
 An instance is turned away where its header contradicts what every package accepts, or where it doesn't say what was
-imaged. What is merely unstated or outside the validated ages is taken, with a warning that goes wherever the result goes.
+imaged. What is merely unstated, or outside the validated ages, is taken with a warning that goes wherever the
+result goes.
 """
 
 from __future__ import annotations
@@ -119,8 +120,7 @@ def _body_part(header: Dataset, package: Package) -> str | None:
 def _described(header: Dataset) -> str:
     """Everything else that may name a body part: the coded region, then free text, in capitals."""
     words = [text(header, keyword) for keyword in _DESCRIPTIONS]
-    for item in header.get("AnatomicRegionSequence") or ():
-        words.append(text(item, "CodeMeaning"))
+    words += [text(item, "CodeMeaning") for item in header.get("AnatomicRegionSequence") or ()]
     return " ".join(words).upper().strip()
 
 

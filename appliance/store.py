@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.errors import SpoolError
+from appliance.errors import DiskFullError, SpoolError
 
 FINAL_STATES = ("delivered", "rejected", "failed")
 STATES = ("received", "claimed", "written", *FINAL_STATES)
@@ -139,13 +139,15 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         connection = self._connection()
-        connection.execute("BEGIN IMMEDIATE")
         try:
+            connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise _in_words(error, self.path) from error
             raise
 
     def _rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
@@ -161,8 +163,8 @@ class Store:
 
         Raises
         ------
-        sqlite3.OperationalError
-            The disk is full or the ledger can't be written; the instance must not be acknowledged then.
+        DiskFullError, SpoolError
+            The instance must not be acknowledged then.
         """
         now = time.time()
         with self._transaction() as connection:
@@ -473,6 +475,12 @@ class Store:
             row["name"]: {**msgspec.json.decode(row["content"]), "updated_at": row["updated_at"]}
             for row in self._rows("SELECT * FROM component")
         }
+
+
+def _in_words(error: sqlite3.OperationalError, path: Path) -> SpoolError:
+    if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+        return DiskFullError(f"no room left on the disk for the ledger {path}", hint="free some space")
+    return SpoolError(f"the ledger {path} can't be written: {error}")
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:

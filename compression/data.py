@@ -59,7 +59,7 @@ def run(build: Build) -> str:
     pixels = np.stack([_decode(folder / row["file"], size) for row in tqdm(rows, desc="decoding", unit="image")])
     labels = np.array([row["label"] == recipe.data.positive for row in rows])
     patients = np.array([row["patient_id"] for row in rows])
-    split = np.array([row["split"] for row in rows])
+    split = np.array([row["split"] for row in rows], dtype=object)
     split[_validation(split, labels, patients, recipe.data.validation_folds, recipe.data.seed)] = "validation"
     _check_disjoint(split, patients)
     counts = []
@@ -122,6 +122,8 @@ def _validation(split: np.ndarray, labels: np.ndarray, patients: np.ndarray, fol
 def _check_disjoint(split: np.ndarray, patients: np.ndarray) -> None:
     sets = {name: set(patients[split == name]) for name in SPLITS}
     for one in SPLITS:
+        if not sets[one]:
+            raise RecipeError(f"the split {one} has no images")
         for other in SPLITS:
             if one < other and sets[one] & sets[other]:
                 raise RecipeError(f"patients {sorted(sets[one] & sets[other])[:5]} are in {one} and in {other}")

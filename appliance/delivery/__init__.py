@@ -1,0 +1,1 @@
+"""Ways out: the outbox, and one module for each protocol."""

@@ -1,0 +1,80 @@
+"""How the device is: one answer for the page, the API and the command line."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import time
+from typing import Any
+
+import psutil
+
+from appliance import __version__
+from appliance.config import Config
+from appliance.store import Store
+
+# A part that has said nothing for so long isn't running.
+STALE_SECONDS = 15.0
+
+
+def is_running(config: Config) -> bool:
+    """Whether an appliance holds the lock of the data folder."""
+    try:
+        with (config.data / "lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+    except OSError:
+        return False
+    return False
+
+
+def health(config: Config, store: Store) -> dict[str, Any]:
+    """Counts by state, what each part last said, and the machine's figures.
+
+    Returns
+    -------
+    ``version``, ``running``, ``uptime_seconds``, ``counts`` (state -> instances), ``components`` (part -> its last words
+    with ``age_seconds`` and ``stale``), ``destinations``, ``cpu_percent``, ``memory`` and ``disk`` (bytes),
+    ``temperature_celsius`` (None where the machine has no sensor). Nothing of a patient.
+    """
+    now = time.time()
+    running = is_running(config)
+    components = store.components()
+    for part in components.values():
+        part["age_seconds"] = round(now - part.pop("updated_at"), 1)
+        part["stale"] = not running or part["age_seconds"] > STALE_SECONDS
+    appliance = components.get("appliance", {})
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(config.data)
+    return {
+        "version": __version__,
+        "running": running,
+        "uptime_seconds": round(now - appliance["started_at"]) if running and appliance else None,
+        "counts": store.counts(),
+        "components": components,
+        "destinations": store.destinations(),
+        "cpu_percent": psutil.cpu_percent(),
+        "memory": {
+            "total": memory.total,
+            "available": memory.available,
+            "appliance": _resident(appliance.get("pid")) if running else 0,
+        },
+        "disk": {"total": disk.total, "free": disk.free},
+        "temperature_celsius": _temperature(),
+    }
+
+
+def _resident(pid: int | None) -> int:
+    """Bytes that the appliance and its children hold in memory."""
+    try:
+        root = psutil.Process(pid)
+        return sum(process.memory_info().rss for process in (root, *root.children(recursive=True)))
+    except psutil.Error:
+        return 0
+
+
+def _temperature() -> float | None:
+    """The hottest sensor in degrees Celsius."""
+    readings = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
+    return max((sensor.current for sensors in readings.values() for sensor in sensors), default=None)

@@ -1,0 +1,55 @@
+"""Ways in. Each ends in `Intake.take`, the one place where a file becomes an acknowledged instance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from appliance.spool import Spool
+from appliance.store import Admission, Arrival, Store
+
+
+class Intake:
+    """Spool, then ledger, then the worker is told.
+
+    Parameters
+    ----------
+    on_arrival
+        Called after each commit of a new instance; must not block.
+    """
+
+    def __init__(self, spool: Spool, store: Store, on_arrival: Callable[[], None]) -> None:
+        self._spool = spool
+        self._store = store
+        self._on_arrival = on_arrival
+
+    def take(
+        self, head: bytes, body: bytes, *, sop_instance_uid: str, sop_class_uid: str, source: str, sender: str
+    ) -> Admission:
+        """Make one file durable and give it its row; when this returns, it may be acknowledged.
+
+        Parameters
+        ----------
+        head, body
+            Preamble and file meta information, and the data set as it came: an instance is the same one only if its
+            data set is, byte for byte.
+
+        Raises
+        ------
+        DiskFullError, SpoolError
+            Nothing of it is kept then; it must not be acknowledged.
+        """
+        file = self._spool.put(head, body)
+        admission = self._store.receive(
+            Arrival(
+                sop_instance_uid=sop_instance_uid,
+                sop_class_uid=sop_class_uid,
+                digest=file.digest,
+                file=file.name,
+                size=file.size,
+                source=source,
+                sender=sender,
+            )
+        )
+        if admission.outcome == "new":
+            self._on_arrival()
+        return admission

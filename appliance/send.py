@@ -1,0 +1,206 @@
+"""The scanner simulator: sends DICOM files as they are, and pictures wrapped as computed radiographs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+from PIL import Image as PillowImage
+from PIL import UnidentifiedImageError
+from pydicom import Dataset
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+
+from appliance.delivery import storage_scu
+from appliance.errors import ApplianceError, ImageError
+from appliance.writer import derived_uid
+
+_PICTURES = (".png", ".jpg", ".jpeg")
+_TIMEOUT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A Storage SCP: ``AET@HOST:PORT``."""
+
+    ae_title: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.ae_title}@{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of one file; see `appliance.delivery.storage_scu.Outcome`."""
+
+    file: str
+    sop_instance_uid: str
+    status: int | None
+    error: str
+    seconds: float
+    answered_at: float
+
+    @property
+    def ok(self) -> bool:
+        return not self.error
+
+    def to_dict(self) -> dict[str, Any]:
+        return vars(self)
+
+
+def parse_destination(text: str) -> Destination:
+    """Read ``AET@HOST:PORT``; raises `ApplianceError`."""
+    found = re.fullmatch(r"([^@\\]{1,16})@(\[[0-9a-fA-F:]+\]|[^:@\s]+):(\d{1,5})", text)
+    if not found or not 0 < int(found.group(3)) < 65536:
+        raise ApplianceError(f"{text!r} is no destination", hint="write it as AET@HOST:PORT: SCANSIDE@127.0.0.1:11112")
+    return Destination(found.group(1), found.group(2).strip("[]"), int(found.group(3)))
+
+
+def send_files(
+    paths: Sequence[Path],
+    destination: Destination,
+    calling_ae_title: str,
+    attributes: Mapping[str, str],
+    associations: int,
+) -> Iterator[Sent]:
+    """Send files and the files of folders, over several associations at once.
+
+    Parameters
+    ----------
+    attributes
+        DICOM keyword -> value, for pictures that are wrapped.
+
+    Yields
+    ------
+    One answer per file, as they come.
+    """
+    files = [
+        file
+        for path in paths
+        for file in (sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path])
+    ]
+    with tempfile.TemporaryDirectory(prefix="scanside-send-") as folder:
+        ready: dict[Path, Path] = {}  # what is sent -> what it was made from
+        for number, file in enumerate(files):
+            if file.suffix.lower() not in _PICTURES:
+                ready[file] = file
+                continue
+            wrapped = Path(folder) / f"{number}.dcm"
+            try:
+                wrap_image(file, attributes).save_as(wrapped, enforce_file_format=True)
+            except ImageError as error:
+                yield Sent(str(file), "", None, str(error), 0.0, 0.0)
+            else:
+                ready[wrapped] = file
+        yield from _send(ready, destination, calling_ae_title, associations)
+
+
+def _send(
+    ready: Mapping[Path, Path], destination: Destination, calling_ae_title: str, associations: int
+) -> Iterator[Sent]:
+    answers: SimpleQueue[storage_scu.Outcome | BaseException | None] = SimpleQueue()
+
+    def one(paths: Sequence[Path]) -> None:
+        try:
+            for outcome in storage_scu.send(
+                destination.host, destination.port, destination.ae_title, calling_ae_title, paths, _TIMEOUT_SECONDS
+            ):
+                answers.put(outcome)
+            answers.put(None)
+        except BaseException as error:  # noqa: BLE001  raised again where it is waited for
+            answers.put(error)
+
+    paths = list(ready)
+    with ThreadPoolExecutor(associations) as pool:
+        shares = [paths[number::associations] for number in range(associations)]
+        left = sum(1 for share in shares if share)
+        for share in shares:
+            if share:
+                pool.submit(one, share)
+        while left:
+            answer = answers.get()
+            if answer is None:
+                left -= 1
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                file = str(ready[answer.path])
+                yield Sent(
+                    file, answer.sop_instance_uid, answer.status, answer.error, answer.seconds, answer.answered_at
+                )
+
+
+def wrap_image(path: Path, attributes: Mapping[str, str]) -> Dataset:
+    """A PNG or JPEG picture as a Computed Radiography image (PS3.3 A.2), with file meta information.
+
+    UIDs are derived from the picture's pixels and the attributes, so the same call gives the same instance.
+
+    Raises
+    ------
+    ImageError
+        The picture can't be decoded.
+    ApplianceError
+        An attribute is no DICOM keyword.
+    """
+    pixels = _gray(path)
+    texts = (f"{keyword}={value}" for keyword, value in sorted(attributes.items()))
+    identity = (path.name, str(pixels.shape), hashlib.sha256(pixels.tobytes()).hexdigest(), *texts)
+    dataset = Dataset()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.SOPClassUID = ComputedRadiographyImageStorage
+    dataset.SOPInstanceUID = derived_uid("sample instance", *identity)
+    dataset.StudyInstanceUID = derived_uid("sample study", *identity)
+    dataset.SeriesInstanceUID = derived_uid("sample series", *identity)
+    dataset.PatientName = f"SAMPLE^{path.stem[:40].upper()}"
+    dataset.PatientID = path.stem[:64]
+    dataset.PatientBirthDate = dataset.PatientSex = ""
+    dataset.StudyID = dataset.AccessionNumber = dataset.ReferringPhysicianName = ""
+    dataset.StudyDate = dataset.SeriesDate = dataset.AcquisitionDate = dataset.ContentDate = "20260101"
+    dataset.StudyTime = dataset.SeriesTime = dataset.AcquisitionTime = dataset.ContentTime = "120000"
+    dataset.Modality = "CR"
+    dataset.Manufacturer = "Scanside scanner simulator"
+    dataset.SeriesNumber = dataset.InstanceNumber = 1
+    dataset.BodyPartExamined = "CHEST"
+    dataset.ViewPosition = "PA"
+    dataset.PatientOrientation = ["L", "F"]
+    dataset.ImageType = ["ORIGINAL", "PRIMARY"]
+    dataset.SamplesPerPixel = 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.BitsAllocated = dataset.BitsStored = pixels.dtype.itemsize * 8
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = 0
+    for keyword, value in attributes.items():
+        if tag_for_keyword(keyword) is None:
+            raise ApplianceError(f"{keyword!r} is no DICOM keyword", hint="for example PatientAge=004Y, ViewPosition=LL")
+        setattr(dataset, keyword, value)
+    data = pixels.tobytes()
+    dataset.PixelData = data + b"\0" * (len(data) % 2)
+    dataset["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return dataset
+
+
+def _gray(path: Path) -> np.ndarray:
+    """uint8 or uint16 ``(rows, columns)``; color becomes gray."""
+    try:
+        with PillowImage.open(path) as picture:
+            if picture.mode.startswith("I"):
+                return np.asarray(picture).astype(np.uint16)
+            return np.asarray(picture.convert("L"))
+    except (OSError, UnidentifiedImageError, PillowImage.DecompressionBombError) as error:
+        raise ImageError(f"{path} is no picture that can be wrapped: {error}") from error
