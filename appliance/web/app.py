@@ -1,0 +1,107 @@
+"""The Flask application: its headers, its filters, its errors."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from datetime import datetime
+from pathlib import Path
+
+from flask import Flask, Response, render_template
+from werkzeug.exceptions import HTTPException
+
+from appliance import __version__
+from appliance.config import LOOPBACK, Config
+from appliance.store import Store
+from appliance.web import auth, views
+
+_POLICY = (
+    "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+def create_app(config: Config) -> Flask:
+    """The page of one appliance; reads its ledger and never writes to it."""
+    app = Flask(__name__)
+    secret = _secret(config.key_path.with_name("web-secret"))
+    app.config.update(
+        SECRET_KEY=secret,
+        SESSION_COOKIE_NAME="scanside",
+        SESSION_COOKIE_SAMESITE="Strict",
+        SESSION_COOKIE_HTTPONLY=True,
+        MAX_CONTENT_LENGTH=64 * 1024,
+        SCANSIDE=config,
+        SCANSIDE_STORE=Store(config.ledger_path, read_only=True),
+    )
+    if config.web.host in LOOPBACK and config.web.login is None:
+        # Another site's name that resolves to this machine must not read the page (DNS rebinding).
+        app.config["TRUSTED_HOSTS"] = ["127.0.0.1", "localhost", "[::1]"]
+    app.register_blueprint(views.blueprint)
+    auth.protect(app, config)
+    app.after_request(_headers)
+    app.register_error_handler(HTTPException, _error)
+    app.context_processor(lambda: {"version": __version__, "login": config.web.login is not None})
+
+    def person(row: dict[str, str]) -> tuple[str, str]:
+        """What is shown of a patient: name and ID, or a pseudonym that is the same for the same ID on this device."""
+        if config.web.show_patient:
+            return row["patient_name"].replace("^", " ").strip() or "no name", row["patient_id"] or "no ID"
+        digest = hmac.new(secret, row["patient_id"].encode(), hashlib.sha256).hexdigest()
+        return f"Patient {digest[:6].upper()}" if row["patient_id"] else "Patient", "de-identified"
+
+    app.jinja_env.filters.update(person=person, moment=_moment, ago=_ago, size=_size, percent=_percent)
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    return app
+
+
+def _secret(path: Path) -> bytes:
+    """The key of session cookies and pseudonyms, made at the first start, readable by its owner only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_bytes()
+    secret = os.urandom(32)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secret)
+    return secret
+
+
+def _headers(response: Response) -> Response:
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    if "Cache-Control" not in response.headers:
+        response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _error(error: HTTPException) -> tuple[str, int]:
+    return render_template("error.html", error=error), error.code or 500
+
+
+def _moment(seconds: float | None) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S") if seconds else ""
+
+
+def _ago(seconds: float | None) -> str:
+    """A duration in words, to its two largest units."""
+    if seconds is None:
+        return ""
+    left, words = int(seconds), []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or (unit == "s" and not words):
+            words.append(f"{count} {unit}")
+    return " ".join(words[:2])
+
+
+def _size(count: float) -> str:
+    return f"{count / 1024**3:.1f} GB" if count >= 1024**3 else f"{count / 1024**2:.0f} MB"
+
+
+def _percent(share: float) -> str:
+    """0 and 100 % are kept for certainty, which no model has."""
+    return f"{min(max(share * 100, 0.1), 99.9):.1f} %" if share < 0.1 or share > 0.9 else f"{share * 100:.0f} %"

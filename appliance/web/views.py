@@ -1,0 +1,137 @@
+"""The pages: worklist, study, device; and what they load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Response, abort, current_app, jsonify, render_template, request, send_from_directory
+from werkzeug.wrappers import Response as BaseResponse
+
+from appliance.config import Config
+from appliance.health import health
+from appliance.store import FINAL_STATES, Store
+
+blueprint = Blueprint("views", __name__)
+
+_PAGE = 50
+# What a person needs to know of each state.
+STATE_WORDS = {
+    "received": "waiting",
+    "claimed": "being read",
+    "written": "on its way",
+    "delivered": "done",
+    "rejected": "turned away",
+    "failed": "failed",
+}
+
+
+def _config() -> Config:
+    config: Config = current_app.config["SCANSIDE"]
+    return config
+
+
+def _store() -> Store:
+    store: Store = current_app.config["SCANSIDE_STORE"]
+    return store
+
+
+def _instance(identifier: int) -> dict[str, Any]:
+    row = _store().instance(identifier)
+    if row is None:
+        abort(404, f"There is no image number {identifier}.")
+    return row
+
+
+@blueprint.get("/")
+def worklist() -> str:
+    return render_template("worklist.html", **_worklist())
+
+
+@blueprint.get("/worklist.fragment")
+def worklist_fragment() -> BaseResponse:
+    """The part of the worklist that changes; 304 while nothing did."""
+    response = Response()
+    response.set_etag(f"{_store().change_mark()}-{request.args.get('page', '1')}-{_waiting_reason()}".replace('"', ""))
+    response.headers["Cache-Control"] = "no-cache"
+    response.make_conditional(request)
+    if response.status_code != 304:
+        response.set_data(render_template("_worklist.html", **_worklist()))
+    return response
+
+
+def _waiting_reason() -> str:
+    """Why nothing is read at the moment, empty where it is."""
+    worker = _store().components().get("worker", {})
+    return str(worker.get("reason", "")) if worker.get("state") == "waiting" else ""
+
+
+def _worklist() -> dict[str, Any]:
+    store = _store()
+    page = max(request.args.get("page", 1, type=int), 1)
+    counts = store.counts()
+    pages = max(-(-sum(counts.values()) // _PAGE), 1)
+    return {
+        "rows": store.worklist(_PAGE, (page - 1) * _PAGE),
+        "counts": counts,
+        "page": page,
+        "pages": pages,
+        "words": STATE_WORDS,
+        "waiting_reason": _waiting_reason(),
+    }
+
+
+@blueprint.get("/study/<int:identifier>")
+def study(identifier: int) -> str:
+    row, store = _instance(identifier), _store()
+    return render_template(
+        "study.html",
+        row=row,
+        words=STATE_WORDS,
+        final=row["state"] in FINAL_STATES,
+        waiting_reason=_waiting_reason(),
+        events=store.events(identifier),
+        objects=store.objects(identifier),
+        deliveries=store.deliveries(identifier),
+    )
+
+
+@blueprint.get("/study/<int:identifier>/<any('image', 'heat-0', 'heat-1', 'heat-2', 'heat-3'):name>.png")
+def preview(identifier: int, name: str) -> BaseResponse:
+    """The image or a heat map, as the worker drew them."""
+    return _private(send_from_directory(Path(_config().previews_path) / str(identifier), f"{name}.png"))
+
+
+@blueprint.get("/study/<int:identifier>/<any('structured_report', 'secondary_capture'):kind>.dcm")
+def result_object(identifier: int, kind: str) -> BaseResponse:
+    """A result object as it was sent. It names the patient, so it is there only where the page may, too."""
+    if not _config().web.show_patient:
+        abort(403, "Result files name the patient, and this page is set to show no patients (web.show_patient).")
+    for item in _store().objects(_instance(identifier)["id"]):
+        if item["kind"] == kind:
+            path = Path(item["path"])
+            name = f"{identifier:08d}-{kind}.dcm"
+            folder = _config().results_path / path.parent
+            return _private(send_from_directory(folder, path.name, as_attachment=True, download_name=name))
+    abort(404, "This image has no such result.")
+
+
+def _private(response: BaseResponse) -> BaseResponse:
+    response.headers["Cache-Control"] = "private, no-cache"
+    return response
+
+
+@blueprint.get("/device")
+def device() -> str:
+    return render_template("device.html", health=health(_config(), _store()), config=_config(), words=STATE_WORDS)
+
+
+@blueprint.get("/api/status")
+def status() -> Response:
+    """The same as ``scanside status --json``."""
+    return jsonify(health(_config(), _store()))
+
+
+@blueprint.get("/healthz")
+def healthz() -> Response:
+    return Response("ok\n", mimetype="text/plain")
