@@ -34,7 +34,7 @@ class _Server(BaseApplication):
             "loglevel": "warning",
             "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,  # noqa: S108, PTH112
             "control_socket_disable": True,
-            "post_fork": lambda *_: die_with_parent(self._arbiter),
+            "post_fork": lambda _server, _worker: die_with_parent(self._arbiter),
         }
         for name, value in settings.items():
             if name in self.cfg.settings:

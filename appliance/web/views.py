@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def worklist() -> str:
 def worklist_fragment() -> BaseResponse:
     """The part of the worklist that changes; 304 while nothing did."""
     response = Response()
-    response.set_etag(f"{_store().change_mark()}-{request.args.get('page', '1')}-{_waiting_reason()}".replace('"', ""))
+    seen = f"{_store().change_mark()} {request.args.get('page', '1')} {_waiting_reason()}"
+    response.set_etag(hashlib.sha256(seen.encode()).hexdigest()[:16])
     response.headers["Cache-Control"] = "no-cache"
     response.make_conditional(request)
     if response.status_code != 304:
@@ -123,7 +125,7 @@ def _private(response: BaseResponse) -> BaseResponse:
 
 @blueprint.get("/device")
 def device() -> str:
-    return render_template("device.html", health=health(_config(), _store()), config=_config(), words=STATE_WORDS)
+    return render_template("device.html", health=health(_config(), _store()), words=STATE_WORDS)
 
 
 @blueprint.get("/api/status")
