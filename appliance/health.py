@@ -35,8 +35,8 @@ def health(config: Config, store: Store) -> dict[str, Any]:
 
     Returns
     -------
-    ``version``, ``running``, ``uptime_seconds``, ``counts`` (state -> instances), ``components`` (part -> its last words
-    with ``age_seconds`` and ``stale``), ``destinations``, ``cpu_percent``, ``memory`` and ``disk`` (bytes),
+    ``version``, ``running``, ``uptime_seconds``, ``counts`` (state -> instances), ``components`` (part -> its last
+    words with ``age_seconds`` and ``stale``), ``destinations``, ``cpu_percent``, ``memory`` and ``disk`` (bytes),
     ``temperature_celsius`` (None where the machine has no sensor). Nothing of a patient.
     """
     now = time.time()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -81,7 +81,7 @@ class Stopwatch:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def __call__(self, stage: str):  # type: ignore[no-untyped-def]
+    def __call__(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         try:
             yield
@@ -184,7 +184,7 @@ class Pipeline:
 
 def write_objects(reading: Reading, kinds: Sequence[str]) -> list[tuple[str, Dataset]]:
     """The result objects of a reading: ``(kind, data set)``, of those kinds that apply to it."""
-    written = []
+    written: list[tuple[str, Dataset]] = []
     for kind in kinds:
         one = WRITERS[kind]
         if one.accepts(reading.prediction):

@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from appliance import __version__, process, signature, worker
 from appliance.config import LOOPBACK, Config
@@ -241,7 +242,7 @@ class Child:
             self._ours.close()
 
 
-def _lock(folder: Path):  # type: ignore[no-untyped-def]
+def _lock(folder: Path) -> IO[str]:
     """The open lock file of a data folder; closing it, or the end of the process, gives the folder back."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ CREATE TABLE instance (
     id                 INTEGER PRIMARY KEY,
     sop_instance_uid   TEXT NOT NULL,            -- '' for a file that is not DICOM
     sop_class_uid      TEXT NOT NULL,
-    digest             TEXT NOT NULL,            -- SHA-256 of the data set
+    digest             TEXT NOT NULL UNIQUE,     -- SHA-256 of the data set: the same one is the same instance
     file               TEXT NOT NULL,            -- below the spool
     size               INTEGER NOT NULL,
     source             TEXT NOT NULL,            -- storage_scp | drop_folder
@@ -27,9 +27,9 @@ CREATE TABLE instance (
     body_part          TEXT NOT NULL DEFAULT '',
     view               TEXT NOT NULL DEFAULT '',
     acquired_at        TEXT NOT NULL DEFAULT '',
-    institution        TEXT NOT NULL DEFAULT '',
-    UNIQUE (sop_instance_uid, digest)
+    institution        TEXT NOT NULL DEFAULT ''
 ) STRICT;
+CREATE INDEX instance_by_uid ON instance (sop_instance_uid);
 CREATE INDEX instance_by_state ON instance (state, not_before, id);
 CREATE INDEX instance_by_time ON instance (received_at);
 

@@ -16,9 +16,10 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 from pydicom import Dataset
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from pydicom.valuerep import STR_VR
 
 from appliance.delivery import storage_scu
 from appliance.errors import ApplianceError, ImageError
@@ -151,7 +152,7 @@ def wrap_image(path: Path, attributes: Mapping[str, str]) -> Dataset:
     ImageError
         The picture can't be decoded.
     ApplianceError
-        An attribute is no DICOM keyword.
+        An attribute is no DICOM keyword, or does not hold text.
     """
     pixels = _gray(path)
     texts = (f"{keyword}={value}" for keyword, value in sorted(attributes.items()))
@@ -182,9 +183,7 @@ def wrap_image(path: Path, attributes: Mapping[str, str]) -> Dataset:
     dataset.HighBit = dataset.BitsStored - 1
     dataset.PixelRepresentation = 0
     for keyword, value in attributes.items():
-        if tag_for_keyword(keyword) is None:
-            raise ApplianceError(f"{keyword!r} is no DICOM keyword", hint="for example PatientAge=004Y, ViewPosition=LL")
-        setattr(dataset, keyword, value)
+        _set(dataset, keyword, value)
     data = pixels.tobytes()
     dataset.PixelData = data + b"\0" * (len(data) % 2)
     dataset["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
@@ -193,6 +192,19 @@ def wrap_image(path: Path, attributes: Mapping[str, str]) -> Dataset:
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     return dataset
+
+
+def _set(dataset: Dataset, keyword: str, value: str) -> None:
+    tag = tag_for_keyword(keyword)
+    if tag is None or dictionary_VR(tag) not in STR_VR:
+        raise ApplianceError(
+            f"{keyword!r} is no DICOM keyword of an attribute that holds text",
+            hint="write it as in PatientAge=004Y or ViewPosition=LL",
+        )
+    try:
+        setattr(dataset, keyword, value)
+    except ValueError as error:
+        raise ApplianceError(f"{keyword} can't be {value!r}: {error}") from error
 
 
 def _gray(path: Path) -> np.ndarray:

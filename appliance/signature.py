@@ -79,7 +79,7 @@ def verify(signature: str, message: bytes, keys: dict[str, Ed25519PublicKey], wh
     if key is None:
         raise SignatureError(
             f"{what} is signed by key {identifier[:16]!r}, which this device does not trust",
-            hint="put the publisher's .pub file into a folder of models.trusted_keys, or get a package from a trusted one",
+            hint="put the publisher's .pub file into a folder of models.trusted_keys, or use a trusted package",
         )
     try:
         key.verify(bytes.fromhex(digits), message)

@@ -39,7 +39,7 @@ def write_durably(path: Path, *parts: bytes) -> None:
     """
     temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         descriptor, temporary = tempfile.mkstemp(suffix=_TEMPORARY, dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             for part in parts:
@@ -64,6 +64,15 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it; each new one's name is on disk before anything is put into it."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    fsync_folder(folder.parent)
 
 
 def clean_temporary_files(root: Path) -> int:
@@ -99,7 +108,10 @@ class Spool:
         name = f"{digest[:2]}/{digest}.dcm"
         path = self.root / name
         size = len(head) + len(body)
-        if not path.exists():
+        if path.exists():
+            # Another thread, or a run that was killed, may have renamed it without coming to the fsync.
+            fsync_folder(path.parent)
+        else:
             if shutil.disk_usage(self.root).free < size + self.reserve:
                 raise DiskFullError(
                     f"less than {self.reserve // 2**20} MiB would stay free on the disk of {self.root}",
@@ -110,7 +122,3 @@ class Spool:
 
     def path(self, name: str) -> Path:
         return self.root / name
-
-    def discard(self, name: str) -> None:
-        """Remove a file that never got its row in the ledger, so that it isn't taken for an acknowledged one."""
-        self.path(name).unlink(missing_ok=True)

@@ -34,6 +34,12 @@ INSERT INTO instance (sop_instance_uid, sop_class_uid, digest, file, size, sourc
                       finished_at)
 VALUES (:sop_instance_uid, :sop_class_uid, :digest, :file, :size, :source, :sender, :now, :state, :reason, :finished_at)
 """
+_SAME = """
+SELECT id, digest FROM instance
+WHERE digest = :digest
+   OR (sop_instance_uid = :sop_instance_uid AND sop_instance_uid <> '' AND state NOT IN ('rejected', 'failed'))
+ORDER BY digest <> :digest
+"""
 _CLAIM = """
 UPDATE instance SET state = 'claimed', reason = '', claimed_by = :owner, lease_until = :lease_until
 WHERE id = (SELECT id FROM instance
@@ -138,28 +144,29 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        connection = self._connection()
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            yield connection
-            connection.execute("COMMIT")
-        except BaseException as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
-                raise _in_words(error, self.path) from error
-            raise
+        with _errors_in_words(self.path):
+            connection = self._connection()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
 
     def _rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
-        return [dict(row) for row in self._connection().execute(sql, parameters)]
+        with _errors_in_words(self.path):
+            return [dict(row) for row in self._connection().execute(sql, parameters)]
 
     # --- in ---------------------------------------------------------------------------------------------------
 
     def receive(self, arrival: Arrival) -> Admission:
         """Give an arrival its row; when this returns, the instance may be acknowledged.
 
-        The same UID with the same data set gets no second row. The same UID with another data set is kept and
-        turned away, since a result must belong to one image only.
+        The same data set gets no second row. Another data set under the UID of one that has or may get a result is
+        kept and turned away, since a result must belong to one image only; one that was turned away, cut off for
+        instance, may be sent again whole.
 
         Raises
         ------
@@ -168,15 +175,12 @@ class Store:
         """
         now = time.time()
         with self._transaction() as connection:
-            same = connection.execute(
-                "SELECT id, digest FROM instance WHERE sop_instance_uid = ? ORDER BY digest <> ?",
-                (arrival.sop_instance_uid, arrival.digest),
-            ).fetchone()
+            same = connection.execute(_SAME, vars(arrival)).fetchone()
             if same is not None and same["digest"] == arrival.digest:
                 connection.execute("UPDATE instance SET copies = copies + 1 WHERE id = ?", (same["id"],))
                 self._event(connection, same["id"], now, "sent again", arrival.sender)
                 return Admission(same["id"], "duplicate")
-            conflict = same is not None and arrival.sop_instance_uid != ""
+            conflict = same is not None
             reason = ""
             if conflict:
                 reason = (
@@ -248,23 +252,25 @@ class Store:
         now = time.time()
         with self._transaction() as connection:
             rows = connection.execute(
-                f"SELECT id, crashes FROM instance WHERE state = 'claimed' AND {where}", parameters
+                f"SELECT id, crashes FROM instance WHERE state = 'claimed' AND {where}",  # noqa: S608 (of this file)
+                parameters,
             )
             claims = rows.fetchall()
             for row in claims:
                 crashes = row["crashes"] + crashed
                 failed = crashes >= MOST_CRASHES
                 state = "failed" if failed else "received"
-                if failed:
-                    reason = (
-                        f"Reading it stopped the reader {crashes} times; it is kept in the spool and not tried again."
-                    )
+                why = (
+                    f"Reading it stopped the reader {crashes} times; it is kept in the spool and not tried again."
+                    if failed
+                    else reason
+                )
                 connection.execute(
                     "UPDATE instance SET state = ?, reason = ?, crashes = ?, claimed_by = NULL, lease_until = NULL, "
                     "finished_at = ? WHERE id = ?",
-                    (state, reason if failed else "", crashes, now if failed else None, row["id"]),
+                    (state, why if failed else "", crashes, now if failed else None, row["id"]),
                 )
-                self._event(connection, row["id"], now, "failed" if failed else "released", reason)
+                self._event(connection, row["id"], now, "failed" if failed else "released", why)
             return len(claims)
 
     def overdue(self, owner: str) -> bool:
@@ -316,7 +322,8 @@ class Store:
             )
             for item in objects:
                 cursor = connection.execute(
-                    "INSERT INTO object (instance_id, kind, sop_class_uid, sop_instance_uid, path) VALUES (?, ?, ?, ?, ?)",
+                    "INSERT INTO object (instance_id, kind, sop_class_uid, sop_instance_uid, path) "
+                    "VALUES (?, ?, ?, ?, ?)",
                     (instance_id, item.kind, item.sop_class_uid, item.sop_instance_uid, item.path),
                 )
                 connection.executemany(
@@ -351,7 +358,7 @@ class Store:
 
     # --- out --------------------------------------------------------------------------------------------------
 
-    def due(self, destination: str, limit: int = 50) -> list[dict[str, Any]]:
+    def due(self, destination: str, limit: int = 500) -> list[dict[str, Any]]:
         """Outbox items of a destination whose time has come, oldest first, with their object's columns."""
         return self._rows(_DUE, destination=destination, now=time.time(), limit=limit)
 
@@ -392,12 +399,12 @@ class Store:
                 )
                 self._event(connection, identifier, now, "delivered", "")
 
-    def retry(self, outbox_id: int, error: str, next_attempt_at: float) -> None:
-        """Record a failed attempt and when to try again."""
+    def retry(self, outbox_ids: Sequence[int], error: str, next_attempt_at: float) -> None:
+        """Record a failed attempt to send some items, and when to try them again."""
         with self._transaction() as connection:
-            connection.execute(
+            connection.executemany(
                 "UPDATE outbox SET attempts = attempts + 1, last_error = ?, next_attempt_at = ? WHERE id = ?",
-                (error, next_attempt_at, outbox_id),
+                [(error, next_attempt_at, outbox_id) for outbox_id in outbox_ids],
             )
 
     # --- what the pages and the command line show ---------------------------------------------------------------
@@ -477,10 +484,14 @@ class Store:
         }
 
 
-def _in_words(error: sqlite3.OperationalError, path: Path) -> SpoolError:
-    if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
-        return DiskFullError(f"no room left on the disk for the ledger {path}", hint="free some space")
-    return SpoolError(f"the ledger {path} can't be written: {error}")
+@contextmanager
+def _errors_in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+            raise DiskFullError(f"no room left on the disk for the ledger {path}", hint="free some space") from error
+        raise SpoolError(f"the ledger {path} can't be used: {error}") from error
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:

@@ -6,17 +6,25 @@ bytes, so that repeating the work after a crash can't make a second result.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 import uuid
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from datetime import datetime
 from typing import Protocol
 
-from pydicom import Dataset
+from pydicom import DataElement, Dataset, config
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import dcmwrite
+from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import validate_value
 
 from appliance import __version__
 from appliance.image import Image
@@ -30,19 +38,24 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "scanside")
 IMPLEMENTATION_CLASS_UID = UID(f"2.25.{uuid.uuid5(_NAMESPACE, 'implementation').int}")
 IMPLEMENTATION_VERSION_NAME = f"SCANSIDE_{__version__}"[:16]
 
-# What a result takes over from its source, as it was read (Patient, General Study and Patient Study modules).
-_INHERITED = (
-    "SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientBirthTime",
-    "PatientSex", "OtherPatientIDsSequence", "EthnicGroup", "PatientComments", "PatientSpeciesDescription",
-    "StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber",
-    "IssuerOfAccessionNumberSequence", "StudyDescription", "ProcedureCodeSequence", "PatientAge", "PatientSize",
-    "PatientWeight",
+# What a result takes over from its source: the Patient, Patient Study and General Study modules. A PACS files by these:
+# they stay as they are, right or wrong. `missing` sees to it that the UID is a good one.
+_IDENTITY = (
+    "SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "StudyInstanceUID", "AccessionNumber",
+)  # fmt: skip
+# These are taken over only where they are valid, since a PACS may refuse an object for a date that is none.
+_DESCRIPTION = (
+    "PatientBirthDate", "PatientBirthTime", "PatientSex", "EthnicGroup", "PatientComments", "PatientAge", "PatientSize",
+    "PatientWeight", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "StudyDescription",
 )  # fmt: skip
 # Type 2: must be there, may be empty.
 _REQUIRED_EMPTY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName",
     "StudyID", "AccessionNumber",
 )  # fmt: skip
+_SEXES = ("M", "F", "O")
+_LONGEST_LO = 64
+_OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 
 
 class Writer(Protocol):
@@ -60,14 +73,41 @@ class Writer(Protocol):
 
 
 def missing(header: Dataset) -> list[str]:
-    """Attributes without which no result can be filed with its study (type 1 in every module involved)."""
+    """Attributes without which no result can be filed with its study (type 1 in every module involved).
+
+    Returns
+    -------
+    Keywords of those that are missing or are no UID.
+    """
     needed = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-    return [keyword for keyword in needed if not UID(str(header.get(keyword) or "")).is_valid]
+    with _quiet():
+        return [keyword for keyword in needed if not UID(str(header.get(keyword) or "")).is_valid]
 
 
 def derived_uid(*parts: str) -> UID:
     """A UID that is the same for the same parts: ``2.25.`` and a name-based UUID as a decimal number (PS3.5 B.2)."""
     return UID(f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(parts)).int}")
+
+
+def instance_uid(image: Image, provenance: Provenance, kind: str) -> UID:
+    """The SOP Instance UID of a result of one kind.
+
+    The device is part of it: where two appliances read the same image, their results are two objects.
+    """
+    return derived_uid(image.sop_instance_uid, provenance.package_sha256, provenance.device_uid, kind)
+
+
+def series_uid(image: Image, provenance: Provenance, kind: str) -> UID:
+    """The Series Instance UID of the results of one kind in a study."""
+    return derived_uid(str(image.header.StudyInstanceUID), provenance.package_sha256, provenance.device_uid, kind)
+
+
+def instance_number(image: Image) -> int:
+    """The source's Instance Number, so that results sort as their sources do; 1 where it has none."""
+    with _quiet():
+        element = _valid(image.header, "InstanceNumber")
+    number = int(element.value) if element is not None else 1
+    return number if 1 <= number < 2**31 else 1
 
 
 def evidence(image: Image) -> Dataset:
@@ -86,27 +126,81 @@ def inherit(result: Dataset, image: Image) -> None:
     The result keeps the source's Specific Character Set, so that names are the same bytes; therefore every text that
     the appliance adds is ASCII (see `ascii_text`).
     """
-    for keyword in _INHERITED:
-        if keyword in image.header:
-            result[keyword] = deepcopy(image.header[keyword])
-        elif keyword in _REQUIRED_EMPTY:
-            setattr(result, keyword, "")
-        elif keyword in result:
-            delattr(result, keyword)
+    with _quiet():
+        for keyword in (*_IDENTITY, *_DESCRIPTION):
+            element = (_exact if keyword in _IDENTITY else _valid)(image.header, keyword)
+            if element is not None:
+                result[keyword] = element
+            elif keyword in _REQUIRED_EMPTY:
+                setattr(result, keyword, "")
+            else:
+                result.pop(keyword, None)
 
 
-def stamp(result: Dataset, provenance: Provenance, series_description: str) -> None:
-    """Equipment, and the time at which the result was made."""
+def _exact(header: Dataset, keyword: str) -> DataElement | RawDataElement | None:
+    """The element, None where it is missing or empty.
+
+    pydicom decodes a name when it is looked at and encodes it anew when it is written, which loses what was not encoded
+    by the book. What nobody has looked at yet is therefore passed on as bytes.
+    """
+    tag = Tag(keyword)
+    element = header.get_item(tag)
+    if element is None or not element.value:
+        return None
+    if not isinstance(element, RawDataElement) or dictionary_VR(tag) in ("CS", "UI"):
+        return deepcopy(header[tag])
+    value = element.value + b" " * (len(element.value) % 2)
+    return element._replace(VR=dictionary_VR(tag), value=value, length=len(value), is_implicit_VR=False)
+
+
+def _valid(header: Dataset, keyword: str) -> DataElement | None:
+    """The element, or None where it is missing, empty or breaks the rules of its value representation (PS3.5 6.2)."""
+    try:
+        element = header[keyword]
+        if element.VM != 1:
+            return None
+        validate_value(element.VR, str(element.value), config.RAISE)
+    except (KeyError, ValueError, TypeError, OverflowError, NotImplementedError):
+        return None  # these are what pydicom raises for values that it can't read
+    valid = keyword != "PatientSex" or element.value in _SEXES
+    return deepcopy(element) if valid else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without pydicom's warnings on values that come from the source: they are handled here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def stamp(result: Dataset, image: Image, provenance: Provenance, series_description: str) -> None:
+    """Equipment, and the time at which the result was made.
+
+    Times count in the source's time zone where the source states it. Where it doesn't, the result states none either:
+    Timezone Offset From UTC would be a claim about the study's times too (PS3.3 C.12.1).
+    """
     made_at = datetime.fromisoformat(provenance.made_at)
-    result.InstanceCreationDate = result.ContentDate = result.SeriesDate = made_at.strftime("%Y%m%d")
-    result.InstanceCreationTime = result.ContentTime = result.SeriesTime = made_at.strftime("%H%M%S")
+    with _quiet():
+        offset = _valid(image.header, "TimezoneOffsetFromUTC")
+    if offset is not None and _OFFSET.fullmatch(offset.value):
+        made_at = made_at.astimezone(datetime.strptime(offset.value, "%z").tzinfo)
+        result.TimezoneOffsetFromUTC = offset.value
+    result.InstanceCreationDate = result.ContentDate = made_at.strftime("%Y%m%d")
+    result.InstanceCreationTime = result.ContentTime = made_at.strftime("%H%M%S")
     result.pop("ContributingEquipmentSequence", None)  # highdicom's own entry, which carries the time of the call
-    result.TimezoneOffsetFromUTC = made_at.strftime("%z")
-    result.SeriesDescription = series_description
+    result.SeriesDescription = _long_string(series_description)
     result.Manufacturer = MANUFACTURER
     result.ManufacturerModelName = MODEL_NAME
     result.DeviceSerialNumber = serial_number(provenance)
-    result.SoftwareVersions = [provenance.software_version, ascii_text(f"{provenance.package} {provenance.version}")]
+    result.SoftwareVersions = [
+        _long_string(provenance.software_version),
+        _long_string(f"{provenance.package} {provenance.version}"),
+    ]
+
+
+def _long_string(text: str) -> str:
+    return ascii_text(text).replace("\\", "/")[:_LONGEST_LO]
 
 
 def serial_number(provenance: Provenance) -> str:
@@ -115,6 +209,7 @@ def serial_number(provenance: Provenance) -> str:
 
 
 def ascii_text(text: str) -> str:
+    """Text that every Specific Character Set can carry; other characters become question marks."""
     return text.encode("ascii", "replace").decode()
 
 
@@ -128,5 +223,10 @@ def to_bytes(result: Dataset) -> bytes:
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     result.file_meta = meta
     buffer = io.BytesIO()
-    dcmwrite(buffer, result, enforce_file_format=True)
+    with _quiet():
+        # Only where the encoding stays the original does pydicom write undecoded elements as they are.
+        character_set = result.get("SpecificCharacterSet")
+        encodings = convert_encodings(character_set) if character_set else default_encoding
+        result.set_original_encoding(False, True, encodings)
+        dcmwrite(buffer, result, enforce_file_format=True)
     return buffer.getvalue()

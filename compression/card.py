@@ -7,17 +7,10 @@ from typing import Any
 from appliance.package import Manifest
 from compression.recipe import Recipe
 
-_SOURCES = """\
-- Training, validation and test: Kermany D, Zhang K, Goldbaum M (2018), Labeled Optical Coherence Tomography (OCT) and
-  Chest X-Ray Images for Classification, Mendeley Data v2, doi:10.17632/rscbjbr9sj.2, CC BY 4.0; Cell 172(5):1122-1131.
-- External: ChestX-ray8/14, NIH Clinical Center (Wang et al., CVPR 2017). Labels mined from reports.
-- Initial weights: MobileNetV2 1.0 224 trained on ImageNet, Google Coral test data, Apache-2.0, dequantized."""
-
-
 def write_card(recipe: Recipe, manifest: Manifest, report: dict[str, Any]) -> str:
     """The card as Markdown."""
     use, target = manifest.intended_use, manifest.targets["cpu"]
-    point = target.operating_point()
+    point, counts = target.operating_point(), manifest.training["images"]
     lines = [
         f"# {manifest.title}",
         "",
@@ -30,26 +23,22 @@ def write_card(recipe: Recipe, manifest: Manifest, report: dict[str, Any]) -> st
         "## How well it does",
         "",
         f"int8 on ONNX Runtime (CPU), calibrated probability, threshold {point.threshold:.4f} (operating point "
-        f"{point.name}). 95 % intervals by a bootstrap over patients. Nothing was chosen on the test or on external data.",
+        f"{point.name}). 95 % intervals by a bootstrap over patients. Nothing was chosen on test or external data.",
         "",
         "| data | images (positive) | AUC | sensitivity | specificity |",
         "|---|---|---|---|---|",
         _row("validation", report["validation"]),
-        _row("Kermany official test, open half", report["test"]),
+        _row(recipe.card.test, report["test"]),
     ]
     for view, figures in report.get("external", {}).items():
         lines.append(_row(f"{recipe.data.external}, {'all views pooled' if view == 'all' else view}", figures))
-    if report.get("external"):
-        lines += [
-            "",
-            "The external set is another hospital and mostly adults: outside validated use. Its pooled row misleads, since",
-            "most of its normals are AP and most of its pneumonias PA; read the rows by view.",
-        ]
+    if recipe.card.external_note:
+        lines += ["", recipe.card.external_note]
     against = report["test"]["int8_against_float"]
     lines += [
         "",
-        f"int8 against float on the test: AUC loss {against['auc_loss']:+.4f}, {against['flips']:.1%} of decisions flip, "
-        f"99th percentile of the difference of a probability {against['p99_abs_dp']:.3f}.",
+        f"int8 against float on the test: AUC loss {against['auc_loss']:+.4f}, {against['flips']:.1%} of decisions "
+        f"flip, 99th percentile of the difference of a probability {against['p99_abs_dp']:.3f}.",
         f"Expected calibration error on validation {target.measured['ece_before']:.3f} before and "
         f"{target.measured['ece_after']:.3f} after temperature scaling ({target.temperature:.3f}).",
         "",
@@ -61,23 +50,22 @@ def write_card(recipe: Recipe, manifest: Manifest, report: dict[str, Any]) -> st
         "| name | threshold | sensitivity | specificity | chosen on |",
         "|---|---|---|---|---|",
         *(
-            f"| {each.name} | {each.threshold:.4f} | {each.sensitivity:.3f} | {each.specificity:.3f} | {each.chosen_on} |"
+            f"| {each.name} | {each.threshold:.4f} | {each.sensitivity:.3f} | {each.specificity:.3f} "
+            f"| {each.chosen_on} |"
             for each in target.operating_points
         ),
         "",
         "## What it was made from",
         "",
-        f"Training images {manifest.training['images']['train']}, validation {manifest.training['images']['validation']}, "
-        f"split by patient. Population: {use.population}.",
+        f"Training images {counts['train']}, validation {counts['validation']}, split by patient. "
+        f"Population: {use.population}.",
         "",
-        _SOURCES,
+        *(f"- {source}" for source in recipe.card.sources),
         "",
         "## Limits",
         "",
-        "- In the training set, sharpness, black level and image size differ between the classes. They are made random in",
-        "  training and each image is stretched, but a rest of this may have been learned.",
-        "- The images of the set were squashed to a square, and so is every image on the device.",
-        "- The activation map shows which regions pushed the score up. It is coarse (7 x 7) and outlines nothing.",
+        *(f"- {limit}" for limit in recipe.card.limits),
+        "- The activation map shows which regions pushed the score up. It is coarse and outlines nothing.",
         "",
     ]
     return "\n".join(lines)

@@ -21,7 +21,7 @@ from compression.quantize import cpu
 if TYPE_CHECKING:
     from compression.build import Build
 
-SECTIONS = ("package", "golden", "calibrate", "train", "quantize")
+SECTIONS = ("package", "card", "golden", "calibrate", "train", "quantize")
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "albumentations", "numpy", "pillow", "scikit-learn")
 
 

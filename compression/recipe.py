@@ -113,8 +113,18 @@ class EvaluateRecipe(_Table, frozen=True):
     bootstrap: Count
 
 
+class CardRecipe(_Table, frozen=True):
+    """What the model card says besides what was measured."""
+
+    test: str
+    sources: tuple[str, ...]
+    limits: tuple[str, ...]
+    external_note: str = ""
+
+
 class Recipe(_Table, frozen=True):
     package: PackageRecipe
+    card: CardRecipe
     data: DataRecipe
     input: InputRecipe
     train: TrainRecipe

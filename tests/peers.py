@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 
 _PACKAGES = {
     "storescu": "dcmtk", "storescp": "dcmtk", "echoscu": "dcmtk", "dcmsend": "dcmtk", "dsrdump": "dcmtk",
-    "dcmcjpeg": "dcmtk", "dcmconv": "dcmtk", "dciodvfy": "dicom3tools", "Orthanc": "orthanc", "chromium": "chromium",
+    "dcmcjpeg": "dcmtk", "dcmcjpls": "dcmtk", "dcmcrle": "dcmtk", "dcmconv": "dcmtk", "dciodvfy": "dicom3tools", "Orthanc": "orthanc", "chromium": "chromium",
 }  # fmt: skip
 
 
@@ -89,13 +89,15 @@ def orthanc(folder: Path, port: int | None = None) -> Iterator[Pacs]:
 
 
 @contextmanager
-def storescp(folder: Path, port: int | None = None) -> Iterator[int]:
+def storescp(folder: Path, *options: str, port: int | None = None) -> Iterator[int]:
     """dcmtk's storescp writing into a folder; its port."""
     program = needs("storescp")
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
     process = subprocess.Popen(
-        [program, "--output-directory", str(folder), str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [program, *options, "--output-directory", str(folder), str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         wait_for_port(port)
@@ -103,3 +105,26 @@ def storescp(folder: Path, port: int | None = None) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own that is soon full; skips where this user may not mount one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("a small disk can't be mounted here (that takes root)")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+    """What the condition gives once it is true of it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds:.0f} s: {what}")

@@ -86,8 +86,8 @@ def test_brothers_never_see_each_other(folder: str) -> None:
 
 
 def test_training_uses_only_the_contracts_of_the_device() -> None:
-    allowed = {"appliance.preprocess", "appliance.image", "appliance.package", "appliance.signature", "appliance.errors",
-               "appliance.result", "appliance.receipt", "appliance.backends"}  # fmt: skip
+    names = ("preprocess", "image", "package", "signature", "errors", "result", "receipt", "backends")
+    allowed = {f"appliance.{name}" for name in names}
     for module, path in _modules("compression"):
         for imported in _imports(path):
             if imported.startswith("appliance."):

@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from appliance.config import Config, Destination
 from appliance.delivery import storage_scu
@@ -16,6 +17,7 @@ from appliance.store import Store
 log = logging.getLogger("scanside.delivery")
 
 _LONGEST_SLEEP = 30.0
+_STOP_SECONDS = 5.0
 
 
 class Outbox:
@@ -55,10 +57,12 @@ class Outbox:
             waker.set()
 
     def stop(self) -> None:
+        """Finish the object that is on its way to each destination, but wait for no dead one: the ledger knows all."""
         self._stopping.set()
         self.wake()
+        deadline = time.monotonic() + _STOP_SECONDS
         for thread in self._threads:
-            thread.join(self._config.delivery.timeout_seconds)
+            thread.join(max(deadline - time.monotonic(), 0.0))
 
     def _run(self, destination: Destination) -> None:
         waker = self._wakers[destination.name]
@@ -78,7 +82,7 @@ class Outbox:
         return _LONGEST_SLEEP if due_at is None else min(max(due_at - time.time(), 0.0), _LONGEST_SLEEP)
 
     def _send_due(self, destination: Destination) -> None:
-        items = {str(self._results / row["path"]): row for row in self._store.due(destination.name)}
+        items = {self._results / row["path"]: row for row in self._store.due(destination.name)}
         if not items:
             return
         outcomes = storage_scu.send(
@@ -86,28 +90,25 @@ class Outbox:
             destination.port,
             destination.ae_title,
             self._config.delivery.calling_ae_title,
-            [Path(path) for path in items],
+            list(items),
             self._config.delivery.timeout_seconds,
         )
+        not_sent: dict[str, list[dict[str, Any]]] = {}
         for outcome in outcomes:
-            item = items[str(outcome.path)]
+            item = items[outcome.path]
             if outcome.ok:
                 self._store.sent(item["id"])
                 log.info("instance %d: %s sent to %s", item["instance_id"], item["kind"], destination.name)
             else:
-                pause = self._backoff(item["attempts"])
-                self._store.retry(item["id"], outcome.error, time.time() + pause)
-                log.warning(
-                    "instance %d: %s not sent to %s (try %d, next in %.0f s): %s",
-                    item["instance_id"],
-                    item["kind"],
-                    destination.name,
-                    item["attempts"] + 1,
-                    pause,
-                    outcome.error,
-                )
+                not_sent.setdefault(outcome.error, []).append(item)
             if self._stopping.is_set():
-                return
+                break
+        for error, failed in not_sent.items():
+            pause = self._backoff(max(item["attempts"] for item in failed))
+            self._store.retry([item["id"] for item in failed], error, time.time() + pause)
+            log.warning(
+                "%d objects not sent to %s, next try in %.0f s: %s", len(failed), destination.name, pause, error
+            )
 
     def _backoff(self, attempts: int) -> float:
         """Doubling, at most the longest, and up to a quarter shorter, so that many boxes don't come back at once."""

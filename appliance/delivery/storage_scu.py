@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pydicom
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
-from pynetdicom import AE
+from pydicom.filereader import dcmread, read_file_meta_info
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 from pynetdicom.status import code_to_category
@@ -20,6 +20,7 @@ from pynetdicom.status import code_to_category
 from appliance.errors import DeliveryError
 from appliance.writer import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
+_VERIFICATION = (Verification, ImplicitVRLittleEndian)
 _MOST_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd numbers up to 255
 
 
@@ -45,7 +46,7 @@ class Outcome:
 
 def echo(host: str, port: int, ae_title: str, calling_ae_title: str, timeout: float) -> None:
     """C-ECHO; raises `DeliveryError` where the peer does not answer with success."""
-    with _associated(host, port, ae_title, calling_ae_title, timeout, [(Verification, None)]) as association:
+    with _associated(host, port, ae_title, calling_ae_title, timeout, [_VERIFICATION]) as association:
         status = association.send_c_echo()
         if status.get("Status") != 0x0000:
             raise DeliveryError(f"{ae_title}@{host}:{port} does not answer C-ECHO with success")
@@ -56,70 +57,94 @@ def send(
 ) -> Iterator[Outcome]:
     """Send files as they are, on as few associations as their SOP classes and transfer syntaxes allow.
 
+    Only where a peer refuses Explicit VR Little Endian is a data set encoded anew, as Implicit VR Little Endian, which
+    every peer must take (PS3.5 section 10.1) and which changes no value.
+
     Yields
     ------
-    One `Outcome` per file, in order. A peer that can't be reached gives one with an error for every file.
+    One `Outcome` per file, those that are no DICOM files first. A peer that can't be reached gives one with an error
+    for every file.
     """
-    readable: list[tuple[Path, tuple[UID, UID], str]] = []
+    readable = []
     for path in paths:
         try:
-            meta = pydicom.filereader.read_file_meta_info(path)
-            kind = (UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID))
-            readable.append((path, kind, str(meta.MediaStorageSOPInstanceUID)))
-        except (OSError, InvalidDicomError, AttributeError, EOFError) as error:
-            yield Outcome(path, "", None, f"{path} is not a DICOM file that can be sent: {error}", 0.0, time.time())
+            meta = read_file_meta_info(path)
+            file = _File(
+                path, UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID), meta.MediaStorageSOPInstanceUID
+            )
+        except (OSError, InvalidDicomError, AttributeError, EOFError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            yield Outcome(path, "", None, f"{path} is not a DICOM file that can be sent: {reason}", 0.0, time.time())
+        else:
+            readable.append(file)
     for group in _groups(readable):
         yield from _send_group(host, port, ae_title, calling_ae_title, group, timeout)
 
 
-def _groups(
-    files: Sequence[tuple[Path, tuple[UID, UID], str]],
-) -> Iterator[list[tuple[Path, tuple[UID, UID], str]]]:
+@dataclass(frozen=True)
+class _File:
+    """A file and what its file meta information says of it."""
+
+    path: Path
+    sop_class_uid: UID
+    transfer_syntax_uid: UID
+    sop_instance_uid: str
+
+    @property
+    def contexts(self) -> list[tuple[UID, UID]]:
+        """What has to be proposed for it: abstract and transfer syntax, in order of preference."""
+        syntaxes = [self.transfer_syntax_uid]
+        if self.transfer_syntax_uid == ExplicitVRLittleEndian:
+            syntaxes.append(ImplicitVRLittleEndian)
+        return [(self.sop_class_uid, syntax) for syntax in syntaxes]
+
+
+def _groups(files: Sequence[_File]) -> Iterator[list[_File]]:
     """Runs of files that need no more than 128 presentation contexts."""
-    group: list[tuple[Path, tuple[UID, UID], str]] = []
-    kinds: set[tuple[UID, UID]] = set()
+    group: list[_File] = []
+    contexts: set[tuple[UID, UID]] = set()
     for file in files:
-        if file[1] not in kinds and len(kinds) == _MOST_CONTEXTS:
+        if len(contexts.union(file.contexts)) > _MOST_CONTEXTS:
             yield group
-            group, kinds = [], set()
+            group, contexts = [], set()
         group.append(file)
-        kinds.add(file[1])
+        contexts.update(file.contexts)
     if group:
         yield group
 
 
 def _send_group(
-    host: str,
-    port: int,
-    ae_title: str,
-    calling_ae_title: str,
-    files: Sequence[tuple[Path, tuple[UID, UID], str]],
-    timeout: float,
+    host: str, port: int, ae_title: str, calling_ae_title: str, files: Sequence[_File], timeout: float
 ) -> Iterator[Outcome]:
-    kinds = list(dict.fromkeys(kind for _, kind, _ in files))
+    contexts = list(dict.fromkeys(context for file in files for context in file.contexts))
     done = 0
     try:
-        with _associated(host, port, ae_title, calling_ae_title, timeout, kinds) as association:
-            for path, kind, sop_instance_uid in files:
+        with _associated(host, port, ae_title, calling_ae_title, timeout, contexts) as association:
+            for file in files:
                 begin = time.monotonic()
-                status, error = _store(association, path, kind)
-                yield Outcome(path, sop_instance_uid, status, error, time.monotonic() - begin, time.time())
+                status, error = _store(association, file)
+                yield Outcome(file.path, file.sop_instance_uid, status, error, time.monotonic() - begin, time.time())
                 done += 1
-                if not association.is_established:
+                if done < len(files) and not association.is_established:
                     raise DeliveryError(f"{ae_title}@{host}:{port} ended the association")
     except DeliveryError as error:
-        for path, _, sop_instance_uid in files[done:]:
-            yield Outcome(path, sop_instance_uid, None, str(error), 0.0, time.time())
+        for file in files[done:]:
+            yield Outcome(file.path, file.sop_instance_uid, None, str(error), 0.0, time.time())
 
 
-def _store(association: Association, path: Path, kind: tuple[UID, UID]) -> tuple[int | None, str]:
+def _store(association: Association, file: _File) -> tuple[int | None, str]:
+    accepted = [
+        (context.abstract_syntax, context.transfer_syntax[0])
+        for context in association.accepted_contexts
+        if (context.abstract_syntax, context.transfer_syntax[0]) in file.contexts
+    ]
+    if not accepted:
+        return None, f"the peer does not accept {file.sop_class_uid.name} in {file.transfer_syntax_uid.name}"
     try:
-        answer = association.send_c_store(path)
-    except ValueError as error:  # no accepted presentation context, or the data set can't be encoded
-        accepted = {(context.abstract_syntax, context.transfer_syntax[0]) for context in association.accepted_contexts}
-        if kind not in accepted:
-            return None, f"the peer does not accept {kind[0].name} in {kind[1].name}"
-        return None, f"{path} can't be sent: {error}"
+        as_it_is = file.contexts[0] in accepted
+        answer = association.send_c_store(file.path if as_it_is else dcmread(file.path))
+    except (ValueError, AttributeError, InvalidDicomError) as error:
+        return None, f"{file.path} can't be sent: {error}"
     except (RuntimeError, OSError) as error:
         return None, str(error)
     status = answer.get("Status")
@@ -134,21 +159,22 @@ def _store(association: Association, path: Path, kind: tuple[UID, UID]) -> tuple
 
 @contextmanager
 def _associated(
-    host: str, port: int, ae_title: str, calling_ae_title: str, timeout: float, kinds: Sequence[tuple[Any, Any]]
+    host: str, port: int, ae_title: str, calling_ae_title: str, timeout: float, contexts: Sequence[tuple[UID, UID]]
 ) -> Iterator[Association]:
     """An association that is released at the end; raises `DeliveryError` in words where there is none."""
+    _config.STORE_SEND_CHUNKED_DATASET = True  # a file's own bytes, neither decoded nor encoded again
+    _config.LOG_HANDLER_LEVEL = "none"
     entity = AE(ae_title=calling_ae_title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = timeout
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-    for abstract_syntax, transfer_syntax in kinds:
-        if transfer_syntax is None:
-            entity.add_requested_context(abstract_syntax)
-        else:
-            entity.add_requested_context(abstract_syntax, transfer_syntax)
-    association = entity.associate(host, port, ae_title=ae_title)
+    for abstract_syntax, transfer_syntax in contexts:
+        entity.add_requested_context(abstract_syntax, transfer_syntax)
+    connected = threading.Event()
+    handlers = [(evt.EVT_CONN_OPEN, lambda _: connected.set())]
+    association = entity.associate(host, port, ae_title=ae_title, evt_handlers=handlers)
     if not association.is_established:
-        raise _refusal(association, f"{ae_title}@{host}:{port}")
+        raise _refusal(association, f"{ae_title}@{host}:{port}", connected.is_set())
     try:
         yield association
     finally:
@@ -156,7 +182,7 @@ def _associated(
             association.release()
 
 
-def _refusal(association: Association, peer: str) -> DeliveryError:
+def _refusal(association: Association, peer: str, connected: bool) -> DeliveryError:
     if association.is_rejected:
         answer = association.acceptor.primitive
         reason = answer.reason_str if answer is not None else "no reason given"
@@ -164,4 +190,6 @@ def _refusal(association: Association, peer: str) -> DeliveryError:
         return DeliveryError(f"{peer} refused the association: {reason}", hint=hint)
     if association.acceptor.primitive is not None:
         return DeliveryError(f"{peer} accepts none of the objects' SOP classes and transfer syntaxes")
+    if connected:
+        return DeliveryError(f"{peer} does not answer as a DICOM peer", hint="check that this is its DICOM port")
     return DeliveryError(f"{peer} can't be reached", hint="check that it runs, its address, its port and the firewall")

@@ -36,7 +36,8 @@ class Intake:
         Raises
         ------
         DiskFullError, SpoolError
-            Nothing of it is kept then; it must not be acknowledged.
+            It must not be acknowledged. Where the spool took it and the ledger didn't, the whole file stays there
+            without a row, for the sender's next try to find; removing it could hit a twin that arrives just now.
         """
         file = self._spool.put(head, body)
         admission = self._store.receive(

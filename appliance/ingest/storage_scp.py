@@ -6,12 +6,14 @@ import io
 import logging
 import socket
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
+from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
 from appliance import config
@@ -37,6 +39,7 @@ class StorageScp:
         self._settings = settings
         self._intake = intake
         self._server: Any = None
+        self._stored: WeakKeyDictionary[Association, int] = WeakKeyDictionary()  # how many each association brought
 
     def start(self) -> int:
         """Listen; the port (the one that was found free where the settings say 0).
@@ -57,7 +60,8 @@ class StorageScp:
             entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
         handlers = [
             (evt.EVT_CONN_OPEN, _set_nodelay),
-            (evt.EVT_ACCEPTED, _log_association),
+            (evt.EVT_ACCEPTED, self._on_accepted),
+            (evt.EVT_CONN_CLOSE, self._on_connection_closed),
             (evt.EVT_C_ECHO, lambda _: _SUCCESS),
             (evt.EVT_C_STORE, self._on_c_store),
         ]
@@ -72,8 +76,23 @@ class StorageScp:
         return int(self._server.socket.getsockname()[1])
 
     def stop(self) -> None:
+        """Take no more associations, and abort those that are open: what was not answered is sent again."""
         if self._server is not None:
             self._server.shutdown()
+            self._server.ae.shutdown()
+            self._server = None
+
+    def _on_accepted(self, event: evt.Event) -> None:
+        self._stored[event.assoc] = 0
+        requestor, called = event.assoc.requestor, event.assoc.requestor.primitive.called_ae_title
+        log.info("association from %s at %s", requestor.ae_title, requestor.address)
+        if called != self._settings.ae_title:
+            log.warning("%s calls this device %r, not %r", requestor.ae_title, called, self._settings.ae_title)
+
+    def _on_connection_closed(self, event: evt.Event) -> None:
+        if event.assoc in self._stored:
+            requestor, count = event.assoc.requestor, self._stored[event.assoc]
+            log.info("association from %s at %s ended: %d instances", requestor.ae_title, requestor.address, count)
 
     def _on_c_store(self, event: evt.Event) -> Any:
         request, requestor = event.request, event.assoc.requestor
@@ -97,17 +116,13 @@ class StorageScp:
             return _failure(_PROCESSING_FAILURE, "The instance could not be stored")
         # One in conflict is kept too, and its final state says why; sending it again would change nothing.
         log.info("instance %d: %s", admission.instance_id, admission.outcome)
+        self._stored[event.assoc] += 1
         return _SUCCESS
 
 
 def _set_nodelay(event: evt.Event) -> None:
     """Answer at once: with Nagle's algorithm each instance waits 40 ms for the peer's acknowledgment."""
     event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _log_association(event: evt.Event) -> None:
-    requestor = event.assoc.requestor
-    log.info("association from %s at %s", requestor.ae_title, requestor.address)
 
 
 def _file_head(event: evt.Event, sop_class_uid: str, sop_instance_uid: str) -> bytes:

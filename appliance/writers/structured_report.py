@@ -28,11 +28,14 @@ from appliance import writer
 from appliance.image import Image
 from appliance.result import Code, Finding, Prediction, Provenance
 
-# CAD's term for how sure an algorithm is that a finding is there, in percent (PS3.16, DCM 111012). "Probability" (DCM
-# 122157) names a statistical map there, "Probability of cancer" (DCM 111047) one disease.
+# CAD's term for "the likelihood that the finding detected is in fact the type of finding identified", in percent
+# (PS3.16 annex D). "Probability" (DCM 122157) belongs to no context group and does not say of what;
+# "Probability of cancer" (DCM 111047) is of one disease.
 _CERTAINTY = codes.DCM.CertaintyOfFinding
 _PERCENT = codes.UCUM.Percent
-_RADIOGRAPHY = CodedConcept("363680008", "SCT", "Radiographic imaging procedure")
+# In every edition of CID 100, which TID 1500 takes this from, and true of any modality: the source image says which.
+_PROCEDURE = codes.SCT.ImagingProcedure
+_LONGEST_CODE_MEANING = 64
 
 
 class StructuredReportWriter:
@@ -46,22 +49,20 @@ class StructuredReportWriter:
     def write(self, images: Sequence[Image], prediction: Prediction, provenance: Provenance) -> list[Dataset]:
         sources = [writer.evidence(image) for image in images]
         first = images[0]
-        parts = (first.sop_instance_uid, provenance.package_sha256, self.kind)
         report = hd.sr.ComprehensiveSR(
             evidence=sources,
             content=_content(images, prediction, provenance)[0],
-            series_instance_uid=writer.derived_uid(first.header.StudyInstanceUID, provenance.package_sha256, self.kind),
+            series_instance_uid=writer.series_uid(first, provenance, self.kind),
             series_number=9001,
-            sop_instance_uid=writer.derived_uid(*parts),
-            instance_number=1,
+            sop_instance_uid=writer.instance_uid(first, provenance, self.kind),
+            instance_number=writer.instance_number(first),
             manufacturer=writer.MANUFACTURER,
             is_complete=True,
             is_final=False,
             is_verified=False,
         )
         writer.inherit(report, first)
-        writer.stamp(report, provenance, writer.ascii_text(f"AI findings: {provenance.package}"))
-        report.ContentTemplateSequence[0].MappingResource = "DCMR"
+        writer.stamp(report, first, provenance, f"AI findings: {provenance.package}")
         return [report]
 
 
@@ -79,7 +80,7 @@ def _content(images: Sequence[Image], prediction: Prediction, provenance: Proven
                 observer_type=codes.DCM.Device, observer_identifying_attributes=device
             )
         ),
-        procedure_reported=_RADIOGRAPHY,
+        procedure_reported=_PROCEDURE,
         imaging_measurements=[_group(images, prediction, finding, provenance) for finding in prediction.findings],
         title=codes.DCM.ImagingMeasurementReport,
     )
@@ -93,7 +94,7 @@ def _group(
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             identifier=writer.ascii_text(f"{provenance.package} {finding.label}"),
-            uid=writer.derived_uid(images[0].sop_instance_uid, provenance.package_sha256, finding.label, "tracking"),
+            uid=writer.instance_uid(images[0], provenance, f"tracking of {finding.label}"),
         ),
         finding_type=concept,
         finding_sites=[FindingSite(_coded(provenance.finding_site))] if provenance.finding_site else None,
@@ -144,4 +145,4 @@ def _algorithm(finding: Finding, provenance: Provenance) -> AlgorithmIdentificat
 
 
 def _coded(code: Code) -> CodedConcept:
-    return CodedConcept(code.value, code.scheme, writer.ascii_text(code.meaning))
+    return CodedConcept(code.value, code.scheme, writer.ascii_text(code.meaning)[:_LONGEST_CODE_MEANING])

@@ -54,7 +54,8 @@ def run(build: Build) -> str:
     )
     prepared.unlink()
     before, after = export.path(build).stat().st_size, path(build).stat().st_size
-    return f"{after / 1e6:.1f} MB int8 (float {before / 1e6:.1f} MB), calibrated by {recipe.method} on {len(chosen)} images"
+    sizes = f"{after / 1e6:.1f} MB int8 (float {before / 1e6:.1f} MB)"
+    return f"{sizes}, calibrated by {recipe.method} on {len(chosen)} images"
 
 
 def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

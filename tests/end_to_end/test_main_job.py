@@ -45,7 +45,8 @@ def test_a_radiograph_by_c_store_becomes_an_sr_and_a_secondary_capture_at_the_pa
     with orthanc(tmp_path / "pacs") as pacs:
         appliance = RunningAppliance(
             tmp_path / "appliance",
-            extra=f'[[destinations]]\nname = "pacs"\nae_title = "{pacs.ae_title}"\nhost = "127.0.0.1"\nport = {pacs.port}\n',
+            extra=f'[[destinations]]\nname = "pacs"\nae_title = "{pacs.ae_title}"\nhost = "127.0.0.1"\n'
+            f"port = {pacs.port}\n",
         )
         appliance.start()
         try:
@@ -54,7 +55,7 @@ def test_a_radiograph_by_c_store_becomes_an_sr_and_a_secondary_capture_at_the_pa
             assert sent.returncode == 0, sent.stderr
             (row,) = appliance.wait_final(1)
             assert row["state"] == "delivered"
-            assert {sop for sop in pacs.sop_class_uids()} == {
+            assert set(pacs.sop_class_uids()) == {
                 "1.2.840.10008.5.1.4.1.1.88.33",
                 "1.2.840.10008.5.1.4.1.1.7",
             }

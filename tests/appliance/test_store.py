@@ -1,0 +1,180 @@
+"""The ledger: one row and one final state for each instance, whatever happens in between."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.errors import DiskFullError, SpoolError
+from appliance.store import Arrival, LeaseLostError, Store, WrittenObject
+from tests.peers import small_disk
+
+RESULT: dict[str, Any] = {"findings": [], "warnings": [], "provenance": {}, "seconds": {}, "urgent": False}
+
+
+def arrival(uid: str = "1.2.3", content: str = "a", sender: str = "SCANNER") -> Arrival:
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return Arrival(uid, "1.2.840.10008.5.1.4.1.1.1", digest, f"{digest[:2]}/{digest}.dcm", 10, "storage_scp", sender)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "ledger.sqlite3")
+
+
+def claimed(store: Store, owner: str = "me") -> int:
+    claim = store.claim(owner, 30)
+    assert claim is not None
+    return int(claim["id"])
+
+
+def states(store: Store) -> list[str]:
+    return [row["state"] for row in sorted(store.worklist(), key=lambda row: row["id"])]
+
+
+def written(kind: str, uid: str) -> WrittenObject:
+    return WrittenObject(kind, "1.2.840.10008.5.1.4.1.1.88.33", uid, f"1/{kind}.dcm")
+
+
+def test_the_same_data_set_gets_one_row_even_under_another_uid(store: Store) -> None:
+    first = store.receive(arrival())
+    assert first.outcome == "new"
+    assert store.receive(arrival(sender="ANOTHER")) == type(first)(first.instance_id, "duplicate")
+    assert store.receive(arrival(uid="9.9")).outcome == "duplicate"
+    (row,) = store.worklist()
+    assert row["copies"] == 3
+    assert [event["what"] for event in store.events(row["id"])] == ["received", "sent again", "sent again"]
+
+
+def test_another_data_set_under_the_same_uid_is_turned_away(store: Store) -> None:
+    store.receive(arrival())
+    assert store.receive(arrival(content="b")).outcome == "conflict"
+    assert states(store) == ["received", "rejected"]
+    assert "1.2.3" in store.worklist()[0]["reason"]
+    assert store.receive(arrival(content="b")).outcome == "duplicate"
+
+
+def test_what_was_turned_away_may_be_sent_again_whole(store: Store) -> None:
+    store.receive(arrival(content="cut off"))
+    store.reject(claimed(store), "me", "The file ends within its pixel data.")
+    assert store.receive(arrival(content="whole")).outcome == "new"
+    assert states(store) == ["rejected", "received"]
+
+
+def test_files_without_a_uid_do_not_conflict(store: Store) -> None:
+    assert store.receive(arrival(uid="", content="a")).outcome == "new"
+    assert store.receive(arrival(uid="", content="b")).outcome == "new"
+
+
+def test_twins_that_arrive_at_once_get_one_row(store: Store) -> None:
+    def receive(_: int) -> str:
+        outcome = store.receive(arrival()).outcome
+        store.close()
+        return outcome
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(receive, range(40)))
+    assert sorted(outcomes) == ["duplicate"] * 39 + ["new"]
+
+
+def test_a_claim_is_nobody_elses_until_its_lease_runs_out(store: Store) -> None:
+    store.receive(arrival())
+    claim = store.claim("slow", 0.05)
+    assert claim is not None
+    assert store.claim("other", 30) is None
+    time.sleep(0.1)
+    assert store.overdue("slow")
+    assert claimed(store, "other") == claim["id"]
+    with pytest.raises(LeaseLostError):
+        store.finish(claim["id"], "slow", RESULT, [], [])
+    assert states(store) == ["claimed"]
+
+
+def test_a_released_one_waits_and_says_why(store: Store) -> None:
+    store.receive(arrival())
+    identifier = claimed(store)
+    store.release(identifier, "me", "Waiting: the disk is full", 3600)
+    assert store.claim("me", 30) is None
+    assert store.worklist()[0]["reason"] == "Waiting: the disk is full"
+
+
+def test_what_stops_its_reader_twice_fails_and_the_others_go_on(store: Store) -> None:
+    for number in range(2):
+        store.receive(arrival(uid=f"1.{number}", content=f"{number}"))
+    claimed(store)
+    store.release_crashed("me")
+    claimed(store)
+    claimed(store)
+    assert store.release_crashed("me") == 2
+    first, second = sorted(store.worklist(), key=lambda row: row["id"])
+    assert (first["state"], second["state"]) == ("failed", "received")
+    assert "2 times" in first["reason"]
+    assert store.events(second["id"])[-1]["detail"] == "its reader stopped"
+
+
+def test_a_restart_gives_back_every_claim(store: Store) -> None:
+    for number in range(3):
+        store.receive(arrival(uid=f"1.{number}", content=f"{number}"))
+        claimed(store, f"worker {number}")
+    assert store.release_all("the appliance was restarted") == 3
+    assert states(store) == ["received"] * 3
+
+
+def test_an_instance_is_delivered_once_nothing_of_it_waits(store: Store) -> None:
+    store.receive(arrival())
+    objects = [written("structured_report", "2.1"), written("secondary_capture", "2.2")]
+    outbox = [("structured_report", "pacs"), ("secondary_capture", "pacs"), ("structured_report", "research")]
+    store.finish(claimed(store), "me", RESULT, objects, outbox)
+    assert states(store) == ["written"]
+    first, second = store.due("pacs")
+    store.sent(first["id"])
+    store.retry([second["id"]], "can't be reached", time.time() + 3600)
+    assert store.due("pacs") == []
+    assert store.destinations()[0]["last_error"] == "can't be reached"
+    store.sent(second["id"])
+    assert states(store) == ["written"]
+    (last,) = store.due("research")
+    store.sent(last["id"])
+    assert states(store) == ["delivered"]
+
+
+def test_without_a_destination_a_result_is_delivered_at_once(store: Store) -> None:
+    store.receive(arrival())
+    store.finish(claimed(store), "me", RESULT, [written("structured_report", "2.1")], [])
+    assert states(store) == ["delivered"]
+
+
+def test_a_commit_is_on_disk_for_another_process_to_read(store: Store, tmp_path: Path) -> None:
+    store.receive(arrival())
+    other = Store(tmp_path / "ledger.sqlite3", read_only=True)
+    assert other.counts()["received"] == 1
+    with pytest.raises(SpoolError, match="readonly"):
+        other.receive(arrival(uid="4", content="c"))
+    other.close()
+
+
+def test_a_ledger_that_is_missing_is_said(tmp_path: Path) -> None:
+    with pytest.raises(SpoolError, match="none.sqlite3"):
+        Store(tmp_path / "none.sqlite3", read_only=True).counts()
+
+
+def test_a_full_disk_is_said_and_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "640k") as disk:
+        store = Store(disk / "ledger.sqlite3")
+        store.receive(arrival())
+        with pytest.raises(SpoolError) as caught:
+            for number in range(2000):
+                store.receive(arrival(uid=f"1.{number}", content=f"{number}", sender="x" * 500))
+        known = store.counts()["received"]
+        store.close()
+        assert isinstance(caught.value, DiskFullError), caught.value
+        checked = sqlite3.connect(disk / "ledger.sqlite3")
+        assert checked.execute("SELECT count(*) FROM instance").fetchone()[0] == known
+        assert checked.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        checked.close()
