@@ -7,6 +7,7 @@ from typing import Any
 from appliance.package import Manifest
 from compression.recipe import Recipe
 
+
 def write_card(recipe: Recipe, manifest: Manifest, report: dict[str, Any]) -> str:
     """The card as Markdown."""
     use, target = manifest.intended_use, manifest.targets["cpu"]
