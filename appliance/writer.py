@@ -21,7 +21,7 @@ from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
-from pydicom.filewriter import dcmwrite
+from pydicom.filewriter import correct_ambiguous_vr, dcmwrite
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import validate_value
@@ -84,12 +84,12 @@ def missing(header: Dataset) -> list[str]:
         return [keyword for keyword in needed if not UID(str(header.get(keyword) or "")).is_valid]
 
 
-def derived_uid(*parts: str) -> UID:
+def derived_uid(*parts: str) -> str:
     """A UID that is the same for the same parts: ``2.25.`` and a name-based UUID as a decimal number (PS3.5 B.2)."""
-    return UID(f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(parts)).int}")
+    return f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(parts)).int}"
 
 
-def instance_uid(image: Image, provenance: Provenance, kind: str) -> UID:
+def instance_uid(image: Image, provenance: Provenance, kind: str) -> str:
     """The SOP Instance UID of a result of one kind.
 
     The device is part of it: where two appliances read the same image, their results are two objects.
@@ -97,7 +97,7 @@ def instance_uid(image: Image, provenance: Provenance, kind: str) -> UID:
     return derived_uid(image.sop_instance_uid, provenance.package_sha256, provenance.device_uid, kind)
 
 
-def series_uid(image: Image, provenance: Provenance, kind: str) -> UID:
+def series_uid(image: Image, provenance: Provenance, kind: str) -> str:
     """The Series Instance UID of the results of one kind in a study."""
     return derived_uid(str(image.header.StudyInstanceUID), provenance.package_sha256, provenance.device_uid, kind)
 
@@ -224,7 +224,9 @@ def to_bytes(result: Dataset) -> bytes:
     result.file_meta = meta
     buffer = io.BytesIO()
     with _quiet():
-        # Only where the encoding stays the original does pydicom write undecoded elements as they are.
+        # Only where the encoding stays the original does pydicom write undecoded elements as they are; it then takes
+        # the VRs as settled.
+        correct_ambiguous_vr(result, is_little_endian=True)
         character_set = result.get("SpecificCharacterSet")
         encodings = convert_encodings(character_set) if character_set else default_encoding
         result.set_original_encoding(False, True, encodings)

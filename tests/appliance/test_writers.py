@@ -75,7 +75,9 @@ def write(kind: str, image: Image, said: Prediction | None = None, provenance: P
 
 
 def read(data: bytes) -> Dataset:
-    return pydicom.dcmread(BytesIO(data))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pydicom, on what is wrong in the source and kept
+        return pydicom.dcmread(BytesIO(data))
 
 
 def with_raw(path: Path, **values: bytes) -> Path:
