@@ -35,12 +35,13 @@ def demonstrate(samples: Path | None, count: int, once: bool) -> int:
         config_path = _write_config(root)
         config = load(config_path)
         pictures, origin = _samples(samples, count, root / "samples")
-        click.echo(f"Samples: {origin}, and 4 files that must be turned away.")
+        misfits = _misfits()
+        click.echo(f"Samples: {origin}, and {len(misfits) + 1} files that must be turned away.")
         appliance = _start(config_path)
         try:
             destination = Destination(config.storage_scp.ae_title, "127.0.0.1", config.storage_scp.port)
             sent = list(send_files(pictures, destination, "SCANNER", {"PatientAge": _AGE}, associations=1))
-            sent += send_files(_misfits(root / "misfits"), destination, "SCANNER", {}, associations=1)
+            sent += send_files(misfits, destination, "SCANNER", {}, associations=1)
             lateral = {"PatientAge": _AGE, "ViewPosition": "LL"}
             sent += send_files(pictures[:1], destination, "SCANNER", lateral, associations=1)
             good = _report(config, sent, expected=len(pictures))
@@ -73,6 +74,7 @@ def _port(wanted: int) -> int:
     """The usual port, or where that is taken, a free one."""
     for port in (wanted, 0):
         with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what just ended there is no hindrance
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
@@ -121,11 +123,10 @@ def _samples(samples: Path | None, count: int, folder: Path) -> tuple[list[Path]
     return paths, f"{len(paths)} GENERATED images that look like radiographs (no real ones were given with --samples)"
 
 
-def _misfits(folder: Path) -> Sequence[Path]:
+def _misfits() -> Sequence[Path]:
     """Files that come with pydicom and are no chest radiographs."""
-    folder.mkdir()
     paths = []
-    for name in ("CT_small.dcm", "MR_small.dcm", "SC_rgb.dcm"):
+    for name in ("CT_small.dcm", "MR_small.dcm", "SC_rgb_rle.dcm"):
         found = get_testdata_file(name, download=False)
         if found:
             paths.append(Path(str(found)))

@@ -34,7 +34,7 @@ log = logging.getLogger("scanside.run")
 
 _WATCH_SECONDS = 0.5
 _SAY_EVERY = 10  # rounds of the watch
-_LONGEST_PAUSE = 30.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before a child is started again; it doubles each time
 _STOP_SECONDS = 10.0
 _PAGE_START_SECONDS = 20.0
 
@@ -89,6 +89,7 @@ class Appliance:
         self._stop.set()
 
     def _start(self) -> None:
+        self._store.set_component("worker", {"state": "starting"})  # in place of an earlier run's last words
         self._worker.on_message = self._outbox.wake
         self._worker.start()
         ready = [f"data {self._config.data}"]
@@ -178,7 +179,8 @@ class Child:
         self._name, self._module, self._config, self._listener = name, module, config, listener
         self._process: subprocess.Popen[bytes] | None = None
         self._ours: socket.socket | None = None
-        self._pause = 1.0
+        self._started_at = 0.0
+        self._pause = _SHORTEST_PAUSE
         self._start_at = 0.0
         self.on_message = lambda: None
 
@@ -187,6 +189,7 @@ class Child:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
+        self._started_at = time.monotonic()
         if self._listener is not None:
             self._process = process.start(self._module, self._config, self._listener.fileno())
             return
@@ -218,9 +221,12 @@ class Child:
         if code is None:
             return None
         dead = self._process.pid
+        now = time.monotonic()
+        if now - self._started_at > _LONGEST_PAUSE:  # it ran well before
+            self._pause = _SHORTEST_PAUSE
         log.error("the %s stopped (exit code %d); starting it again in %.0f s", self._name, code, self._pause)
         self._process = None
-        self._start_at = time.monotonic() + self._pause
+        self._start_at = now + self._pause
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
         return dead
 

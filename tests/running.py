@@ -118,6 +118,15 @@ class RunningAppliance:
         states = [(row["id"], row["state"], row["reason"]) for row in rows]
         raise AssertionError(f"not final in time: {states}\n{self.log}")
 
+    def wait_ready(self, timeout: float = 30) -> dict[str, Any]:
+        """The status once the worker has a pipeline; receiving doesn't wait for that, reading does."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            status = self.status()
+            if status["components"]["worker"]["state"] == "ready":
+                return status
+        raise AssertionError(f"the worker is not ready in time:\n{self.log}")
+
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(
             scanside("status", "--json", "--config", self.config_path, check=True).stdout

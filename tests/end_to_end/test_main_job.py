@@ -12,6 +12,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
 
 from appliance import package
 from tests.dicom_files import make_radiograph
@@ -93,17 +94,15 @@ def test_each_bad_input_ends_with_a_reason_and_the_service_goes_on(appliance: Ru
     make_radiograph(bad / "hand.dcm", BodyPartExamined="HAND", seed=2)
     without = pydicom.dcmread(chest)
     del without.PixelData
-    without.SOPInstanceUID = without.file_meta.MediaStorageSOPInstanceUID = f"{without.SOPInstanceUID}.1"
+    without.SOPInstanceUID = without.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     without.save_as(bad / "no-pixels.dcm")
     unknown = pydicom.dcmread(chest)
-    unknown.SOPInstanceUID = unknown.file_meta.MediaStorageSOPInstanceUID = f"{unknown.SOPInstanceUID}.2"
+    unknown.SOPInstanceUID = unknown.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     unknown.save_as(bad / "unknown-syntax.dcm")
     data = (bad / "unknown-syntax.dcm").read_bytes()
     (bad / "unknown-syntax.dcm").write_bytes(data.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"))
-    for name in ("CT_small.dcm", "MR_small.dcm", "SC_rgb.dcm", "emri_small.dcm"):
-        shutil.copy(
-            get_testdata_file(name, download=False) or pytest.skip(f"{name} does not come with this pydicom"), bad
-        )
+    for name in ("CT_small.dcm", "MR_small.dcm", "SC_rgb_rle.dcm", "rtdose.dcm"):
+        shutil.copy(str(get_testdata_file(name, download=False)), bad)
     expected = len(list(bad.iterdir()))
     shutil.move(bad, appliance.data / "drop" / "from-the-stick")  # a folder moved in
     rows = {Path(row["sender"]).name: row for row in appliance.wait_final(expected)}
@@ -162,6 +161,7 @@ def test_a_killed_worker_is_replaced(appliance: RunningAppliance, tmp_path: Path
 
 
 def test_sigterm_ends_it_with_code_0_and_leaves_no_child(appliance: RunningAppliance) -> None:
+    appliance.wait_ready()
     worker = appliance.status()["components"]["worker"]["pid"]
     assert appliance.stop() == 0
     assert not Path(f"/proc/{worker}").exists()
