@@ -120,7 +120,7 @@ def load(path: Path, header: Dataset | None = None) -> Image:
     if padding is not None and not padding.all():
         pixels = np.where(padding, pixels[~padding].min(), pixels)
     if _is_inverted(dataset):
-        pixels = pixels.max() + pixels.min() - pixels.astype(np.float32)
+        pixels = np.float32(pixels.max()) + np.float32(pixels.min()) - pixels.astype(np.float32)
     return Image(np.asarray(pixels), header, _spacing(header))
 
 
@@ -272,14 +272,14 @@ def _check_codestream(dataset: Dataset, syntax: str, data: bytes) -> None:
             right, bottom, left, top = struct.unpack(">4I", data[at + 8 : at + 24])
             found = (bottom - top, right - left)
     elif "1.2.840.10008.1.2.4." in syntax:
-        at = re.search(
-            rb"\xff[\xc0-\xc3\xf7]..[\x01-\x20](....)", data[:65536], re.DOTALL
-        )  # SOF (ISO/IEC 10918-1 B.2.2)
-        if at:
-            found = struct.unpack(">2H", at.group(1))
+        # Start of frame (ISO/IEC 10918-1 B.2.2).
+        frame = re.search(rb"\xff[\xc0-\xc3\xf7]..[\x01-\x20](....)", data[:65536], re.DOTALL)
+        if frame:
+            found = struct.unpack(">2H", frame.group(1))
     if found is not None and found != (dataset.Rows, dataset.Columns):
         raise ImageError(
-            f"The compressed image is {found[0]} x {found[1]} pixels, its header says {dataset.Rows} x {dataset.Columns}."
+            f"The compressed image is {found[0]} x {found[1]} pixels, "
+            f"its header says {dataset.Rows} x {dataset.Columns}."
         )
 
 

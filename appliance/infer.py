@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,10 @@ def infer_files(config: Config, paths: Sequence[Path], out: Path | None) -> Iter
         for path in paths
         for file in (sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path])
     ]
-    with click.progressbar(files, label="reading", file=click.get_text_stream("stderr")) as bar:
-        for file in bar:
+    with click.progressbar(length=len(files), label="reading", file=sys.stderr) as bar:
+        for file in files:
             yield _infer(opened, config, file, out)
+            bar.update(1)
 
 
 def _infer(opened: Pipeline, config: Config, file: Path, out: Path | None) -> dict[str, Any]:

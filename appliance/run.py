@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -182,7 +183,7 @@ class Child:
         self._started_at = 0.0
         self._pause = _SHORTEST_PAUSE
         self._start_at = 0.0
-        self.on_message = lambda: None
+        self.on_message: Callable[[], None] | None = None
 
     @property
     def pid(self) -> int | None:
@@ -201,7 +202,8 @@ class Child:
 
     def _listen(self, ours: socket.socket) -> None:
         while ours.recv(4096):
-            self.on_message()
+            if self.on_message:
+                self.on_message()
 
     def wake(self) -> None:
         """Tell the child that there is work. Never blocks: one that has not read the last words is awake anyway."""

@@ -107,7 +107,8 @@ def _choose(build: Build, outputs: dict[str, np.ndarray], count: int) -> np.ndar
 def _likeness(images: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, float]:
     """Each generated image's largest correlation with a training image, and what is usual among training images.
 
-    A generated image that is more like one than training images are like each other is thrown away. The usual one is the 95th percentile over training images, each with its most similar other one, at 56 x 56 pixels.
+    A generated image that is more like one than training images are like each other is thrown away. The usual one is
+    the 95th percentile over training images, each with its most similar other one, at 56 x 56 pixels.
     """
     small = np.stack([_standard(image) for image in training])
     generated = np.stack([_standard(image) for image in images])

@@ -43,7 +43,7 @@ def make_radiograph(
     pixels: np.ndarray | None = None,
     **attributes: Any,
 ) -> Path:
-    """Write a frontal chest CR; ``attributes`` are DICOM keywords, None removes one. The same seed gives the same file."""
+    """Write a frontal chest CR; ``attributes`` are DICOM keywords, None removes one. The same call, the same file."""
     if pixels is None:
         pixels = chest_pixels(rows, columns, bits, seed)
     dataset = Dataset()

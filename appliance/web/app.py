@@ -90,7 +90,8 @@ def _ago(seconds: float | None) -> str:
     """A duration in words, to its two largest units."""
     if seconds is None:
         return ""
-    left, words = int(seconds), []
+    left = int(seconds)
+    words: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         count, left = divmod(left, length)
         if count or (unit == "s" and not words):

@@ -109,13 +109,11 @@ def result_object(identifier: int, kind: str) -> BaseResponse:
     """A result object as it was sent. It names the patient, so it is there only where the page may, too."""
     if not _config().web.show_patient:
         abort(403, "Result files name the patient, and this page is set to show no patients (web.show_patient).")
-    for item in _store().objects(_instance(identifier)["id"]):
-        if item["kind"] == kind:
-            path = Path(item["path"])
-            name = f"{identifier:08d}-{kind}.dcm"
-            folder = _config().results_path / path.parent
-            return _private(send_from_directory(folder, path.name, as_attachment=True, download_name=name))
-    abort(404, "This image has no such result.")
+    paths = [Path(item["path"]) for item in _store().objects(_instance(identifier)["id"]) if item["kind"] == kind]
+    if not paths:
+        abort(404, "This image has no such result.")
+    folder, name = _config().results_path / paths[0].parent, f"{identifier:08d}-{kind}.dcm"
+    return _private(send_from_directory(folder, paths[0].name, as_attachment=True, download_name=name))
 
 
 def _private(response: BaseResponse) -> BaseResponse:

@@ -160,7 +160,7 @@ def test_a_commit_is_on_disk_for_another_process_to_read(store: Store, tmp_path:
 
 
 def test_a_ledger_that_is_missing_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SpoolError, match="none.sqlite3"):
+    with pytest.raises(SpoolError, match=r"none\.sqlite3"):
         Store(tmp_path / "none.sqlite3", read_only=True).counts()
 
 

@@ -45,9 +45,8 @@ def main() -> None:
         reports = Counter(_source(path) for path in (appliance.data / "results").glob("*/structured_report.dcm"))
         states = Counter(row["state"] for row in rows)
         uids = Counter(row["sop_instance_uid"] for row in rows)
-        print(
-            f"{KILLS} times SIGKILL, {COUNT} radiographs on {ASSOCIATIONS} associations, {time.monotonic() - begin:.0f} s"
-        )
+        seconds = time.monotonic() - begin
+        print(f"{KILLS} times SIGKILL, {COUNT} radiographs on {ASSOCIATIONS} associations, {seconds:.0f} s")
         print(f"acknowledged {len(acknowledged)}, of them more than once {sum(n > 1 for n in acknowledged.values())}")
         print(f"ledger rows {len(rows)}, states {dict(states)}, reports {sum(reports.values())}")
         lost = set(acknowledged) - set(uids)

@@ -1,4 +1,4 @@
-"""How long ``scanside run`` takes to be ready, what it weighs in memory when idle, and a fresh environment on disk."""
+"""Seconds until ``scanside run`` is ready, its memory when idle after some work, the size of a fresh environment."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from statistics import median
 
 import psutil
 
+from appliance.send import Destination, send_files
+from tests.dicom_files import make_radiograph
 from tests.running import CHECKOUT, RunningAppliance
 
 
@@ -24,20 +26,18 @@ def main() -> None:
             if number < 4:
                 appliance.stop()
         print(f"ready after {median(starts):.2f} s (median of {len(starts)}, longest {max(starts):.2f} s)")
+        files = [make_radiograph(root / f"{n}.dcm", rows=2500, columns=2048, bits=16, seed=n) for n in range(3)]
+        list(send_files(files, Destination("SCANSIDE", "127.0.0.1", appliance.port), "BENCH", {}, associations=1))
+        appliance.wait_final(len(files))
         time.sleep(10)
         assert appliance.process is not None
-        processes = [
-            psutil.Process(appliance.process.pid),
-            *psutil.Process(appliance.process.pid).children(recursive=True),
-        ]
+        main_process = psutil.Process(appliance.process.pid)
+        processes = [main_process, *main_process.children(recursive=True)]
         for process in processes:
             memory = process.memory_full_info()
-            print(
-                f"  {process.pid} rss {memory.rss / 2**20:.0f} MB, own {memory.uss / 2**20:.0f} MB: {process.cmdline()[1:4]}"
-            )
-        print(
-            f"idle: {sum(each.memory_info().rss for each in processes) / 2**20:.0f} MB resident in {len(processes)} processes"
-        )
+            print(f"  rss {memory.rss / 2**20:.0f} MB, own {memory.uss / 2**20:.0f} MB: {process.cmdline()[1:4]}")
+        resident = sum(process.memory_info().rss for process in processes)
+        print(f"idle: {resident / 2**20:.0f} MB resident in {len(processes)} processes")
         appliance.stop()
         environment = root / "venv"
         begin = time.monotonic()
