@@ -30,7 +30,7 @@ class SpooledFile:
 
 
 def write_durably(path: Path, *parts: bytes) -> None:
-    """Write the parts as one file that appears whole or not at all.
+    """Write the parts as one file, readable by its owner only, that appears whole or not at all.
 
     Raises
     ------

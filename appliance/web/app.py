@@ -13,6 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from appliance import __version__
 from appliance.config import LOOPBACK, Config
+from appliance.spool import write_durably
 from appliance.store import Store
 from appliance.web import auth, views
 
@@ -58,15 +59,9 @@ def create_app(config: Config) -> Flask:
 
 def _secret(path: Path) -> bytes:
     """The key of session cookies and pseudonyms, made at the first start, readable by its owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    secret = os.urandom(32)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secret)
-    return secret
+    if not path.exists():
+        write_durably(path, os.urandom(32))
+    return path.read_bytes()
 
 
 def _headers(response: Response) -> Response:

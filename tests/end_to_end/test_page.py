@@ -1,0 +1,174 @@
+"""The local page in a real browser: Chromium, driven by playwright, against a running appliance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, Request, sync_playwright
+from werkzeug.security import generate_password_hash
+
+from appliance import package
+from appliance.send import Destination, send_files
+from tests.dicom_files import make_radiograph
+from tests.peers import needs
+from tests.running import RunningAppliance
+
+pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
+
+NAME, PATIENT_ID = "DOE^MARY SECRET", "ID-4711-SECRET"
+
+
+@pytest.fixture(scope="module")
+def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAppliance]:
+    """One image read, one turned away; patients hidden, as by default."""
+    folder = tmp_path_factory.mktemp("page")
+    running = RunningAppliance(folder / "appliance")
+    running.start()
+    send(
+        running,
+        make_radiograph(folder / "chest.dcm", PatientName=NAME, PatientID=PATIENT_ID),
+        make_radiograph(folder / "hand.dcm", BodyPartExamined="HAND", PatientName=NAME, PatientID=PATIENT_ID, seed=1),
+    )
+    running.wait_final(2)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=needs("chromium"), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Browser, appliance: RunningAppliance) -> Iterator[Page]:
+    """A page that fails its test when it asks another host for something, or says anything on the console."""
+    complaints: list[str] = []
+    context = browser.new_context()
+    opened = context.new_page()
+    home = urlsplit(appliance.url).netloc
+
+    def check(request: Request) -> None:
+        if urlsplit(request.url).netloc != home:
+            complaints.append(f"asked for {request.url}")
+
+    opened.on("request", check)
+    opened.on("console", lambda message: complaints.append(f"console: {message.text}"))
+    opened.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+    yield opened
+    context.close()
+    assert not complaints
+
+
+def send(appliance: RunningAppliance, *files: Path) -> None:
+    for sent in send_files(files, Destination("SCANSIDE", "127.0.0.1", appliance.port), "TEST", {}, associations=1):
+        assert sent.ok, sent.error
+
+
+def test_the_worklist_shows_what_came_of_each_image(page: Page, appliance: RunningAppliance) -> None:
+    page.goto(appliance.url)
+    rows = page.locator("tbody tr")
+    assert rows.count() == 2
+    read, refused = rows.filter(has_text="pneumonia").inner_text(), rows.filter(has_text="HAND").inner_text()
+    assert "%" in read
+    assert "threshold" in read
+    assert "turned away" in refused
+    assert "body part" in refused.lower()
+    assert page.get_by_text("Not for diagnosis").is_visible()
+
+
+def test_the_worklist_renews_itself(page: Page, appliance: RunningAppliance, tmp_path: Path) -> None:
+    page.goto(appliance.url)
+    before = page.locator("tbody tr").count()
+    send(appliance, make_radiograph(tmp_path / "later.dcm", ViewPosition="LL", seed=7))
+    page.locator("tbody tr").nth(before).wait_for(timeout=10_000)
+
+
+def test_the_heat_map_is_off_at_first_and_comes_when_asked_for(page: Page, appliance: RunningAppliance) -> None:
+    page.goto(appliance.url)
+    page.locator("tbody tr").filter(has_text="pneumonia").get_by_role("link").click()
+    image, overlay = page.get_by_alt_text("The radiograph"), page.locator("[data-overlay]")
+    assert image.evaluate("node => node.complete && node.naturalWidth > 100")
+    assert overlay.is_hidden()
+    toggle = page.get_by_label("Heat map")
+    toggle.check()
+    assert overlay.is_visible()
+    assert overlay.evaluate("node => node.complete && node.naturalWidth > 100")
+    page.get_by_label("Opacity").fill("30")
+    assert overlay.evaluate("node => getComputedStyle(node).opacity") == "0.3"
+    # It lies exactly over the image.
+    assert overlay.bounding_box() == image.bounding_box()
+    toggle.uncheck()
+    assert overlay.is_hidden()
+    page.reload()
+    assert overlay.is_hidden()
+
+
+def test_a_study_says_what_the_model_is_not_for(page: Page, appliance: RunningAppliance) -> None:
+    page.goto(appliance.url)
+    page.locator("tbody tr").filter(has_text="pneumonia").get_by_role("link").click()
+    assert page.get_by_role("heading", name="It is not for").is_visible()
+    assert page.locator(".use li").count() >= 3
+    assert "calibrated probability" in page.locator("main").inner_text()
+
+
+def test_a_refused_image_gives_its_reason(page: Page, appliance: RunningAppliance) -> None:
+    page.goto(appliance.url)
+    page.locator("tbody tr").filter(has_text="HAND").get_by_role("link").click()
+    assert "HAND" in page.get_by_role("alert").inner_text()
+    assert page.locator("img.overlay").count() == 0
+
+
+def test_the_device_page_names_backend_model_and_receipt(page: Page, appliance: RunningAppliance) -> None:
+    appliance.wait_ready()
+    page.goto(f"{appliance.url}device")
+    shown = page.locator("main").inner_text()
+    for word in ("onnxruntime", "chest-pneumonia", "Golden vectors", "Memory", "Disk", "Temperature", "Running for"):
+        assert word in shown, word
+
+
+def test_no_page_names_a_hidden_patient(appliance: RunningAppliance, browser: Browser) -> None:
+    context = browser.new_context()
+    for path in ("", "study/1", "study/2", "device", "api/status", "worklist.fragment", "study/1/structured_report.dcm"):
+        answer = context.request.get(f"{appliance.url}{path}")
+        for secret in (*NAME.split("^"), PATIENT_ID):
+            assert secret not in answer.text(), path
+    assert answer.status == 403
+    assert "SECRET" not in appliance.log
+    context.close()
+
+
+def test_nobody_passes_the_login_without_the_password(browser: Browser, tmp_path: Path) -> None:
+    running = RunningAppliance(
+        tmp_path / "appliance",
+        web='host = "0.0.0.0"\n[web.login]\nusername = "operator"\n'
+        f'password_hash = "{generate_password_hash("correct horse")}"\n',
+    )
+    running.start()
+    context = browser.new_context()
+    try:
+        page = context.new_page()
+        for path in ("", "device", "study/1", "api/status", "worklist.fragment"):
+            answer = context.request.get(f"{running.url}{path}", max_redirects=0)
+            assert answer.status in (302, 401), path
+        page.goto(f"{running.url}device")
+        assert page.url == f"{running.url}login"
+        page.get_by_label("Name").fill("operator")
+        page.get_by_label("Password").fill("wrong horse")
+        page.get_by_role("button", name="Log in").click()
+        assert "wrong" in page.get_by_role("alert").inner_text()
+        page.get_by_label("Name").fill("operator")
+        page.get_by_label("Password").fill("correct horse")
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("heading", name="Worklist").wait_for()
+        page.get_by_role("button", name="Log out").click()
+        page.goto(running.url)
+        assert page.url == f"{running.url}login"
+    finally:
+        context.close()
+        running.stop()
