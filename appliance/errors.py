@@ -58,7 +58,10 @@ class ReceiptError(BackendError):
 
 
 class InputError(ApplianceError):
-    """An input is turned away."""
+    """An input is turned away; as text, whole sentences."""
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint[0].upper()}{self.hint[1:]}." if self.hint else self.message
 
 
 class ImageError(InputError):

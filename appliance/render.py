@@ -13,7 +13,7 @@ from appliance.image import Image
 # Evidence 0 to 1 -> color: dark red over orange to pale yellow, which stands out from gray at every brightness.
 _ANCHORS = np.array([0.0, 0.35, 0.7, 1.0])
 _COLORS = np.array([[120, 10, 60], [205, 50, 40], [250, 150, 30], [255, 245, 160]], dtype=np.float64)
-_STRONGEST_ALPHA = 190.0
+_STRONGEST_ALPHA = 160.0
 
 
 def display(image: Image, longest: int = 1024) -> np.ndarray:
@@ -60,8 +60,8 @@ def heat(activation_map: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     index = (fine * 255).astype(np.uint8)
     overlay = np.empty((rows, columns, 4), dtype=np.uint8)
     overlay[..., :3] = table.astype(np.uint8)[index]
-    # Faint evidence stays faint: alpha rises from 0 with the square root's steepness cut off below one tenth.
-    overlay[..., 3] = np.clip((fine - 0.1) / 0.9, 0.0, 1.0) ** 0.7 * _STRONGEST_ALPHA
+    # What is below one tenth is not shown; at its strongest the anatomy stays visible.
+    overlay[..., 3] = np.clip((fine - 0.1) / 0.9, 0.0, 1.0) * _STRONGEST_ALPHA
     return overlay
 
 

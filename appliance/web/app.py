@@ -100,4 +100,5 @@ def _size(count: float) -> str:
 
 def _percent(share: float) -> str:
     """0 and 100 % are kept for certainty, which no model has."""
-    return f"{min(max(share * 100, 0.1), 99.9):.1f} %" if share < 0.1 or share > 0.9 else f"{share * 100:.0f} %"
+    digits = 1 if share < 0.1 or share > 0.9 else 0
+    return f"{min(max(share * 100, 0.1), 99.9):.{digits}f}\N{NO-BREAK SPACE}%"
