@@ -62,7 +62,7 @@ def _measure(build: Build, networks: dict[str, Network], images: data.Images, wh
     }
     found: dict[str, Any] = {"images": len(images), "positive": int(images.labels.sum())}
     found |= {
-        name: _figures(values, images, threshold, build.recipe.evaluate.bootstrap)
+        name: figures(values, images.labels, images.patients, threshold, build.recipe.evaluate.bootstrap)
         for name, values in probabilities.items()
     }
     difference = np.abs(probabilities["int8"] - probabilities["float"])
@@ -75,12 +75,11 @@ def _measure(build: Build, networks: dict[str, Network], images: data.Images, wh
     return found
 
 
-def _figures(
-    probabilities: np.ndarray, images: data.Images, threshold: float, resamples: int
+def figures(
+    probabilities: np.ndarray, labels: np.ndarray, patients: np.ndarray, threshold: float, resamples: int
 ) -> dict[str, list[float]]:
     """AUC, sensitivity and specificity, each with its 95 % interval by a bootstrap over patients."""
-    labels = images.labels
-    patients, index = np.unique(images.patients, return_inverse=True)
+    patients, index = np.unique(patients, return_inverse=True)
     members = [np.flatnonzero(index == number) for number in range(len(patients))]
     chance = np.random.default_rng(0)
     drawn = []

@@ -134,7 +134,15 @@ def test_the_device_page_names_backend_model_and_receipt(page: Page, appliance: 
 
 def test_no_page_names_a_hidden_patient(appliance: RunningAppliance, browser: Browser) -> None:
     context = browser.new_context()
-    for path in ("", "study/1", "study/2", "device", "api/status", "worklist.fragment", "study/1/structured_report.dcm"):
+    for path in (
+        "",
+        "study/1",
+        "study/2",
+        "device",
+        "api/status",
+        "worklist.fragment",
+        "study/1/structured_report.dcm",
+    ):
         answer = context.request.get(f"{appliance.url}{path}")
         for secret in (*NAME.split("^"), PATIENT_ID):
             assert secret not in answer.text(), path
