@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from appliance import backends, image, package, receipt, signature, spool
+from appliance import backends, decode, package, receipt, signature, spool
 from appliance.config import Config, Destination
 from appliance.delivery.storage_scu import echo
 from appliance.errors import ApplianceError, DeliveryError
@@ -69,7 +69,7 @@ def _disk(config: Config) -> Check:
 
 
 def _decoders() -> Iterator[Check]:
-    missing = image.missing_decoders()
+    missing = decode.missing_decoders()
     if missing:
         yield Check("decoders", "fail", "; ".join(missing), "install the appliance again with its dependencies")
     else:

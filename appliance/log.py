@@ -16,6 +16,6 @@ def set_up(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # These libraries log data sets and UIDs of patients, or every packet.
+    # These libraries log data sets and UIDs of patients, or every packet; what they raise is told in our own words.
     for name in ("pynetdicom", "pydicom", "highdicom", "watchdog"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)

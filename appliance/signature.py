@@ -37,9 +37,7 @@ def load_or_create_private_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
             raise SignatureError(f"{path} holds a {type(key).__name__}, not an Ed25519 key")
         return key, False
     key = Ed25519PrivateKey.generate()
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     write_durably(path, pem)
     return key, True
 

@@ -12,8 +12,15 @@ from tests.running import CHECKOUT
 # A module may import modules of its own level or of earlier ones, brothers excepted.
 LEVELS = [
     {"appliance", "appliance.errors"},
-    {"appliance.config", "appliance.log", "appliance.result", "appliance.signature", "appliance.spool"},
-    {"appliance.preprocess", "appliance.process", "appliance.backend", "appliance.image", "appliance.store"},
+    {"appliance.config", "appliance.log", "appliance.result", "appliance.spool", "appliance.decode"},
+    {
+        "appliance.signature",
+        "appliance.preprocess",
+        "appliance.process",
+        "appliance.backend",
+        "appliance.image",
+        "appliance.store",
+    },
     {"appliance.package"},
     {
         "appliance.route",

@@ -1,0 +1,94 @@
+"""Pixels on their way into the network, and pictures on their way to people."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image as PillowImage
+
+from appliance import render
+from appliance.errors import PackageError
+from appliance.image import load
+from appliance.preprocess import Step, percentile_stretch, preprocess, resize
+from tests.dicom_files import chest_pixels, make_radiograph
+
+STEPS = (
+    Step("resize", {"rows": 32, "columns": 32}),
+    Step("percentile_stretch", {"low": 1.0, "high": 99.0}),
+    Step("normalize", {"mean": 0.5, "std": 0.25}),
+)
+PIXELS = arrays(
+    np.uint16,
+    st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    elements=st.integers(0, 65535),
+)
+
+
+@given(PIXELS)
+def test_any_image_becomes_a_finite_tensor(pixels: np.ndarray) -> None:
+    tensor = preprocess(pixels, STEPS)
+    assert tensor.shape == (1, 1, 32, 32)
+    assert tensor.dtype == np.float32
+    assert np.isfinite(tensor).all()
+    assert tensor.min() >= -2
+    assert tensor.max() <= 2
+
+
+def test_brightness_and_contrast_of_the_exposure_do_not_reach_the_network() -> None:
+    pixels = chest_pixels(200, 180, 12, seed=3).astype(np.float32)
+    assert preprocess(pixels * 3.5 + 700, STEPS) == pytest.approx(preprocess(pixels, STEPS), abs=1e-3)
+
+
+def test_resizing_does_not_alias() -> None:
+    stripes = np.tile(np.array([0.0, 1000.0], dtype=np.float32), (512, 256))
+    assert resize(stripes, rows=32, columns=32) == pytest.approx(500.0, abs=20)
+
+
+def test_a_flat_image_stays_flat() -> None:
+    assert percentile_stretch(np.full((5, 5), 77.0), low=1.0, high=99.0).max() == 0
+
+
+def test_an_unknown_step_is_named() -> None:
+    with pytest.raises(PackageError, match="sharpen"):
+        preprocess(np.zeros((4, 4)), [Step("sharpen", {})])
+    with pytest.raises(PackageError, match="resize"):
+        preprocess(np.zeros((4, 4)), [Step("resize", {"rows": 3})])
+
+
+def test_the_display_has_square_pixels_and_a_limited_size(tmp_path: Path) -> None:
+    tall = load(make_radiograph(tmp_path / "a.dcm", rows=300, columns=300, PixelSpacing=[0.2, 0.1]))
+    assert render.display(tall, 200).shape == (200, 100)
+
+
+def test_the_display_uses_the_window_of_the_header(tmp_path: Path) -> None:
+    pixels = np.array([[0, 1000], [2000, 4095]], dtype=np.uint16)
+    image = load(make_radiograph(tmp_path / "a.dcm", pixels=pixels, WindowCenter=1000, WindowWidth=2000))
+    assert render.display(image).tolist() == [[0, 128], [255, 255]]
+
+
+@pytest.mark.parametrize("window", [(9e9, 1), (5, -3), (0, 0)])
+def test_a_window_that_shows_nothing_is_left_aside(window: tuple[float, float], tmp_path: Path) -> None:
+    path = make_radiograph(tmp_path / "a.dcm", WindowCenter=window[0], WindowWidth=window[1])
+    assert np.ptp(render.display(load(path))) > 200
+
+
+def test_no_evidence_is_transparent_and_evidence_lies_where_it_was_found() -> None:
+    assert render.heat(np.zeros((7, 7)), (140, 140))[..., 3].max() == 0
+    spot = np.zeros((7, 7), dtype=np.float32)
+    spot[1, 5] = 1.0
+    alpha = render.heat(spot, (140, 140))[..., 3]
+    row, column = np.unravel_index(alpha.argmax(), alpha.shape)
+    assert 20 <= row < 40
+    assert 100 <= column < 120
+    assert alpha.max() < 200  # the anatomy stays visible
+
+
+def test_a_png_is_read_back() -> None:
+    picture = np.arange(60, dtype=np.uint8).reshape(6, 10)
+    assert np.array_equal(np.asarray(PillowImage.open(io.BytesIO(render.png(picture)))), picture)
