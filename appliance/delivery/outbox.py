@@ -74,6 +74,9 @@ class Outbox:
             except SpoolError as error:  # the ledger is on a full disk; what is due stays due
                 log.error("%s: %s", destination.name, error)
                 pause = self._config.delivery.first_retry_seconds
+            except Exception:  # whatever a peer provokes must not end the deliveries to it
+                log.exception("%s: delivery failed and is tried again", destination.name)
+                pause = self._config.delivery.first_retry_seconds
             waker.wait(pause)
         self._store.close()
 

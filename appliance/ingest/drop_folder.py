@@ -113,18 +113,27 @@ class DropFolder:
     def _run(self) -> None:
         rescan_at = 0.0
         while not self._stopping:
-            begin = time.monotonic()
-            if begin >= rescan_at:
-                self._rescan()
-                end = time.monotonic()
-                rescan_at = end + max(_RESCAN_SECONDS, _REST_AFTER_RESCAN * (end - begin))
             try:
-                closed = self._closed.get(timeout=max(rescan_at - time.monotonic(), 0.01))
-            except queue.Empty:
-                continue
-            if closed is not None:
-                for path in self._files(closed):
-                    self._look(path, closed=True)
+                rescan_at = self._round(rescan_at)
+            except Exception:  # whatever one file provokes must not end the watch over the others
+                log.exception("looking through the drop folder failed and is tried again")
+                time.sleep(_RESCAN_SECONDS)
+
+    def _round(self, rescan_at: float) -> float:
+        """Look through the folder if it is time, else wait for an event; when to look through it next."""
+        begin = time.monotonic()
+        if begin >= rescan_at:
+            self._rescan()
+            end = time.monotonic()
+            return end + max(_RESCAN_SECONDS, _REST_AFTER_RESCAN * (end - begin))
+        try:
+            closed = self._closed.get(timeout=max(rescan_at - time.monotonic(), 0.01))
+        except queue.Empty:
+            return rescan_at
+        if closed is not None:
+            for path in self._files(closed):
+                self._look(path, closed=True)
+        return rescan_at
 
     def _files(self, path: Path) -> Iterator[Path]:
         """The path, or every file below it where it is a folder; temporary names and links to folders left out."""
