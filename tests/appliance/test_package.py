@@ -1,0 +1,190 @@
+"""Packages and receipts: what was changed is refused, and a backend that gives other answers does not serve."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance import package, receipt, signature
+from appliance.backends import onnxruntime
+from appliance.errors import BackendError, PackageError, ReceiptError, SignatureError
+from tests.running import CHECKOUT
+
+pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
+TRUSTED = signature.load_trusted_keys((signature.TRUSTED_KEYS,))
+
+
+@pytest.fixture(scope="module")
+def bundled() -> package.Package:
+    return package.read(package.bundled()[0], TRUSTED)
+
+
+def contents(opened: package.Package) -> dict[str, bytes]:
+    return {name: opened.file(name) for name in opened.manifest.files}
+
+
+def rewritten(path: Path, target: Path, **changes: bytes | None) -> Path:
+    """A copy of a package's zip with some members replaced, added or left out."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as copy:
+        for name in source.namelist():
+            if name not in changes:
+                copy.writestr(name, source.read(name))
+        for name, data in changes.items():
+            if data is not None:
+                copy.writestr(name, data)
+    return target
+
+
+def test_the_bundled_package_is_signed_by_a_key_that_comes_along(bundled: package.Package) -> None:
+    assert bundled.signed_by in TRUSTED
+    assert bundled.path.resolve().is_relative_to(CHECKOUT)
+    assert bundled.path.stat().st_size < 5_000_000
+
+
+def test_the_same_contents_and_key_give_the_same_bytes(bundled: package.Package, tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    for name in ("a", "b"):
+        package.write(tmp_path / name, bundled.manifest, contents(bundled), key)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_package_of_an_unknown_publisher_is_refused(bundled: package.Package, tmp_path: Path) -> None:
+    package.write(tmp_path / "a.scanside", bundled.manifest, contents(bundled), Ed25519PrivateKey.generate())
+    with pytest.raises(SignatureError, match="does not trust"):
+        package.read(tmp_path / "a.scanside", TRUSTED)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "golden.npz", "card.md"])
+def test_a_changed_member_is_refused(name: str, bundled: package.Package, tmp_path: Path) -> None:
+    with zipfile.ZipFile(bundled.path) as archive:
+        data = archive.read(name)
+    changed = rewritten(bundled.path, tmp_path / "a.scanside", **{name: data[:-20] + bytes(20)})
+    with pytest.raises(PackageError, match=r"changed|damaged"):
+        package.read(changed, TRUSTED)
+
+
+def test_a_threshold_that_was_changed_is_refused(bundled: package.Package, tmp_path: Path) -> None:
+    with zipfile.ZipFile(bundled.path) as archive:
+        manifest = archive.read("manifest.json").decode()
+    point = bundled.target("cpu").operating_point()
+    assert f'"threshold": {point.threshold}' in manifest
+    changed = manifest.replace(f'"threshold": {point.threshold}', '"threshold": 0.99').encode()
+    with pytest.raises(SignatureError, match="changed after it was signed"):
+        package.read(rewritten(bundled.path, tmp_path / "a.scanside", **{"manifest.json": changed}), TRUSTED)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"extra.bin": b"1"}, "extra.bin"),
+        ({"card.md": None}, "card.md"),
+        ({"manifest.sig": None}, "no manifest.sig"),
+        ({"manifest.json": None}, "no manifest.json"),
+    ],
+)
+def test_missing_and_added_members_are_named(
+    changes: dict[str, bytes | None], word: str, bundled: package.Package, tmp_path: Path
+) -> None:
+    with pytest.raises(PackageError, match=word):
+        package.read(rewritten(bundled.path, tmp_path / "a.scanside", **changes), TRUSTED)
+
+
+@settings(max_examples=80, deadline=None)
+@given(at=st.floats(0, 1, exclude_max=True), value=st.integers(1, 255), end=st.one_of(st.just(1.0), st.floats(0, 1)))
+def test_any_flipped_or_missing_byte_is_noticed(
+    at: float, value: int, end: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    original = package.bundled()[0]
+    data = bytearray(original.read_bytes())
+    data[int(at * len(data))] ^= value
+    path = tmp_path_factory.getbasetemp() / "damaged.scanside"
+    path.write_bytes(bytes(data[: round(len(data) * end)]))
+    try:
+        opened = package.read(path, TRUSTED)
+    except PackageError as error:
+        assert "damaged.scanside" in str(error)
+    else:  # a byte that means nothing, such as a date in the zip: what is read is still what was signed
+        assert contents(opened) == contents(package.read(original, TRUSTED))
+
+
+def test_nothing_is_unpickled(bundled: package.Package, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, images=np.array([{"a": 1}], dtype=object))
+    files = {**contents(bundled), "golden.npz": buffer.getvalue()}
+    package.write(tmp_path / "a.scanside", bundled.manifest, files, Ed25519PrivateKey.generate())
+    with pytest.raises(PackageError, match="golden vectors"):
+        package.read(tmp_path / "a.scanside", None).golden()
+
+
+def test_a_receipt_is_proof_of_this_package_on_this_machine(bundled: package.Package) -> None:
+    backend = onnxruntime.open(bundled.artifact("cpu"))
+    proof = receipt.prove(bundled, onnxruntime, backend)
+    assert proof.flips == 0
+    assert proof.max_abs_dp <= bundled.manifest.golden.probability_tolerance
+    assert proof.count == bundled.manifest.golden.count
+    assert proof.artifact_sha256 == bundled.artifact_sha256("cpu")
+    assert proof.device == "CPU"
+
+
+class Wrong(onnxruntime.OnnxRuntimeBackend):
+    """A runtime whose arithmetic is off."""
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = super().run(inputs)
+        outputs["logits"] = outputs["logits"] * self.factor
+        return outputs
+
+    factor = 1.0
+
+
+@pytest.mark.parametrize("factor", [0.5, -1.0, float("nan")])
+def test_a_backend_with_other_answers_gets_no_receipt(factor: float, bundled: package.Package) -> None:
+    backend = Wrong(bundled.artifact("cpu"), 1)
+    backend.factor = factor
+    with pytest.raises(ReceiptError, match="does not reproduce"):
+        receipt.prove(bundled, onnxruntime, backend)
+
+
+def test_a_broken_network_is_a_backend_error() -> None:
+    with pytest.raises(BackendError, match="can't open"):
+        onnxruntime.open(b"not a network")
+
+
+def test_golden_images_are_the_devices_own_and_span_both_decisions(bundled: package.Package) -> None:
+    golden, target = bundled.golden(), bundled.target("cpu")
+    probabilities = receipt.calibrated(golden["cpu/logits"][:, 0], target.temperature)
+    positive = probabilities >= target.operating_point().threshold
+    assert 0 < positive.sum() < len(positive)
+    assert golden["images"].dtype == np.uint8
+    assert golden["images"].shape[1:] != bundled.manifest.input.shape[2:]  # the resize step is proved, too
+
+
+def test_a_trusted_key_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.pub").write_text("hello")
+    with pytest.raises(SignatureError, match=r"bad\.pub"):
+        signature.load_trusted_keys((tmp_path,))
+
+
+def test_a_private_key_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
+    key, new = signature.load_or_create_private_key(tmp_path / "keys" / "a.pem")
+    again, newer = signature.load_or_create_private_key(tmp_path / "keys" / "a.pem")
+    assert (new, newer) == (True, False)
+    assert signature.key_id(key.public_key()) == signature.key_id(again.public_key())
+    assert (tmp_path / "keys" / "a.pem").stat().st_mode & 0o077 == 0
+    (tmp_path / "keys" / "a.pem").write_bytes(b"")
+    with pytest.raises(SignatureError, match=r"a\.pem"):
+        signature.load_or_create_private_key(tmp_path / "keys" / "a.pem")
+
+
+def test_a_manifest_with_an_unknown_key_is_refused(bundled: package.Package) -> None:
+    manifest = {**msgspec.to_builtins(bundled.manifest), "surprise": 1}
+    with pytest.raises(msgspec.ValidationError, match="surprise"):
+        msgspec.json.decode(msgspec.json.encode(manifest), type=package.Manifest)

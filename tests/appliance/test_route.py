@@ -1,0 +1,108 @@
+"""Which instances are read, which are turned away, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+from pydicom.sequence import Sequence
+
+from appliance import package
+from appliance.errors import NotAcceptedError
+from appliance.image import read_header
+from appliance.route import route
+from tests.dicom_files import DX, make_radiograph
+from tests.running import CHECKOUT
+
+pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
+REAL = CHECKOUT.parent / "shared" / "dicom" / "pydicom-data" / "RG1_J2KI.dcm"
+
+
+@pytest.fixture(scope="module")
+def bundled() -> package.Package:
+    return package.read(package.bundled()[0], None)
+
+
+def coded(value: str, scheme: str, meaning: str) -> Sequence:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return Sequence([item])
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"SOPClassUID": DX, "Modality": "DX"},
+        {"ViewPosition": "AP"},
+        {"BodyPartExamined": "", "SeriesDescription": "Chest PA"},
+        {"BodyPartExamined": None, "StudyDescription": "XR THORAX"},
+        {"BodyPartExamined": "", "AnatomicRegionSequence": coded("51185008", "SCT", "Chest")},
+        {"ViewPosition": "", "ViewCodeSequence": coded("399348003", "SCT", "antero-posterior")},
+    ],
+    ids=str,
+)
+def test_frontal_chest_radiographs_are_read_without_a_warning(
+    attributes: dict[str, object], bundled: package.Package, tmp_path: Path
+) -> None:
+    chosen, warnings = route(read_header(make_radiograph(tmp_path / "a.dcm", **attributes)), [bundled])
+    assert chosen is bundled
+    assert warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "word"),
+    [
+        ({"ViewPosition": ""}, "view position is not stated"),
+        ({"PatientAge": "061Y"}, "61 years old"),
+        ({"PatientAge": "003M"}, "younger than one year"),
+        ({"PatientAge": None}, "age is not stated"),
+    ],
+    ids=str,
+)
+def test_what_is_outside_validated_use_is_read_with_a_warning(
+    attributes: dict[str, object], word: str, bundled: package.Package, tmp_path: Path
+) -> None:
+    _, warnings = route(read_header(make_radiograph(tmp_path / "a.dcm", **attributes)), [bundled])
+    assert any(word in warning for warning in warnings), warnings
+
+
+@pytest.mark.parametrize(
+    ("attributes", "word"),
+    [
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2", "Modality": "CT"}, "CT"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1.1", "Modality": "DX"}, "For Processing"),
+        ({"Modality": "MG"}, "mammography"),
+        ({"BodyPartExamined": "HAND"}, "HAND"),
+        ({"BodyPartExamined": ""}, "body part"),
+        ({"BodyPartExamined": "", "SeriesDescription": "Left hand"}, "body part"),
+        ({"ViewPosition": "LL"}, "lateral"),
+        ({"ViewPosition": "RLD"}, "lateral"),
+        ({"ViewPosition": "", "SeriesDescription": "CHEST LAT"}, "lateral"),
+        ({"ViewPosition": "", "ViewCodeSequence": coded("399067008", "SCT", "lateral projection")}, "lateral"),
+        ({"NumberOfFrames": 2}, "2 frames"),
+        ({"PhotometricInterpretation": "RGB"}, "grayscale"),
+        ({"Rows": None}, "no pixels"),
+    ],
+    ids=str,
+)
+def test_other_images_are_turned_away_in_words(
+    attributes: dict[str, object], word: str, bundled: package.Package, tmp_path: Path
+) -> None:
+    with pytest.raises(NotAcceptedError) as refused:
+        route(read_header(make_radiograph(tmp_path / "a.dcm", **attributes)), [bundled])
+    assert word.lower() in str(refused.value).lower()
+    assert "frontal chest" in str(refused.value)
+
+
+def test_without_a_package_nothing_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(NotAcceptedError, match="No model package"):
+        route(read_header(make_radiograph(tmp_path / "a.dcm")), [])
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="no real DICOM files beside the checkout (shared/dicom)")
+def test_a_real_chest_radiograph_of_an_adult_is_read_with_a_warning(bundled: package.Package) -> None:
+    chosen, warnings = route(read_header(REAL), [bundled])
+    assert chosen is bundled
+    assert warnings
