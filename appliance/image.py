@@ -20,10 +20,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom import Dataset
+from pydicom.charset import default_encoding
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut
+from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from appliance import decode
@@ -32,6 +35,7 @@ from appliance.errors import ImageError
 MAX_INFLATED_BYTES = 1 << 30
 
 _SEND_AGAIN = "send it again"
+_PIXEL_DATA = Tag("PixelData")
 
 
 @dataclass(frozen=True)
@@ -85,15 +89,15 @@ def load(path: Path, header: Dataset | None = None) -> Image:
         It has no pixels, several frames, color, an unknown transfer syntax, or is damaged.
     """
     header = read_header(path) if header is None else header
-    decode.check_header(header)
-    dataset = _read(path, pixels=True)
-    stored = decode.stored_values(dataset)
     with _quiet():
+        decode.check_header(header)
+        dataset = _read(path, pixels=True)
+        stored = decode.stored_values(dataset)
         try:
             pixels = apply_modality_lut(stored, dataset)
         except (ValueError, AttributeError, TypeError, IndexError, NotImplementedError) as error:
             raise ImageError(f"The modality LUT can't be applied: {error}.") from error
-    padding = _padding(dataset, stored)
+        padding = _padding(dataset, stored)
     if padding is not None and not padding.all():
         pixels = np.where(padding, pixels[~padding].min(), pixels)
     if _is_inverted(dataset):
@@ -148,7 +152,22 @@ def _parse(path: Path, file: io.BufferedReader, pixels: bool) -> Dataset:
             implicit, little = dataset.original_encoding
             syntax = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
             dataset.file_meta.TransferSyntaxUID = UID(syntax)
+        _drop_unreadable(dataset)
         return dataset
+
+
+def _drop_unreadable(dataset: Dataset) -> None:
+    """Take out elements whose value breaks pydicom, so that they count as missing and raise nothing later on.
+
+    pydicom decodes a value when it is first looked at; what stays keeps its undecoded bytes, which `writer` passes on.
+    """
+    for tag in list(dataset.keys()):
+        element = dataset.get_item(tag)
+        if isinstance(element, RawDataElement) and tag != _PIXEL_DATA:
+            try:
+                convert_raw_data_element(element, encoding=default_encoding, ds=dataset)
+            except Exception:  # noqa: BLE001  pydicom raises whatever a broken value provokes
+                del dataset[tag]
 
 
 def _read_without_preamble(file: io.BufferedReader, pixels: bool) -> Dataset:

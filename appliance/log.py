@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+import warnings
 
 
 def set_up(level: str) -> None:
@@ -16,6 +17,7 @@ def set_up(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    warnings.simplefilter("ignore")  # pydicom's quote values of the header
     # These libraries log data sets and UIDs of patients, or every packet; what they raise is told in our own words.
     for name in ("pynetdicom", "pydicom", "highdicom", "watchdog"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -18,7 +18,8 @@ import pytest
 
 _PACKAGES = {
     "storescu": "dcmtk", "storescp": "dcmtk", "echoscu": "dcmtk", "dcmsend": "dcmtk", "dsrdump": "dcmtk",
-    "dcmcjpeg": "dcmtk", "dcmdjpeg": "dcmtk", "dcmdjpls": "dcmtk", "dcmcjpls": "dcmtk", "dcmcrle": "dcmtk", "dcmconv": "dcmtk",
+    "dcmcjpeg": "dcmtk", "dcmdjpeg": "dcmtk",
+    "dcmdjpls": "dcmtk", "dcmcjpls": "dcmtk", "dcmcrle": "dcmtk", "dcmconv": "dcmtk",
     "dciodvfy": "dicom3tools", "Orthanc": "orthanc", "chromium": "chromium",
 }  # fmt: skip
 

@@ -70,9 +70,9 @@ def _waiting_reason() -> str:
 
 def _worklist() -> dict[str, Any]:
     store = _store()
-    page = max(request.args.get("page", 1, type=int), 1)
     counts = store.counts()
     pages = max(-(-sum(counts.values()) // _PAGE), 1)
+    page = min(max(request.args.get("page", 1, type=int), 1), pages)
     return {
         "rows": store.worklist(_PAGE, (page - 1) * _PAGE),
         "counts": counts,
@@ -83,7 +83,7 @@ def _worklist() -> dict[str, Any]:
     }
 
 
-@blueprint.get("/study/<int:identifier>")
+@blueprint.get("/study/<int(max=9223372036854775807):identifier>")
 def study(identifier: int) -> str:
     row, store = _instance(identifier), _store()
     return render_template(
@@ -98,13 +98,17 @@ def study(identifier: int) -> str:
     )
 
 
-@blueprint.get("/study/<int:identifier>/<any('image', 'heat-0', 'heat-1', 'heat-2', 'heat-3'):name>.png")
+@blueprint.get(
+    "/study/<int(max=9223372036854775807):identifier>/<any('image', 'heat-0', 'heat-1', 'heat-2', 'heat-3'):name>.png"
+)
 def preview(identifier: int, name: str) -> BaseResponse:
     """The image or a heat map, as the worker drew them."""
     return _private(send_from_directory(Path(_config().previews_path) / str(identifier), f"{name}.png"))
 
 
-@blueprint.get("/study/<int:identifier>/<any('structured_report', 'secondary_capture'):kind>.dcm")
+@blueprint.get(
+    "/study/<int(max=9223372036854775807):identifier>/<any('structured_report', 'secondary_capture'):kind>.dcm"
+)
 def result_object(identifier: int, kind: str) -> BaseResponse:
     """A result object as it was sent. It names the patient, so it is there only where the page may, too."""
     if not _config().web.show_patient:

@@ -21,7 +21,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from appliance import decode, image
+from appliance import decode, image, render
 from appliance.errors import ImageError, InputError
 from appliance.image import age_years, describe, is_complete, load, read_header
 from tests.dicom_files import chest_pixels, make_radiograph
@@ -204,6 +204,8 @@ def test_damaged_files_give_pixels_or_a_reason_and_nothing_else(
     else:
         assert loaded.pixels.ndim == 2
         describe(loaded.header)
+        age_years(loaded.header)
+        assert render.display(loaded, 32).dtype == np.uint8
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])

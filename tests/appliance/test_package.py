@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from appliance import package, receipt, signature
 from appliance.backends import onnxruntime
 from appliance.errors import BackendError, PackageError, ReceiptError, SignatureError
+from appliance.preprocess import preprocess
 from tests.running import CHECKOUT
 
 pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
@@ -165,6 +166,16 @@ def test_golden_images_are_the_devices_own_and_span_both_decisions(bundled: pack
     assert 0 < positive.sum() < len(positive)
     assert golden["images"].dtype == np.uint8
     assert golden["images"].shape[1:] != bundled.manifest.input.shape[2:]  # the resize step is proved, too
+
+
+def test_the_activation_map_explains_the_logit(bundled: package.Package) -> None:
+    """Its mean and the classifier's bias are the logit, in int8 too: the picture shows this very answer's evidence."""
+    backend = onnxruntime.open(bundled.artifact("cpu"))
+    offsets = []
+    for image in bundled.golden()["images"]:
+        out = backend.run({"image": preprocess(image, bundled.manifest.input.steps)})
+        offsets.append(float(out["logits"][0, 0] - out["activation_map"][0, 0].mean()))
+    assert np.ptp(offsets) < 0.1
 
 
 def test_a_trusted_key_that_is_none_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,207 @@
+"""The page's answers, without a browser: headers, escaping, what is hidden, what is not there."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import given
+from hypothesis import strategies as st
+from werkzeug.security import generate_password_hash
+
+from appliance.config import Config, Login, Web
+from appliance.result import Code, Finding
+from appliance.store import Arrival, Store, WrittenObject
+from appliance.web.app import create_app
+from appliance.web.auth import Throttle
+
+HOSTILE = "<script>alert(1)</script>"
+PROVENANCE = {
+    "package": "chest-pneumonia", "version": "1.0.0", "package_sha256": "ab" * 32, "artifact_sha256": "cd" * 32,
+    "backend": "onnxruntime", "device": "CPU", "receipt": "0123", "intended_use": "A second look.",
+    "not_for": ["diagnosis"],
+}  # fmt: skip
+
+
+class Box:
+    """A data folder with some rows, as a running appliance would leave it."""
+
+    def __init__(self, folder: Path, **web: Any) -> None:
+        self.config = Config(data_dir=str(folder), web=Web(**web))
+        self.store = Store(self.config.ledger_path)
+
+    def client(self) -> FlaskClient:
+        return create_app(self.config).test_client()
+
+    def add(self, number: int, probability: float | None = None, reason: str = "", **described: str) -> int:
+        digest = f"{number:064d}"
+        uid = f"1.2.3.{number}"
+        arrival = Arrival(uid, "1.2", digest, f"{digest}.dcm", 1, "storage_scp", "SCANNER at 127.0.0.1")
+        identifier = self.store.receive(arrival).instance_id
+        self.store.claim("worker", 30)
+        header = {"patient_name": f"{HOSTILE}^JANE", "patient_id": "P-1", "modality": "CR", **described}
+        self.store.describe(identifier, header)
+        if probability is None:
+            self.store.reject(identifier, "worker", reason or "Not an image.")
+            return identifier
+        code = Code("233604007", "SCT", "Pneumonia")
+        positive = probability >= 0.4
+        finding = Finding("Pneumonia", code, probability, 0.4, "balanced", positive, True, "Signs are likely.")
+        result = {
+            "findings": [msgspec.to_builtins(finding)], "warnings": [HOSTILE], "provenance": PROVENANCE,
+            "seconds": {"total": 0.1}, "urgent": positive,
+        }  # fmt: skip
+        written = [WrittenObject("structured_report", "1.2", f"{uid}.1", f"{identifier:08d}/structured_report.dcm")]
+        self.store.finish(identifier, "worker", result, written, [])
+        file = self.config.results_path / written[0].path
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"the report")
+        return identifier
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    filled = Box(tmp_path)
+    filled.add(1, 0.9)
+    filled.add(2, reason=f"Its body part is {HOSTILE}.")
+    return filled
+
+
+PATHS = ("/", "/study/1", "/study/2", "/device", "/worklist.fragment", "/api/status", "/study/99", "/nothing")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_answer_forbids_foreign_content(path: str, box: Box) -> None:
+    headers = box.client().get(path).headers
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert "unsafe" not in headers["Content-Security-Policy"]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert "no-store" in headers["Cache-Control"] or "no-cache" in headers["Cache-Control"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_a_file_says_is_never_markup(path: str, tmp_path: Path) -> None:
+    shown = Box(tmp_path, show_patient=True)
+    shown.add(1, 0.9)
+    shown.add(2, reason=f"Its body part is {HOSTILE}.")
+    text = shown.client().get(path).get_data(as_text=True)
+    assert HOSTILE not in text
+    if path in ("/", "/study/1"):
+        assert "&lt;script&gt;" in text
+
+
+def test_patients_are_hidden_by_default_and_the_same_one_is_told_again(box: Box) -> None:
+    box.add(3, 0.2, patient_id="P-2")
+    text = box.client().get("/").get_data(as_text=True)
+    for secret in ("JANE", "P-1", "P-2"):
+        assert secret not in text
+    names = [part.split("<")[0] for part in text.split("<span>Patient ")[1:]]
+    assert len(names) == 3
+    assert len(set(names)) == 2
+
+
+def test_a_result_file_names_the_patient_so_it_is_hidden_too(box: Box, tmp_path: Path) -> None:
+    assert box.client().get("/study/1/structured_report.dcm").status_code == 403
+    shown = Box(tmp_path / "shown", show_patient=True)
+    shown.add(1, 0.9)
+    client = shown.client()
+    with client.get("/study/1/structured_report.dcm") as answer:
+        assert answer.data == b"the report"
+    assert client.get("/study/1/secondary_capture.dcm").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/study/99", "/study/x", "/study/1/../../keys/device.pem", "/study/1/heat-9.png", "/study/1/..%2f..%2fledger.png",
+     "/static/../app.py", "/study/-1", "/study/99999999999999999999999"],
+)  # fmt: skip
+def test_what_is_not_there_is_404_in_words(path: str, box: Box) -> None:
+    answer = box.client().get(path)
+    assert answer.status_code == 404
+    assert "Back to the worklist" in answer.get_data(as_text=True)
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
+    return Box(tmp_path_factory.mktemp("pages")).client()
+
+
+@given(page=st.one_of(st.integers(), st.text(max_size=20)))
+def test_any_page_number_has_an_answer(page: int | str, client: FlaskClient) -> None:
+    assert client.get("/", query_string={"page": page}).status_code == 200
+
+
+def test_the_worklist_is_sent_again_only_when_something_changed(box: Box) -> None:
+    client = box.client()
+    first = client.get("/worklist.fragment")
+    mark = {"If-None-Match": first.headers["ETag"]}
+    assert client.get("/worklist.fragment", headers=mark).status_code == 304
+    box.add(3, 0.1)
+    again = client.get("/worklist.fragment", headers=mark)
+    assert again.status_code == 200
+    assert again.headers["ETag"] != first.headers["ETag"]
+
+
+def test_why_nothing_is_read_is_on_the_page(box: Box) -> None:
+    box.store.set_component("worker", {"state": "waiting", "reason": "no model package is installed"})
+    for path in ("/", "/worklist.fragment"):
+        assert "no model package is installed" in box.client().get(path).get_data(as_text=True)
+
+
+def test_another_sites_name_for_this_machine_is_refused(box: Box) -> None:
+    assert box.client().get("/", headers={"Host": "evil.example"}).status_code == 400
+    assert box.client().get("/", headers={"Host": "localhost:8080"}).status_code == 200
+
+
+def test_many_rows_come_in_pages(tmp_path: Path) -> None:
+    filled = Box(tmp_path)
+    for number in range(1, 61):
+        filled.add(number)
+    client = filled.client()
+    one, two = (client.get(f"/?page={page}").get_data(as_text=True) for page in (1, 2))
+    assert one.count("<tr class=") == 50
+    assert two.count("<tr class=") == 10
+    assert "Older" in one
+    assert "Newer" in two
+
+
+def login_client(tmp_path: Path) -> FlaskClient:
+    login = Login(username="operator", password_hash=generate_password_hash("right", "pbkdf2:sha256:1"))
+    return Box(tmp_path, login=login).client()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nothing_is_shown_before_the_login(path: str, tmp_path: Path) -> None:
+    assert login_client(tmp_path).get(path).status_code in (302, 401)
+
+
+def test_guessing_becomes_slow(tmp_path: Path) -> None:
+    client = login_client(tmp_path)
+    codes = [client.post("/login", data={"username": "operator", "password": "x"}).status_code for _ in range(7)]
+    assert codes[0] == 403
+    assert codes[-1] == 429
+    assert client.post("/login", data={"username": "operator", "password": "right"}).status_code == 429
+
+
+def test_the_throttle_opens_again() -> None:
+    throttle = Throttle()
+    for _ in range(5):
+        throttle.failed()
+    assert 0 < throttle.wait() <= 1
+    time.sleep(1.05)
+    assert throttle.wait() == 0
+    throttle.succeeded()
+
+
+def test_a_session_is_no_other_appliances(tmp_path: Path) -> None:
+    one, two = login_client(tmp_path / "a"), login_client(tmp_path / "b")
+    one.post("/login", data={"username": "operator", "password": "right"})
+    assert one.get("/").status_code == 200
+    cookie = one.get_cookie("scanside")
+    assert cookie is not None
+    two.set_cookie("scanside", cookie.value)
+    assert two.get("/").status_code == 302

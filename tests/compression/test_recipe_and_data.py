@@ -1,0 +1,162 @@
+"""What the training side refuses, and how it splits."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image as PillowImage
+
+from compression import data
+from compression.augment import compose
+from compression.build import Build
+from compression.calibrate import expected_calibration_error, fit_temperature
+from compression.recipe import AugmentRecipe, Recipe, RecipeError, read
+from tests.dicom_files import chest_pixels
+from tests.running import CHECKOUT
+
+RECIPE = CHECKOUT / "models" / "chest-pneumonia" / "recipe.toml"
+
+
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    return read(RECIPE)
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    text = RECIPE.read_text()
+    assert old in text
+    (tmp_path / "recipe.toml").write_text(text.replace(old, new, 1))
+    return tmp_path / "recipe.toml"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("epochs = 5", "epochz = 5", "epochz"),
+        ("epochs = 5", "epochs = 'five'", "train.epochs"),
+        ('version = "1.0.0"', 'version = "one"', "version"),
+        ('default_operating_point = "balanced"', 'default_operating_point = "best"', "default_operating_point"),
+        ("sensitivity = 0.98", "sensitivity = 1.5", "sensitivity"),
+        ("[input]", "[input", "recipe.toml"),
+    ],
+)
+def test_a_wrong_recipe_is_named(old: str, new: str, word: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=word):
+        read(changed(tmp_path, old, new))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        AugmentRecipe(name="HorizontalFlip", p=0.5),
+        AugmentRecipe(name="VerticalFlip", p=0.5),
+        AugmentRecipe(name="RandomRotate90", p=0.5),
+        AugmentRecipe(name="Transpose", p=0.5),
+        AugmentRecipe(name="D4", p=0.5),
+        AugmentRecipe(name="Affine", p=0.5, parameters={"rotate": [-90, 90]}),
+        AugmentRecipe(name="Rotate", p=0.5, parameters={"limit": 45}),
+        AugmentRecipe(name="NoSuchThing", p=0.5),
+    ],
+    ids=lambda step: step.name,
+)
+def test_a_chest_radiograph_is_never_flipped_or_turned(step: AugmentRecipe) -> None:
+    with pytest.raises(RecipeError, match=step.name):
+        compose([step], seed=0)
+
+
+def test_augmentation_keeps_the_heart_where_it_is(recipe: Recipe) -> None:
+    """An image that is bright on one side only stays so, whatever the recipe's transforms do."""
+    image = np.full((224, 224), 60, dtype=np.uint8)
+    image[:, 140:] = 200
+    augment = compose(recipe.augment, seed=1)
+    for _ in range(60):
+        changed_image = augment(image=image)["image"]
+        assert changed_image.shape == (224, 224)
+        assert changed_image[:, -60:].mean() > changed_image[:, :60].mean()
+
+
+def test_augmentation_is_repeatable(recipe: Recipe) -> None:
+    image = chest_pixels(224, 224, 8, seed=1)
+    one, two = (compose(recipe.augment, seed=3)(image=image)["image"] for _ in range(2))
+    assert np.array_equal(one, two)
+
+
+def write_data_set(folder: Path, patients: int, images_each: int = 2) -> Path:
+    """Generated radiographs of two kinds, clear lungs and clouded ones, as a data set with its list."""
+    rows = []
+    for patient in range(patients):
+        positive = patient % 2 == 1
+        for number in range(images_each):
+            pixels = chest_pixels(96, 96, 8, seed=patient * 10 + number).astype(np.float32)
+            if positive:
+                pixels[50:80, 55:85] += 90
+            file = folder / "images" / f"{patient}-{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            PillowImage.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file)
+            rows.append(
+                {
+                    "file": str(file.relative_to(folder)),
+                    "label": "PNEUMONIA" if positive else "NORMAL",
+                    "patient_id": f"p{patient}",
+                    "split": "test" if patient % 5 == 0 or patient % 5 == 1 else "train",
+                }
+            )
+    with (folder / "manifest.csv").open("w", newline="") as file_:
+        writer = csv.DictWriter(file_, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def make_build(recipe: Recipe, folder: Path) -> Build:
+    return Build(recipe, RECIPE, folder / "data", folder / "weights", folder / "work", Ed25519PrivateKey.generate())
+
+
+def test_no_patient_is_in_two_splits(recipe: Recipe, tmp_path: Path) -> None:
+    write_data_set(tmp_path / "data" / "chest-kermany", patients=60)
+    build = make_build(recipe, tmp_path)
+    build.folder("data").mkdir(parents=True)
+    data.run(build)
+    patients = {split: set(data.load(build, split).patients) for split in data.SPLITS}
+    assert all(patients.values())
+    assert not patients["train"] & patients["validation"]
+    assert not patients["train"] & patients["test"]
+    assert not patients["validation"] & patients["test"]
+    assert {len(data.load(build, "validation").labels) for _ in range(2)} == {len(data.load(build, "validation"))}
+
+
+def test_a_patient_who_is_in_two_official_splits_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    folder = write_data_set(tmp_path / "data" / "chest-kermany", patients=60)
+    manifest = (folder / "manifest.csv").read_text().replace(",p2,train", ",p0,train")
+    (folder / "manifest.csv").write_text(manifest)
+    build = make_build(recipe, tmp_path)
+    build.folder("data").mkdir(parents=True)
+    with pytest.raises(RecipeError, match="p0"):
+        data.run(build)
+
+
+def test_a_data_set_that_is_not_there_is_named(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"chest-kermany.*--data"):
+        data.run(make_build(recipe, tmp_path))
+
+
+@given(true=st.floats(0.3, 4.0), seed=st.integers(0, 100))
+def test_the_temperature_of_overconfident_logits_is_found(true: float, seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    logits = chance.normal(0, 2, 4000)
+    labels = chance.random(4000) < 1 / (1 + np.exp(-logits))
+    assert fit_temperature(logits * true, labels) == pytest.approx(true, rel=0.15)
+
+
+def test_the_calibration_error_of_honest_probabilities_is_small() -> None:
+    chance = np.random.default_rng(0)
+    probabilities = chance.random(20_000)
+    labels = chance.random(20_000) < probabilities
+    assert expected_calibration_error(probabilities, labels) < 0.02
+    assert expected_calibration_error(np.full(1000, 0.9), np.zeros(1000, dtype=bool)) == pytest.approx(0.9)
