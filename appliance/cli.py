@@ -115,7 +115,7 @@ def infer(
     config = override(load(config_path, data_dir), backend, package_path)
     log.set_up("warning")
     failed = False
-    lines = []
+    lines, warnings = [], []
     for answer in infer_files(config, paths, out):
         failed |= answer["status"] == "failed"
         if as_json:
@@ -124,8 +124,10 @@ def infer(
             lines.append(
                 (answer["file"], answer["status"], *_finding_cells(answer), f"{answer['seconds']['total']:.3f}")
             )
+            warnings += [f"{answer['file']}: {warning}" for warning in answer["warnings"]]
     if not as_json:
         _table(("file", "status", "finding", "probability", "seconds"), lines)
+        click.echo("\n".join([*warnings, "AI results for research use only: not for diagnosis."]))
     sys.exit(1 if failed else 0)
 
 
@@ -137,7 +139,7 @@ def _finding_cells(answer: dict[str, Any]) -> tuple[str, str]:
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
-    """Columns as wide as their content; the third, which holds reasons, goes last where it is long."""
+    """Columns as wide as their content, up to 60 characters."""
     table = [tuple(header), *(tuple(row) for row in rows)]
     widths = [min(max(len(row[column]) for row in table), 60) for column in range(len(table[0]))]
     for row in table:

@@ -49,7 +49,7 @@ def infer_files(config: Config, paths: Sequence[Path], out: Path | None) -> Iter
         for path in paths
         for file in (sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path])
     ]
-    with click.progressbar(length=len(files), label="reading", file=sys.stderr) as bar:
+    with click.progressbar(length=len(files), label="reading", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
         for file in files:
             yield _infer(opened, config, file, out)
             bar.update(1)
