@@ -201,10 +201,12 @@ def send(
     for sent in send_files(paths, parse_destination(destination), calling_ae_title, pairs, associations):
         failed |= not sent.ok
         if as_json:
-            click.echo(json.dumps(sent.to_dict()))
+            answer = {"file": str(sent.path), **vars(sent)}
+            del answer["path"]
+            click.echo(json.dumps(answer))
         else:
             said = f"0x{sent.status:04X}" if sent.status is not None else "not sent"
-            click.echo(f"{said}  {sent.seconds:.3f} s  {sent.file}  {sent.error}".rstrip())
+            click.echo(f"{said}  {sent.seconds:.3f} s  {sent.path}  {sent.error}".rstrip())
     sys.exit(1 if failed else 0)
 
 

@@ -19,7 +19,8 @@ from pydicom.data import get_testdata_file
 
 from appliance import package
 from appliance.config import Config, load
-from appliance.send import Destination, Sent, send_files
+from appliance.delivery.storage_scu import Outcome
+from appliance.send import Destination, send_files
 from appliance.store import FINAL_STATES, Store
 
 _READY_SECONDS = 30.0
@@ -133,7 +134,7 @@ def _misfits() -> Sequence[Path]:
     return paths
 
 
-def _report(config: Config, sent: Sequence[Sent], expected: int) -> bool:
+def _report(config: Config, sent: Sequence[Outcome], expected: int) -> bool:
     """Wait for every instance's final state and print the table; whether all went as it should."""
     store = Store(config.ledger_path, read_only=True)
     deadline = time.monotonic() + _RESULT_SECONDS
@@ -147,7 +148,7 @@ def _report(config: Config, sent: Sequence[Sent], expected: int) -> bool:
     resulted = 0
     for item in sent:
         row = rows.get(item.sop_instance_uid) if item.ok else None
-        name = Path(item.file).name
+        name = item.path.name
         if row is None:
             click.secho(f"{name:<34}{item.error or 'no final state in time'}", fg="red")
         elif row["findings"]:

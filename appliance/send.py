@@ -7,10 +7,9 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -22,6 +21,7 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from pydicom.valuerep import STR_VR
 
 from appliance.delivery import storage_scu
+from appliance.delivery.storage_scu import Outcome
 from appliance.errors import ApplianceError, ImageError
 from appliance.writer import derived_uid
 
@@ -41,25 +41,6 @@ class Destination:
         return f"{self.ae_title}@{self.host}:{self.port}"
 
 
-@dataclass(frozen=True)
-class Sent:
-    """What became of one file; see `appliance.delivery.storage_scu.Outcome`."""
-
-    file: str
-    sop_instance_uid: str
-    status: int | None
-    error: str
-    seconds: float
-    answered_at: float
-
-    @property
-    def ok(self) -> bool:
-        return not self.error
-
-    def to_dict(self) -> dict[str, Any]:
-        return vars(self)
-
-
 def parse_destination(text: str) -> Destination:
     """Read ``AET@HOST:PORT``; raises `ApplianceError`."""
     found = re.fullmatch(r"([^@\\]{1,16})@(\[[0-9a-fA-F:]+\]|[^:@\s]+):(\d{1,5})", text)
@@ -74,7 +55,7 @@ def send_files(
     calling_ae_title: str,
     attributes: Mapping[str, str],
     associations: int,
-) -> Iterator[Sent]:
+) -> Iterator[Outcome]:
     """Send files and the files of folders, over several associations at once.
 
     Parameters
@@ -84,7 +65,7 @@ def send_files(
 
     Yields
     ------
-    One answer per file, as they come.
+    One outcome per file, as they come; ``path`` is the file that was given, not what it was wrapped into.
     """
     files = [
         file
@@ -101,7 +82,7 @@ def send_files(
             try:
                 wrap_image(file, attributes).save_as(wrapped, enforce_file_format=True)
             except ImageError as error:
-                yield Sent(str(file), "", None, str(error), 0.0, 0.0)
+                yield Outcome(file, "", None, str(error), 0.0, 0.0)
             else:
                 ready[wrapped] = file
         yield from _send(ready, destination, calling_ae_title, associations)
@@ -109,8 +90,8 @@ def send_files(
 
 def _send(
     ready: Mapping[Path, Path], destination: Destination, calling_ae_title: str, associations: int
-) -> Iterator[Sent]:
-    answers: SimpleQueue[storage_scu.Outcome | BaseException | None] = SimpleQueue()
+) -> Iterator[Outcome]:
+    answers: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
 
     def one(paths: Sequence[Path]) -> None:
         try:
@@ -136,10 +117,7 @@ def _send(
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                file = str(ready[answer.path])
-                yield Sent(
-                    file, answer.sop_instance_uid, answer.status, answer.error, answer.seconds, answer.answered_at
-                )
+                yield replace(answer, path=ready[answer.path])
 
 
 def wrap_image(path: Path, attributes: Mapping[str, str]) -> Dataset:

@@ -59,7 +59,7 @@ def test_each_file_has_its_answer(tmp_path: Path) -> None:
     (tmp_path / "in" / "c.txt").write_text("no image")
     with storescp(tmp_path / "out") as port:
         answers = list(send_files([tmp_path / "in"], Destination("PEER", "127.0.0.1", port), "TEST", {}, 2))
-    assert {Path(answer.file).name: answer.ok for answer in answers} == {"a.dcm": True, "b.png": True, "c.txt": False}
+    assert {answer.path.name: answer.ok for answer in answers} == {"a.dcm": True, "b.png": True, "c.txt": False}
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 

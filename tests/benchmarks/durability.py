@@ -70,7 +70,7 @@ def _send_until_taken(appliance: RunningAppliance, files: list[Path], acknowledg
             if sent.ok:
                 acknowledged[sent.sop_instance_uid] += 1
             else:
-                left.append(Path(sent.file))
+                left.append(sent.path)
         waiting = left
         time.sleep(0.3)
     for sent in send_files(files[::10], destination, "BENCH", {}, associations=1):
