@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -25,7 +25,7 @@ from appliance.result import Code
 
 FORMAT = "scanside-package/1"
 SUFFIX = ".scanside"
-MAX_FILE_BYTES = 512 * 1024 * 1024
+MAX_BYTES = 512 * 1024 * 1024  # of all files together, unpacked
 _MANIFEST, _SIGNATURE = "manifest.json", "manifest.sig"
 
 
@@ -96,10 +96,24 @@ class OperatingPoint(_Strict, frozen=True):
     chosen_on: str
 
 
+class Conformal(_Strict, frozen=True):
+    """Split conformal prediction: quantiles of one minus the probability of the true label, for each class.
+
+    "Absent" belongs to the prediction set of an image where its probability is at most ``absent``, "present" where
+    one minus its probability is at most ``present``; a set holds the truth in ``coverage`` of the images of a class.
+    """
+
+    coverage: float
+    absent: float
+    present: float
+
+
 class Target(_Strict, frozen=True):
     """One network file, for one kind of runtime, with the calibration that belongs to this very file.
 
-    The calibrated probability of finding k is ``sigmoid(logits[k] / temperature)``.
+    The calibrated probability of finding k is ``sigmoid(logits[k] / temperature + bias)``. ``calibrated_with`` is the
+    runtime, with its version, that gave the outputs which temperature, bias, thresholds and quantiles were fitted on.
+    ``why`` says why this precision was chosen.
     ``activation_map_scale``: the activation (in logits) that is drawn as full strength.
     ``measured`` holds figures with their intervals and data set, for the card, the page and the report.
     """
@@ -113,6 +127,9 @@ class Target(_Strict, frozen=True):
     operating_points: tuple[OperatingPoint, ...]
     default_operating_point: str
     measured: dict[str, Any]
+    bias: float = 0.0
+    conformal: Conformal | None = None
+    why: str = ""
 
     def operating_point(self, name: str | None = None) -> OperatingPoint:
         wanted = name or self.default_operating_point
@@ -228,7 +245,9 @@ def read(path: Path, trusted: dict[str, Ed25519PublicKey] | None) -> Package:
         raise PackageError(f"{path} can't be read: {error.strerror}") from error
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            contents = {info.filename: _extract(archive, info, path) for info in archive.infolist()}
+            members = archive.infolist()
+            _check_members(path, members)
+            contents = {info.filename: archive.read(info) for info in members}
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
         raise PackageError(f"{path} is not a model package or is damaged: {error}", hint="copy it again") from error
     for name in (_MANIFEST, _SIGNATURE):
@@ -247,10 +266,18 @@ def read(path: Path, trusted: dict[str, Ed25519PublicKey] | None) -> Package:
     return Package(path, hashlib.sha256(data).hexdigest(), manifest, contents, signed_by)
 
 
-def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
-    if info.file_size > MAX_FILE_BYTES:
-        raise PackageError(f"{path}: {info.filename} is larger than {MAX_FILE_BYTES} bytes")
-    return archive.read(info)
+def _check_members(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse what is too large unpacked, a name that occurs twice, and one that points out of the package."""
+    unpacked = sum(info.file_size for info in members)
+    if unpacked > MAX_BYTES:
+        raise PackageError(f"{path} would unpack to {unpacked:,} bytes, more than {MAX_BYTES:,}")
+    names = [info.filename for info in members]
+    for name in names:
+        if names.count(name) > 1:
+            raise PackageError(f"{path} holds {name} twice")
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if not parts or ".." in parts or parts[0] == "/" or ":" in parts[0]:
+            raise PackageError(f"{path}: the name {name!r} points out of the package")
 
 
 def _check(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> None:

@@ -17,11 +17,11 @@ import numpy as np
 from pydicom import Dataset
 
 from appliance import __version__, backends, package, receipt, render, signature, writer
-from appliance.backend import Backend
+from appliance.backend import Backend, BackendModule
 from appliance.config import Config
 from appliance.errors import NotAcceptedError, PackageError
 from appliance.image import Image, load, read_header
-from appliance.package import OperatingPoint, Package
+from appliance.package import OperatingPoint, Package, Target
 from appliance.preprocess import preprocess
 from appliance.receipt import Receipt
 from appliance.result import Finding, Prediction, Provenance
@@ -46,7 +46,7 @@ class Engine:
         """The prediction for one preprocessed image, float32 ``(1, 1, rows, columns)``."""
         manifest, target = self.package.manifest, self.package.target(self.receipt.target)
         outputs = self.backend.run({manifest.input.name: tensor})
-        probabilities = receipt.calibrated(outputs[manifest.outputs.logits][0], target.temperature)
+        probabilities = receipt.calibrated(outputs[manifest.outputs.logits][0], target.temperature, target.bias)
         if not np.isfinite(probabilities).all():
             raise ArithmeticError(f"{self.package} gave a probability that is not a number")
         evidence = np.clip(outputs[manifest.outputs.activation_map][0] / target.activation_map_scale, 0.0, 1.0)
@@ -135,6 +135,7 @@ class Pipeline:
             backend = module.open(opened.artifact(module.TARGET), threads=config.inference.threads)
             proof = receipt.prove(opened, module, backend)
             engines.append(Engine(opened, backend, proof, target.operating_point(config.models.operating_point)))
+            _warn_of_other_runtime(opened, target, module)
             log.info("%s on %s (%s), receipt %s", opened, backend.name, backend.device, proof.identifier)
         return cls(engines, device_uid)
 
@@ -180,6 +181,13 @@ class Pipeline:
             device_uid=self._device_uid,
             finding_site=manifest.finding_site,
         )
+
+
+def _warn_of_other_runtime(opened: Package, target: Target, module: BackendModule) -> None:
+    """The thresholds belong to the runtime that they were chosen on; the golden vectors have held on this one, too."""
+    here = ", ".join(f"{name} {version}" for name, version in module.versions().items())
+    if here not in target.calibrated_with:
+        log.warning("%s was calibrated with %s, this is %s", opened, target.calibrated_with, here)
 
 
 def write_objects(reading: Reading, kinds: Sequence[str]) -> list[tuple[str, Dataset]]:

@@ -77,8 +77,8 @@ def prove(package: Package, module: BackendModule, backend: Backend) -> Receipt:
         start = time.perf_counter()
         outputs = backend.run({manifest.input.name: tensor})
         seconds.append(time.perf_counter() - start)
-        got = calibrated(outputs[manifest.outputs.logits][0], target.temperature)
-        wanted = calibrated(logits, target.temperature)
+        got = calibrated(outputs[manifest.outputs.logits][0], target.temperature, target.bias)
+        wanted = calibrated(logits, target.temperature, target.bias)
         max_dp = max(max_dp, float(np.abs(got - wanted).max()))
         flips += int(((got >= threshold) != (wanted >= threshold)).sum())
         difference = np.abs(outputs[manifest.outputs.activation_map][0] - activation).max()
@@ -113,9 +113,10 @@ def prove(package: Package, module: BackendModule, backend: Backend) -> Receipt:
     return receipt
 
 
-def calibrated(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Calibrated probabilities: the logistic function of ``logits / temperature`` (Guo et al., ICML 2017)."""
-    return np.asarray(1.0 / (1.0 + np.exp(-logits.astype(np.float64) / temperature)))
+def calibrated(logits: np.ndarray, temperature: float, bias: float = 0.0) -> np.ndarray:
+    """Calibrated probabilities: the logistic function of ``logits / temperature + bias`` (Platt, 1999)."""
+    # The hyperbolic tangent is the same curve and can't overflow.
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * (logits.astype(np.float64) / temperature + bias)))
 
 
 def _cpu_info(key: str) -> str:

@@ -1,100 +1,157 @@
-"""Stage ``calibrate``: temperature and thresholds, on the int8 artifact itself, run by its own runtime.
+"""What turns an artifact's logits into probabilities and decisions, fitted on what that very artifact gives.
 
-Clean validation images look easier than the next hospital's, and a threshold that is chosen on them does not hold.
-So both are fitted on validation images together with augmented copies of them, and thresholds on the copies alone.
+Clean validation images look easier than the next hospital's, and a threshold that is chosen on them does not hold. So
+validation images are used together with augmented copies of them, and thresholds are chosen on the copies alone.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 
-from appliance.package import OperatingPoint
+from appliance.package import Conformal, OperatingPoint
 from appliance.receipt import calibrated
 from compression import data, export
 from compression.augment import compose
 from compression.inference import Network, tensors
-from compression.quantize import cpu
 
 if TYPE_CHECKING:
     from compression.build import Build
+    from compression.recipe import CalibrateRecipe
 
-SECTIONS = ("input", "augment", "calibrate")
 _AUGMENTATION_SEED = 7
+_BINS = 15
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """What belongs to one artifact; errors are expected calibration errors (15 bins) before and after."""
+    """What belongs to one artifact on one runtime.
+
+    ``reliability`` has a row for each bin of clean validation images: mean probability, observed rate, images; errors
+    are expected calibration errors on the same images, before and after.
+    """
 
     temperature: float
+    bias: float
     activation_map_scale: float
     operating_points: tuple[OperatingPoint, ...]
+    conformal: Conformal
     ece_before: float
     ece_after: float
+    reliability: tuple[tuple[float, float, int], ...]
+
+    def threshold(self, name: str) -> float:
+        return next(point.threshold for point in self.operating_points if point.name == name)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return calibrated(logits, self.temperature, self.bias)
 
 
-def run(build: Build) -> str:
-    recipe = build.recipe.calibrate
+@dataclass(frozen=True)
+class Answers:
+    """An artifact's outputs on the validation images and on augmented copies of them.
+
+    Attributes
+    ----------
+    logits
+        ``(copies + 1, images)``; the first row is the images themselves.
+    maps
+        Activation maps of the images themselves, ``(images, rows, columns)``.
+    labels
+        bool ``(images,)``.
+    """
+
+    logits: np.ndarray
+    maps: np.ndarray
+    labels: np.ndarray
+
+
+def ask(build: Build, network: Network, what: str) -> Answers:
+    """Run an artifact on what calibration needs; every artifact sees the same copies."""
     validation = data.load(build, "validation")
-    network = Network(cpu.path(build))
-    clean = network.run(tensors(build, validation.pixels, "clean"))
+    clean = network.run(tensors(build, validation.pixels, f"{what}: validation"))
     augment = compose(build.recipe.augment, _AUGMENTATION_SEED)
-    copies = [
-        network.run(
-            tensors(build, (augment(image=image)["image"] for image in validation.pixels), f"copy {number + 1}")
-        )
-        for number in range(recipe.augmented_copies)
-    ]
-    labels = validation.labels
+    logits = [clean[export.LOGITS][:, 0]]
+    for number in range(build.recipe.calibrate.augmented_copies):
+        copies = (augment(image=image)["image"] for image in validation.pixels)
+        logits.append(network.run(tensors(build, copies, f"{what}: copies {number + 1}"))[export.LOGITS][:, 0])
+    return Answers(np.stack(logits), clean[export.ACTIVATION_MAP][:, 0], validation.labels)
+
+
+def fit(recipe: CalibrateRecipe, answers: Answers) -> Calibration:
+    """Fit temperature and bias, choose the thresholds, measure the conformal quantiles."""
+    copies = len(answers.logits) - 1
     # The clean images weigh as much as all their copies together.
-    logits = np.concatenate([clean[export.LOGITS][:, 0]] * len(copies) + [copy[export.LOGITS][:, 0] for copy in copies])
-    everything = np.tile(labels, 2 * len(copies))
-    temperature = fit_temperature(logits, everything)
-    hard = calibrated(np.concatenate([copy[export.LOGITS][:, 0] for copy in copies]), temperature)
-    points = tuple(
-        _operating_point(point.name, point.sensitivity, hard, np.tile(labels, len(copies)))
-        for point in recipe.operating_points
-    )
-    strongest = clean[export.ACTIVATION_MAP][labels, 0].max(axis=(1, 2))
-    result = Calibration(
-        temperature=round(temperature, 6),
+    logits = np.concatenate([np.tile(answers.logits[0], copies), answers.logits[1:].ravel()])
+    temperature, bias = (round(value, 6) for value in fit_logistic(logits, np.tile(answers.labels, 2 * copies)))
+    hard = calibrated(answers.logits[1:].ravel(), temperature, bias)
+    hard_labels = np.tile(answers.labels, copies)
+    clean = calibrated(answers.logits[0], temperature, bias)
+    strongest = answers.maps[answers.labels].max(axis=(1, 2))
+    return Calibration(
+        temperature=temperature,
+        bias=bias,
         activation_map_scale=round(float(np.percentile(strongest, 99)), 6),
-        operating_points=points,
-        ece_before=expected_calibration_error(calibrated(logits, 1.0), everything),
-        ece_after=expected_calibration_error(calibrated(logits, temperature), everything),
+        operating_points=tuple(
+            _operating_point(point.name, point.sensitivity, hard, hard_labels) for point in recipe.operating_points
+        ),
+        conformal=fit_conformal(hard, hard_labels, recipe.coverage),
+        ece_before=expected_calibration_error(calibrated(answers.logits[0], 1.0), answers.labels),
+        ece_after=expected_calibration_error(clean, answers.labels),
+        reliability=reliability(clean, answers.labels),
     )
-    (build.folder("calibrate") / "calibration.json").write_bytes(msgspec.json.encode(result))
-    thresholds = ", ".join(f"{point.name} {point.threshold:.3f}" for point in points)
-    return (
-        f"temperature {temperature:.3f}, ECE {result.ece_before:.3f} -> {result.ece_after:.3f}; thresholds {thresholds}"
-    )
 
 
-def load(build: Build) -> Calibration:
-    return msgspec.json.decode((build.folder("calibrate") / "calibration.json").read_bytes(), type=Calibration)
+def fit_logistic(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Temperature and bias of least negative log-likelihood (Platt, 1999; Guo et al., 2017).
+
+    A bias as well as a temperature: training weighs the classes, and int8 shifts a logit as well as it scales it.
+    """
+    signs = np.where(labels, 1.0, -1.0)
+
+    def loss(parameters: np.ndarray) -> float:
+        return float(np.logaddexp(0.0, -signs * (logits * np.exp(-parameters[0]) + parameters[1])).mean())
+
+    # Where the classes don't overlap, the likelihood has no end; these are the ends that make sense.
+    bounds = [(np.log(0.1), np.log(20.0)), (-10.0, 10.0)]
+    options = {"xatol": 1e-7, "fatol": 1e-12}
+    best = minimize(loss, np.zeros(2), method="Nelder-Mead", bounds=bounds, options=options).x
+    return float(np.exp(best[0])), float(best[1])
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature of least negative log-likelihood (Guo et al., ICML 2017)."""
-    signed = np.where(labels, logits, -logits).astype(np.float64)
+def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, coverage: float) -> Conformal:
+    """Split conformal prediction for each class on its own (Vovk, 2012): what share of a class its set must hold.
 
-    def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0.0, -signed / np.exp(log_temperature)).mean())
+    A label belongs to the prediction set where one minus its probability is at most its quantile.
+    """
+    quantiles = []
+    for label, score in ((False, probabilities), (True, 1.0 - probabilities)):
+        scores = np.sort(score[labels == label])
+        rank = int(np.ceil((len(scores) + 1) * coverage))
+        quantiles.append(float(scores[min(rank, len(scores)) - 1]))
+    return Conformal(coverage=coverage, absent=round(quantiles[0], 6), present=round(quantiles[1], 6))
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded").x))
 
-
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Mean gap between predicted and observed rate over equal-width bins, weighted by their images."""
-    index = np.minimum((probabilities * bins).astype(int), bins - 1)
-    gaps = [
-        abs(probabilities[index == each].mean() - labels[index == each].mean()) * (index == each).mean()
+def reliability(probabilities: np.ndarray, labels: np.ndarray) -> tuple[tuple[float, float, int], ...]:
+    """Mean probability, observed rate and count of equal-width bins; empty ones are left out."""
+    index = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
+    return tuple(
+        (
+            round(float(probabilities[index == each].mean()), 4),
+            round(float(labels[index == each].mean()), 4),
+            int((index == each).sum()),
+        )
         for each in np.unique(index)
-    ]
-    return round(float(sum(gaps)), 4)
+    )
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """Mean gap between predicted and observed rate over equal-width bins, weighted by their images."""
+    rows = reliability(probabilities, labels)
+    return round(sum(abs(mean - rate) * count for mean, rate, count in rows) / len(labels), 4)
 
 
 def _operating_point(name: str, sensitivity: float, probabilities: np.ndarray, labels: np.ndarray) -> OperatingPoint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -11,12 +10,13 @@ from appliance.errors import ApplianceError
 from appliance.signature import key_id, load_or_create_private_key
 from compression.recipe import RecipeError, read
 
-_STAGES = ("data", "train", "export", "quantize", "calibrate", "golden", "evaluate", "pack")
+_STAGES = ("data", "train", "prune", "export", "quantize", "gate", "golden", "evaluate", "report", "pack")
+_DEVELOPMENT_KEY = Path(".build") / "development.pem"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Build model packages for Scanside: train, quantize, calibrate, evaluate, sign."""
+    """Build model packages for Scanside: train, prune, quantize, calibrate, evaluate, report, sign."""
 
 
 @main.command()
@@ -26,11 +26,12 @@ def main() -> None:
 @click.option("--weights", type=click.Path(path_type=Path), default=Path("../shared/weights"), show_default=True,
               help="Folder of the initial weights.")  # fmt: skip
 @click.option("--work", type=click.Path(path_type=Path), help="Folder for the stages' results.  [default: .build/ID]")
-@click.option("--key", type=click.Path(path_type=Path), help="Private key that signs; made where there is none.  "
-              "[default: scanside/signing.pem in your configuration folder]")  # fmt: skip
-@click.option(
-    "--trust", type=click.Path(file_okay=False, path_type=Path), help="Also write the public key into this folder."
-)
+@click.option("--key", type=click.Path(path_type=Path),
+              help=f"Private key that signs.  [default: {_DEVELOPMENT_KEY}, made where there is none]")  # fmt: skip
+@click.option("--release", is_flag=True, help="Sign for users: needs --key, and refuses the development key.")
+@click.option("--trust", type=click.Path(file_okay=False, path_type=Path),
+              help="Also write the public key into this folder.")  # fmt: skip
+@click.option("--quick", is_flag=True, help="A toy package, to see that it works, in under two minutes.")
 @click.option("--stage", type=click.Choice(_STAGES), help="Stop after this stage.")
 @click.option("--force", type=click.Choice(_STAGES), multiple=True, help="Run this stage again though nothing changed.")
 def build(
@@ -39,30 +40,57 @@ def build(
     weights: Path,
     work: Path | None,
     key: Path | None,
+    release: bool,
     trust: Path | None,
+    quick: bool,
     stage: str | None,
     force: tuple[str, ...],
 ) -> None:
     """Build a package from a recipe, stage by stage.
 
-    What is already there and still fits is kept; training goes on from its last finished epoch.
+    What is already there and still fits is kept; training goes on from its last finished epoch. The package, its card
+    and its report lie beside the recipe; with --quick, in the work folder.
     """
     from compression import build as builder
+    from compression import quick as toy
     from compression.pack import write_public_key
 
     try:
         recipe = read(recipe_path)
-        key = key or Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "scanside" / "signing.pem"
-        private_key, is_new = load_or_create_private_key(key)
+        private_key, is_new = load_or_create_private_key(_signing_key(key, release))
         if is_new:
-            click.echo(
-                f"Made a signing key: {key} (id {key_id(private_key.public_key())}). Keep it; devices must trust it."
-            )
-        started = builder.Build(
-            recipe, recipe_path, data, weights, work or Path(".build") / recipe.package.id, private_key
-        )
-        builder.run(started, stage, force)
+            click.echo(f"Made a development key, {_DEVELOPMENT_KEY}; devices trust it only where they are told to.")
+        work = work or Path(".build") / recipe.package.id
+        started = builder.Build(recipe, recipe_path, data, weights, work, private_key, recipe_path.parent)
+        builder.run(toy.shrink(started) if quick else started, stage, force)
         if trust is not None:
             click.echo(f"Wrote {write_public_key(private_key, trust)}: devices with this file trust the package.")
     except (RecipeError, ApplianceError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _signing_key(key: Path | None, release: bool) -> Path:
+    """The file of the key that signs; raises where a release has none of its own, or a key is not there."""
+    if key is not None and not key.exists():
+        raise RecipeError(f"{key} is not there; make it with: python -m compression keygen {key}")
+    if release:
+        if key is None:
+            raise RecipeError("a release needs a key of its own: --key FILE, made with python -m compression keygen")
+        if _DEVELOPMENT_KEY.exists() and key.read_bytes() == _DEVELOPMENT_KEY.read_bytes():
+            raise RecipeError(f"{key} is this checkout's development key, which signs no release")
+    return key or _DEVELOPMENT_KEY
+
+
+@main.command()
+@click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--trust", type=click.Path(file_okay=False, path_type=Path), help="Write the public key into this "
+              "folder, as devices want it.  [default: beside FILE]")  # fmt: skip
+def keygen(path: Path, trust: Path | None) -> None:
+    """Make a key that signs packages. Keep FILE secret and safe; devices need the .pub file."""
+    from compression.pack import write_public_key
+
+    if path.exists():
+        raise click.ClickException(f"{path} is there already; a key is never overwritten")
+    key, _ = load_or_create_private_key(path)
+    public = write_public_key(key, trust or path.parent)
+    click.echo(f"Key {key_id(key.public_key())}: private {path}, public {public}")

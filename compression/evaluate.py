@@ -1,40 +1,66 @@
-"""Stage ``evaluate``: how well the artifact does, with intervals, on data that chose nothing."""
+"""Stage ``evaluate``: float, pruned and int8 on data that chose nothing, by subgroup, with intervals and costs."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from appliance.receipt import calibrated
-from compression import calibrate, data, export
+from compression import calibrate, data, export, gate, train
+from compression.calibrate import Calibration
 from compression.inference import Network, tensors
-from compression.quantize import cpu
+from compression.statistics import bootstrap
 
 if TYPE_CHECKING:
     from compression.build import Build
 
-SECTIONS = ("input", "data", "evaluate", "calibrate")
+SECTIONS = ("input", "augment", "data", "evaluate", "calibrate")
+UNPRUNED, PRUNED, EAGER = "unpruned float", "pruned float", "unpruned float, torch eager"
+_SMALLEST_SUBGROUP = 20
+_FIGURES = ("auc", "pr_auc", "sensitivity", "specificity")
+_ROUNDS, _WARM_UP = 60, 5
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network file, the target whose runtime runs it, and the calibration that belongs to it."""
+
+    path: Path
+    target: str
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class Set:
+    """A data set with what its subgroups are made of: column -> value of each image."""
+
+    images: data.Images
+    files: tuple[str, ...]
+    columns: dict[str, np.ndarray]
 
 
 def run(build: Build) -> str:
-    networks = {"int8": Network(cpu.path(build)), "float": Network(export.path(build))}
-    report: dict[str, Any] = {}
-    for name in ("validation", "test"):
-        images = data.load(build, name)
-        report[name] = _measure(build, networks, images, name)
+    contenders = _contenders(build)
+    sets = {"validation": Set(data.load(build, "validation"), (), {}), "test": _test(build)}
     if build.recipe.data.external:
-        report["external"] = _external(build, networks)
-    report["latency_ms"] = {name: _latency(build, network) for name, network in networks.items()}
+        sets["external"] = _external(build)
+    report = {
+        "networks": _costs(build, contenders),
+        "sets": {name: _set_figures(build, contenders, each, name) for name, each in sets.items()},
+    }
     (build.folder("evaluate") / "report.json").write_text(json.dumps(report, indent=1))
-    test = report["test"]
-    return (
-        f"test AUC {_interval(test['int8']['auc'])} (float {test['float']['auc'][0]:.4f}), "
-        f"sensitivity {_interval(test['int8']['sensitivity'])}, specificity {_interval(test['int8']['specificity'])}"
-    )
+    figures = report["sets"]["test"]["networks"]
+    return "test AUC " + ", ".join(f"{name} {each['auc'][0]:.4f}" for name, each in figures.items())
 
 
 def load(build: Build) -> dict[str, Any]:
@@ -42,89 +68,237 @@ def load(build: Build) -> dict[str, Any]:
     return report
 
 
-def _interval(triple: list[float]) -> str:
-    return f"{triple[0]:.4f} [{triple[1]:.4f}, {triple[2]:.4f}]"
+def _contenders(build: Build) -> dict[str, Contender]:
+    unpruned = export.unpruned_path(build)
+    fitted = calibrate.fit(build.recipe.calibrate, calibrate.ask(build, Network(unpruned), UNPRUNED))
+    choices = gate.load(build)
+    plain = next(verdict for verdict in choices[build.recipe.quantize.targets[0]].tried if not verdict.costs)
+    found = {
+        UNPRUNED: Contender(unpruned, "cpu", fitted),
+        PRUNED: Contender(export.path(build), "cpu", plain.calibration),
+    }
+    for target, choice in choices.items():
+        found[target] = Contender(gate.artifact(build, target), target, choice.shipped.calibration)
+    return found
 
 
-def _measure(build: Build, networks: dict[str, Network], images: data.Images, what: str) -> dict[str, Any]:
-    """Figures of each network on some images, and how far int8 is from float."""
-    calibration = calibrate.load(build)
-    threshold = next(
-        point.threshold
-        for point in calibration.operating_points
-        if point.name == build.recipe.calibrate.default_operating_point
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def _test(build: Build) -> Set:
+    """The official test, with the sublabels of its list where it has them; the same rows as stage ``data`` took."""
+    folder = build.data_root / build.recipe.data.train
+    rows = [row for row in data.read_manifest(folder) if not row.get("exact_duplicate_of") and row["split"] == "test"]
+    columns = {"sublabel": np.array([row["sublabel"] for row in rows])} if "sublabel" in rows[0] else {}
+    return Set(data.load(build, "test"), tuple(row["file"] for row in rows), columns)
+
+
+def _external(build: Build) -> Set:
+    assert build.recipe.data.external is not None
+    folder = build.data_root / build.recipe.data.external
+    rows = data.read_manifest(folder)
+    images = data.Images(
+        np.stack([data.decode(folder / row["file"]) for row in rows]),
+        np.array([row["label"] == build.recipe.data.positive for row in rows]),
+        np.array([row["patient_id"] for row in rows]),
     )
-    probabilities = {
-        name: calibrated(
-            network.run(tensors(build, images.pixels, f"{what}, {name}"))[export.LOGITS][:, 0], calibration.temperature
-        )
-        for name, network in networks.items()
+    columns: dict[str, np.ndarray] = {}
+    for name in ("view", "sex"):
+        if name in rows[0]:
+            columns[name] = np.array([row[name] or "unknown" for row in rows])
+    if "age" in rows[0]:
+        columns["age"] = np.array([_age_group(row["age"]) for row in rows])
+    return Set(images, tuple(row["file"] for row in rows), columns)
+
+
+def _age_group(years: str) -> str:
+    if not years.isdigit():
+        return "unknown"
+    return next((name for limit, name in ((18, "under 18"), (40, "18 to 39"), (65, "40 to 64")) if int(years) < limit),
+                "65 and more")  # fmt: skip
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def _set_figures(build: Build, contenders: dict[str, Contender], given: Set, what: str) -> dict[str, Any]:
+    images, recipe = given.images, build.recipe
+    point, resamples = recipe.calibrate.default_operating_point, recipe.evaluate.bootstrap
+    logits, maps = {}, {}
+    for name, contender in contenders.items():
+        outputs = Network(contender.path, contender.target).run(tensors(build, images.pixels, f"{what}: {name}"))
+        logits[name], maps[name] = outputs[export.LOGITS][:, 0], outputs[export.ACTIVATION_MAP][:, 0]
+    probabilities = {name: each.calibration.probabilities(logits[name]) for name, each in contenders.items()}
+    thresholds = {name: each.calibration.threshold(point) for name, each in contenders.items()}
+    decided = {name: probabilities[name] >= thresholds[name] for name in contenders}
+    found: dict[str, Any] = {
+        "images": len(images),
+        "positive": int(images.labels.sum()),
+        "networks": {
+            name: figures(probabilities[name], images.labels, images.patients, thresholds[name], resamples)
+            for name in contenders
+        },
+        "subgroups": {},
+        "against": {},
+        "conformal_coverage": {
+            name: _coverage(probabilities[name], images.labels, each.calibration) for name, each in contenders.items()
+        },
     }
-    found: dict[str, Any] = {"images": len(images), "positive": int(images.labels.sum())}
-    found |= {
-        name: figures(values, images.labels, images.patients, threshold, build.recipe.evaluate.bootstrap)
-        for name, values in probabilities.items()
-    }
-    difference = np.abs(probabilities["int8"] - probabilities["float"])
-    flips = (probabilities["int8"] >= threshold) != (probabilities["float"] >= threshold)
-    found["int8_against_float"] = {
-        "auc_loss": round(found["float"]["auc"][0] - found["int8"]["auc"][0], 4),
-        "flips": round(float(flips.mean()), 4),
-        "p99_abs_dp": round(float(np.percentile(difference, 99)), 4),
-    }
+    for column, values in given.columns.items():
+        for value in sorted(set(values)):
+            chosen = np.flatnonzero(values == value)
+            if len(chosen) >= _SMALLEST_SUBGROUP:
+                found["subgroups"][f"{column}: {value}"] = {
+                    "images": len(chosen),
+                    "positive": int(images.labels[chosen].sum()),
+                    "networks": {
+                        name: figures(probabilities[name][chosen], images.labels[chosen], images.patients[chosen],
+                                      thresholds[name], resamples)
+                        for name in contenders
+                    },
+                }  # fmt: skip
+    for name in contenders:
+        if name not in (UNPRUNED, PRUNED):
+            found["against"][name] = {
+                other: _difference(images, probabilities, decided, maps, name, other, given.files, resamples)
+                for other in (UNPRUNED, PRUNED)
+            }
     return found
 
 
 def figures(
     probabilities: np.ndarray, labels: np.ndarray, patients: np.ndarray, threshold: float, resamples: int
 ) -> dict[str, list[float]]:
-    """AUC, sensitivity and specificity, each with its 95 % interval by a bootstrap over patients."""
-    patients, index = np.unique(patients, return_inverse=True)
-    members = [np.flatnonzero(index == number) for number in range(len(patients))]
-    chance = np.random.default_rng(0)
-    drawn = []
-    for _ in range(resamples):
-        chosen = np.concatenate([members[number] for number in chance.integers(0, len(patients), len(patients))])
-        if 0 < labels[chosen].sum() < len(chosen):
-            drawn.append(_three(probabilities[chosen], labels[chosen], threshold))
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    value = _three(probabilities, labels, threshold)
-    names = ("auc", "sensitivity", "specificity")
-    return {name: [round(float(each), 4) for each in (value[n], low[n], high[n])] for n, name in enumerate(names)}
-
-
-def _three(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> tuple[float, float, float]:
+    """``[value, low, high]`` of each figure, 95 % intervals; of one class only, what can be said of it."""
     positive = probabilities >= threshold
-    return (
-        float(roc_auc_score(labels, probabilities)),
-        float(positive[labels].mean()),
-        float((~positive[~labels]).mean()),
+
+    def measure(chosen: np.ndarray) -> list[float]:
+        truth, said = labels[chosen], positive[chosen]
+        return [
+            float(roc_auc_score(truth, probabilities[chosen])),
+            float(average_precision_score(truth, probabilities[chosen])),
+            float(said[truth].mean()),
+            float((~said[~truth]).mean()),
+        ]
+
+    if 0 < labels.sum() < len(labels):
+        return dict(zip(_FIGURES, bootstrap(measure, labels, patients, resamples), strict=True))
+    return {"sensitivity" if labels.all() else "specificity": _wilson(int((positive == labels).sum()), len(labels))}
+
+
+def _wilson(hits: int, count: int) -> list[float]:
+    """A rate with Wilson's 95 % interval (1927), for subgroups of one class."""
+    z, rate = 1.96, hits / count
+    middle = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * np.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    return [round(rate, 4), round(float(middle - half), 4), round(float(middle + half), 4)]
+
+
+def _difference(
+    images: data.Images,
+    probabilities: dict[str, np.ndarray],
+    decided: dict[str, np.ndarray],
+    maps: dict[str, np.ndarray],
+    name: str,
+    other: str,
+    files: tuple[str, ...],
+    resamples: int,
+) -> dict[str, Any]:
+    """What one network costs against another, each judged by its own calibration; the files whose decision changed."""
+    changed = np.flatnonzero(decided[name] != decided[other])
+    labels = images.labels
+
+    def loss(chosen: np.ndarray) -> list[float]:
+        return [
+            float(roc_auc_score(labels[chosen], probabilities[other][chosen]))
+            - float(roc_auc_score(labels[chosen], probabilities[name][chosen]))
+        ]
+
+    (auc_loss,) = bootstrap(loss, labels, images.patients, resamples)
+    return {
+        "flips": round(len(changed) / len(images), 4),
+        "p99_probability": round(float(np.percentile(np.abs(probabilities[name] - probabilities[other]), 99)), 4),
+        "map_correlation": round(gate.map_correlation(maps[other], maps[name]), 4),
+        "auc_loss": auc_loss,
+        "changed": [
+            {"number": int(index), "file": files[index] if files else "", "positive": bool(labels[index]),
+             "before": round(float(probabilities[other][index]), 4),
+             "after": round(float(probabilities[name][index]), 4)}
+            for index in changed
+        ],
+    }  # fmt: skip
+
+
+def _coverage(probabilities: np.ndarray, labels: np.ndarray, calibration: Calibration) -> dict[str, float]:
+    """How often the prediction set holds the truth: over all images and in each class."""
+    held = np.where(
+        labels, 1.0 - probabilities <= calibration.conformal.present, probabilities <= calibration.conformal.absent
     )
+    return {
+        "stated": calibration.conformal.coverage,
+        "all": round(float(held.mean()), 4),
+        "absent": round(float(held[~labels].mean()), 4),
+        "present": round(float(held[labels].mean()), 4),
+    }
 
 
-def _external(build: Build, networks: dict[str, Network]) -> dict[str, Any]:
-    """Another hospital, by view: pooled figures mislead where one view has most of the normals."""
-    assert build.recipe.data.external is not None
-    folder = build.data_root / build.recipe.data.external
-    rows = data.read_manifest(folder)
-    pixels = [data.decode(folder / row["file"]) for row in rows]
-    labels = np.array([row["label"] == build.recipe.data.positive for row in rows])
-    patients = np.array([row["patient_id"] for row in rows])
-    views = np.array([row.get("view") or "unknown" for row in rows])
-    report = {}
-    for view in ("all", *sorted(set(views))):
-        chosen = np.flatnonzero((views == view) | (view == "all"))
-        images = data.Images(np.stack([pixels[each] for each in chosen]), labels[chosen], patients[chosen])
-        report[view] = _measure(build, networks, images, f"external, {view}")
-    return report
+# --- size, time, memory ----------------------------------------------------------------------------------------------
 
 
-def _latency(build: Build, network: Network) -> float:
-    """Median milliseconds of one image through preprocessing and network."""
-    image = data.load(build, "validation").pixels[:1]
-    seconds = []
-    for _ in range(60):
-        start = time.perf_counter()
-        network.run(tensors(build, image))
-        seconds.append(time.perf_counter() - start)
-    return round(float(np.median(seconds)) * 1000, 2)
+def _costs(build: Build, contenders: dict[str, Contender]) -> dict[str, Any]:
+    """Bytes, median milliseconds of one image on one thread, memory, calibration; timed in turn, torch eager, too."""
+    image = next(tensors(build, data.load(build, "validation").pixels[:1]))
+    networks = {name: Network(each.path, each.target, threads=1) for name, each in contenders.items()}
+    eager, threads = train.load(build), torch.get_num_threads()
+    torch.set_num_threads(1)
+    calls: dict[str, Callable[[], object]] = {
+        EAGER: partial(_eager, eager, image),
+        **{name: partial(network.run, [image]) for name, network in networks.items()},
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(_ROUNDS + _WARM_UP):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if number >= _WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    medians = {name: float(np.median(each)) * 1000 for name, each in seconds.items()}
+    found: dict[str, Any] = {EAGER: {"milliseconds": round(medians[EAGER], 3), "times_as_fast": 1.0}}
+    for name, contender in contenders.items():
+        found[name] = {
+            "bytes": contender.path.stat().st_size,
+            "milliseconds": round(medians[name], 3),
+            "times_as_fast": round(medians[EAGER] / medians[name], 2),
+            "memory_mb": _memory(contender, image.shape),
+            "temperature": contender.calibration.temperature,
+            "bias": contender.calibration.bias,
+            "ece_before": contender.calibration.ece_before,
+            "ece_after": contender.calibration.ece_after,
+            "reliability": contender.calibration.reliability,
+        }
+    return found
+
+
+@torch.no_grad()
+def _eager(network: torch.nn.Module, image: np.ndarray) -> None:
+    network(torch.from_numpy(image))
+
+
+_MEMORY = """
+import resource, sys, numpy as np
+from pathlib import Path
+from compression.inference import INPUT, RUNTIMES
+runtime = RUNTIMES[sys.argv[2]]
+runtime.probe()
+shape = tuple(map(int, sys.argv[3].split(",")))
+backend = runtime.open(Path(sys.argv[1]).read_bytes(), threads=1)
+backend.run({INPUT: np.zeros(shape, dtype=np.float32)})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def _memory(contender: Contender, shape: tuple[int, ...]) -> int:
+    """Peak resident memory in MB of a process that opens the artifact and runs it once."""
+    command = [sys.executable, "-c", _MEMORY, str(contender.path), contender.target, ",".join(map(str, shape))]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

@@ -1,4 +1,4 @@
-"""Stage ``export``: the trained network as ONNX, checked against torch."""
+"""Stage ``export``: the pruned network, and the unpruned one to compare with, as ONNX, checked against torch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 import onnx
 import torch
 
-from compression import data, train
+from compression import data, prune, train
 from compression.inference import INPUT, Network, tensors
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from compression.architectures import MobileNetV2
     from compression.build import Build
 
 SECTIONS = ("input",)
@@ -25,11 +26,27 @@ _LARGEST_DIFFERENCE = 1e-3
 
 
 def path(build: Build) -> Path:
+    """The pruned network, float."""
     return build.folder("export") / "float.onnx"
 
 
+def unpruned_path(build: Build) -> Path:
+    return build.folder("export") / "unpruned.onnx"
+
+
 def run(build: Build) -> str:
-    network = train.load(build)
+    said = []
+    for name, network, target in (
+        ("pruned", prune.load(build), path(build)),
+        ("unpruned", train.load(build), unpruned_path(build)),
+    ):
+        difference = _export(build, network, target)
+        said.append(f"{name} {target.stat().st_size / 1e6:.1f} MB (differs by {difference:.1e} in a logit)")
+    return ", ".join(said)
+
+
+def _export(build: Build, network: MobileNetV2, target: Path) -> float:
+    """Write one network and check it; the largest difference of a logit from torch's."""
     shape = (1, 1, build.recipe.input.rows, build.recipe.input.columns)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -43,11 +60,11 @@ def run(build: Build) -> str:
             verbose=False,
         )
     assert program is not None
-    program.save(str(path(build)), external_data=False)
-    onnx.checker.check_model(str(path(build)), full_check=True)
+    program.save(str(target), external_data=False)
+    onnx.checker.check_model(str(target), full_check=True)
     pixels = data.load(build, "validation").pixels[:64]
-    exported = Network(path(build)).run(tensors(build, pixels))[LOGITS][:, 0]
+    exported = Network(target).run(tensors(build, pixels))[LOGITS][:, 0]
     difference = float(np.abs(exported - train.logits(build, network, pixels)).max())
     if not difference <= _LARGEST_DIFFERENCE:
         raise RecipeError(f"the exported network differs from the trained one by {difference:.4f} in a logit")
-    return f"{path(build).stat().st_size / 1e6:.1f} MB, largest difference of a logit {difference:.1e}"
+    return difference

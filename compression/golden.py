@@ -5,17 +5,17 @@ An image is the mean of one class plus its principal components with random coef
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.decomposition import PCA
 
 from appliance.preprocess import resize
-from appliance.receipt import calibrated
-from compression import calibrate, data, export
+from compression import data, export, gate
 from compression.inference import Network, tensors
-from compression.quantize import cpu
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
@@ -50,24 +50,32 @@ def run(build: Build) -> str:
     )
     nearest, usual = _likeness(candidates, training.pixels)
     candidates = candidates[nearest <= usual]
-    outputs = Network(cpu.path(build)).run(tensors(build, candidates, "golden"))
+    outputs: dict[str, dict[str, np.ndarray]] = {
+        target: Network(gate.artifact(build, target), target).run(tensors(build, candidates, f"golden, {target}"))
+        for target in build.recipe.quantize.targets
+    }
     chosen = _choose(build, outputs, recipe.count)
     closest = float(nearest[nearest <= usual][chosen].max())
-    np.savez_compressed(
-        path(build),
-        images=candidates[chosen],
-        **{
-            f"{cpu.TARGET}/logits": outputs[export.LOGITS][chosen],
-            f"{cpu.TARGET}/activation_map": outputs[export.ACTIVATION_MAP][chosen],
-        },
-    )
-    probabilities = calibrated(outputs[export.LOGITS][chosen, 0], calibrate.load(build).temperature)
+    expected = {
+        f"{target}/{name}": given[name][chosen]
+        for target, given in outputs.items()
+        for name in (export.LOGITS, export.ACTIVATION_MAP)
+    }
+    save_arrays(path(build), {"images": candidates[chosen], **expected})
     facts = {"largest_correlation_with_a_training_image": round(closest, 4), "usual_between_patients": round(usual, 4)}
     (build.folder("golden") / "facts.json").write_text(json.dumps(facts))
-    spread = " ".join(f"{probability:.2f}" for probability in np.sort(probabilities))
-    return (
-        f"{recipe.count} images, probabilities {spread}; nearest training image r = {closest:.3f} (usual {usual:.3f})"
-    )
+    return f"{recipe.count} images for each target; nearest training image r = {closest:.3f} (usual {usual:.3f})"
+
+
+def save_arrays(target: Path, arrays: dict[str, np.ndarray]) -> None:
+    """An npz that is the same bytes for the same arrays, which numpy's own, with the time in it, is not."""
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(info, buffer.getvalue())
 
 
 def _draw(pixels: np.ndarray, recipe, chance: np.random.Generator, count: int) -> np.ndarray:  # type: ignore[no-untyped-def]
@@ -81,24 +89,23 @@ def _draw(pixels: np.ndarray, recipe, chance: np.random.Generator, count: int) -
     return np.clip(np.stack(large) + 0.5, 0, 255).astype(np.uint8)
 
 
-def _choose(build: Build, outputs: dict[str, np.ndarray], count: int) -> np.ndarray:
-    """Indices of images clear of every threshold, as many positive as negative, spread over the probabilities."""
-    calibration = calibrate.load(build)
-    probabilities = calibrated(outputs[export.LOGITS][:, 0], calibration.temperature)
-    thresholds = np.array([point.threshold for point in calibration.operating_points])
-    # Near 0 and 1 the distance in probability says little, so the thresholds there are given less room.
-    room = np.minimum(_CLEAR_OF_THRESHOLD, 0.5 * np.minimum(thresholds, 1 - thresholds))
-    clear = (np.abs(probabilities[:, None] - thresholds) > room).all(axis=1)
-    default = next(
-        point.threshold
-        for point in calibration.operating_points
-        if point.name == build.recipe.calibrate.default_operating_point
-    )
+def _choose(build: Build, outputs: dict[str, dict[str, np.ndarray]], count: int) -> np.ndarray:
+    """Indices of images clear of every target's thresholds, as many positive as negative, spread over probabilities."""
+    clear, positive = [], []
+    choices = gate.load(build)
+    for target, given in outputs.items():
+        calibration = choices[target].shipped.calibration
+        probabilities = calibration.probabilities(given[export.LOGITS][:, 0])
+        thresholds = np.array([point.threshold for point in calibration.operating_points])
+        # Near 0 and 1 the distance in probability says little, so the thresholds there are given less room.
+        room = np.minimum(_CLEAR_OF_THRESHOLD, 0.5 * np.minimum(thresholds, 1 - thresholds))
+        clear.append((np.abs(probabilities[:, None] - thresholds) > room).all(axis=1))
+        positive.append(probabilities >= calibration.threshold(build.recipe.calibrate.default_operating_point))
     chosen = []
-    for side in (probabilities < default, probabilities >= default):
-        found = np.flatnonzero(clear & side)
+    for side in (~np.any(positive, axis=0), np.all(positive, axis=0)):
+        found = np.flatnonzero(np.all(clear, axis=0) & side)
         if len(found) < count // 2:
-            raise RecipeError(f"only {len(found)} of the generated images lie clear on one side of the threshold")
+            raise RecipeError(f"only {len(found)} of the generated images lie clear on one side of the thresholds")
         found = found[np.argsort(probabilities[found])]
         chosen.append(found[np.linspace(0, len(found) - 1, count // 2).astype(int)])
     return np.concatenate(chosen)

@@ -1,4 +1,4 @@
-"""Running a network file on many images, through the device's own preprocessing and backend."""
+"""Running a network file on many images, through the device's own preprocessing and backends."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from appliance.backends import onnxruntime
+from appliance.backends import onnxruntime, openvino
 from appliance.preprocess import preprocess
 
 if TYPE_CHECKING:
     from compression.build import Build
 
 INPUT = "image"
+# What runs the artifact of each target here. TensorRT needs a GPU: its very file is run by ONNX Runtime instead.
+RUNTIMES = {"cpu": onnxruntime, "openvino": openvino, "tensorrt": onnxruntime}
 
 
 class Network:
-    """A network file, opened as the device opens it."""
+    """A network file, opened as the device opens it.
 
-    def __init__(self, path: Path) -> None:
-        self._backend = onnxruntime.open(path.read_bytes(), threads=2)
+    Parameters
+    ----------
+    target
+        A key of `RUNTIMES`.
+    """
+
+    def __init__(self, path: Path, target: str = "cpu", threads: int = 2) -> None:
+        self._backend = RUNTIMES[target].open(path.read_bytes(), threads=threads)
 
     def run(self, inputs: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
         """Every output by name, its first axis the images."""

@@ -13,16 +13,26 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from appliance import package
 from appliance.package import FindingSpec, GoldenSpec, InputSpec, Manifest, OutputSpec, Target
 from appliance.signature import TRUSTED_KEYS, key_id, load_trusted_keys, public_pem
-from compression import calibrate, data, evaluate, export, golden
+from compression import data, evaluate, export, gate, golden, prune, quantize
 from compression.card import write_card
 from compression.inference import INPUT
-from compression.quantize import cpu
 
 if TYPE_CHECKING:
     from compression.build import Build
 
 SECTIONS = ("package", "card", "golden", "calibrate", "train", "quantize")
-_LIBRARIES = ("torch", "onnx", "onnxruntime", "albumentations", "numpy", "pillow", "scikit-learn")
+_LIBRARIES = (
+    "torch",
+    "torch-pruning",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+    "albumentations",
+    "numpy",
+    "pillow",
+    "scikit-learn",
+)
 
 
 def fingerprint(build: Build) -> bytes:
@@ -30,20 +40,10 @@ def fingerprint(build: Build) -> bytes:
 
 
 def run(build: Build) -> str:
-    recipe, calibration = build.recipe, calibrate.load(build)
-    report = evaluate.load(build)
+    recipe, report = build.recipe, evaluate.load(build)
     finding = recipe.package.finding
-    target = Target(
-        artifact=f"artifacts/{cpu.TARGET}.onnx",
-        precision="int8",
-        producer=cpu.PRODUCER,
-        calibrated_with=f"onnxruntime {metadata.version('onnxruntime')}, CPU",
-        temperature=calibration.temperature,
-        activation_map_scale=calibration.activation_map_scale,
-        operating_points=calibration.operating_points,
-        default_operating_point=recipe.calibrate.default_operating_point,
-        measured={**report, "ece_before": calibration.ece_before, "ece_after": calibration.ece_after},
-    )
+    choices = gate.load(build)
+    targets = {name: _target(build, choice, report) for name, choice in choices.items()}
     manifest = Manifest(
         format=package.FORMAT,
         id=recipe.package.id,
@@ -58,7 +58,7 @@ def run(build: Build) -> str:
             FindingSpec(finding.label, finding.code, finding.words_positive, finding.words_negative, finding.urgent),
         ),
         finding_site=recipe.package.finding_site,
-        targets={cpu.TARGET: target},
+        targets=targets,
         golden=GoldenSpec("golden.npz", recipe.golden.count, recipe.golden.probability_tolerance),
         training=_provenance(build),
         card="card.md",
@@ -66,11 +66,11 @@ def run(build: Build) -> str:
     )
     card = write_card(recipe, manifest, report)
     files = {
-        target.artifact: cpu.path(build).read_bytes(),
         "golden.npz": golden.path(build).read_bytes(),
         "card.md": card.encode(),
+        **{target.artifact: gate.artifact(build, name).read_bytes() for name, target in targets.items()},
     }
-    folder = build.recipe_path.parent
+    folder = build.out
     path = folder / f"{recipe.package.id}-{recipe.package.version}{package.SUFFIX}"
     package.write(path, manifest, files, build.key)
     (folder / "card.md").write_text(card)
@@ -80,6 +80,42 @@ def run(build: Build) -> str:
         "" if trusted else "; devices don't trust this key yet: build with --trust FOLDER and give them its .pub file"
     )
     return f"{path} ({path.stat().st_size / 1e6:.1f} MB), signed by {identifier}{note}"
+
+
+def _target(build: Build, choice: gate.Choice, report: dict[str, Any]) -> Target:
+    """One network with what belongs to it, from the verdict that let it through."""
+    verdict, name = choice.shipped, choice.target
+    calibration = verdict.calibration
+    is_float = verdict.producer == quantize.FLOAT
+    return Target(
+        artifact=f"artifacts/{name}{gate.artifact(build, name).suffix}",
+        precision="float32" if is_float else "int8",
+        producer=verdict.producer,
+        calibrated_with=gate.runtime(name),
+        temperature=calibration.temperature,
+        bias=calibration.bias,
+        activation_map_scale=calibration.activation_map_scale,
+        operating_points=calibration.operating_points,
+        default_operating_point=build.recipe.calibrate.default_operating_point,
+        conformal=calibration.conformal,
+        why=choice.reason,
+        measured={
+            "gate": gate.summary(choice),
+            "costs": report["networks"][name],
+            "sets": {
+                key: {"figures": found["networks"][name], "against": _without_files(found["against"][name]),
+                      "conformal_coverage": found["conformal_coverage"][name]}
+                for key, found in report["sets"].items()
+            },
+        },
+    )  # fmt: skip
+
+
+def _without_files(against: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Figures only: a device needs no list of somebody's images."""
+    return {
+        other: {name: value for name, value in costs.items() if name != "changed"} for other, costs in against.items()
+    }
 
 
 def write_public_key(key: Ed25519PrivateKey, folder: Path) -> Path:
@@ -98,6 +134,7 @@ def _provenance(build: Build) -> dict[str, Any]:
         "data_manifest_sha256": hashlib.sha256(data.fingerprint(build)).hexdigest(),
         "images": {split: len(data.load(build, split)) for split in data.SPLITS},
         "epochs": json.loads((build.folder("train") / "log.json").read_text()),
+        "prune": prune.table(build),
         "golden": json.loads((build.folder("golden") / "facts.json").read_text()),
         "libraries": {name: metadata.version(name) for name in _LIBRARIES},
     }

@@ -84,7 +84,18 @@ class AugmentRecipe(_Table, frozen=True):
     parameters: dict[str, Any] = {}
 
 
+class PruneRecipe(_Table, frozen=True):
+    ratios: tuple[Share, ...]
+    most_of_a_layer: Share
+    round_to: Count
+    epochs: Count
+    learning_rate: float
+    distillation: Annotated[float, Meta(ge=0, le=1)]
+    map_distillation: Annotated[float, Meta(ge=0)]
+
+
 class QuantizeRecipe(_Table, frozen=True):
+    targets: tuple[Literal["cpu", "openvino", "tensorrt"], ...]
     images: Count
     method: Literal["MinMax", "Entropy", "Percentile"]
 
@@ -94,7 +105,23 @@ class PointRecipe(_Table, frozen=True):
     sensitivity: Share
 
 
+class GateRecipe(_Table, frozen=True):
+    """What int8 may cost against the float network that it was made from, on validation images and copies of them.
+
+    ``flips``: share of decisions at the default operating point. ``p99_probability``: 99th percentile of the
+    difference of a calibrated probability. ``map_correlation``: median over images. ``auc_loss``: the loss itself, not
+    its interval.
+    """
+
+    flips: Share
+    p99_probability: Share
+    map_correlation: Share
+    auc_loss: Share
+    calibration_error: Share
+
+
 class CalibrateRecipe(_Table, frozen=True):
+    coverage: Share
     augmented_copies: Count
     default_operating_point: str
     operating_points: tuple[PointRecipe, ...]
@@ -129,8 +156,10 @@ class Recipe(_Table, frozen=True):
     input: InputRecipe
     train: TrainRecipe
     augment: tuple[AugmentRecipe, ...]
+    prune: PruneRecipe
     quantize: QuantizeRecipe
     calibrate: CalibrateRecipe
+    gate: GateRecipe
     golden: GoldenRecipe
     evaluate: EvaluateRecipe
 

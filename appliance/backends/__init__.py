@@ -13,7 +13,7 @@ from appliance.backend import BackendModule
 from appliance.errors import BackendError
 
 # In the order in which `auto` tries them.
-NAMES = ("onnxruntime",)
+NAMES = ("onnxruntime", "openvino")
 
 
 def module(name: str) -> BackendModule:

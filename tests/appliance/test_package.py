@@ -199,3 +199,21 @@ def test_a_manifest_with_an_unknown_key_is_refused(bundled: package.Package) -> 
     manifest = {**msgspec.to_builtins(bundled.manifest), "surprise": 1}
     with pytest.raises(msgspec.ValidationError, match="surprise"):
         msgspec.json.decode(msgspec.json.encode(manifest), type=package.Manifest)
+
+
+@pytest.mark.parametrize("name", ["../../etc/cron.d/x", "/etc/passwd", "a/../../b", "C:\\windows\\x", "..\\x"])
+def test_a_name_that_leaves_the_package_is_refused(name: str, bundled: package.Package, tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="points out of the package"):
+        package.read(rewritten(bundled.path, tmp_path / "a.scanside", **{name: b"x"}), TRUSTED)
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(
+    bundled: package.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package, "MAX_BYTES", 50_000_000)
+    with zipfile.ZipFile(tmp_path / "a.scanside", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for number in range(6):
+            bomb.writestr(f"{number}.bin", bytes(10_000_000))
+    assert (tmp_path / "a.scanside").stat().st_size < 100_000
+    with pytest.raises(PackageError, match="would unpack to"):
+        package.read(tmp_path / "a.scanside", TRUSTED)

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
 from compression import data
 from compression.augment import compose
 from compression.build import Build
-from compression.calibrate import expected_calibration_error, fit_temperature
+from compression.calibrate import expected_calibration_error, fit_conformal, fit_logistic
 from compression.recipe import AugmentRecipe, Recipe, RecipeError, read
 from tests.dicom_files import chest_pixels
 from tests.running import CHECKOUT
@@ -115,7 +115,8 @@ def write_data_set(folder: Path, patients: int, images_each: int = 2) -> Path:
 
 
 def make_build(recipe: Recipe, folder: Path) -> Build:
-    return Build(recipe, RECIPE, folder / "data", folder / "weights", folder / "work", Ed25519PrivateKey.generate())
+    key = Ed25519PrivateKey.generate()
+    return Build(recipe, RECIPE, folder / "data", folder / "weights", folder / "work", key, folder)
 
 
 def test_no_patient_is_in_two_splits(recipe: Recipe, tmp_path: Path) -> None:
@@ -146,12 +147,26 @@ def test_a_data_set_that_is_not_there_is_named(recipe: Recipe, tmp_path: Path) -
         data.run(make_build(recipe, tmp_path))
 
 
-@given(true=st.floats(0.3, 4.0), seed=st.integers(0, 100))
-def test_the_temperature_of_overconfident_logits_is_found(true: float, seed: int) -> None:
+@settings(max_examples=25, deadline=None)
+@given(true=st.floats(0.3, 4.0), shift=st.floats(-2, 2), seed=st.integers(0, 100))
+def test_temperature_and_bias_of_distorted_logits_are_found(true: float, shift: float, seed: int) -> None:
     chance = np.random.default_rng(seed)
-    logits = chance.normal(0, 2, 4000)
-    labels = chance.random(4000) < 1 / (1 + np.exp(-logits))
-    assert fit_temperature(logits * true, labels) == pytest.approx(true, rel=0.15)
+    logits = chance.normal(0, 2, 6000)
+    labels = chance.random(6000) < 1 / (1 + np.exp(-(logits + shift)))
+    temperature, bias = fit_logistic(logits * true, labels)
+    assert temperature == pytest.approx(true, rel=0.2)
+    assert bias == pytest.approx(shift, abs=0.3)
+
+
+@given(seed=st.integers(0, 1000), coverage=st.sampled_from([0.8, 0.9, 0.95]))
+def test_prediction_sets_hold_the_truth_as_often_as_stated_in_each_class(seed: int, coverage: float) -> None:
+    chance = np.random.default_rng(seed)
+    labels = chance.random(4000) < 0.3
+    probabilities = 1 / (1 + np.exp(-chance.normal(np.where(labels, 1.0, -1.0), 1.5)))
+    found = fit_conformal(probabilities[:2000], labels[:2000], coverage)
+    fresh, truth = probabilities[2000:], labels[2000:]
+    assert (1 - fresh[truth] <= found.present).mean() == pytest.approx(coverage, abs=0.06)
+    assert (fresh[~truth] <= found.absent).mean() == pytest.approx(coverage, abs=0.06)
 
 
 def test_the_calibration_error_of_honest_probabilities_is_small() -> None:

@@ -1,0 +1,193 @@
+"""Stage ``gate``: which candidate ships for each target, calibrated on itself; a build stops where none may.
+
+Each int8 candidate is compared with the float network that it was made from, on the same images. One that costs more
+than the recipe allows is out. Of the rest the fastest ships, if it is faster than float; if not, float ships, and the
+manifest says so.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from compression import calibrate, data, quantize
+from compression.calibrate import Answers, Calibration
+from compression.inference import RUNTIMES, Network, tensors
+from compression.recipe import GateRecipe, RecipeError
+
+if TYPE_CHECKING:
+    from compression.build import Build
+
+SECTIONS = ("input", "augment", "quantize", "calibrate", "gate")
+_ROUNDS, _WARM_UP = 60, 5
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """One candidate: what it costs against float, its speed, its calibration, and the limits that it breaks.
+
+    ``milliseconds``: median of one image through the network on one thread; ``costs`` is empty for float itself.
+    """
+
+    target: str
+    producer: str
+    artifact: str
+    bytes: int
+    milliseconds: float
+    costs: dict[str, float]
+    broken: tuple[str, ...]
+    calibration: Calibration
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What ships for a target, why, and all that was tried."""
+
+    target: str
+    shipped: Verdict
+    reason: str
+    tried: tuple[Verdict, ...]
+
+
+def run(build: Build) -> str:
+    choices = [_choose(build, target) for target in build.recipe.quantize.targets]
+    (build.folder("gate") / "choices.json").write_bytes(msgspec.json.encode(choices))
+    return "; ".join(
+        f"{choice.target}: {choice.shipped.milliseconds:.2f} ms, {choice.shipped.bytes / 1e6:.2f} MB ({choice.reason})"
+        for choice in choices
+    )
+
+
+def load(build: Build) -> dict[str, Choice]:
+    """Target -> what ships."""
+    found = msgspec.json.decode((build.folder("gate") / "choices.json").read_bytes(), type=list[Choice])
+    return {choice.target: choice for choice in found}
+
+
+def artifact(build: Build, target: str) -> Path:
+    """The file that ships for a target."""
+    return quantize.candidates(build, target)[load(build)[target].shipped.producer]
+
+
+def runtime(target: str) -> str:
+    """What calibrated a target, in words, with its version."""
+    module = RUNTIMES[target]
+    version = f"{module.NAME} {metadata.version(module.NAME)}, CPU"
+    return f"{version} (the same file; no TensorRT on the machine that built it)" if target == "tensorrt" else version
+
+
+def _choose(build: Build, target: str) -> Choice:
+    paths = quantize.candidates(build, target)
+    networks = {producer: Network(path, target, threads=1) for producer, path in paths.items()}
+    answers = {producer: calibrate.ask(build, network, target) for producer, network in networks.items()}
+    speeds = _milliseconds(build, networks)
+    recipe = build.recipe
+    calibrations = {producer: calibrate.fit(recipe.calibrate, given) for producer, given in answers.items()}
+    verdicts = {}
+    for producer, path in paths.items():
+        costs = {}
+        if producer != quantize.FLOAT:
+            costs = compare(
+                answers[quantize.FLOAT],
+                calibrations[quantize.FLOAT],
+                answers[producer],
+                calibrations[producer],
+                recipe.calibrate.default_operating_point,
+            )
+        verdicts[producer] = Verdict(
+            target=target,
+            producer=producer,
+            artifact=path.name,
+            bytes=path.stat().st_size,
+            milliseconds=round(speeds[producer], 3),
+            costs=costs,
+            broken=broken(recipe.gate, costs, calibrations[producer].ece_after),
+            calibration=calibrations[producer],
+        )
+    shipped, reason = decide(target, verdicts)
+    return Choice(target, shipped, reason, tuple(verdicts.values()))
+
+
+def decide(target: str, verdicts: dict[str, Verdict]) -> tuple[Verdict, str]:
+    """What ships, and why; raises `RecipeError` where int8 breaks a limit and no other candidate keeps them all."""
+    plain = verdicts[quantize.FLOAT]
+    rest = [verdict for producer, verdict in verdicts.items() if producer != quantize.FLOAT]
+    good = [verdict for verdict in rest if not verdict.broken]
+    if not good:
+        reasons = "; ".join(f"{verdict.producer}: {', '.join(verdict.broken)}" for verdict in rest)
+        raise RecipeError(f"target {target}: no int8 candidate passes the gate ({reasons})")
+    fastest = min(good, key=lambda verdict: verdict.milliseconds)
+    if target == "tensorrt":  # its speed shows on a GPU only
+        return fastest, "int8; its speed was not measured, for want of TensorRT"
+    ratio = plain.milliseconds / fastest.milliseconds
+    if ratio <= 1.0:
+        if plain.broken:
+            raise RecipeError(f"target {target}: float is faster than int8, but {', '.join(plain.broken)}")
+        return plain, f"float32, because int8 is {1 / ratio:.2f} times as slow on this runtime"
+    return fastest, f"int8, {ratio:.2f} times as fast as float"
+
+
+def compare(
+    plain: Answers, plain_calibration: Calibration, int8: Answers, int8_calibration: Calibration, point: str
+) -> dict[str, float]:
+    """What a candidate costs; each network is judged with its own calibration and thresholds."""
+    before, after = plain_calibration.probabilities(plain.logits), int8_calibration.probabilities(int8.logits)
+    decided_before = before >= plain_calibration.threshold(point)
+    decided_after = after >= int8_calibration.threshold(point)
+    labels = np.tile(plain.labels, len(plain.logits))
+    return {
+        "flips": round(float((decided_before != decided_after).mean()), 4),
+        "p99_probability": round(float(np.percentile(np.abs(before - after), 99)), 4),
+        "map_correlation": round(map_correlation(plain.maps, int8.maps), 4),
+        "auc_loss": round(float(roc_auc_score(labels, before.ravel()) - roc_auc_score(labels, after.ravel())), 5),
+    }
+
+
+def map_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Median over images of Pearson's correlation of two activation maps ``(images, rows, columns)``."""
+    values = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(one, other, strict=True)]
+    return float(np.nanmedian(values))
+
+
+def broken(limits: GateRecipe, costs: dict[str, float], calibration_error: float) -> tuple[str, ...]:
+    """The limits that are broken, each with its figure."""
+    faults = []
+    for name, value in costs.items():
+        limit = getattr(limits, name)
+        if not (value >= limit if name == "map_correlation" else value <= limit):
+            faults.append(f"{name} {value} against {limit} allowed")
+    if not calibration_error <= limits.calibration_error:
+        faults.append(f"calibration_error {calibration_error} against {limits.calibration_error} allowed")
+    return tuple(faults)
+
+
+def _milliseconds(build: Build, networks: dict[str, Network]) -> dict[str, float]:
+    """Median time of one image on one thread, the networks in turn, so that a noisy moment hits all of them."""
+    image = list(tensors(build, data.load(build, "validation").pixels[:1]))
+    seconds: dict[str, list[float]] = {name: [] for name in networks}
+    for number in range(_ROUNDS + _WARM_UP):
+        for name, network in networks.items():
+            start = time.perf_counter()
+            network.run(image)
+            if number >= _WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(each)) * 1000 for name, each in seconds.items()}
+
+
+def summary(choice: Choice) -> list[dict[str, Any]]:
+    """All that was tried for a target, for the manifest and the report."""
+    return [
+        {
+            "producer": verdict.producer,
+            "shipped": verdict.producer == choice.shipped.producer,
+            "bytes": verdict.bytes,
+            "milliseconds": verdict.milliseconds,
+            "costs": verdict.costs,
+            "broken": list(verdict.broken),
+        }
+        for verdict in choice.tried
+    ]

@@ -1,0 +1,71 @@
+"""What can be told to be wrong before any long work starts."""
+
+from __future__ import annotations
+
+from importlib import util
+from typing import TYPE_CHECKING
+
+from compression import data
+from compression.augment import compose
+from compression.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from compression.build import Build
+
+_NEEDED = {"openvino": ("openvino", "nncf"), "cpu": ("onnxruntime",), "tensorrt": ("onnxruntime",)}
+_SPLITS = ("train", "test")
+
+
+def check(build: Build) -> None:
+    """Look at the recipe's transforms, the tools, the weights and every row of the data sets' lists.
+
+    Raises
+    ------
+    RecipeError
+        Naming the file, and the line where it is one.
+    """
+    recipe = build.recipe
+    compose(recipe.augment, seed=0)
+    for target in recipe.quantize.targets:
+        missing = [name for name in _NEEDED[target] if util.find_spec(name) is None]
+        if missing:
+            raise RecipeError(f"target {target} needs {', '.join(missing)}: pip install 'scanside[training]'")
+    weights = build.weights_root / recipe.train.weights
+    if not weights.is_file():
+        raise RecipeError(f"the initial weights {weights} are not there; is --weights right?")
+    if list(recipe.prune.ratios) != sorted(set(recipe.prune.ratios)):
+        raise RecipeError(f"{build.recipe_path}: prune.ratios must rise from step to step")
+    _check_list(build.data_root / recipe.data.train, recipe.data.positive, splits=True)
+    if recipe.data.external:
+        _check_list(build.data_root / recipe.data.external, recipe.data.positive, splits=False)
+
+
+def _check_list(folder: Path, positive: str, splits: bool) -> None:
+    """Each row has a label, a patient, a file that is there, and a known split; both classes are in each split."""
+    rows, path = data.read_manifest(folder), folder / "manifest.csv"
+    if splits and "split" not in rows[0]:
+        raise RecipeError(f"{path} needs the column split, with the values {' and '.join(_SPLITS)}")
+    labels: dict[str, set[bool]] = {}
+    split_of: dict[str, tuple[str, int]] = {}
+    for line, row in enumerate(rows, start=2):
+        for column in ("file", "label", "patient_id"):
+            if not row[column]:
+                raise RecipeError(f"{path}, line {line}: {column} is empty")
+        if not (folder / row["file"]).is_file():
+            raise RecipeError(f"{path}, line {line}: {row['file']} is not there")
+        split = row["split"] if splits else ""
+        if splits and split not in _SPLITS:
+            raise RecipeError(f"{path}, line {line}: split {split!r} is neither {' nor '.join(_SPLITS)}")
+        before, where = split_of.setdefault(row["patient_id"], (split, line))
+        if before != split:
+            raise RecipeError(
+                f"{path}, line {line}: patient {row['patient_id']} is in {split} here and in {before} on line {where}"
+            )
+        labels.setdefault(split, set()).add(row["label"] == positive)
+    for split in _SPLITS if splits else ("",):
+        found = labels.get(split, set())
+        if found != {True, False}:
+            held = f"only {positive!r}" if found == {True} else f"no {positive!r}" if found else "no image"
+            raise RecipeError(f"{path}: {split or 'it'} holds {held}; both classes are needed")

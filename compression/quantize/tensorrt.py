@@ -1,0 +1,206 @@
+"""Target ``tensorrt``: symmetric S8S8 QDQ, the explicit quantization that TensorRT 10 and 11 build engines from.
+
+The file is the precision contract; the engine is built on the device. Before one goes on, `lint` proves its form:
+NVIDIA's developer guide, "Working with Quantized Types", says what fuses and what doesn't.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from compression import export
+from compression.quantize.cpu import Reader, prepared
+from compression.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from compression.build import Build
+
+TARGET = "tensorrt"
+PRODUCER = "onnxruntime quantize_static, QDQ, symmetric S8 activations, S8 weights per channel, residual inputs"
+_QUANTIZED = ("Conv", "Gemm", "MatMul")
+_MAY_READ = (*_QUANTIZED, "ConvTranspose", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean")
+_OPTIONS = {
+    "ActivationSymmetric": True,
+    "WeightSymmetric": True,
+    "DedicatedQDQPair": True,
+    "AddQDQPairToWeight": True,
+    "QuantizeBias": False,
+    "OpTypesToExcludeOutputQuantization": list(_QUANTIZED),
+}
+
+
+def float_artifact(build: Build, folder: Path) -> Path:
+    return Path(shutil.copy(export.path(build), folder / "float.onnx"))
+
+
+def candidates(build: Build, folder: Path, images: np.ndarray) -> dict[str, Path]:
+    path = folder / "int8.onnx"
+    with prepared(build, folder) as source:
+        quantize_static(
+            str(source),
+            str(path),
+            Reader(build, images, TARGET),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            op_types_to_quantize=list(_QUANTIZED),
+            calibrate_method=CalibrationMethod[build.recipe.quantize.method],
+            extra_options=_OPTIONS,
+        )
+    model = onnx.load(str(path))
+    fold_weights(model)
+    quantize_residuals(model)
+    onnx.checker.check_model(model, full_check=True)
+    faults = lint(model)
+    if faults:
+        raise RecipeError(f"{path} is not in TensorRT's form: {'; '.join(faults[:5])}")
+    onnx.save(model, str(path))
+    return {PRODUCER: path}
+
+
+def fold_weights(model: onnx.ModelProto) -> None:
+    """Store weights as the int8 numbers that their QuantizeLinear would give, a quarter of the size."""
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    kept, folded = [], {}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] in constants:
+            weights, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+            if scale.ndim == 1:
+                scale = scale.reshape([-1 if place == axis else 1 for place in range(weights.ndim)])
+            numbers = np.clip(np.rint(weights / scale), -128, 127).astype(np.int8)
+            folded[node.input[0]] = numpy_helper.from_array(numbers, node.output[0])
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+    used = {name for node in kept for name in node.input}
+    constants = {name: tensor for name, tensor in constants.items() if name in used}
+    del graph.initializer[:]
+    graph.initializer.extend([*constants.values(), *folded.values()])
+
+
+def quantize_residuals(model: onnx.ModelProto) -> None:
+    """Give the skip input of each residual Add a Q/DQ pair, so that convolution, Add and activation fuse into one.
+
+    The tensor that skips also feeds a quantized convolution: its scale is taken. The other input, which comes straight
+    from a convolution, stays as it is.
+    """
+    graph = model.graph
+    makers = {output: node for node in graph.node for output in node.output}
+    scales = {  # of each tensor that is quantized somewhere
+        node.input[0]: (node.input[1], node.input[2]) for node in graph.node if node.op_type == "QuantizeLinear"
+    }
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Add":
+            branch = [_comes_from_convolution(name, makers) for name in node.input]
+            if branch.count(False) == 1 or all(branch):
+                skip = _skip(node, branch, scales)
+                if skip is not None:
+                    nodes += _pair(node, skip, *scales[node.input[skip]])
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _skip(node: onnx.NodeProto, branch: list[bool], scales: dict[str, tuple[str, str]]) -> int | None:
+    """Which input of an Add is the one that skips: the one that feeds quantized layers, too."""
+    known = [number for number, name in enumerate(node.input) if name in scales]
+    straight = [number for number in known if not branch[number]]
+    return next(iter(straight or known), None)
+
+
+def _comes_from_convolution(name: str, makers: dict[str, onnx.NodeProto]) -> bool:
+    return name in makers and makers[name].op_type == "Conv"
+
+
+def _pair(node: onnx.NodeProto, place: int, scale: str, zero: str) -> list[onnx.NodeProto]:
+    tensor = node.input[place]
+    quantized, restored = f"{tensor}_{node.name}_skip_q", f"{tensor}_{node.name}_skip_dq"
+    node.input[place] = restored
+    return [
+        helper.make_node("QuantizeLinear", [tensor, scale, zero], [quantized], name=f"{node.name}_skip_Q"),
+        helper.make_node("DequantizeLinear", [quantized, scale, zero], [restored], name=f"{node.name}_skip_DQ"),
+    ]
+
+
+def lint(model: onnx.ModelProto) -> list[str]:
+    """What in a QDQ network TensorRT would refuse or leave unfused; empty where it is in form."""
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    faults = []
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            faults += _lint_pair(node, constants, readers)
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            faults += _lint_layer(node, constants, makers)
+    for node in graph.node:
+        if node.op_type == "Add":
+            skips = [name for name in node.input if _is(makers.get(name), "DequantizeLinear")]
+            straight = [name for name in node.input if _comes_from_convolution(name, makers)]
+            if straight and len(skips) != 1 and not any(name in constants for name in node.input):
+                faults.append(f"{node.name}: a residual Add with {len(skips)} quantized inputs, not 1")
+    return faults
+
+
+def _is(node: onnx.NodeProto | None, kind: str) -> bool:
+    return node is not None and node.op_type == kind
+
+
+def _lint_pair(
+    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], readers: dict[str, list[onnx.NodeProto]]
+) -> list[str]:
+    faults = []
+    scale = constants.get(node.input[1])
+    if scale is None or not (numpy_helper.to_array(scale) > 0).all():
+        faults.append(f"{node.name}: its scale is no positive constant")
+    if len(node.input) > 2:
+        zero = constants.get(node.input[2])
+        if zero is None or zero.data_type != onnx.TensorProto.INT8 or numpy_helper.to_array(zero).any():
+            faults.append(f"{node.name}: its zero point is not int8 0")
+    if node.op_type == "DequantizeLinear":
+        faults += [
+            f"{node.name}: {reader.op_type} reads it, which gains nothing by it"
+            for reader in readers.get(node.output[0], [])
+            if reader.op_type not in _MAY_READ
+        ]
+    return faults
+
+
+def _lint_layer(
+    node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], makers: dict[str, onnx.NodeProto]
+) -> list[str]:
+    sources = [makers.get(name) for name in node.input[:2]]
+    quantized = [_is(source, "DequantizeLinear") for source in sources]
+    faults = []
+    if any(quantized) and not all(quantized):
+        faults.append(f"{node.name}: only one of input and weights is quantized")
+    weights = sources[1]
+    if all(quantized) and weights is not None:
+        scale = constants.get(weights.input[1])
+        axis = next((attribute.i for attribute in weights.attribute if attribute.name == "axis"), 1)
+        wanted = 1 if node.op_type == "ConvTranspose" else 0
+        if node.op_type in ("Conv", "ConvTranspose") and (
+            scale is None or numpy_helper.to_array(scale).ndim != 1 or axis != wanted
+        ):
+            faults.append(f"{node.name}: its weights are not quantized per channel on axis {wanted}")
+    if len(node.input) > 2:
+        bias = constants.get(node.input[2])
+        if bias is None or bias.data_type != onnx.TensorProto.FLOAT:
+            faults.append(f"{node.name}: its bias is not float")
+    return faults

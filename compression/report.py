@@ -1,0 +1,222 @@
+"""Stage ``report``: what was lost and won on the way from float to int8, as HTML that opens offline, and as JSON.
+
+The report in the work folder shows the images whose decision changed, for those who may see them. The one beside the
+package, which is committed, names their files instead: they are patients' images.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import matplotlib.pyplot
+import numpy as np
+from PIL import Image as PillowImage
+
+from compression import data, evaluate, gate, prune
+from compression.calibrate import Calibration
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from compression.build import Build
+
+matplotlib.use("Agg")
+SECTIONS = ("package", "card")
+NAME = "report"
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #16212a; }
+table { border-collapse: collapse; margin: .5rem 0 1.5rem; } th, td { text-align: left; padding: .25rem .8rem;
+border-bottom: 1px solid #d5dde1; font-variant-numeric: tabular-nums; } th { color: #50606a; font-size: .9em; }
+.bad { color: #b3361b; font-weight: 600; } small { color: #50606a; } img { max-width: 100%; }
+.sheet { display: flex; flex-wrap: wrap; gap: .8rem; } .sheet figure { margin: 0; width: 160px; }
+"""
+
+
+def run(build: Build) -> str:
+    measured = evaluate.load(build)
+    whole = {
+        "package": f"{build.recipe.package.id} {build.recipe.package.version}",
+        "prune": prune.table(build),
+        "gate": {target: gate.summary(choice) for target, choice in gate.load(build).items()},
+        **measured,
+    }
+    for folder, images in ((build.folder("report"), True), (build.out, False)):
+        (folder / f"{NAME}.json").write_text(json.dumps(whole, indent=1) + "\n")
+        (folder / f"{NAME}.html").write_text(_page(build, whole, images))
+    return f"{build.out / NAME}.html; with the images whose decision changed: {build.folder('report') / NAME}.html"
+
+
+def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
+    choices = gate.load(build)
+    parts = [
+        f"<h1>{html.escape(whole['package'])}: from float to int8</h1>",
+        f"<p>{html.escape(build.recipe.package.intended_use.statement)} 95 % intervals by a bootstrap over patients "
+        "(of subgroups of one class: Wilson's). Nothing was chosen on test or external data.</p>",
+        "<h2>What ships</h2>",
+        _table(
+            ("target", "producer", "why", "calibrated with"),
+            [(name, each.shipped.producer, each.reason, gate.runtime(name)) for name, each in choices.items()],
+        ),
+        "<h2>Size, speed, memory</h2>",
+        "<p>One image, one thread, medians of runs in turn on the machine of the build; memory is the peak of a "
+        "process that opens the network and runs it once, libraries included. The row tensorrt is its file on "
+        "ONNX Runtime's CPU, which is not what it is made for.</p>",
+        _costs(whole["networks"]),
+        "<h2>Pruning</h2>",
+        _prune(whole["prune"]),
+        "<h2>Quantization: the gate</h2>",
+        "<p>Against the pruned float network on the same runtime, on validation images and augmented copies.</p>",
+        _gate(whole["gate"]),
+        "<h2>Calibration</h2>",
+        _calibration(build, whole["networks"]),
+        _figure(_reliability({name: each.shipped.calibration for name, each in choices.items()})),
+    ]
+    for name, found in whole["sets"].items():
+        parts += _set_parts(_title(build, name), found)
+        if images and name == "test":
+            parts.append(_contact_sheet(build, found["against"]))
+    note = build.recipe.card.external_note
+    if note:
+        parts.append(f"<p><strong>{html.escape(note)}</strong></p>")
+    title = html.escape(whole["package"])
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    return head + "\n".join(parts) + "</html>\n"
+
+
+def _title(build: Build, name: str) -> str:
+    return {"test": build.recipe.card.test, "external": str(build.recipe.data.external)}.get(name, name.capitalize())
+
+
+def _set_parts(title: str, found: dict[str, Any]) -> list[str]:
+    parts = [
+        f"<h2>{html.escape(title)}</h2>",
+        f"<p>{found['images']} images, {found['positive']} positive.</p>",
+        _figures(found["networks"]),
+    ]
+    for name, subgroup in found["subgroups"].items():
+        parts.append(f"<h3>{html.escape(name)} <small>{subgroup['images']} images, {subgroup['positive']} positive"
+                     "</small></h3>" + _figures(subgroup["networks"]))  # fmt: skip
+    parts.append("<h3>Cost of compression</h3>")
+    rows = []
+    for name, others in found["against"].items():
+        for other, costs in others.items():
+            changed = ", ".join(each["file"] or f"number {each['number']}" for each in costs["changed"])
+            rows.append((name, other, f"{costs['flips']:.2%}", f"{costs['p99_probability']:.3f}",
+                         f"{costs['map_correlation']:.3f}", _interval(costs["auc_loss"], 4), changed))  # fmt: skip
+    parts.append(_table(("int8", "against", "flips", "p99 |dp|", "map correlation", "AUC loss", "changed"), rows))
+    parts.append("<h3>Conformal coverage</h3>")
+    rows = [
+        (name, *(f"{each[key]:.1%}" for key in ("stated", "all", "absent", "present")))
+        for name, each in found["conformal_coverage"].items()
+    ]
+    parts.append(_table(("network", "stated", "all", "absent", "present"), rows))
+    return parts
+
+
+def _costs(networks: dict[str, Any]) -> str:
+    full = networks[evaluate.UNPRUNED]["bytes"]
+    rows = []
+    for name, each in networks.items():
+        size = f"{each['bytes'] / 1e6:.2f} MB ({each['bytes'] / full:.0%})" if "bytes" in each else ""
+        memory = f"{each['memory_mb']} MB" if "memory_mb" in each else ""
+        rows.append((name, size, f"{each['milliseconds']:.2f} ms", f"{each['times_as_fast']:.1f}", memory))
+    return _table(("network", "file", "one image", "times as fast as torch eager", "memory"), rows)
+
+
+def _prune(table: list[dict[str, Any]]) -> str:
+    full = table[0]
+    rows = [
+        (row["name"], f"{row['parameters']:,} ({row['parameters'] / full['parameters']:.0%})",
+         f"{row['macs'] / 1e6:.0f} M ({row['macs'] / full['macs']:.0%})", _interval(row["auc"], 4),
+         "ships" if row["chosen"] else "")
+        for row in table
+    ]  # fmt: skip
+    return _table(("network", "parameters", "MACs", "AUC, validation and copies", ""), rows)
+
+
+def _gate(found: dict[str, list[dict[str, Any]]]) -> str:
+    rows = []
+    for target, tried in found.items():
+        for each in tried:
+            costs = ", ".join(f"{name} {value}" for name, value in each["costs"].items())
+            verdict = "ships" if each["shipped"] else "; ".join(each["broken"])
+            rows.append((target, each["producer"], f"{each['bytes'] / 1e6:.2f} MB", f"{each['milliseconds']:.2f} ms",
+                         costs, verdict))  # fmt: skip
+    return _table(("target", "producer", "file", "one image", "costs", ""), rows)
+
+
+def _calibration(build: Build, networks: dict[str, Any]) -> str:
+    limit = build.recipe.gate.calibration_error
+    rows = [
+        (name, f"{each['temperature']:.3f}", f"{each['bias']:+.3f}", f"{each['ece_before']:.3f}",
+         f"{each['ece_after']:.3f}" + ("" if each["ece_after"] <= limit else " (above the limit)"))
+        for name, each in networks.items() if "bias" in each
+    ]  # fmt: skip
+    return _table(("network", "temperature", "bias", "ECE before", "ECE after"), rows)
+
+
+def _figures(networks: dict[str, dict[str, list[float]]]) -> str:
+    names = list(dict.fromkeys(figure for each in networks.values() for figure in each))
+    rows = [
+        (name, *(_interval(each[figure], 3) if figure in each else "" for figure in names))
+        for name, each in networks.items()
+    ]
+    return _table(("network", *(name.replace("_", " ") for name in names)), rows)
+
+
+def _interval(triple: list[float], digits: int) -> str:
+    value, low, high = triple
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    cells = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{cells}</tr>{body}</table>"
+
+
+def _reliability(calibrations: dict[str, Calibration]) -> Figure:
+    """Observed rate over mean probability, with the number of images in each bin as the mark's area."""
+    figure, axes = matplotlib.pyplot.subplots(1, len(calibrations), figsize=(4 * len(calibrations), 3.6), squeeze=False)
+    for axis, (name, calibration) in zip(axes[0], calibrations.items(), strict=True):
+        mean, rate, count = np.array(calibration.reliability).T
+        axis.plot([0, 1], [0, 1], color="#a3b1b8", linewidth=1)
+        axis.scatter(mean, rate, s=8 + 200 * count / count.max(), color="#215a8f", alpha=0.7)
+        axis.set(title=f"{name}: ECE {calibration.ece_after:.3f}", xlabel="mean probability", ylabel="observed rate")
+    figure.tight_layout()
+    return figure
+
+
+def _figure(figure: Figure) -> str:
+    """An SVG that stands in the page itself, the same for the same numbers."""
+    with matplotlib.rc_context({"svg.hashsalt": "scanside", "svg.fonttype": "none"}):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    matplotlib.pyplot.close(figure)
+    drawing = buffer.getvalue()
+    return drawing[drawing.index("<svg") :]
+
+
+def _contact_sheet(build: Build, against: dict[str, Any]) -> str:
+    """Every test image on which the decision changed, small, with both probabilities."""
+    pixels, parts = data.load(build, "test").pixels, ["<h3>Changed decisions</h3>"]
+    for name, others in against.items():
+        for other, costs in others.items():
+            parts.append(f"<h4>{html.escape(name)} against {html.escape(other)}</h4><div class='sheet'>")
+            for each in costs["changed"]:
+                buffer = io.BytesIO()
+                PillowImage.fromarray(pixels[each["number"]]).resize((160, 160)).save(buffer, format="PNG")
+                picture = base64.b64encode(buffer.getvalue()).decode()
+                truth = "positive" if each["positive"] else "negative"
+                parts.append(
+                    f"<figure><img src='data:image/png;base64,{picture}' alt=''><figcaption>{html.escape(each['file'])}"
+                    f"<br>{truth}: {each['before']:.3f} to {each['after']:.3f}</figcaption></figure>"
+                )
+            parts.append("</div>")
+    return "".join(parts)
