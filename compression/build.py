@@ -38,7 +38,7 @@ from compression import (
     statistics,
     train,
 )
-from compression.quantize import cpu, openvino, tensorrt
+from compression.quantize import aware, cpu, openvino, pt2e, qdq, tensorrt
 from compression.recipe import Recipe
 
 STAGES: tuple[tuple[str, ModuleType], ...] = (
@@ -63,7 +63,7 @@ _TELLING_SHARE = 3
 _SHARED_SOURCES: dict[str, tuple[ModuleType, ...]] = {
     "train": (architectures, augment, preprocess),
     "prune": (statistics,),
-    "quantize": (cpu, openvino, tensorrt, preprocess),
+    "quantize": (aware, cpu, openvino, pt2e, qdq, tensorrt, preprocess),
     "gate": (calibrate, augment, preprocess),
     "golden": (preprocess,),
     "evaluate": (statistics,),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,14 +17,25 @@ from compression.inference import INPUT, Network, tensors
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from compression.architectures import MobileNetV2
     from compression.build import Build
 
 SECTIONS = ("input",)
 LOGITS, ACTIVATION_MAP, EMBEDDING = "logits", "activation_map", "embedding"
 _LARGEST_DIFFERENCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Source:
+    """What quantizers start from: a float network, as ONNX and in torch."""
+
+    onnx: Path
+    network: MobileNetV2
+
+
+def source(build: Build) -> Source:
+    """The pruned network."""
+    return Source(path(build), prune.load(build))
 
 
 def path(build: Build) -> Path:
@@ -45,9 +58,25 @@ def run(build: Build) -> str:
     return ", ".join(said)
 
 
+def write(build: Build, network: MobileNetV2, target: Path) -> Source:
+    """Export one network; raises `RecipeError` where it then says something else than in torch."""
+    _export(build, network, target)
+    return Source(target, network)
+
+
 def _export(build: Build, network: MobileNetV2, target: Path) -> float:
     """Write one network and check it; the largest difference of a logit from torch's."""
-    shape = (1, 1, build.recipe.input.rows, build.recipe.input.columns)
+    convert(network, (1, 1, build.recipe.input.rows, build.recipe.input.columns), target)
+    pixels = data.load(build, "validation").pixels[:64]
+    exported = Network(target).run(tensors(build, pixels))[LOGITS][:, 0]
+    difference = float(np.abs(exported - train.logits(build, network, pixels)).max())
+    if not difference <= _LARGEST_DIFFERENCE:
+        raise RecipeError(f"the exported network differs from the trained one by {difference:.4f} in a logit")
+    return difference
+
+
+def convert(network: torch.nn.Module, shape: tuple[int, ...], target: Path) -> None:
+    """Write a torch network as ONNX with the names that a package declares, and a static shape."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -62,9 +91,3 @@ def _export(build: Build, network: MobileNetV2, target: Path) -> float:
     assert program is not None
     program.save(str(target), external_data=False)
     onnx.checker.check_model(str(target), full_check=True)
-    pixels = data.load(build, "validation").pixels[:64]
-    exported = Network(target).run(tensors(build, pixels))[LOGITS][:, 0]
-    difference = float(np.abs(exported - train.logits(build, network, pixels)).max())
-    if not difference <= _LARGEST_DIFFERENCE:
-        raise RecipeError(f"the exported network differs from the trained one by {difference:.4f} in a logit")
-    return difference

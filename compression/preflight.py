@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from importlib import util
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compression import data
+import onnx
+
+from compression import data, export, quantize
+from compression.architectures import MobileNetV2
 from compression.augment import compose
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from compression.build import Build
 
 _NEEDED = {"openvino": ("openvino", "nncf"), "cpu": ("onnxruntime",), "tensorrt": ("onnxruntime",)}
@@ -40,6 +43,19 @@ def check(build: Build) -> None:
     _check_list(build.data_root / recipe.data.train, recipe.data.positive, splits=True)
     if recipe.data.external:
         _check_list(build.data_root / recipe.data.external, recipe.data.positive, splits=False)
+    if not build.folder("train").exists():
+        _check_operators(build)
+
+
+def _check_operators(build: Build) -> None:
+    """Every target takes every operator of the network, which is exported untrained to see."""
+    network = MobileNetV2(findings=1, dropout=0.0).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "untrained.onnx"
+        export.convert(network, (1, 1, build.recipe.input.rows, build.recipe.input.columns), path)
+        faults = quantize.unquantizable(onnx.load(str(path)), build.recipe.quantize.targets)
+    if faults:
+        raise RecipeError(f"{build.recipe_path}: {'; '.join(faults)}; change the network or quantize.targets")
 
 
 def _check_list(folder: Path, positive: str, splits: bool) -> None:

@@ -46,7 +46,7 @@ def _small(recipe: Recipe) -> Recipe:
         augment=augment,
         train=replace(recipe.train, epochs=3, batch=16, average_decay=0.8),
         prune=replace(recipe.prune, ratios=recipe.prune.ratios[:1], epochs=2),
-        quantize=replace(recipe.quantize, images=32),
+        quantize=replace(recipe.quantize, images=32, aware_epochs=1),
         calibrate=replace(recipe.calibrate, augmented_copies=1),
         gate=GateRecipe(flips=0.9, p99_probability=0.999, map_correlation=0.001, auc_loss=0.9, calibration_error=0.999),
         golden=replace(recipe.golden, count=4, components=12),

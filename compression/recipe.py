@@ -98,6 +98,8 @@ class QuantizeRecipe(_Table, frozen=True):
     targets: tuple[Literal["cpu", "openvino", "tensorrt"], ...]
     images: Count
     method: Literal["MinMax", "Entropy", "Percentile"]
+    aware_epochs: Count
+    aware_learning_rate: float
 
 
 class PointRecipe(_Table, frozen=True):

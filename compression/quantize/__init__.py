@@ -1,18 +1,21 @@
 """Stage ``quantize``: int8 candidates for each target, and the float network in each target's form.
 
-A target is a module with ``TARGET``, ``float_artifact(build)`` and ``candidates(build)``, which both write into the
-stage's folder. Which candidate ships, and whether one does, is decided by the stage ``gate``.
+A target is a module with ``TARGET``, ``float_artifact(source, folder)`` and ``candidates(build, source, folder,
+images)``, which return what they wrote into the folder. Which candidate ships, and whether one does, is decided by the
+stage ``gate``; where none may, it asks for `fallbacks`. Nothing makes int4: it would have to pass the same gate.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 
-from compression import data
-from compression.quantize import cpu, openvino, tensorrt
+from compression import data, export
+from compression.quantize import aware, cpu, openvino, tensorrt
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,20 +28,57 @@ FLOAT = "float"
 
 
 def run(build: Build) -> str:
-    training = data.load(build, "train")
-    recipe = build.recipe.quantize
-    chosen = stratified(training.labels, recipe.images, build.recipe.data.seed)
-    images = training.pixels[chosen]
+    images = calibration_images(build)
     made = {}
-    for name in recipe.targets:
-        folder = build.folder("quantize") / name
+    for target in build.recipe.quantize.targets:
+        folder = build.folder("quantize") / target
         folder.mkdir(exist_ok=True)
-        module = TARGETS[name]
-        paths = {FLOAT: module.float_artifact(build, folder), **module.candidates(build, folder, images)}
-        made[name] = {producer: str(path.relative_to(build.folder("quantize"))) for producer, path in paths.items()}
+        source, module = export.source(build), TARGETS[target]
+        paths = {
+            FLOAT: module.float_artifact(source, folder),
+            **module.candidates(build, source, folder, images),
+        }
+        made[target] = {producer: str(path.relative_to(build.work)) for producer, path in paths.items()}
     (build.folder("quantize") / "candidates.json").write_text(json.dumps(made, indent=1))
-    counted = ", ".join(f"{name}: {len(paths) - 1}" for name, paths in made.items())
+    counted = ", ".join(f"{target}: {len(paths) - 1}" for target, paths in made.items())
     return f"int8 candidates calibrated on {len(images)} images of training patients; {counted}"
+
+
+def unquantizable(model: onnx.ModelProto, targets: Iterable[str]) -> list[str]:
+    """The operators of a float network that a target doesn't take, each with its target and the first node's name."""
+    first: dict[str, str] = {}
+    for node in model.graph.node:
+        first.setdefault(node.op_type, node.name)
+    return [
+        f"{target} can't quantize {operator} ({name})"
+        for target in targets
+        for operator, name in first.items()
+        if operator not in TARGETS[target].OPERATORS
+    ]
+
+
+def candidates(build: Build, target: str) -> dict[str, Path]:
+    """Producer -> artifact; `FLOAT` is the network that the others were made from."""
+    made = json.loads((build.folder("quantize") / "candidates.json").read_text())
+    return {producer: build.work / name for producer, name in made[target].items()}
+
+
+def fallbacks(build: Build, target: str, folder: Path) -> Iterator[dict[str, Path]]:
+    """More candidates, each costlier to make than the one before, made when they are asked for."""
+    images, source = calibration_images(build), export.source(build)
+    own = folder / target
+    own.mkdir(exist_ok=True)
+    if target == openvino.TARGET:
+        yield openvino.accuracy_control(build, source, own, images)
+    retrained = aware.retrained(build, source, folder / "aware", images)
+    made = TARGETS[target].candidates(build, retrained, own, images)
+    yield {f"{producer}, {aware.PRODUCER}": path for producer, path in made.items()}
+
+
+def calibration_images(build: Build) -> np.ndarray:
+    """Images of training patients, half of each class: uint8 ``(count, rows, columns)``."""
+    training = data.load(build, "train")
+    return training.pixels[stratified(training.labels, build.recipe.quantize.images, build.recipe.data.seed)]
 
 
 def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -46,9 +86,3 @@ def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     chance = np.random.default_rng(seed)
     halves = [np.flatnonzero(labels == label) for label in (False, True)]
     return np.sort(np.concatenate([chance.permutation(half)[: count // 2] for half in halves]))
-
-
-def candidates(build: Build, target: str) -> dict[str, Path]:
-    """Producer -> artifact; `FLOAT` is the network that the others were made from."""
-    made = json.loads((build.folder("quantize") / "candidates.json").read_text())
-    return {producer: build.folder("quantize") / name for producer, name in made[target].items()}

@@ -18,27 +18,30 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from compression import export
 from compression.inference import INPUT, tensors
 
 if TYPE_CHECKING:
     from compression.build import Build
+    from compression.export import Source
 
 TARGET = "cpu"
+# What its quantizer takes, and what costs nothing where it stays in float or is folded away.
+OPERATORS = frozenset(QDQRegistry) | frozenset(QLinearOpsRegistry) | {"Relu", "ReduceMean", "Flatten"}
 PRODUCER = "onnxruntime quantize_static, QDQ, U8 activations, S8 weights per channel"
 
 
-def float_artifact(build: Build, folder: Path) -> Path:
-    return Path(shutil.copy(export.path(build), folder / "float.onnx"))
+def float_artifact(source: Source, folder: Path) -> Path:
+    return Path(shutil.copy(source.onnx, folder / "float.onnx"))
 
 
-def candidates(build: Build, folder: Path, images: np.ndarray) -> dict[str, Path]:
+def candidates(build: Build, source: Source, folder: Path, images: np.ndarray) -> dict[str, Path]:
     path = folder / "int8.onnx"
-    with prepared(build, folder) as source:
+    with prepared(source, folder) as prepared_path:
         quantize_static(
-            str(source),
+            str(prepared_path),
             str(path),
             Reader(build, images, TARGET),
             quant_format=QuantFormat.QDQ,
@@ -53,8 +56,8 @@ def candidates(build: Build, folder: Path, images: np.ndarray) -> dict[str, Path
 class prepared:  # noqa: N801  used as a function
     """The float network, with shapes inferred and constants folded, as ONNX Runtime's quantizer wants it."""
 
-    def __init__(self, build: Build, folder: Path) -> None:
-        self._source, self._path = export.path(build), folder / "prepared.onnx"
+    def __init__(self, source: Source, folder: Path) -> None:
+        self._source, self._path = source.onnx, folder / "prepared.onnx"
 
     def __enter__(self) -> Path:
         logging.getLogger().setLevel(logging.ERROR)  # the quantizer warns on the root logger of what it does itself

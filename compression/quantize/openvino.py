@@ -1,4 +1,4 @@
-"""Target ``openvino``: NNCF on the IR, packed as one zip with fixed dates."""
+"""Target ``openvino``: NNCF on the IR, and neural-compressor beside it; packed as one zip with fixed dates."""
 
 from __future__ import annotations
 
@@ -6,48 +6,110 @@ import logging
 import re
 import tempfile
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from appliance.backends.openvino import BIN, XML
-from compression import export
-from compression.inference import tensors
+from compression import data, export
+from compression.inference import Network, tensors
+from compression.quantize import pt2e
+from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
     from compression.build import Build
+    from compression.export import Source
 
 TARGET = "openvino"
+# Of ONNX: what NNCF puts its quantizers before, and what passes int8 through or fuses.
+OPERATORS = frozenset(
+    {
+        "Conv",
+        "ConvTranspose",
+        "Gemm",
+        "MatMul",
+        "Add",
+        "Mul",
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "ReduceMean",
+    }
+    | {"Relu", "Clip", "PRelu", "HardSwish", "Sigmoid", "Concat", "Flatten", "Reshape", "Resize", "Transpose", "Split"}
+)
 PRODUCER = "NNCF, post-training, preset MIXED, accurate bias correction"
+ACCURACY_CONTROL = "NNCF with accuracy control: the layers that cost most stay in float"
 
 
-def float_artifact(build: Build, folder: Path) -> Path:
-    return _save(_convert(build), folder / "float.zip")
+def float_artifact(source: Source, folder: Path) -> Path:
+    return _save(_convert(source.onnx), folder / "float.zip")
 
 
-def candidates(build: Build, folder: Path, images: np.ndarray) -> dict[str, Path]:
+def candidates(build: Build, source: Source, folder: Path, images: np.ndarray) -> dict[str, Path]:
+    import nncf
+
+    quantized = nncf.quantize(
+        _convert(source.onnx), _dataset(build, images), **_settings(len(images), nncf.QuantizationPreset.MIXED)
+    )
+    other = pt2e.quantized(build, source, folder / "pt2e.onnx", images)
+    return {
+        PRODUCER: _save(quantized, folder / "int8.zip"),
+        pt2e.PRODUCER: _save(_convert(other), folder / "int8-pt2e.zip"),
+    }
+
+
+def accuracy_control(build: Build, source: Source, folder: Path, images: np.ndarray) -> dict[str, Path]:
+    """The candidate for when the gate fails: layers go back to float until probabilities are close enough to float's.
+
+    Half the allowed flips is what a probability may differ by in the mean, on validation images.
+    """
+    import nncf
+
+    validation = data.load(build, "validation").pixels
+    inputs = list(tensors(build, validation, f"accuracy control, {TARGET}"))
+    wanted = _probabilities(Network(source.onnx).run(inputs)[export.LOGITS])
+
+    def agreement(model: Any, items: Iterable[np.ndarray]) -> tuple[float, list[float]]:
+        given = np.concatenate([_probabilities(np.asarray(model(item)[export.LOGITS])) for item in items])
+        apart = np.abs(given - wanted[: len(given)])
+        return 1.0 - float(apart.mean()), [1.0 - float(each) for each in apart]
+
+    quantized = nncf.quantize_with_accuracy_control(
+        _convert(source.onnx),
+        calibration_dataset=_dataset(build, images),
+        validation_dataset=nncf.Dataset(inputs),
+        validation_fn=agreement,
+        max_drop=build.recipe.gate.flips / 2,
+        **_settings(len(images), nncf.QuantizationPreset.MIXED),
+    )
+    return {ACCURACY_CONTROL: _save(quantized, folder / "int8-accuracy-control.zip")}
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    return 0.5 + 0.5 * np.tanh(logits[:, 0] / 2)
+
+
+def _dataset(build: Build, images: np.ndarray) -> Any:
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    dataset = nncf.Dataset(list(tensors(build, images, f"calibrating {TARGET}")))
-    quantized = nncf.quantize(
-        _convert(build),
-        dataset,
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(images),
-        # The fast one gives many times more decision flips (0.4 % against 3.1 %).
-        fast_bias_correction=False,
-    )
-    return {PRODUCER: _save(quantized, folder / "int8.zip")}
+    return nncf.Dataset(list(tensors(build, images, f"calibrating {TARGET}")))
 
 
-def _convert(build: Build) -> Any:
-    """The float network as an OpenVINO model with a static shape (a dynamic batch gave constant logits in int8)."""
+def _settings(images: int, preset: Any) -> dict[str, Any]:
+    # The fast bias correction gives many times more decision flips (0.4 % against 3.1 %).
+    return {"preset": preset, "subset_size": images, "fast_bias_correction": False}
+
+
+def _convert(path: Path) -> Any:
+    """An ONNX network as an OpenVINO model; of a static shape, since a dynamic batch gave constant logits in int8."""
     import openvino
 
-    model = openvino.convert_model(str(export.path(build)))
-    model.reshape([1, 1, build.recipe.input.rows, build.recipe.input.columns])
+    model = openvino.convert_model(str(path))
+    if model.is_dynamic():
+        raise RecipeError(f"{path} has no static shape: OpenVINO's int8 would give wrong logits")
     return model
 
 

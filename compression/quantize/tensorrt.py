@@ -15,17 +15,20 @@ import onnx
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from compression import export
 from compression.quantize.cpu import Reader, prepared
+from compression.quantize.qdq import fold_weights
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
     from compression.build import Build
+    from compression.export import Source
 
 TARGET = "tensorrt"
 PRODUCER = "onnxruntime quantize_static, QDQ, symmetric S8 activations, S8 weights per channel, residual inputs"
 _QUANTIZED = ("Conv", "Gemm", "MatMul")
 _MAY_READ = (*_QUANTIZED, "ConvTranspose", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean")
+# Those, and what fuses into them or stays in float between them.
+OPERATORS = frozenset({*_MAY_READ, "Relu", "Clip", "Sigmoid", "Mul", "Concat", "Flatten", "Reshape", "Resize"})
 _OPTIONS = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
@@ -36,15 +39,15 @@ _OPTIONS = {
 }
 
 
-def float_artifact(build: Build, folder: Path) -> Path:
-    return Path(shutil.copy(export.path(build), folder / "float.onnx"))
+def float_artifact(source: Source, folder: Path) -> Path:
+    return Path(shutil.copy(source.onnx, folder / "float.onnx"))
 
 
-def candidates(build: Build, folder: Path, images: np.ndarray) -> dict[str, Path]:
+def candidates(build: Build, source: Source, folder: Path, images: np.ndarray) -> dict[str, Path]:
     path = folder / "int8.onnx"
-    with prepared(build, folder) as source:
+    with prepared(source, folder) as prepared_path:
         quantize_static(
-            str(source),
+            str(prepared_path),
             str(path),
             Reader(build, images, TARGET),
             quant_format=QuantFormat.QDQ,
@@ -64,29 +67,6 @@ def candidates(build: Build, folder: Path, images: np.ndarray) -> dict[str, Path
         raise RecipeError(f"{path} is not in TensorRT's form: {'; '.join(faults[:5])}")
     onnx.save(model, str(path))
     return {PRODUCER: path}
-
-
-def fold_weights(model: onnx.ModelProto) -> None:
-    """Store weights as the int8 numbers that their QuantizeLinear would give, a quarter of the size."""
-    graph = model.graph
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    kept, folded = [], {}
-    for node in graph.node:
-        if node.op_type == "QuantizeLinear" and node.input[0] in constants:
-            weights, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
-            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-            if scale.ndim == 1:
-                scale = scale.reshape([-1 if place == axis else 1 for place in range(weights.ndim)])
-            numbers = np.clip(np.rint(weights / scale), -128, 127).astype(np.int8)
-            folded[node.input[0]] = numpy_helper.from_array(numbers, node.output[0])
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
-    used = {name for node in kept for name in node.input}
-    constants = {name: tensor for name, tensor in constants.items() if name in used}
-    del graph.initializer[:]
-    graph.initializer.extend([*constants.values(), *folded.values()])
 
 
 def quantize_residuals(model: onnx.ModelProto) -> None:
