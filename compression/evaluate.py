@@ -19,7 +19,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from compression import calibrate, data, export, gate, train
 from compression.calibrate import Calibration
 from compression.inference import Network, tensors
-from compression.statistics import bootstrap
+from compression.statistics import bootstrap, map_correlation
 
 if TYPE_CHECKING:
     from compression.build import Build
@@ -218,7 +218,7 @@ def _difference(
     return {
         "flips": round(len(changed) / len(images), 4),
         "p99_probability": round(float(np.percentile(np.abs(probabilities[name] - probabilities[other]), 99)), 4),
-        "map_correlation": round(gate.map_correlation(maps[other], maps[name]), 4),
+        "map_correlation": round(map_correlation(maps[other], maps[name]), 4),
         "auc_loss": auc_loss,
         "changed": [
             {"number": int(index), "file": files[index] if files else "", "positive": bool(labels[index]),

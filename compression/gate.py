@@ -21,6 +21,7 @@ from compression import calibrate, data, quantize
 from compression.calibrate import Answers, Calibration
 from compression.inference import RUNTIMES, Network, tensors
 from compression.recipe import GateRecipe, RecipeError
+from compression.statistics import map_correlation
 
 if TYPE_CHECKING:
     from compression.build import Build
@@ -170,12 +171,6 @@ def compare(
         "map_correlation": round(map_correlation(plain.maps, int8.maps), 4),
         "auc_loss": round(float(roc_auc_score(labels, before.ravel()) - roc_auc_score(labels, after.ravel())), 5),
     }
-
-
-def map_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Median over images of Pearson's correlation of two activation maps ``(images, rows, columns)``."""
-    values = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(one, other, strict=True)]
-    return float(np.nanmedian(values))
 
 
 def broken(limits: GateRecipe, costs: dict[str, float], calibration_error: float) -> tuple[str, ...]:

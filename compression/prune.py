@@ -1,7 +1,8 @@
 """Stage ``prune``: whole channels are taken out in steps, and after each the network learns from its unpruned teacher.
 
 Channels that depend on each other go together (DepGraph: Fang et al., CVPR 2023). Of the steps, the smallest network
-whose area under the curve on validation lies within the best one's confidence interval goes on.
+goes on whose area under the curve on validation lies within the best one's confidence interval, and that answers like
+the unpruned one within the recipe's limits of the gate.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ import torch
 import torch_pruning
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional
+from tqdm import tqdm
 
 from appliance.preprocess import preprocess
 from compression import data, train
 from compression.architectures import MobileNetV2
 from compression.augment import compose
-from compression.statistics import bootstrap
+from compression.statistics import bootstrap, map_correlation
 
 if TYPE_CHECKING:
     from compression.build import Build
+    from compression.recipe import GateRecipe
 
 SECTIONS = ("input", "train", "augment", "prune")
 _AUGMENTATION_SEED = 11
@@ -59,28 +62,45 @@ def run(build: Build) -> str:
         network = _load(build, done)
         removed = ratio
         table.append(_measure(build, name, ratio, network, teacher))
-    best = max(table, key=lambda row: row["auc"][0])
-    chosen = min((row for row in table if row["auc"][0] >= best["auc"][1]), key=lambda row: row["parameters"])
-    for row in table:
-        row["chosen"] = row is chosen
     (folder / "table.json").write_text(json.dumps(table, indent=1))
-    torch.save(_load(build, folder / f"{chosen['name']}.pt").state_dict(), folder / "network.pt")
-    small = chosen["parameters"] / table[0]["parameters"]
-    return (
-        f"{chosen['name']}: {small:.0%} of the parameters, {chosen['macs'] / table[0]['macs']:.0%} of the MACs, "
-        f"validation AUC {chosen['auc'][0]:.4f} (best {best['name']} {best['auc'][0]:.4f} from {best['auc'][1]:.4f})"
-    )
+    return "; ".join(f"{row['name']} {row['parameters'] / 1e6:.2f} M, AUC {row['auc'][0]:.4f}" for row in table)
 
 
 def load(build: Build) -> MobileNetV2:
     """The network that goes on, in evaluation mode."""
-    return _load(build, build.folder("prune") / "network.pt")
+    chosen = next(row for row in table(build) if row["chosen"])
+    return _load(build, build.folder("prune") / f"{chosen['name']}.pt")
 
 
 def table(build: Build) -> list[dict[str, Any]]:
-    """Every network that was tried, with what it gave."""
-    rows: list[dict[str, Any]] = json.loads((build.folder("prune") / "table.json").read_text())
-    return rows
+    """Every network that was tried, what it gave, and which one goes on.
+
+    ``flips`` is the share of decisions that differ from the unpruned network's, at the default operating point, each
+    network with the threshold that it would be given.
+    """
+    folder, recipe = build.folder("prune"), build.recipe
+    rows: list[dict[str, Any]] = json.loads((folder / "table.json").read_text())
+    labels = data.load(build, "validation").labels
+    points = {point.name: point.sensitivity for point in recipe.calibrate.operating_points}
+    decided = {}
+    for row in rows:
+        logits = np.load(folder / f"{row['name']}.logits.npy")
+        missed = 1.0 - points[recipe.calibrate.default_operating_point]
+        decided[row["name"]] = logits >= np.quantile(logits[1, labels], missed, method="lower")
+        row["flips"] = round(float((decided[row["name"]] != decided[rows[0]["name"]]).mean()), 4)
+    return choose(rows, recipe.gate)
+
+
+def choose(rows: list[dict[str, Any]], limits: GateRecipe) -> list[dict[str, Any]]:
+    """Mark the smallest network that is good enough; the first row, unpruned, always is."""
+    best = max(rows, key=lambda row: row["auc"][0])
+    good = [
+        row for row in rows
+        if row["auc"][0] >= best["auc"][1] and row["flips"] <= limits.flips
+        and row["map_correlation"] >= limits.map_correlation
+    ]  # fmt: skip
+    chosen = min(good or rows[:1], key=lambda row: row["parameters"])
+    return [{**row, "chosen": row is chosen} for row in rows]
 
 
 def remove_channels(build: Build, network: MobileNetV2, ratio: float) -> MobileNetV2:
@@ -129,14 +149,14 @@ def _load(build: Build, path: Any) -> MobileNetV2:
 
 
 def _measure(build: Build, name: str, ratio: float, network: MobileNetV2, teacher: MobileNetV2) -> dict[str, Any]:
-    """Size, and what it does on validation images and augmented copies of them, which are harder."""
+    """Size, and what it does on validation images and augmented copies of them, which are harder; keeps the logits."""
     validation = data.load(build, "validation")
     augment = compose(build.recipe.augment, _AUGMENTATION_SEED)
     copies = np.stack([augment(image=image)["image"] for image in validation.pixels])
-    pixels = np.concatenate([validation.pixels, copies])
-    labels, patients = np.tile(validation.labels, 2), np.tile(validation.patients, 2)
-    scores = train.logits(build, network, pixels)
-    theirs = train.logits(build, teacher, pixels)
+    logits, maps = _answers(build, network, [validation.pixels, copies])
+    _, theirs = _answers(build, teacher, [validation.pixels])
+    np.save(build.folder("prune") / f"{name}.logits.npy", logits)
+    labels, patients, scores = np.tile(validation.labels, 2), np.tile(validation.patients, 2), logits.ravel()
     example = torch.zeros(1, 1, build.recipe.input.rows, build.recipe.input.columns)
     macs, parameters = torch_pruning.utils.count_ops_and_params(network, example)
 
@@ -150,5 +170,18 @@ def _measure(build: Build, name: str, ratio: float, network: MobileNetV2, teache
         "parameters": int(parameters),
         "macs": int(macs),
         "auc": auc,
-        "flips_at_zero": round(float(((scores > 0) != (theirs > 0)).mean()), 4),
+        "map_correlation": round(map_correlation(theirs, maps[: len(theirs)]), 4),
     }
+
+
+@torch.no_grad()
+def _answers(build: Build, network: MobileNetV2, sets: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Logits ``(sets, images)`` and activation maps ``(sets x images, rows, columns)``."""
+    steps = build.recipe.input.steps()
+    outputs = [
+        network(torch.from_numpy(preprocess(image, steps)))
+        for pixels in sets
+        for image in tqdm(pixels, desc="measuring", unit="image")
+    ]
+    logits = torch.cat([each[0][:, 0] for each in outputs]).numpy()
+    return logits.reshape(len(sets), -1), torch.cat([each[1][:, 0] for each in outputs]).numpy()

@@ -34,3 +34,9 @@ def bootstrap(
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     values = measure(np.arange(len(labels)))
     return [[round(float(each), 4) for each in triple] for triple in zip(values, low, high, strict=True)]
+
+
+def map_correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Median over images of Pearson's correlation of two activation maps ``(images, rows, columns)``."""
+    values = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(one, other, strict=True)]
+    return float(np.nanmedian(values))
