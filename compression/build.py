@@ -36,6 +36,7 @@ from compression import (
     quantize,
     report,
     statistics,
+    timing,
     train,
 )
 from compression.quantize import aware, cpu, openvino, pt2e, qdq, tensorrt
@@ -64,9 +65,9 @@ _SHARED_SOURCES: dict[str, tuple[ModuleType, ...]] = {
     "train": (architectures, augment, preprocess),
     "prune": (statistics,),
     "quantize": (aware, cpu, openvino, pt2e, qdq, tensorrt, preprocess),
-    "gate": (calibrate, augment, preprocess),
+    "gate": (calibrate, augment, preprocess, timing),
     "golden": (preprocess,),
-    "evaluate": (statistics,),
+    "evaluate": (statistics, timing),
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +15,11 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from compression import calibrate, data, export, gate, train
+from compression import data, export, gate, quantize, train
 from compression.calibrate import Calibration
 from compression.inference import Network, tensors
 from compression.statistics import bootstrap, map_correlation
+from compression.timing import milliseconds
 
 if TYPE_CHECKING:
     from compression.build import Build
@@ -28,7 +28,6 @@ SECTIONS = ("input", "augment", "data", "evaluate", "calibrate")
 UNPRUNED, PRUNED, EAGER = "unpruned float", "pruned float", "unpruned float, torch eager"
 _SMALLEST_SUBGROUP = 20
 _FIGURES = ("auc", "pr_auc", "sensitivity", "specificity")
-_ROUNDS, _WARM_UP = 60, 5
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,11 @@ def load(build: Build) -> dict[str, Any]:
 
 
 def _contenders(build: Build) -> dict[str, Contender]:
-    unpruned = export.unpruned_path(build)
-    fitted = calibrate.fit(build.recipe.calibrate, calibrate.ask(build, Network(unpruned), UNPRUNED))
     choices = gate.load(build)
-    plain = next(verdict for verdict in choices[build.recipe.quantize.targets[0]].tried if not verdict.costs)
+    tried = choices[build.recipe.quantize.targets[0]].tried
+    plain = next(verdict for verdict in tried if verdict.producer == quantize.FLOAT)
     found = {
-        UNPRUNED: Contender(unpruned, "cpu", fitted),
+        UNPRUNED: Contender(export.unpruned_path(build), "cpu", gate.reference(build)[1]),
         PRUNED: Contender(export.path(build), "cpu", plain.calibration),
     }
     for target, choice in choices.items():
@@ -255,20 +253,13 @@ def _costs(build: Build, contenders: dict[str, Contender]) -> dict[str, Any]:
         EAGER: partial(_eager, eager, image),
         **{name: partial(network.run, [image]) for name, network in networks.items()},
     }
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(_ROUNDS + _WARM_UP):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if number >= _WARM_UP:
-                seconds[name].append(time.perf_counter() - start)
+    medians = milliseconds(calls)
     torch.set_num_threads(threads)
-    medians = {name: float(np.median(each)) * 1000 for name, each in seconds.items()}
-    found: dict[str, Any] = {EAGER: {"milliseconds": round(medians[EAGER], 3), "times_as_fast": 1.0}}
+    found: dict[str, Any] = {EAGER: {"milliseconds": medians[EAGER], "times_as_fast": 1.0}}
     for name, contender in contenders.items():
         found[name] = {
             "bytes": contender.path.stat().st_size,
-            "milliseconds": round(medians[name], 3),
+            "milliseconds": medians[name],
             "times_as_fast": round(medians[EAGER] / medians[name], 2),
             "memory_mb": _memory(contender, image.shape),
             "temperature": contender.calibration.temperature,
@@ -286,7 +277,7 @@ def _eager(network: torch.nn.Module, image: np.ndarray) -> None:
 
 
 _MEMORY = """
-import resource, sys, numpy as np
+import sys, numpy as np
 from pathlib import Path
 from compression.inference import INPUT, RUNTIMES
 runtime = RUNTIMES[sys.argv[2]]
@@ -294,7 +285,8 @@ runtime.probe()
 shape = tuple(map(int, sys.argv[3].split(",")))
 backend = runtime.open(Path(sys.argv[1]).read_bytes(), threads=1)
 backend.run({INPUT: np.zeros(shape, dtype=np.float32)})
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(int(peak.split()[1]) // 1024)  # getrusage would count the process that started this one
 """
 
 

@@ -1,13 +1,13 @@
 """Stage ``gate``: which candidate ships for each target, calibrated on itself; a build stops where none may.
 
-Each int8 candidate is compared with the pruned float network, on the same images. One that costs more than the recipe
-allows is out, and where all are, more costly ways are tried. Of the rest the best ships, if it is faster than float; if
-not, float ships, and the manifest says so.
+Each candidate is compared with the unpruned float network, on the same images. One that costs more than the recipe
+allows is out, and where all are, more costly ways are tried. Of the rest the best ships, if it is faster than float on
+its target; if not, float ships, and the manifest says so.
 """
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,24 +17,24 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
-from compression import calibrate, data, quantize
+from compression import calibrate, data, export, quantize
 from compression.calibrate import Answers, Calibration
 from compression.inference import RUNTIMES, Network, tensors
 from compression.recipe import GateRecipe, RecipeError
 from compression.statistics import map_correlation
+from compression.timing import milliseconds
 
 if TYPE_CHECKING:
     from compression.build import Build
 
 SECTIONS = ("input", "augment", "quantize", "calibrate", "gate")
-_ROUNDS, _WARM_UP = 60, 5
 _AS_FAST = 1.15  # times the fastest: closer than that, times say little
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """One candidate: what it costs against float, its speed, its calibration, and the limits that it breaks.
+    """One candidate: its speed, what it costs against the unpruned float network, and the limits that it breaks.
 
-    ``milliseconds``: median of one image through the network on one thread; ``costs`` is empty for float itself.
+    ``milliseconds``: median of one image through the network on one thread.
     """
 
     target: str
@@ -57,13 +57,20 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def run(build: Build) -> str:
-    choices = [_choose(build, target) for target in build.recipe.quantize.targets]
+    unpruned = reference(build)
+    choices = [_choose(build, target, unpruned) for target in build.recipe.quantize.targets]
     (build.folder("gate") / "choices.json").write_bytes(msgspec.json.encode(choices))
     return "; ".join(
         f"{choice.target}: {choice.shipped.producer}, {choice.shipped.milliseconds:.2f} ms, "
         f"{choice.shipped.bytes / 1e6:.2f} MB"
         for choice in choices
     )
+
+
+def reference(build: Build) -> tuple[Answers, Calibration]:
+    """The unpruned float network's answers, and the calibration that fits them."""
+    answers = calibrate.ask(build, Network(export.unpruned_path(build)), "unpruned float")
+    return answers, calibrate.fit(build.recipe.calibrate, answers)
 
 
 def load(build: Build) -> dict[str, Choice]:
@@ -84,45 +91,40 @@ def runtime(target: str) -> str:
     return f"{version} (the same file; no TensorRT on the machine that built it)" if target == "tensorrt" else version
 
 
-def _choose(build: Build, target: str) -> Choice:
-    tried = _judge(build, target, quantize.candidates(build, target))
+def _choose(build: Build, target: str, unpruned: tuple[Answers, Calibration]) -> Choice:
+    paths = quantize.candidates(build, target)
+    tried = _judge(build, target, paths, unpruned)
     if not _good(tried):
         for more in quantize.fallbacks(build, target, build.folder("gate")):
             tqdm.write(f"{target}: no candidate passes so far; trying {', '.join(more)}")
-            tried |= _judge(build, target, {quantize.FLOAT: quantize.candidates(build, target)[quantize.FLOAT], **more})
+            tried |= _judge(build, target, {quantize.FLOAT: paths[quantize.FLOAT], **more}, unpruned)
             if _good(tried):
                 break
     shipped, reason = decide(target, tried)
     return Choice(target, shipped, reason, tuple(tried.values()))
 
 
-def _judge(build: Build, target: str, paths: dict[str, Path]) -> dict[str, Verdict]:
-    """A verdict on each candidate, float (which must be among them) too; all are timed in turn."""
+def _judge(
+    build: Build, target: str, paths: dict[str, Path], unpruned: tuple[Answers, Calibration]
+) -> dict[str, Verdict]:
+    """A verdict on each candidate; all are timed in turn."""
     networks = {producer: Network(path, target, threads=1) for producer, path in paths.items()}
-    answers = {producer: calibrate.ask(build, network, target) for producer, network in networks.items()}
-    speeds = _milliseconds(build, networks)
-    recipe = build.recipe
-    calibrations = {producer: calibrate.fit(recipe.calibrate, given) for producer, given in answers.items()}
-    verdicts = {}
+    image = list(tensors(build, data.load(build, "validation").pixels[:1]))
+    speeds = milliseconds({producer: partial(network.run, image) for producer, network in networks.items()})
+    recipe, verdicts = build.recipe, {}
     for producer, path in paths.items():
-        costs = {}
-        if producer != quantize.FLOAT:
-            costs = compare(
-                answers[quantize.FLOAT],
-                calibrations[quantize.FLOAT],
-                answers[producer],
-                calibrations[producer],
-                recipe.calibrate.default_operating_point,
-            )
+        answers = calibrate.ask(build, networks[producer], target)
+        calibration = calibrate.fit(recipe.calibrate, answers)
+        costs = compare(*unpruned, answers, calibration, recipe.calibrate.default_operating_point)
         verdicts[producer] = Verdict(
             target=target,
             producer=producer,
             artifact=str(path.relative_to(build.work)),
             bytes=path.stat().st_size,
-            milliseconds=round(speeds[producer], 3),
+            milliseconds=speeds[producer],
             costs=costs,
-            broken=broken(recipe.gate, costs, calibrations[producer].ece_after),
-            calibration=calibrations[producer],
+            broken=broken(recipe.gate, costs, calibration.ece_after),
+            calibration=calibration,
         )
     return verdicts
 
@@ -158,18 +160,20 @@ def decide(target: str, verdicts: dict[str, Verdict]) -> tuple[Verdict, str]:
 
 
 def compare(
-    plain: Answers, plain_calibration: Calibration, int8: Answers, int8_calibration: Calibration, point: str
+    before: Answers, before_calibration: Calibration, after: Answers, after_calibration: Calibration, point: str
 ) -> dict[str, float]:
     """What a candidate costs; each network is judged with its own calibration and thresholds."""
-    before, after = plain_calibration.probabilities(plain.logits), int8_calibration.probabilities(int8.logits)
-    decided_before = before >= plain_calibration.threshold(point)
-    decided_after = after >= int8_calibration.threshold(point)
-    labels = np.tile(plain.labels, len(plain.logits))
+    one, other = before_calibration.probabilities(before.logits), after_calibration.probabilities(after.logits)
+    decided_before, decided_after = (
+        one >= before_calibration.threshold(point),
+        other >= after_calibration.threshold(point),
+    )
+    labels = np.tile(before.labels, len(before.logits))
     return {
         "flips": round(float((decided_before != decided_after).mean()), 4),
-        "p99_probability": round(float(np.percentile(np.abs(before - after), 99)), 4),
-        "map_correlation": round(map_correlation(plain.maps, int8.maps), 4),
-        "auc_loss": round(float(roc_auc_score(labels, before.ravel()) - roc_auc_score(labels, after.ravel())), 5),
+        "p99_probability": round(float(np.percentile(np.abs(one - other), 99)), 4),
+        "map_correlation": round(map_correlation(before.maps, after.maps), 4),
+        "auc_loss": round(float(roc_auc_score(labels, one.ravel()) - roc_auc_score(labels, other.ravel())), 5),
     }
 
 
@@ -183,19 +187,6 @@ def broken(limits: GateRecipe, costs: dict[str, float], calibration_error: float
     if not calibration_error <= limits.calibration_error:
         faults.append(f"calibration_error {calibration_error} against {limits.calibration_error} allowed")
     return tuple(faults)
-
-
-def _milliseconds(build: Build, networks: dict[str, Network]) -> dict[str, float]:
-    """Median time of one image on one thread, the networks in turn, so that a noisy moment hits all of them."""
-    image = list(tensors(build, data.load(build, "validation").pixels[:1]))
-    seconds: dict[str, list[float]] = {name: [] for name in networks}
-    for number in range(_ROUNDS + _WARM_UP):
-        for name, network in networks.items():
-            start = time.perf_counter()
-            network.run(image)
-            if number >= _WARM_UP:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(each)) * 1000 for name, each in seconds.items()}
 
 
 def summary(choice: Choice) -> list[dict[str, Any]]:

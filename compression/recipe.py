@@ -108,7 +108,7 @@ class PointRecipe(_Table, frozen=True):
 
 
 class GateRecipe(_Table, frozen=True):
-    """What int8 may cost against the float network that it was made from, on validation images and copies of them.
+    """What a network may cost against the unpruned float network, on validation images and copies of them.
 
     ``flips``: share of decisions at the default operating point. ``p99_probability``: 99th percentile of the
     difference of a calibrated probability. ``map_correlation``: median over images. ``auc_loss``: the loss itself, not

@@ -1,8 +1,8 @@
 """Quantization-aware fine-tuning: the last resort for a target whose post-training candidates fail the gate.
 
 The network learns while weights and activations are rounded as int8 rounds them, and gradients pass straight through
-(Jacob et al., CVPR 2018); its teacher is its own float self. A float network comes out, with weights that bear rounding
-better, and each target's own producer quantizes it as any other.
+(Jacob et al., CVPR 2018); its teacher is the unpruned network. A float network comes out, with weights that bear
+rounding better, and each target's own producer quantizes it as any other.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def retrained(build: Build, source: Source, folder: Path, images: np.ndarray) ->
             recipe.quantize.aware_epochs,
             recipe.quantize.aware_learning_rate,
             recipe.data.seed + 1000,
-            train.Teacher(source.network, recipe.prune.distillation, recipe.prune.map_distillation),
+            train.Teacher(train.load(build), recipe.prune.distillation, recipe.prune.map_distillation),
         )
         tuned, _ = train.fit(build, rounded, tuning, folder / "checkpoint.pt")
         torch.save(plain(tuned).state_dict(), done.with_suffix(".tmp"))

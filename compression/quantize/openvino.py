@@ -123,5 +123,6 @@ def _save(model: Any, path: Path) -> Path:
         weights = (Path(folder) / BIN).read_bytes()
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in ((XML, xml), (BIN, weights)):
-            archive.writestr(zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0)), content)
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            archive.writestr(info, content, compress_type=zipfile.ZIP_DEFLATED)
     return path
