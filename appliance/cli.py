@@ -12,7 +12,7 @@ import click
 
 from appliance import __version__
 from appliance.config import Config, load
-from appliance.errors import ApplianceError
+from appliance.errors import ApplianceError, SignatureError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -251,14 +251,24 @@ def _open_package(path: Path, config: Config, verified: bool) -> Any:
 @_JSON
 @_configured
 def show(path: Path, as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
-    """Print what a package is for, what it accepts and how well it does (its card). Checks no signature."""
+    """Print what a package is, who signed it, what runs it on this device, and its card.
+
+    A package that this device doesn't trust is shown, too, and said so.
+    """
     import msgspec
 
-    found = _open_package(path, load(config_path, data_dir), verified=False)
+    from appliance.describe import describe
+
+    config = load(config_path, data_dir)
+    try:
+        found = _open_package(path, config, verified=True)
+        said = f"by key {found.signed_by}, which this device trusts"
+    except SignatureError as error:
+        found, said = _open_package(path, config, verified=False), f"NOT TRUSTED: {error}"
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found.manifest), indent=1).decode())
     else:
-        click.echo(found.card)
+        click.echo(describe(found, said))
 
 
 @package.command()

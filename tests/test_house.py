@@ -32,7 +32,7 @@ LEVELS = [
     },
     {"appliance.writers", "appliance.ingest", "appliance.delivery"},
     {"appliance.pipeline", "appliance.send"},
-    {"appliance.worker", "appliance.infer", "appliance.doctor", "appliance.web"},
+    {"appliance.worker", "appliance.infer", "appliance.doctor", "appliance.describe", "appliance.web"},
     {"appliance.run", "appliance.demo"},
     {"appliance.cli"},
     {"appliance.__main__"},

@@ -161,7 +161,7 @@ def test_a_broken_network_is_a_backend_error() -> None:
 
 def test_golden_images_are_the_devices_own_and_span_both_decisions(bundled: package.Package) -> None:
     golden, target = bundled.golden(), bundled.target("cpu")
-    probabilities = receipt.calibrated(golden["cpu/logits"][:, 0], target.temperature)
+    probabilities = receipt.calibrated(golden["cpu/logits"][:, 0], target.temperature, target.bias)
     positive = probabilities >= target.operating_point().threshold
     assert 0 < positive.sum() < len(positive)
     assert golden["images"].dtype == np.uint8

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
-from appliance import package
+from appliance import backends, package, receipt
 from tests.dicom_files import make_radiograph
 from tests.peers import needs, orthanc
 from tests.running import CHECKOUT, RunningAppliance, scanside
@@ -251,9 +253,36 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, word: str) ->
     assert word in done.stderr
 
 
+@pytest.mark.parametrize("name", [name for name in backends.NAMES if backends.module(name).probe() is None])
+def test_each_backend_answers_with_its_own_targets_calibration_and_threshold(name: str, tmp_path: Path) -> None:
+    opened = package.read(package.bundled()[0], None)
+    target = opened.target(backends.module(name).TARGET)
+    golden = opened.golden()
+    logits = golden[f"{backends.module(name).TARGET}/logits"]
+    wanted = receipt.calibrated(logits[:, 0], target.temperature, target.bias)
+    for number, pixels in enumerate(golden["images"]):
+        make_radiograph(tmp_path / "in" / f"{number:02}.dcm", pixels=pixels, bits=8, seed=number)
+    # Of this environment: the device's may lack the optional backends.
+    command = [sys.executable, "-m", "appliance", "infer", str(tmp_path / "in"), "--json", "--backend", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=CHECKOUT)
+    answers = sorted((json.loads(line) for line in done.stdout.splitlines()), key=lambda each: each["file"])
+    assert len(answers) == len(wanted)
+    for answer, probability in zip(answers, wanted, strict=True):
+        assert answer["backend"] == name
+        (finding,) = answer["findings"]
+        assert finding["probability"] == pytest.approx(
+            float(probability), abs=opened.manifest.golden.probability_tolerance
+        )
+        assert finding["positive"] == (probability >= target.operating_point().threshold)
+
+
 def test_a_package_is_shown_and_verified(tmp_path: Path) -> None:
     bundled = package.bundled()[0]
-    assert "Signs of pneumonia" in scanside("package", "show", bundled, check=True).stdout
+    shown = scanside("package", "show", bundled, check=True).stdout
+    assert "which this device trusts" in shown
+    assert "yes, by onnxruntime" in shown
+    assert re.search(r"target tensorrt\n +runs here +no: ", shown)
+    assert "Signs of pneumonia" in shown
     assert "trusted key" in scanside("package", "verify", bundled, check=True).stdout
     damaged = tmp_path / "damaged.scanside"
     data = bytearray(bundled.read_bytes())
