@@ -67,11 +67,10 @@ def observe(network: MobileNetV2, inputs: list[np.ndarray]) -> None:
 
 def plain(network: MobileNetV2) -> MobileNetV2:
     """The float network below the rounding."""
-    bare = copy.deepcopy(network)
-    for layer in list(bare.modules()):
-        if parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
-    return MobileNetV2.from_state(bare.state_dict(), 0.0)
+    state = {
+        name.replace("parametrizations.weight.original", "weight"): each for name, each in network.state_dict().items()
+    }
+    return MobileNetV2.from_state(state, 0.0)
 
 
 class _Rounder:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +14,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from msgspec.structs import replace
 from sklearn.metrics import roc_auc_score
 
 from appliance import package, receipt, signature
 from appliance.errors import PackageError
 from appliance.preprocess import preprocess
+from compression import gate, quick
+from compression.build import Build
 from compression.inference import RUNTIMES
+from compression.quantize import aware, openvino
 from compression.quantize.tensorrt import lint
+from compression.recipe import RecipeError, read
 from tests.compression.test_recipe_and_data import RECIPE, write_data_set
 from tests.dicom_files import make_radiograph
 from tests.running import CHECKOUT, scanside
@@ -153,6 +160,29 @@ def test_two_builds_from_the_same_inputs_give_the_same_package(built: Path, path
     again = run(tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "work-quick" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.filterwarnings("default")  # of NNCF and torch
+@pytest.mark.parametrize("target", ["openvino", "tensorrt"])
+def test_where_the_gate_turns_all_away_costlier_ways_are_tried_before_the_build_stops(
+    target: str, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, _ = signature.load_or_create_private_key(built / "key.pem")
+    whole = Build(read(RECIPE), RECIPE, built / "data", WEIGHTS, tmp_path / "work", key, tmp_path)
+    shutil.copytree(built / "work-quick", tmp_path / "work-quick", symlinks=True)
+    started = quick.shrink(whole)
+    recipe = replace(
+        started.recipe,
+        gate=replace(started.recipe.gate, p99_probability=1e-9),
+        quantize=replace(started.recipe.quantize, targets=(target,)),
+    )
+    with pytest.raises(RecipeError, match="no int8 candidate passes the gate") as refused:
+        gate.run(dataclasses.replace(started, recipe=recipe))
+    said = str(refused.value)
+    assert aware.PRODUCER in said
+    assert (openvino.ACCURACY_CONTROL in said) == (target == "openvino")
+    assert said.count("p99_probability") == (5 if target == "openvino" else 2)
+    assert "quantization-aware, epoch 1 of 1" in capsys.readouterr().out
 
 
 def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path) -> None:
