@@ -25,6 +25,7 @@ from compression import (
     architectures,
     augment,
     calibrate,
+    choose,
     data,
     evaluate,
     export,
@@ -46,6 +47,7 @@ STAGES: tuple[tuple[str, ModuleType], ...] = (
     ("data", data),
     ("train", train),
     ("prune", prune),
+    ("choose", choose),
     ("export", export),
     ("quantize", quantize),
     ("gate", gate),
@@ -56,14 +58,15 @@ STAGES: tuple[tuple[str, ModuleType], ...] = (
 )
 # How long each stage takes, in percent of a build.
 _SHARES = {
-    "data": 1, "train": 33, "prune": 50, "export": 1, "quantize": 3, "gate": 4, "golden": 1, "evaluate": 6,
-    "report": 0.5, "pack": 0.5,
+    "data": 1, "train": 20, "prune": 62, "choose": 0.1, "export": 1, "quantize": 2, "gate": 3, "golden": 1,
+    "evaluate": 9, "report": 0.5, "pack": 0.5,
 }  # fmt: skip
 _TELLING_SHARE = 3
 # Sources that shape a stage besides its own.
 _SHARED_SOURCES: dict[str, tuple[ModuleType, ...]] = {
     "train": (architectures, augment, preprocess),
     "prune": (statistics,),
+    "choose": (calibrate,),
     "quantize": (aware, cpu, openvino, pt2e, qdq, tensorrt, preprocess),
     "gate": (calibrate, augment, preprocess, timing),
     "golden": (preprocess,),

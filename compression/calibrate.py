@@ -15,9 +15,9 @@ from scipy.optimize import minimize
 
 from appliance.package import Conformal, OperatingPoint
 from appliance.receipt import calibrated
-from compression import data, export
+from compression import data
 from compression.augment import compose
-from compression.inference import Network, tensors
+from compression.inference import ACTIVATION_MAP, LOGITS, Network, tensors
 
 if TYPE_CHECKING:
     from compression.build import Build
@@ -74,11 +74,11 @@ def ask(build: Build, network: Network, what: str) -> Answers:
     validation = data.load(build, "validation")
     clean = network.run(tensors(build, validation.pixels, f"{what}: validation"))
     augment = compose(build.recipe.augment, _AUGMENTATION_SEED)
-    logits = [clean[export.LOGITS][:, 0]]
+    logits = [clean[LOGITS][:, 0]]
     for number in range(build.recipe.calibrate.augmented_copies):
         copies = (augment(image=image)["image"] for image in validation.pixels)
-        logits.append(network.run(tensors(build, copies, f"{what}: copies {number + 1}"))[export.LOGITS][:, 0])
-    return Answers(np.stack(logits), clean[export.ACTIVATION_MAP][:, 0], validation.labels)
+        logits.append(network.run(tensors(build, copies, f"{what}: copies {number + 1}"))[LOGITS][:, 0])
+    return Answers(np.stack(logits), clean[ACTIVATION_MAP][:, 0], validation.labels)
 
 
 def fit(recipe: CalibrateRecipe, answers: Answers) -> Calibration:

@@ -10,7 +10,7 @@ from appliance.errors import ApplianceError
 from appliance.signature import key_id, load_or_create_private_key
 from compression.recipe import RecipeError, read
 
-_STAGES = ("data", "train", "prune", "export", "quantize", "gate", "golden", "evaluate", "report", "pack")
+_STAGES = ("data", "train", "prune", "choose", "export", "quantize", "gate", "golden", "evaluate", "report", "pack")
 _DEVELOPMENT_KEY = Path(".build") / "development.pem"
 
 

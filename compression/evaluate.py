@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from compression import data, export, gate, quantize, train
 from compression.calibrate import Calibration
-from compression.inference import Network, tensors
+from compression.inference import ACTIVATION_MAP, LOGITS, Network, tensors
 from compression.statistics import bootstrap, map_correlation
 from compression.timing import milliseconds
 
@@ -125,7 +125,7 @@ def _set_figures(build: Build, contenders: dict[str, Contender], given: Set, wha
     logits, maps = {}, {}
     for name, contender in contenders.items():
         outputs = Network(contender.path, contender.target).run(tensors(build, images.pixels, f"{what}: {name}"))
-        logits[name], maps[name] = outputs[export.LOGITS][:, 0], outputs[export.ACTIVATION_MAP][:, 0]
+        logits[name], maps[name] = outputs[LOGITS][:, 0], outputs[ACTIVATION_MAP][:, 0]
     probabilities = {name: each.calibration.probabilities(logits[name]) for name, each in contenders.items()}
     thresholds = {name: each.calibration.threshold(point) for name, each in contenders.items()}
     decided = {name: probabilities[name] >= thresholds[name] for name in contenders}

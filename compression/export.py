@@ -12,16 +12,15 @@ import numpy as np
 import onnx
 import torch
 
-from compression import data, prune, train
-from compression.inference import INPUT, Network, tensors
+from compression import choose, data, train
+from compression.inference import ACTIVATION_MAP, EMBEDDING, INPUT, LOGITS, Network, tensors
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
     from compression.architectures import MobileNetV2
     from compression.build import Build
 
-SECTIONS = ("input", "calibrate", "gate")  # what the choice among the pruned networks hangs on
-LOGITS, ACTIVATION_MAP, EMBEDDING = "logits", "activation_map", "embedding"
+SECTIONS = ("input",)
 _LARGEST_DIFFERENCE = 1e-3
 
 
@@ -35,7 +34,7 @@ class Source:
 
 def source(build: Build) -> Source:
     """The pruned network."""
-    return Source(path(build), prune.load(build))
+    return Source(path(build), choose.load(build))
 
 
 def path(build: Build) -> Path:
@@ -48,10 +47,9 @@ def unpruned_path(build: Build) -> Path:
 
 
 def run(build: Build) -> str:
-    chosen = next(row for row in prune.table(build) if row["chosen"])
-    said = [f"{chosen['name']} goes on"]
+    said = []
     for name, network, target in (
-        ("pruned", prune.load(build), path(build)),
+        ("pruned", choose.load(build), path(build)),
         ("unpruned", train.load(build), unpruned_path(build)),
     ):
         difference = _export(build, network, target)

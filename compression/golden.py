@@ -14,8 +14,8 @@ import numpy as np
 from sklearn.decomposition import PCA
 
 from appliance.preprocess import resize
-from compression import data, export, gate
-from compression.inference import Network, tensors
+from compression import data, gate
+from compression.inference import ACTIVATION_MAP, LOGITS, Network, tensors
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run(build: Build) -> str:
     expected = {
         f"{target}/{name}": given[name][chosen]
         for target, given in outputs.items()
-        for name in (export.LOGITS, export.ACTIVATION_MAP)
+        for name in (LOGITS, ACTIVATION_MAP)
     }
     save_arrays(path(build), {"images": candidates[chosen], **expected})
     facts = {"largest_correlation_with_a_training_image": round(closest, 4), "usual_between_patients": round(usual, 4)}
@@ -95,7 +95,7 @@ def _choose(build: Build, outputs: dict[str, dict[str, np.ndarray]], count: int)
     choices = gate.load(build)
     for target, given in outputs.items():
         calibration = choices[target].shipped.calibration
-        probabilities = calibration.probabilities(given[export.LOGITS][:, 0])
+        probabilities = calibration.probabilities(given[LOGITS][:, 0])
         thresholds = np.array([point.threshold for point in calibration.operating_points])
         # Near 0 and 1 the distance in probability says little, so the thresholds there are given less room.
         room = np.minimum(_CLEAR_OF_THRESHOLD, 0.5 * np.minimum(thresholds, 1 - thresholds))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from compression.build import Build
 
 INPUT = "image"
+LOGITS, ACTIVATION_MAP, EMBEDDING = "logits", "activation_map", "embedding"
 # What runs the artifact of each target here. TensorRT needs a GPU: its very file is run by ONNX Runtime instead.
 RUNTIMES = {"cpu": onnxruntime, "openvino": openvino, "tensorrt": onnxruntime}
 

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from appliance import package
 from appliance.package import FindingSpec, GoldenSpec, InputSpec, Manifest, OutputSpec, Target
 from appliance.signature import TRUSTED_KEYS, key_id, load_trusted_keys, public_pem
-from compression import data, evaluate, export, gate, golden, prune, quantize
+from compression import choose, data, evaluate, gate, golden, quantize
 from compression.card import write_card
-from compression.inference import INPUT
+from compression.inference import ACTIVATION_MAP, EMBEDDING, INPUT, LOGITS
 
 if TYPE_CHECKING:
     from compression.build import Build
@@ -55,7 +55,7 @@ def run(build: Build) -> str:
         intended_use=recipe.package.intended_use,
         accepts=recipe.package.accepts,
         input=InputSpec(INPUT, (1, 1, recipe.input.rows, recipe.input.columns), recipe.input.steps()),
-        outputs=OutputSpec(export.LOGITS, export.ACTIVATION_MAP, export.EMBEDDING),
+        outputs=OutputSpec(LOGITS, ACTIVATION_MAP, EMBEDDING),
         findings=(
             FindingSpec(finding.label, finding.code, finding.words_positive, finding.words_negative, finding.urgent),
         ),
@@ -143,7 +143,7 @@ def _provenance(build: Build) -> dict[str, Any]:
         "data_manifest_sha256": hashlib.sha256(data.fingerprint(build)).hexdigest(),
         "images": {split: len(data.load(build, split)) for split in data.SPLITS},
         "epochs": json.loads((build.folder("train") / "log.json").read_text()),
-        "prune": prune.table(build),
+        "prune": choose.table(build),
         "golden": json.loads((build.folder("golden") / "facts.json").read_text()),
         "libraries": {name: metadata.version(name) for name in _LIBRARIES},
     }

@@ -1,8 +1,6 @@
 """Stage ``prune``: whole channels are taken out in steps, and after each the network learns from its unpruned teacher.
 
-Channels that depend on each other go together (DepGraph: Fang et al., CVPR 2023). Of the steps, the smallest network
-goes on whose area under the curve on validation lies within the best one's confidence interval, and that answers like
-the unpruned one within the recipe's limits of the gate.
+Channels that depend on each other go together (DepGraph: Fang et al., CVPR 2023).
 """
 
 from __future__ import annotations
@@ -26,7 +24,6 @@ from compression.statistics import bootstrap, map_correlation
 
 if TYPE_CHECKING:
     from compression.build import Build
-    from compression.recipe import GateRecipe
 
 SECTIONS = ("input", "train", "augment", "prune")
 _AUGMENTATION_SEED = 11
@@ -66,41 +63,20 @@ def run(build: Build) -> str:
     return "; ".join(f"{row['name']} {row['parameters'] / 1e6:.2f} M, AUC {row['auc'][0]:.4f}" for row in table)
 
 
-def load(build: Build) -> MobileNetV2:
-    """The network that goes on, in evaluation mode."""
-    chosen = next(row for row in table(build) if row["chosen"])
-    return _load(build, build.folder("prune") / f"{chosen['name']}.pt")
-
-
 def table(build: Build) -> list[dict[str, Any]]:
-    """Every network that was tried, what it gave, and which one goes on.
-
-    ``flips`` is the share of decisions that differ from the unpruned network's, at the default operating point, each
-    network with the threshold that it would be given.
-    """
-    folder, recipe = build.folder("prune"), build.recipe
-    rows: list[dict[str, Any]] = json.loads((folder / "table.json").read_text())
-    labels = data.load(build, "validation").labels
-    points = {point.name: point.sensitivity for point in recipe.calibrate.operating_points}
-    decided = {}
-    for row in rows:
-        logits = np.load(folder / f"{row['name']}.logits.npy")
-        missed = 1.0 - points[recipe.calibrate.default_operating_point]
-        decided[row["name"]] = logits >= np.quantile(logits[1, labels], missed, method="lower")
-        row["flips"] = round(float((decided[row["name"]] != decided[rows[0]["name"]]).mean()), 4)
-    return choose(rows, recipe.gate)
+    """Every network that was made, the unpruned one first, with what was measured."""
+    rows: list[dict[str, Any]] = json.loads((build.folder("prune") / "table.json").read_text())
+    return rows
 
 
-def choose(rows: list[dict[str, Any]], limits: GateRecipe) -> list[dict[str, Any]]:
-    """Mark the smallest network that is good enough; the first row, unpruned, always is."""
-    best = max(rows, key=lambda row: row["auc"][0])
-    good = [
-        row for row in rows
-        if row["auc"][0] >= best["auc"][1] and row["flips"] <= limits.flips
-        and row["map_correlation"] >= limits.map_correlation
-    ]  # fmt: skip
-    chosen = min(good or rows[:1], key=lambda row: row["parameters"])
-    return [{**row, "chosen": row is chosen} for row in rows]
+def logits(build: Build, name: str) -> np.ndarray:
+    """What a network of the table says, ``(2, images)``: of the validation images, and of augmented copies of them."""
+    return np.asarray(np.load(build.folder("prune") / f"{name}.logits.npy"))
+
+
+def network(build: Build, name: str) -> MobileNetV2:
+    """A network of the table, in evaluation mode."""
+    return _load(build, build.folder("prune") / f"{name}.pt")
 
 
 def remove_channels(build: Build, network: MobileNetV2, ratio: float) -> MobileNetV2:

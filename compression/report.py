@@ -18,7 +18,7 @@ import matplotlib.pyplot
 import numpy as np
 from PIL import Image as PillowImage
 
-from compression import data, evaluate, gate, prune
+from compression import choose, data, evaluate, gate
 from compression.calibrate import Calibration
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run(build: Build) -> str:
     measured = evaluate.load(build)
     whole = {
         "package": f"{build.recipe.package.id} {build.recipe.package.version}",
-        "prune": prune.table(build),
+        "prune": choose.table(build),
         "gate": {target: gate.summary(choice) for target, choice in gate.load(build).items()},
         **measured,
     }
@@ -151,10 +151,11 @@ def _prune(table: list[dict[str, Any]]) -> str:
     rows = [
         (row["name"], f"{row['parameters']:,} ({row['parameters'] / full['parameters']:.0%})",
          f"{row['macs'] / 1e6:.0f} M ({row['macs'] / full['macs']:.0%})", _interval(row["auc"], 4),
-         f"{row['flips']:.2%}", f"{row['map_correlation']:.3f}", "goes on" if row["chosen"] else "")
+         f"{row['flips']:.2%}", f"{row['p99_probability']:.3f}", f"{row['map_correlation']:.3f}",
+         "goes on" if row["chosen"] else "")
         for row in table
     ]  # fmt: skip
-    header = ("network", "parameters", "MACs", "AUC, validation and copies", "flips", "map correlation", "")
+    header = ("network", "parameters", "MACs", "AUC, validation and copies", "flips", "p99 |dp|", "map correlation", "")
     return _table(header, rows)
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from appliance.backends.openvino import BIN, XML
-from compression import data, export
-from compression.inference import Network, tensors
+from compression import data
+from compression.inference import LOGITS, Network, tensors
 from compression.quantize import pt2e
 from compression.recipe import RecipeError
 
@@ -69,10 +69,10 @@ def accuracy_control(build: Build, source: Source, folder: Path, images: np.ndar
 
     validation = data.load(build, "validation").pixels
     inputs = list(tensors(build, validation, f"accuracy control, {TARGET}"))
-    wanted = _probabilities(Network(source.onnx).run(inputs)[export.LOGITS])
+    wanted = _probabilities(Network(source.onnx).run(inputs)[LOGITS])
 
     def agreement(model: Any, items: Iterable[np.ndarray]) -> tuple[float, list[float]]:
-        given = np.concatenate([_probabilities(np.asarray(model(item)[export.LOGITS])) for item in items])
+        given = np.concatenate([_probabilities(np.asarray(model(item)[LOGITS])) for item in items])
         apart = np.abs(given - wanted[: len(given)])
         return 1.0 - float(apart.mean()), [1.0 - float(each) for each in apart]
 

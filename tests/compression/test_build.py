@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(
     reason="the initial weights are not beside the checkout (shared/weights)",
 )
 TARGETS = ("cpu", "openvino", "tensorrt")
-STAGES = 10
+STAGES = 11
 
 
 def command(folder: Path, *options: str) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from appliance.package import Conformal
-from compression import gate, prune, quantize
+from compression import choose, gate, quantize
 from compression.architectures import MobileNetV2, Widths
 from compression.calibrate import Calibration
 from compression.quantize import aware
@@ -164,12 +164,15 @@ def test_each_limit_is_named_when_it_breaks(name: str, value: float) -> None:
     assert "calibration_error 0.04" in fault
 
 
-def row(name: str, parameters: int, auc: float, flips: float = 0.0, correlation: float = 1.0) -> dict[str, object]:
+def row(
+    name: str, parameters: int, auc: float, flips: float = 0.0, correlation: float = 1.0, difference: float = 0.0
+) -> dict[str, object]:
     return {
         "name": name,
         "parameters": parameters,
         "auc": [auc, auc - 0.01, auc + 0.01],
         "flips": flips,
+        "p99_probability": difference,
         "map_correlation": correlation,
     }
 
@@ -181,15 +184,16 @@ def row(name: str, parameters: int, auc: float, flips: float = 0.0, correlation:
         (row("small", 1, 0.97), "middle"),  # below the best one's interval
         (row("small", 1, 0.99, flips=0.03), "middle"),
         (row("small", 1, 0.99, correlation=0.9), "middle"),
+        (row("small", 1, 0.99, difference=0.3), "middle"),
     ],
 )
 def test_the_smallest_network_that_still_answers_like_the_unpruned_one_goes_on(
     smallest: dict[str, object], chosen: str
 ) -> None:
-    rows = prune.choose([row("unpruned", 10, 0.985), row("middle", 5, 0.986), smallest], LIMITS)
+    rows = choose.choose([row("unpruned", 10, 0.985), row("middle", 5, 0.986), smallest], LIMITS)
     assert [each["name"] for each in rows if each["chosen"]] == [chosen]
 
 
 def test_where_pruning_costs_too_much_the_unpruned_network_goes_on() -> None:
-    rows = prune.choose([row("unpruned", 10, 0.9), row("small", 1, 0.9, flips=0.5)], LIMITS)
+    rows = choose.choose([row("unpruned", 10, 0.9), row("small", 1, 0.9, flips=0.5)], LIMITS)
     assert [each["chosen"] for each in rows] == [True, False]
