@@ -12,7 +12,7 @@ from compression.recipe import Recipe
 def write_card(recipe: Recipe, manifest: Manifest, report: dict[str, Any]) -> str:
     """The card as Markdown."""
     use, counts = manifest.intended_use, manifest.training["images"]
-    test = report["sets"]["test"]
+    test, validation = report["sets"]["test"], report["sets"]["validation"]
     names = [evaluate.UNPRUNED, evaluate.PRUNED, *manifest.targets]
     lines = [
         f"# {manifest.title}",
@@ -74,6 +74,8 @@ def write_card(recipe: Recipe, manifest: Manifest, report: dict[str, Any]) -> st
         "## Limits",
         "",
         *(f"- {limit}" for limit in recipe.card.limits),
+        f"- Probabilities are calibrated for images of which {validation['positive'] / validation['images']:.0%} are "
+        "positive, as in validation. Where the finding is rarer, they are too high.",
         "- The activation map shows which regions pushed the score up. It is coarse and outlines nothing.",
         "",
     ]
