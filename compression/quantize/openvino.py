@@ -114,9 +114,16 @@ def _convert(path: Path) -> Any:
 
 
 def _save(model: Any, path: Path) -> Path:
-    """The IR as a zip, the same bytes for the same network: its notes on paths and settings of the making are cut."""
+    """The IR as a zip, the same bytes for the same network.
+
+    Its notes on paths and settings of the making are cut, and names that count the operations of this process are
+    replaced by ones that count those of the network.
+    """
     import openvino
 
+    for number, operation in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(r"[A-Z][A-Za-z]*_\d+", operation.get_friendly_name()):
+            operation.set_friendly_name(f"{operation.get_type_name()}.{number}")
     with tempfile.TemporaryDirectory() as folder:
         openvino.save_model(model, Path(folder) / XML, compress_to_fp16=False)
         xml = re.sub(rb"\t<rt_info>.*</rt_info>\n", b"", (Path(folder) / XML).read_bytes(), flags=re.DOTALL)

@@ -161,10 +161,10 @@ def test_temperature_and_bias_of_distorted_logits_are_found(true: float, shift: 
 @given(seed=st.integers(0, 1000), coverage=st.sampled_from([0.8, 0.9, 0.95]))
 def test_prediction_sets_hold_the_truth_as_often_as_stated_in_each_class(seed: int, coverage: float) -> None:
     chance = np.random.default_rng(seed)
-    labels = chance.random(4000) < 0.3
+    labels = chance.random(20_000) < 0.3
     probabilities = 1 / (1 + np.exp(-chance.normal(np.where(labels, 1.0, -1.0), 1.5)))
-    found = fit_conformal(probabilities[:2000], labels[:2000], coverage)
-    fresh, truth = probabilities[2000:], labels[2000:]
+    found = fit_conformal(probabilities[:10_000], labels[:10_000], coverage)
+    fresh, truth = probabilities[10_000:], labels[10_000:]
     assert (1 - fresh[truth] <= found.present).mean() == pytest.approx(coverage, abs=0.06)
     assert (fresh[~truth] <= found.absent).mean() == pytest.approx(coverage, abs=0.06)
 
