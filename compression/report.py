@@ -65,9 +65,9 @@ def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
             [(name, each.shipped.producer, each.reason, gate.runtime(name)) for name, each in choices.items()],
         ),
         "<h2>Size, speed, memory</h2>",
-        "<p>One image, one thread, medians of blocks of runs that take turns, on the machine of the build; memory is the "
-        "peak of a process that opens the network and runs it once, libraries included. The row tensorrt is its file on "
-        "ONNX Runtime's CPU, which is not what it is made for.</p>",
+        "<p>One image, one thread, medians of blocks of runs that take turns, on the machine of the build; memory is "
+        "the peak of a process that opens the network and runs it once, libraries included. The row tensorrt is its "
+        "file on ONNX Runtime's CPU, which is not what it is made for.</p>",
         _costs(whole["networks"]),
         "<h2>Pruning</h2>",
         _prune(whole["prune"]),
