@@ -71,9 +71,9 @@ def _benchmark_app(artifact: Path) -> float:
         command = [str(tool), "-m", f"{folder}/model.xml", "-hint", "none", "-nireq", "1", "-nstreams", "1",
                    "-nthreads", "1", "-api", "sync", "-t", "5", "-infer_precision", "f32"]  # fmt: skip
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = re.search(r"Median:\s+([\d.]+) ms", said)
+    found = re.search(r"Median:\s+([\d.]+) (ms|us)", said)
     assert found, said[-2000:]
-    return float(found.group(1))
+    return float(found.group(1)) / (1000 if found.group(2) == "us" else 1)
 
 
 if __name__ == "__main__":
