@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -169,12 +170,36 @@ class Recipe(_Table, frozen=True):
 def read(path: Path) -> Recipe:
     """Read a recipe; raises `RecipeError`."""
     try:
-        recipe = msgspec.toml.decode(path.read_bytes(), type=Recipe)
+        text = path.read_text()
+        recipe = msgspec.toml.decode(text, type=Recipe)
     except OSError as error:
         raise RecipeError(f"{path} can't be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"{path}{_line(text, str(error))}: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # of a TOML error, the line stands in its text
         raise RecipeError(f"{path}: {error}") from error
     names = [point.name for point in recipe.calibrate.operating_points]
     if recipe.calibrate.default_operating_point not in names:
         raise RecipeError(f"{path}: calibrate.default_operating_point is none of {', '.join(names)}")
     return recipe
+
+
+def _line(text: str, fault: str) -> str:
+    """ ", line N" of the key that a validation error speaks of (``$.table.key`` or an unknown field), where it is found."""
+    place = re.search(r"`\$\.?([^`]*)`", fault)
+    names = [re.sub(r"\[.*?\]", "", name) for name in place.group(1).split(".") if name] if place else []
+    unknown = re.search(r"unknown field `([^`]+)`", fault)
+    if unknown:
+        names.append(unknown.group(1))
+    if not names:
+        return ""
+    *tables, key = names
+    table = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[+([\w.]+)\]+", line):
+            table = header.group(1)
+            if table == ".".join(names):
+                return f", line {number}"
+        elif table == ".".join(tables) and re.match(rf"\s*{re.escape(key)}\s*=", line):
+            return f", line {number}"
+    return ""

@@ -47,8 +47,13 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
     ],
 )
 def test_a_wrong_recipe_is_named(old: str, new: str, word: str, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=word):
-        read(changed(tmp_path, old, new))
+    path = changed(tmp_path, old, new)
+    with pytest.raises(RecipeError, match=word) as fault:
+        read(path)
+    assert str(path) in str(fault.value)
+    if word != "default_operating_point":  # which is no fault of one line alone
+        line = next(number for number, text in enumerate(path.read_text().splitlines(), start=1) if new in text)
+        assert f"line {line}" in str(fault.value)
 
 
 @pytest.mark.parametrize(
