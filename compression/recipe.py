@@ -185,7 +185,7 @@ def read(path: Path) -> Recipe:
 
 
 def _line(text: str, fault: str) -> str:
-    """ ", line N" of the key that a validation error speaks of (``$.table.key`` or an unknown field), where it is found."""
+    """Where a validation error points (``$.table.key`` or an unknown field): ", line N", or nothing if not found."""
     place = re.search(r"`\$\.?([^`]*)`", fault)
     names = [re.sub(r"\[.*?\]", "", name) for name in place.group(1).split(".") if name] if place else []
     unknown = re.search(r"unknown field `([^`]+)`", fault)
