@@ -22,7 +22,10 @@ class Backend(Protocol):
     device: str
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Output name -> array, for input name -> float32 ``(batch, channel, rows, columns)``."""
+        """Output name -> array, for input name -> float32 ``(batch, channel, rows, columns)``.
+
+        Raises `appliance.errors.BackendError`.
+        """
         ...
 
     def close(self) -> None: ...

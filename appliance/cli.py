@@ -233,6 +233,101 @@ def doctor(as_json: bool, config_path: Path | None, data_dir: Path | None) -> No
     sys.exit(1 if any(check.outcome == "fail" for check in checks) else 0)
 
 
+_BACKEND = click.option(
+    "--backend", help="auto for all, or one of them.  [default: inference.backend of the configuration]"
+)
+
+
+@main.command("backends")
+@_JSON
+@_configured
+def show_backends(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
+    """List the inference backends: which can be used here, what the others lack and how to get it."""
+    from appliance import backends, pipeline
+
+    opened = list(pipeline.packages(load(config_path, data_dir)))
+    rows: list[dict[str, Any]] = []
+    for name in backends.NAMES:
+        module = backends.module(name)
+        without = [str(each) for each in opened if module.TARGET not in each.manifest.targets]
+        reason = module.probe() or (f"{', '.join(without)} has no artifact for {module.TARGET}" if without else "")
+        versions = {} if module.probe() else module.versions()
+        rows.append({"backend": name, "target": module.TARGET, "versions": versions, "reason": reason})
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+    else:
+        _table(
+            ("backend", "target", "version", "can be used"),
+            (
+                (row["backend"], row["target"], " ".join(row["versions"].values()), row["reason"] or "yes")
+                for row in rows
+            ),
+        )
+        click.echo("Whether one gives the right answers on this device: scanside receipt")
+
+
+@main.command("receipt")
+@_BACKEND
+@_JSON
+@_configured
+def prove(backend: str | None, as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
+    """Replay the golden vectors now: does each backend give the package's answers on this very device?
+
+    Each runs in a process of its own. Exit code 1 where none has a valid receipt.
+    """
+    from appliance import log, pipeline, proof
+    from appliance.infer import override
+
+    config = override(load(config_path, data_dir), backend, None)
+    log.set_up("error")
+    rows, valid = [], True
+    for opened in pipeline.packages(config):
+        tried = list(proof.trials(config.inference.backend, opened, config.inference.threads))
+        valid &= any(trial.receipt for trial in tried)
+        rows += [(str(opened), trial) for trial in tried]
+    if as_json:
+        click.echo(json.dumps([{"package": name, **trial.to_dict()} for name, trial in rows], indent=1))
+    else:
+        for name, trial in rows:
+            mark = click.style("valid  ", fg="green") if trial.receipt else click.style("none   ", fg="yellow")
+            click.echo(f"{mark}  {name}  {trial.backend}: {trial.receipt.summary() if trial.receipt else trial.reason}")
+    sys.exit(0 if valid else 1)
+
+
+@main.command()
+@_BACKEND
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.1, 600), help="How long each runs.")
+@_JSON
+@_configured
+def bench(backend: str | None, seconds: float, as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
+    """Measure each backend that proves itself on this device: latency, images a second, memory."""
+    from appliance import bench as benches
+    from appliance import log, pipeline, proof
+    from appliance.infer import override
+
+    config = override(load(config_path, data_dir), backend, None)
+    log.set_up("error")
+    measured = []
+    for opened in pipeline.packages(config):
+        tried = list(proof.trials(config.inference.backend, opened, config.inference.threads))
+        proof.fastest(tried)  # says why where there is none
+        with click.progressbar(benches.measure(opened, tried, seconds), label="measuring", file=sys.stderr,
+                               hidden=not sys.stderr.isatty()) as found:  # fmt: skip
+            measured += [(str(opened), each) for each in found]
+    if as_json:
+        click.echo(json.dumps([{"package": name, **each.to_dict()} for name, each in measured], indent=1))
+    else:
+        _table(
+            ("package", "backend", "device", "threads", "p50", "p95", "images/s", "memory"),
+            (
+                (name, each.backend, each.device, str(each.threads), f"{each.latency_p50 * 1000:.2f} ms",
+                 f"{each.latency_p95 * 1000:.2f} ms", f"{each.images_per_second:.0f}", f"{each.memory_mb} MB")
+                for name, each in measured
+            ),
+        )  # fmt: skip
+        click.echo("One image at a time, without decoding and preprocessing.")
+
+
 @main.group()
 def package() -> None:
     """Look into a model package."""

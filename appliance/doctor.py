@@ -7,14 +7,14 @@ import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from appliance import backends, decode, package, receipt, signature, spool
+from appliance import decode, pipeline, proof, spool
 from appliance.config import Config, Destination
 from appliance.delivery.storage_scu import echo
 from appliance.errors import ApplianceError, DeliveryError
 from appliance.health import is_running
+from appliance.package import Package
 
 _LOW_DISK_BYTES = 2 * 1024**3
 
@@ -78,33 +78,28 @@ def _decoders() -> Iterator[Check]:
 
 def _packages(config: Config) -> Iterator[Check]:
     try:
-        folders = (signature.TRUSTED_KEYS, *(config.data / folder for folder in config.models.trusted_keys))
-        trusted = signature.load_trusted_keys(folders)
-        module = backends.choose(config.inference.backend)
+        for opened in pipeline.packages(config):
+            yield Check("model package", "ok", f"{opened}, signed by {opened.signed_by}")
+            yield from _backends(opened, config)
     except ApplianceError as error:
-        yield Check("backend", "fail", error.message, error.hint or "")
-        return
-    paths = tuple(config.data / path for path in config.models.packages) or package.bundled()
-    if not paths:
-        yield Check("model package", "fail", "none is installed", "set models.packages in the configuration")
-    for path in paths:
-        yield _package(Path(path), trusted, module, config)
+        yield Check("model package", "fail", error.message, error.hint or "")
 
 
-def _package(path: Path, trusted: Any, module: Any, config: Config) -> Check:
+def _backends(opened: Package, config: Config) -> Iterator[Check]:
+    """A check for each backend; one that can't be used matters only where no other can."""
+    tried = list(proof.trials(config.inference.backend, opened, config.inference.threads))
+    for trial in tried:
+        if trial.receipt is None:
+            yield Check(f"backend {trial.backend}", "ok", f"not used: {trial.reason}")
+        else:
+            yield Check(f"backend {trial.backend}", "ok", trial.receipt.summary())
     try:
-        opened = package.read(path, trusted)
-        backend = module.open(opened.artifact(module.TARGET), threads=config.inference.threads)
-        proof = receipt.prove(opened, module, backend)
+        chosen = proof.fastest(tried)
     except ApplianceError as error:
-        return Check("model package", "fail", error.message, error.hint or "")
-    return Check(
-        "model package",
-        "ok",
-        f"{opened}, signed by {opened.signed_by}, on {proof.backend} {proof.device} ({proof.cpu}): "
-        f"{proof.count} golden vectors, largest difference of a probability {proof.max_abs_dp:.1g}, "
-        f"{proof.latency_p50 * 1000:.1f} ms",
-    )
+        hint = "mend one of them, or install a package that was built for this device"
+        yield Check("inference", "fail", error.message, hint)
+    else:
+        yield Check("inference", "ok", f"{opened} runs on {chosen.backend} {chosen.device} ({chosen.cpu})")
 
 
 def _port(name: str, host: str, port: int, running: bool) -> Check:

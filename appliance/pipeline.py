@@ -16,14 +16,15 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 
-from appliance import __version__, backends, package, receipt, render, signature, writer
+from appliance import __version__, backends, package, proof, render, signature, writer
 from appliance.backend import Backend, BackendModule
 from appliance.config import Config
 from appliance.errors import NotAcceptedError, PackageError
 from appliance.image import Image, load, read_header
 from appliance.package import OperatingPoint, Package, Target
 from appliance.preprocess import preprocess
-from appliance.receipt import Receipt
+from appliance.proof import Trial
+from appliance.receipt import Receipt, calibrated
 from appliance.result import Finding, Prediction, Provenance
 from appliance.route import route
 from appliance.writers import WRITERS
@@ -41,12 +42,13 @@ class Engine:
     backend: Backend
     receipt: Receipt
     operating_point: OperatingPoint
+    trials: tuple[Trial, ...]
 
     def predict(self, tensor: np.ndarray, warnings: tuple[str, ...]) -> Prediction:
         """The prediction for one preprocessed image, float32 ``(1, 1, rows, columns)``."""
         manifest, target = self.package.manifest, self.package.target(self.receipt.target)
         outputs = self.backend.run({manifest.input.name: tensor})
-        probabilities = receipt.calibrated(outputs[manifest.outputs.logits][0], target.temperature, target.bias)
+        probabilities = calibrated(outputs[manifest.outputs.logits][0], target.temperature, target.bias)
         if not np.isfinite(probabilities).all():
             raise ArithmeticError(f"{self.package} gave a probability that is not a number")
         evidence = np.clip(outputs[manifest.outputs.activation_map][0] / target.activation_map_scale, 0.0, 1.0)
@@ -114,30 +116,39 @@ class Pipeline:
         self._device_uid = device_uid
 
     @classmethod
-    def open(cls, config: Config, device_uid: str) -> Pipeline:
-        """Read and verify the packages, open each on the configured backend, and prove it.
+    def open(
+        cls, config: Config, device_uid: str, known: Sequence[Receipt] = (), serving: str | None = None
+    ) -> Pipeline:
+        """Read and verify the packages, and open each on the configured backend, or on the fastest that proves itself.
+
+        Parameters
+        ----------
+        known
+            Receipts of earlier, which count as long as they are valid.
+        serving
+            The backend that has served so far.
 
         Raises
         ------
         PackageError, BackendError
         """
-        trusted = signature.load_trusted_keys(
-            (signature.TRUSTED_KEYS, *(config.data / folder for folder in config.models.trusted_keys))
-        )
-        paths = tuple(config.data / path for path in config.models.packages) or package.bundled()
-        if not paths:
-            raise PackageError("no model package is installed", hint="set models.packages in the configuration")
-        module = backends.choose(config.inference.backend)
         engines = []
-        for path in paths:
-            opened = package.read(path, trusted)
-            target = opened.target(module.TARGET)
-            backend = module.open(opened.artifact(module.TARGET), threads=config.inference.threads)
-            proof = receipt.prove(opened, module, backend)
-            engines.append(Engine(opened, backend, proof, target.operating_point(config.models.operating_point)))
+        for opened in packages(config):
+            threads = config.inference.threads
+            tried = tuple(proof.trials(config.inference.backend, opened, threads, known))
+            receipt = proof.fastest(tried, serving)
+            module, target = backends.module(receipt.backend), opened.target(receipt.target)
+            backend = module.open(opened.artifact(receipt.target), threads=threads)
+            point = target.operating_point(config.models.operating_point)
+            engines.append(Engine(opened, backend, receipt, point, tried))
             _warn_of_other_runtime(opened, target, module)
-            log.info("%s on %s (%s), receipt %s", opened, backend.name, backend.device, proof.identifier)
+            log.info("%s on %s (%s), receipt %s", opened, backend.name, backend.device, receipt.identifier)
         return cls(engines, device_uid)
+
+    @property
+    def proved_at(self) -> datetime:
+        """When the oldest of the receipts was made."""
+        return min(datetime.fromisoformat(engine.receipt.made_at) for engine in self.engines)
 
     def read(self, path: Path, header: Dataset | None, stopwatch: Stopwatch) -> Reading:
         """Decode, preprocess and infer one file.
@@ -164,16 +175,16 @@ class Pipeline:
         return Reading(image, prediction, self._provenance(engine))
 
     def _provenance(self, engine: Engine) -> Provenance:
-        manifest, proof = engine.package.manifest, engine.receipt
+        manifest, receipt = engine.package.manifest, engine.receipt
         return Provenance(
             package=manifest.id,
             version=manifest.version,
             package_sha256=engine.package.sha256,
-            artifact_sha256=proof.artifact_sha256,
-            target=proof.target,
-            backend=proof.backend,
-            device=f"{proof.device} ({proof.cpu})",
-            receipt=proof.identifier,
+            artifact_sha256=receipt.artifact_sha256,
+            target=receipt.target,
+            backend=receipt.backend,
+            device=f"{receipt.device} ({receipt.cpu})",
+            receipt=receipt.identifier,
             software_version=__version__,
             made_at=datetime.now().astimezone().isoformat(timespec="seconds"),
             intended_use=manifest.intended_use.statement,
@@ -181,6 +192,18 @@ class Pipeline:
             device_uid=self._device_uid,
             finding_site=manifest.finding_site,
         )
+
+
+def packages(config: Config) -> Iterator[Package]:
+    """The configured packages, or the bundled ones, read and verified; raises `PackageError`."""
+    trusted = signature.load_trusted_keys(
+        (signature.TRUSTED_KEYS, *(config.data / folder for folder in config.models.trusted_keys))
+    )
+    paths = tuple(config.data / path for path in config.models.packages) or package.bundled()
+    if not paths:
+        raise PackageError("no model package is installed", hint="set models.packages in the configuration")
+    for path in paths:
+        yield package.read(path, trusted)
 
 
 def _warn_of_other_runtime(opened: Package, target: Target, module: BackendModule) -> None:

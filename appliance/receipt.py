@@ -29,7 +29,7 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``max_abs_dp`` is the largest difference of a calibrated probability, ``flips`` the number of decisions at the
     default operating point that differ, ``max_abs_dmap`` the largest difference of an activation map as a share
-    of its scale; latencies in seconds for one image, without preprocessing.
+    of its scale; latencies in seconds for one image on ``threads`` threads, without preprocessing.
     """
 
     package: str
@@ -49,25 +49,34 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latency_p50: float
     latency_p95: float
     made_at: str
+    threads: int = 1
 
     @property
     def identifier(self) -> str:
         return hashlib.sha256(self.to_json()).hexdigest()[:16]
 
+    def summary(self) -> str:
+        return (
+            f"{self.count} golden vectors on {self.device}, largest difference of a probability {self.max_abs_dp:.1g}, "
+            f"{self.latency_p50 * 1000:.2f} ms an image"
+        )
+
     def to_json(self) -> bytes:
         return msgspec.json.encode(self, order="deterministic")
 
 
-def prove(package: Package, module: BackendModule, backend: Backend) -> Receipt:
-    """Replay the golden vectors of a package on an opened backend.
+def prove(package: Package, module: BackendModule, backend: Backend, threads: int) -> Receipt:
+    """Replay the golden vectors of a package on a backend that was opened with ``threads``.
 
     Raises
     ------
     ReceiptError
-        A probability differs by more than the package's tolerance, or a decision flips.
+        A probability differs by more than the package's tolerance, or a decision flips, or an output is missing, has
+        another shape, or is no number.
     """
     manifest, target = package.manifest, package.target(module.TARGET)
     golden = package.golden()
+    cpu, cpu_flags = processor()
     expected_logits = golden[f"{module.TARGET}/logits"]
     expected_maps = golden[f"{module.TARGET}/activation_map"]
     threshold = target.operating_point().threshold
@@ -77,6 +86,7 @@ def prove(package: Package, module: BackendModule, backend: Backend) -> Receipt:
         start = time.perf_counter()
         outputs = backend.run({manifest.input.name: tensor})
         seconds.append(time.perf_counter() - start)
+        _check_outputs(package, outputs, activation.shape, backend.name)
         got = calibrated(outputs[manifest.outputs.logits][0], target.temperature, target.bias)
         wanted = calibrated(logits, target.temperature, target.bias)
         max_dp = max(max_dp, float(np.abs(got - wanted).max()))
@@ -91,9 +101,9 @@ def prove(package: Package, module: BackendModule, backend: Backend) -> Receipt:
         target=module.TARGET,
         backend=backend.name,
         device=backend.device,
-        cpu=_cpu_name(),
-        cpu_flags=_cpu_flags(),
-        versions={**module.versions(), "python": platform.python_version(), "numpy": np.__version__},
+        cpu=cpu,
+        cpu_flags=cpu_flags,
+        versions=versions(module),
         count=len(seconds),
         max_abs_dp=max_dp,
         flips=flips,
@@ -101,6 +111,7 @@ def prove(package: Package, module: BackendModule, backend: Backend) -> Receipt:
         latency_p50=float(np.percentile(seconds, 50)),
         latency_p95=float(np.percentile(seconds, 95)),
         made_at=datetime.now().astimezone().isoformat(timespec="seconds"),
+        threads=threads,
     )
     tolerance = manifest.golden.probability_tolerance
     # `not <=` also catches NaN.
@@ -111,6 +122,27 @@ def prove(package: Package, module: BackendModule, backend: Backend) -> Receipt:
             hint="use another backend, or a package that was built for this device",
         )
     return receipt
+
+
+def _check_outputs(package: Package, outputs: dict[str, np.ndarray], map_shape: tuple[int, ...], name: str) -> None:
+    manifest = package.manifest
+    findings = len(manifest.findings)
+    wanted = {
+        manifest.outputs.logits: (1, findings),
+        manifest.outputs.activation_map: (1, *map_shape),
+        manifest.outputs.embedding: (1, None),
+    }
+    for output, shape in wanted.items():
+        given = outputs.get(output)
+        if given is None:
+            raise ReceiptError(f"{name} gives no output {output!r} of {package} (it gives {', '.join(outputs)})")
+        fits = given.ndim == len(shape) and all(
+            want in (None, have) for want, have in zip(shape, given.shape, strict=True)
+        )
+        if not fits:
+            raise ReceiptError(f"{name} gives {output!r} of {package} the shape {given.shape}, not {shape}")
+        if not np.isfinite(given).all():
+            raise ReceiptError(f"{name} gives values in {output!r} of {package} that are no numbers")
 
 
 def calibrated(logits: np.ndarray, temperature: float, bias: float = 0.0) -> np.ndarray:
@@ -130,10 +162,13 @@ def _cpu_info(key: str) -> str:
     return ""
 
 
-def _cpu_name() -> str:
-    return _cpu_info("model name") or platform.processor() or platform.machine()
+def versions(module: BackendModule) -> dict[str, str]:
+    """The versions of what computes."""
+    return {**module.versions(), "python": platform.python_version(), "numpy": np.__version__}
 
 
-def _cpu_flags() -> tuple[str, ...]:
+def processor() -> tuple[str, tuple[str, ...]]:
+    """Its name, and which of the instructions it has that int8 is computed with."""
     present = set((_cpu_info("flags") or _cpu_info("Features")).split())
-    return tuple(flag for flag in _TELLING_FLAGS if flag in present)
+    name = _cpu_info("model name") or platform.processor() or platform.machine()
+    return name, tuple(flag for flag in _TELLING_FLAGS if flag in present)

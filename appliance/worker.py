@@ -11,15 +11,18 @@ import select
 import signal
 import socket
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from appliance import image, pipeline, signature, writer
+from appliance import image, pipeline, proof, signature, writer
 from appliance.config import Config
-from appliance.errors import ApplianceError, BackendError, DiskFullError, InputError, PackageError
+from appliance.errors import ApplianceError, BackendError, DiskFullError, InputError, PackageError, SignatureError
 from appliance.pipeline import Pipeline, Stopwatch
+from appliance.receipt import Receipt
 from appliance.spool import Spool, write_durably
 from appliance.store import LeaseLostError, Store, WrittenObject
 
@@ -68,6 +71,10 @@ class Worker:
     def run(self) -> None:
         opened = self._open()
         while opened is not None and not self._stopping:
+            if datetime.now().astimezone() - opened.proved_at >= proof.MOST_AGE:
+                log.info("the receipts are a day old: every backend proves itself again")
+                opened = self._open(opened.engines[0].backend.name)
+                continue
             claim = self._store.claim(self._owner, self._config.inference.lease_seconds)
             if claim is not None:
                 self._process(opened, claim)
@@ -75,22 +82,25 @@ class Worker:
                 self._sleep(_IDLE_SECONDS)
             self._say(**self._said)
 
-    def _open(self) -> Pipeline | None:
+    def _open(self, serving: str | None = None) -> Pipeline | None:
         """The pipeline with its receipts; until it can be had, everything received waits, and the page says why."""
         self._say(state="starting", reason="", pid=os.getpid())
         key, _ = signature.load_or_create_private_key(self._config.key_path)
         while not self._stopping:
             try:
-                opened = Pipeline.open(self._config, writer.derived_uid(signature.key_id(key.public_key())))
+                device_uid = writer.derived_uid(signature.key_id(key.public_key()))
+                opened = Pipeline.open(self._config, device_uid, self._known_receipts(key), serving)
             except (PackageError, BackendError) as error:
                 if self._said.get("reason") != str(error):
                     log.error("no results until this is mended: %s", error)
                 self._say(state="waiting", reason=str(error), pid=os.getpid())
                 self._sleep(_RETRY_SECONDS)
                 continue
-            for engine in opened.engines:
-                content = engine.receipt.to_json()
-                self._store.add_receipt(engine.receipt.identifier, content.decode(), signature.sign(key, content))
+            for each in (trial.receipt for engine in opened.engines for trial in engine.trials):
+                if each is not None:
+                    self._store.add_receipt(
+                        each.identifier, each.to_json().decode(), signature.sign(key, each.to_json())
+                    )
             first = opened.engines[0]
             manifest = first.package.manifest
             self._say(
@@ -107,10 +117,29 @@ class Worker:
                 backend=first.backend.name,
                 device=first.backend.device,
                 receipt={"id": first.receipt.identifier, **msgspec.to_builtins(first.receipt)},
+                trials=[
+                    {
+                        "backend": trial.backend,
+                        "reason": trial.reason,
+                        "seconds": trial.receipt.latency_p50 if trial.receipt else None,
+                    }
+                    for trial in first.trials
+                ],
             )
             self._tell_parent()
             return opened
         return None
+
+    def _known_receipts(self, key: Ed25519PrivateKey) -> list[Receipt]:
+        """The receipts in the ledger that this device signed and this version understands."""
+        trusted, known = {signature.key_id(key.public_key()): key.public_key()}, []
+        for row in self._store.receipts():
+            try:
+                signature.verify(row["signature"], row["content"].encode(), trusted, f"receipt {row['id']}")
+                known.append(msgspec.json.decode(row["content"], type=Receipt))
+            except (SignatureError, msgspec.DecodeError) as error:
+                log.warning("receipt %s does not count: %s", row["id"], error)
+        return known
 
     def _process(self, opened: Pipeline, claim: dict[str, Any]) -> None:
         identifier = claim["id"]

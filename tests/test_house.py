@@ -31,6 +31,8 @@ LEVELS = [
         "appliance.health",
     },
     {"appliance.writers", "appliance.ingest", "appliance.delivery"},
+    {"appliance.proof"},
+    {"appliance.bench"},
     {"appliance.pipeline", "appliance.send"},
     {"appliance.worker", "appliance.infer", "appliance.doctor", "appliance.describe", "appliance.web"},
     {"appliance.run", "appliance.demo"},

@@ -1,4 +1,4 @@
-"""Inference runtimes, one module each, and the choice between them.
+"""Inference runtimes, one module each.
 
 A module provides what `appliance.backend.BackendModule` says. It is imported only when it is asked for, since the
 import of a runtime may be slow, or missing.
@@ -12,7 +12,6 @@ from typing import cast
 from appliance.backend import BackendModule
 from appliance.errors import BackendError
 
-# In the order in which `auto` tries them.
 NAMES = ("onnxruntime", "openvino")
 
 
@@ -21,21 +20,3 @@ def module(name: str) -> BackendModule:
     if name not in NAMES:
         raise BackendError(f"there is no backend {name!r}", hint=f"known: auto, {', '.join(NAMES)}")
     return cast(BackendModule, import_module(f"appliance.backends.{name}"))
-
-
-def choose(name: str) -> BackendModule:
-    """The backend of that name, or with ``auto`` the first that can be used on this machine.
-
-    Raises
-    ------
-    BackendError
-        With the reason of each one that was tried.
-    """
-    reasons = []
-    for candidate in NAMES if name == "auto" else (name,):
-        found = module(candidate)
-        reason = found.probe()
-        if reason is None:
-            return found
-        reasons.append(f"{candidate}: {reason}")
-    raise BackendError(f"no inference backend can be used: {'; '.join(reasons)}", hint="run `scanside doctor`")

@@ -45,7 +45,10 @@ class OnnxRuntimeBackend:
         self.device = self._session.get_providers()[0].removesuffix("ExecutionProvider")
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(self._outputs, self._session.run(None, inputs), strict=True))
+        try:
+            return dict(zip(self._outputs, self._session.run(None, inputs), strict=True))
+        except Exception as error:  # as above
+            raise BackendError(f"ONNX Runtime can't run the network: {error}") from error
 
     def close(self) -> None:
         del self._session

@@ -53,7 +53,10 @@ class OpenVinoBackend:
         self.device = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        results = self._request.infer(inputs)
+        try:
+            results = self._request.infer(inputs)
+        except Exception as error:  # as above
+            raise BackendError(f"OpenVINO can't run the network: {error}") from error
         return {name: np.array(results[output]) for name, output in self._outputs.items()}
 
     def close(self) -> None:

@@ -1,0 +1,163 @@
+"""Backends prove themselves apart: a broken one is a reason, never a crash, and the fastest good one is taken."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from appliance import backends, package, proof, signature
+from appliance.errors import BackendError
+from appliance.proof import Trial, fastest, is_valid, trials
+from appliance.receipt import Receipt
+from tests.running import RunningAppliance, scanside
+
+pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
+USABLE = [name for name in backends.NAMES if backends.module(name).probe() is None]
+
+
+@pytest.fixture(scope="module")
+def bundled() -> package.Package:
+    return package.read(package.bundled()[0], signature.load_trusted_keys((signature.TRUSTED_KEYS,)))
+
+
+@pytest.fixture(scope="module")
+def valid(bundled: package.Package) -> Receipt:
+    (trial,) = trials("onnxruntime", bundled, threads=1)
+    assert trial.receipt is not None, trial.reason
+    return trial.receipt
+
+
+def stand_in(folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a module before the real runtime of that name, for the processes that are started from now on."""
+    (folder / name).mkdir()
+    (folder / name / "__init__.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+@pytest.mark.parametrize("name", USABLE)
+def test_a_backend_proves_itself_in_a_process_of_its_own(name: str, bundled: package.Package) -> None:
+    (trial,) = trials(name, bundled, threads=1)
+    assert trial.reason == ""
+    assert trial.receipt is not None
+    assert trial.receipt.backend == name
+    assert trial.receipt.flips == 0
+    assert trial.receipt.threads == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("raise ImportError('libcuda.so.1: cannot open shared object file')", "libcuda"),
+        ("import sys; sys.exit(3)", "exit code 3"),
+        ("print('hello from a driver')", "SessionOptions"),
+    ],
+)
+def test_a_runtime_that_breaks_is_a_reason(
+    source: str, word: str, bundled: package.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, "onnxruntime", source, monkeypatch)
+    (trial,) = trials("onnxruntime", bundled, threads=1)
+    assert trial.receipt is None
+    assert word in trial.reason
+    with pytest.raises(BackendError, match="onnxruntime"):
+        fastest([trial])
+
+
+def test_a_runtime_that_never_answers_is_given_up(
+    bundled: package.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, "onnxruntime", "import time; time.sleep(600)", monkeypatch)
+    (trial,) = trials("onnxruntime", bundled, threads=1, deadline=2.0)
+    assert "no answer within 2 s" in trial.reason
+
+
+def test_a_package_that_was_changed_meanwhile_gets_no_receipt(bundled: package.Package, tmp_path: Path) -> None:
+    copy = tmp_path / "a.scanside"
+    copy.write_bytes(bundled.path.read_bytes())
+    opened = package.read(copy, None)
+    copy.write_bytes(copy.read_bytes() + b"\0")
+    (trial,) = trials("onnxruntime", opened, threads=1)
+    assert trial.receipt is None
+    assert str(copy) in trial.reason
+
+
+def test_a_backend_without_an_artifact_says_so(bundled: package.Package) -> None:
+    alone = msgspec.structs.replace(bundled.manifest, targets={"tensorrt": bundled.target("tensorrt")})
+    opened = package.Package(bundled.path, bundled.sha256, alone, {}, None)
+    (trial,) = trials("onnxruntime", opened, threads=1)
+    assert "no artifact for target cpu" in trial.reason
+
+
+def test_the_fastest_valid_receipt_wins(valid: Receipt) -> None:
+    slow = msgspec.structs.replace(valid, latency_p50=9.0, backend="slow")
+    tried = [Trial("slow", "cpu", slow, ""), Trial("broken", "x", None, "gone"), Trial("quick", "cpu", valid, "")]
+    assert fastest(tried) is valid
+    assert fastest(tried, serving="slow") is valid
+    close = msgspec.structs.replace(valid, latency_p50=1.1 * valid.latency_p50, backend="close")
+    tried.append(Trial("close", "cpu", close, ""))
+    assert fastest(tried) is valid
+    assert fastest(tried, serving="close") is close  # a difference like that is noise
+    with pytest.raises(BackendError, match="broken: gone"):
+        fastest(tried[1:2])
+
+
+def test_a_receipt_counts_for_a_day_and_for_what_it_was_made_on(valid: Receipt, bundled: package.Package) -> None:
+    module = backends.module("onnxruntime")
+    assert is_valid(valid, bundled, module, 1)
+    yesterday = (datetime.now().astimezone() - timedelta(hours=25)).isoformat(timespec="seconds")
+    tomorrow = (datetime.now().astimezone() + timedelta(hours=25)).isoformat(timespec="seconds")
+    for changes in (
+        {"made_at": yesterday},
+        {"made_at": tomorrow},
+        {"cpu": "another"},
+        {"cpu_flags": ()},
+        {"versions": {**valid.versions, "onnxruntime": "1.0"}},
+        {"package_sha256": "0" * 64},
+        {"artifact_sha256": "0" * 64},
+        {"backend": "openvino"},
+        {"threads": 2},
+    ):
+        assert not is_valid(msgspec.structs.replace(valid, **changes), bundled, module, 1), changes
+
+
+def test_a_known_receipt_spares_the_replay(
+    valid: Receipt, bundled: package.Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof.subprocess, "run", lambda *_, **__: pytest.fail("it was replayed"))
+    (trial,) = trials("onnxruntime", bundled, threads=1, known=[valid])
+    assert trial.receipt == valid
+
+
+def test_a_restart_keeps_the_receipt(tmp_path: Path) -> None:
+    appliance = RunningAppliance(tmp_path / "appliance")
+
+    def receipt() -> str:
+        appliance.start()
+        try:
+            return str(appliance.wait_ready()["components"]["worker"]["receipt"]["id"])
+        finally:
+            appliance.stop()
+
+    first = receipt()
+    assert receipt() == first
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    listed = {row["backend"]: row for row in json.loads(scanside("backends", "--json", check=True).stdout)}
+    assert set(listed) == set(backends.NAMES)
+    assert listed["onnxruntime"]["reason"] == ""
+    (row,) = json.loads(scanside("receipt", "--backend", "onnxruntime", "--json", check=True).stdout)
+    assert row["receipt"]["flips"] == 0
+    measured = json.loads(scanside("bench", "--seconds", "0.2", "--json", check=True).stdout)
+    assert all(each["latency_p50"] > 0 and each["memory_mb"] > 10 for each in measured)
+    unknown = scanside("receipt", "--backend", "abacus")
+    assert unknown.returncode == 1
+    assert "there is no backend 'abacus'" in unknown.stderr
+    config = tmp_path / "scanside.toml"
+    config.write_text("[models]\npackages = ['none.scanside']\n")
+    assert "none.scanside can't be read" in scanside("receipt", "--config", config).stderr
