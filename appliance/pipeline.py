@@ -21,7 +21,7 @@ from appliance.backend import Backend, BackendModule
 from appliance.config import Config
 from appliance.errors import NotAcceptedError, PackageError
 from appliance.image import Image, load, read_header
-from appliance.package import OperatingPoint, Package, Target
+from appliance.package import Conformal, OperatingPoint, Package, Target
 from appliance.preprocess import preprocess
 from appliance.proof import Trial
 from appliance.receipt import Receipt, calibrated
@@ -53,9 +53,11 @@ class Engine:
             raise ArithmeticError(f"{self.package} gave a probability that is not a number")
         evidence = np.clip(outputs[manifest.outputs.activation_map][0] / target.activation_map_scale, 0.0, 1.0)
         threshold = self.operating_point.threshold
-        findings = []
+        findings, doubts = [], []
         for spec, probability in zip(manifest.findings, probabilities, strict=True):
             positive = bool(probability >= threshold)
+            if target.conformal is not None and (doubt := _doubt(target.conformal, float(probability), positive)):
+                doubts.append(f"The model is unsure about {spec.label} on this image: {doubt}")
             findings.append(
                 Finding(
                     label=spec.label,
@@ -72,8 +74,24 @@ class Engine:
             findings=tuple(findings),
             activation_maps={spec.label: evidence[index] for index, spec in enumerate(manifest.findings)},
             embedding=outputs[manifest.outputs.embedding][0],
-            warnings=warnings,
+            warnings=(*warnings, *doubts),
         )
+
+
+def _doubt(conformal: Conformal, probability: float, positive: bool) -> str | None:
+    """Why the prediction set is not just the decision, in words; None where it is.
+
+    The set holds what the probability is usual for: in all but a share of ``1 - coverage`` of each class.
+    """
+    present, absent = 1.0 - probability <= conformal.present, probability <= conformal.absent
+    said = f"a probability of {probability:.1%} is"
+    if present == absent:
+        return f"{said} {'usual both with and' if present else 'unusual both with and'} without it."
+    if present != positive:
+        return (
+            f"{said} usual {'with' if present else 'without'} it, but {'below' if present else 'above'} the threshold."
+        )
+    return None
 
 
 @dataclass

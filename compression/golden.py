@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SECTIONS = ("input", "golden")
 _CANDIDATES_PER_IMAGE = 8
-_CLEAR_OF_THRESHOLD = 0.1
+_WELL_CLEAR = 0.1
 _IMAGES_OF_A_CLASS = 1200
 
 
@@ -90,25 +90,32 @@ def _draw(pixels: np.ndarray, recipe, chance: np.random.Generator, count: int) -
 
 
 def _choose(build: Build, outputs: dict[str, dict[str, np.ndarray]], count: int) -> np.ndarray:
-    """Indices of images clear of every target's thresholds, as many positive as negative, spread over probabilities."""
-    clear, positive = [], []
-    choices = gate.load(build)
-    for target, given in outputs.items():
-        calibration = choices[target].shipped.calibration
-        probabilities = calibration.probabilities(given[LOGITS][:, 0])
-        thresholds = np.array([point.threshold for point in calibration.operating_points])
-        # Near 0 and 1 the distance in probability says little, so the thresholds there are given less room.
-        room = np.minimum(_CLEAR_OF_THRESHOLD, 0.5 * np.minimum(thresholds, 1 - thresholds))
-        clear.append((np.abs(probabilities[:, None] - thresholds) > room).all(axis=1))
-        positive.append(probabilities >= calibration.threshold(build.recipe.calibrate.default_operating_point))
-    chosen = []
-    for side in (~np.any(positive, axis=0), np.all(positive, axis=0)):
-        found = np.flatnonzero(np.all(clear, axis=0) & side)
-        if len(found) < count // 2:
-            raise RecipeError(f"only {len(found)} of the generated images lie clear on one side of the thresholds")
-        found = found[np.argsort(probabilities[found])]
-        chosen.append(found[np.linspace(0, len(found) - 1, count // 2).astype(int)])
-    return np.concatenate(chosen)
+    """Indices of images clear of every target's thresholds, as many positive as negative, spread over probabilities.
+
+    Well clear where there are enough of them; at the least by twice of what a device's probability may be off.
+    """
+    choices, found = gate.load(build), []
+    for room in (_WELL_CLEAR, 2 * build.recipe.golden.probability_tolerance):
+        clear, positive = [], []
+        for target, given in outputs.items():
+            calibration = choices[target].shipped.calibration
+            probabilities = calibration.probabilities(given[LOGITS][:, 0])
+            thresholds = np.array([point.threshold for point in calibration.operating_points])
+            # Near 0 and 1 the distance in probability says little, so the thresholds there are given less room.
+            rooms = np.minimum(room, 0.5 * np.minimum(thresholds, 1 - thresholds))
+            clear.append((np.abs(probabilities[:, None] - thresholds) > rooms).all(axis=1))
+            positive.append(probabilities >= calibration.threshold(build.recipe.calibrate.default_operating_point))
+        sides = (~np.any(positive, axis=0), np.all(positive, axis=0))
+        found = [np.flatnonzero(np.all(clear, axis=0) & side) for side in sides]
+        if min(map(len, found)) >= count // 2:
+            break
+    else:
+        raise RecipeError(
+            f"of the generated images only {len(found[0])} lie clear below and {len(found[1])} above the thresholds, "
+            f"{count // 2} each are needed: the network tells the classes apart too badly; train it longer or on more"
+        )
+    ordered = [each[np.argsort(probabilities[each])] for each in found]
+    return np.concatenate([each[np.linspace(0, len(each) - 1, count // 2).astype(int)] for each in ordered])
 
 
 def _likeness(images: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, float]:
