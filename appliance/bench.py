@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from appliance import backends, package
+from appliance import backends, package, process
 from appliance.package import Package
 from appliance.preprocess import preprocess
 from appliance.proof import Trial
@@ -47,14 +47,15 @@ def measure(opened: Package, tried: Sequence[Trial], seconds: float) -> Iterator
     for trial in tried:
         if trial.receipt is not None:
             for threads in sorted({1, cores}):
-                command = [sys.executable, "-m", "appliance.bench", trial.backend, str(opened.path), str(threads),
-                           str(seconds)]  # fmt: skip
+                command = [sys.executable, "-m", "appliance.bench", str(os.getpid()), trial.backend, str(opened.path),
+                           str(threads), str(seconds)]  # fmt: skip
                 done = subprocess.run(command, capture_output=True, check=True)
                 yield msgspec.json.decode(done.stdout.splitlines()[-1], type=Measured)
 
 
 def _main() -> None:
-    name, path, threads, wanted = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+    process.die_with_parent(int(sys.argv[1]))
+    name, path, threads, wanted = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
     opened, module = package.read(path, None), backends.module(name)
     backend = module.open(opened.artifact(module.TARGET), threads=threads)
     manifest = opened.manifest

@@ -135,7 +135,8 @@ def _finding_cells(answer: dict[str, Any]) -> tuple[str, str]:
     if not answer["findings"]:
         return answer["reason"], ""
     finding = answer["findings"][0]
-    return f"{finding['label']}: {'positive' if finding['positive'] else 'negative'}", f"{finding['probability']:.3f}"
+    said = "positive" if finding["positive"] else "unsure" if finding["unsure"] else "negative"
+    return f"{finding['label']}: {said}", f"{finding['probability']:.3f}"
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:

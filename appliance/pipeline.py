@@ -56,8 +56,10 @@ class Engine:
         findings, doubts = [], []
         for spec, probability in zip(manifest.findings, probabilities, strict=True):
             positive = bool(probability >= threshold)
-            if target.conformal is not None and (doubt := _doubt(target.conformal, float(probability), positive)):
-                doubts.append(f"The model is unsure about {spec.label} on this image: {doubt}")
+            doubt = _doubt(target.conformal, float(probability), positive) if target.conformal else None
+            if doubt:
+                doubts.append(f"The model is unsure about {spec.label.lower()} on this image: {doubt}")
+            words = f"Unsure about {spec.label.lower()}." if doubt else spec.words_negative
             findings.append(
                 Finding(
                     label=spec.label,
@@ -67,7 +69,8 @@ class Engine:
                     operating_point=self.operating_point.name,
                     positive=positive,
                     urgent=spec.urgent,
-                    words=spec.words_positive if positive else spec.words_negative,
+                    words=spec.words_positive if positive else words,
+                    unsure=doubt is not None,
                 )
             )
         return Prediction(

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from appliance import backends, package, receipt
+from appliance import backends, package, process, receipt
 from appliance.backend import BackendModule
 from appliance.errors import ApplianceError, BackendError
 from appliance.package import Package
@@ -107,7 +107,9 @@ def fastest(tried: Sequence[Trial], serving: str | None = None) -> Receipt:
 
 def _prove_apart(name: str, opened: Package, threads: int, deadline: float) -> _Answer:
     """Have another process replay the golden vectors; whatever becomes of it is an answer."""
-    command = [sys.executable, "-m", "appliance.proof", name, str(opened.path), opened.sha256, str(threads)]
+    command = [
+        sys.executable, "-m", "appliance.proof", str(os.getpid()), name, str(opened.path), opened.sha256, str(threads),
+    ]  # fmt: skip
     try:
         done = subprocess.run(command, capture_output=True, timeout=deadline, check=False)
     except subprocess.TimeoutExpired:
@@ -121,7 +123,8 @@ def _prove_apart(name: str, opened: Package, threads: int, deadline: float) -> _
 
 
 def _main() -> None:
-    name, path, sha256, threads = sys.argv[1:]
+    parent, name, path, sha256, threads = sys.argv[1:]
+    process.die_with_parent(int(parent))
     # Runtimes print what they like; the answer keeps standard output to itself.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -21,7 +21,8 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One finding that the model looked for, present or not.
 
     ``probability`` is calibrated, in [0, 1]; ``positive`` is ``probability >= threshold``, where the
-    threshold is the named operating point of the artifact that ran.
+    threshold is the named operating point of the artifact that ran. ``unsure``: the prediction set is not just that
+    decision; what is not positive then is reported as neither present nor absent.
     """
 
     label: str
@@ -32,6 +33,13 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     positive: bool
     urgent: bool
     words: str
+    unsure: bool = False
+
+    @property
+    def reported_as(self) -> Literal["present", "absent", "indeterminate"]:
+        if self.positive:
+            return "present"
+        return "indeterminate" if self.unsure else "absent"
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,15 @@ import hmac
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 from flask import Flask, Response, render_template
 from werkzeug.exceptions import HTTPException
 
 from appliance import __version__
 from appliance.config import LOOPBACK, Config
+from appliance.result import Finding
 from appliance.spool import write_durably
 from appliance.store import Store
 from appliance.web import auth, views
@@ -52,9 +55,15 @@ def create_app(config: Config) -> Flask:
         digest = hmac.new(secret, row["patient_id"].encode(), hashlib.sha256).hexdigest()
         return f"Patient {digest[:6].upper()}" if row["patient_id"] else "Patient", "de-identified"
 
-    app.jinja_env.filters.update(person=person, moment=_moment, ago=_ago, size=_size, percent=_percent)
+    app.jinja_env.filters.update(
+        person=person, moment=_moment, ago=_ago, size=_size, percent=_percent, reported_as=_reported_as
+    )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     return app
+
+
+def _reported_as(finding: dict[str, Any]) -> str:
+    return msgspec.convert(finding, Finding).reported_as
 
 
 def _secret(path: Path) -> bytes:

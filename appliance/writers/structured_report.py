@@ -35,6 +35,11 @@ _CERTAINTY = codes.DCM.CertaintyOfFinding
 _PERCENT = codes.UCUM.Percent
 # In every edition of CID 100, which TID 1500 takes this from, and true of any modality: the source image says which.
 _PROCEDURE = codes.SCT.ImagingProcedure
+_REPORTED_AS = {
+    "present": codes.SCT.Present,
+    "absent": codes.SCT.Absent,
+    "indeterminate": codes.SCT.Indeterminate,
+}
 _LONGEST_CODE_MEANING = 64
 
 
@@ -89,7 +94,7 @@ def _content(images: Sequence[Image], prediction: Prediction, provenance: Proven
 def _group(
     images: Sequence[Image], prediction: Prediction, finding: Finding, provenance: Provenance
 ) -> MeasurementsAndQualitativeEvaluations:
-    """One finding as TID 1501: tracked, coded present or absent, with its probability and the algorithm."""
+    """One finding as TID 1501: tracked, coded present, absent or indeterminate, its probability, the algorithm."""
     concept = _coded(finding.code)
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
@@ -100,9 +105,7 @@ def _group(
         finding_sites=[FindingSite(_coded(provenance.finding_site))] if provenance.finding_site else None,
         algorithm_id=_algorithm(finding, provenance),
         measurements=[Measurement(name=_CERTAINTY, value=round(finding.probability * 100.0, 2), unit=_PERCENT)],
-        qualitative_evaluations=[
-            QualitativeEvaluation(name=concept, value=codes.SCT.Present if finding.positive else codes.SCT.Absent)
-        ],
+        qualitative_evaluations=[QualitativeEvaluation(name=concept, value=_REPORTED_AS[finding.reported_as])],
         source_images=[
             SourceImageForMeasurementGroup(
                 referenced_sop_class_uid=image.sop_class_uid, referenced_sop_instance_uid=image.sop_instance_uid

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import highdicom as hd
+import msgspec
 import numpy as np
 import pydicom
 import pytest
@@ -426,6 +427,14 @@ def test_a_viewer_shows_finding_verdict_and_probability(
     assert "COMPLETE" in text
     for sentence in (said.findings[0].words, WARNING, writer.RESEARCH_USE):
         assert sentence in text
+
+
+def test_what_the_model_is_unsure_of_is_neither_present_nor_absent(image: Image, tmp_path: Path) -> None:
+    unsure = msgspec.structs.replace(finding(0.39), unsure=True)
+    text = dsrdump(write(SR, image, prediction(unsure)), tmp_path)
+    assert 'CODE:(,,"Pneumonia")=(82334004,SCT,"Indeterminate")' in text
+    positive = msgspec.structs.replace(finding(0.5), unsure=True)
+    assert 'CODE:(,,"Pneumonia")=(52101004,SCT,"Present")' in dsrdump(write(SR, image, prediction(positive)), tmp_path)
 
 
 def test_highdicom_reads_the_measurement_group_back(image: Image, tmp_path: Path) -> None:
