@@ -40,7 +40,7 @@ from compression import (
     timing,
     train,
 )
-from compression.quantize import aware, cpu, openvino, pt2e, qdq, tensorrt
+from compression.quantize import aware, cpu, openvino, pt2e, qdq, static, tensorrt
 from compression.recipe import Recipe
 
 STAGES: tuple[tuple[str, ModuleType], ...] = (
@@ -67,7 +67,7 @@ _SHARED_SOURCES: dict[str, tuple[ModuleType, ...]] = {
     "train": (architectures, augment, preprocess),
     "prune": (statistics,),
     "choose": (calibrate,),
-    "quantize": (aware, cpu, openvino, pt2e, qdq, tensorrt, preprocess),
+    "quantize": (aware, cpu, openvino, pt2e, qdq, static, tensorrt, preprocess),
     "gate": (calibrate, augment, preprocess, timing),
     "golden": (preprocess,),
     "evaluate": (statistics, timing),

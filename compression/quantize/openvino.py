@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from appliance.backends.openvino import BIN, XML
+from appliance.receipt import calibrated
 from compression import data
 from compression.inference import LOGITS, Network, tensors
 from compression.quantize import pt2e
@@ -50,9 +51,7 @@ def float_artifact(source: Source, folder: Path) -> Path:
 def candidates(build: Build, source: Source, folder: Path, images: np.ndarray) -> dict[str, Path]:
     import nncf
 
-    quantized = nncf.quantize(
-        _convert(source.onnx), _dataset(build, images), **_settings(len(images), nncf.QuantizationPreset.MIXED)
-    )
+    quantized = nncf.quantize(_convert(source.onnx), _dataset(build, images), **_settings(len(images)))
     other = pt2e.quantized(build, source, folder / "pt2e.onnx", images)
     return {
         PRODUCER: _save(quantized, folder / "int8.zip"),
@@ -69,10 +68,10 @@ def accuracy_control(build: Build, source: Source, folder: Path, images: np.ndar
 
     validation = data.load(build, "validation").pixels
     inputs = list(tensors(build, validation, f"accuracy control, {TARGET}"))
-    wanted = _probabilities(Network(source.onnx).run(inputs)[LOGITS])
+    wanted = calibrated(Network(source.onnx).run(inputs)[LOGITS][:, 0], 1.0)
 
     def agreement(model: Any, items: Iterable[np.ndarray]) -> tuple[float, list[float]]:
-        given = np.concatenate([_probabilities(np.asarray(model(item)[LOGITS])) for item in items])
+        given = np.concatenate([calibrated(np.asarray(model(item)[LOGITS])[:, 0], 1.0) for item in items])
         apart = np.abs(given - wanted[: len(given)])
         return 1.0 - float(apart.mean()), [1.0 - float(each) for each in apart]
 
@@ -82,13 +81,9 @@ def accuracy_control(build: Build, source: Source, folder: Path, images: np.ndar
         validation_dataset=nncf.Dataset(inputs),
         validation_fn=agreement,
         max_drop=build.recipe.gate.flips / 2,
-        **_settings(len(images), nncf.QuantizationPreset.MIXED),
+        **_settings(len(images)),
     )
     return {ACCURACY_CONTROL: _save(quantized, folder / "int8-accuracy-control.zip")}
-
-
-def _probabilities(logits: np.ndarray) -> np.ndarray:
-    return 0.5 + 0.5 * np.tanh(logits[:, 0] / 2)
 
 
 def _dataset(build: Build, images: np.ndarray) -> Any:
@@ -98,9 +93,11 @@ def _dataset(build: Build, images: np.ndarray) -> Any:
     return nncf.Dataset(list(tensors(build, images, f"calibrating {TARGET}")))
 
 
-def _settings(images: int, preset: Any) -> dict[str, Any]:
+def _settings(images: int) -> dict[str, Any]:
+    import nncf
+
     # The fast bias correction gives many times more decision flips (0.4 % against 3.1 %).
-    return {"preset": preset, "subset_size": images, "fast_bias_correction": False}
+    return {"preset": nncf.QuantizationPreset.MIXED, "subset_size": images, "fast_bias_correction": False}
 
 
 def _convert(path: Path) -> Any:

@@ -6,16 +6,15 @@ NVIDIA's developer guide, "Working with Quantized Types", says what fuses and wh
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import QuantType
 
-from compression.quantize.cpu import Reader, prepared
+from compression.quantize import static
 from compression.quantize.qdq import fold_weights
 from compression.recipe import RecipeError
 
@@ -37,27 +36,20 @@ _OPTIONS = {
     "QuantizeBias": False,
     "OpTypesToExcludeOutputQuantization": list(_QUANTIZED),
 }
-
-
-def float_artifact(source: Source, folder: Path) -> Path:
-    return Path(shutil.copy(source.onnx, folder / "float.onnx"))
+float_artifact = static.float_artifact
 
 
 def candidates(build: Build, source: Source, folder: Path, images: np.ndarray) -> dict[str, Path]:
-    path = folder / "int8.onnx"
-    with prepared(source, folder) as prepared_path:
-        quantize_static(
-            str(prepared_path),
-            str(path),
-            Reader(build, images, TARGET),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            op_types_to_quantize=list(_QUANTIZED),
-            calibrate_method=CalibrationMethod[build.recipe.quantize.method],
-            extra_options=_OPTIONS,
-        )
+    path = static.quantized(
+        build,
+        source,
+        folder,
+        images,
+        TARGET,
+        activation_type=QuantType.QInt8,
+        op_types_to_quantize=list(_QUANTIZED),
+        extra_options=_OPTIONS,
+    )
     model = onnx.load(str(path))
     fold_weights(model)
     quantize_residuals(model)
