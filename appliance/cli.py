@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -244,14 +244,13 @@ _BACKEND = click.option(
 @_configured
 def show_backends(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
     """List the inference backends: which can be used here, what the others lack and how to get it."""
-    from appliance import backends, pipeline
+    from appliance import backends, pipeline, proof
 
     opened = list(pipeline.packages(load(config_path, data_dir)))
     rows: list[dict[str, Any]] = []
     for name in backends.NAMES:
         module = backends.module(name)
-        without = [str(each) for each in opened if module.TARGET not in each.manifest.targets]
-        reason = module.probe() or (f"{', '.join(without)} has no artifact for {module.TARGET}" if without else "")
+        reason = "; ".join(dict.fromkeys(why for each in opened if (why := proof.unusable(module, each))))
         versions = {} if module.probe() else module.versions()
         rows.append({"backend": name, "target": module.TARGET, "versions": versions, "reason": reason})
     if as_json:
@@ -267,6 +266,17 @@ def show_backends(as_json: bool, config_path: Path | None, data_dir: Path | None
         click.echo("Whether one gives the right answers on this device: scanside receipt")
 
 
+def _tried(config: Config, backend: str | None) -> Iterator[tuple[Any, list[Any]]]:
+    """Each package, with what became of the backends that are to prove themselves on it."""
+    from appliance import log, pipeline, proof
+    from appliance.infer import override
+
+    config = override(config, backend, None)
+    log.set_up("error")
+    for opened in pipeline.packages(config):
+        yield opened, list(proof.trials(config.inference.backend, opened, config.inference.threads))
+
+
 @main.command("receipt")
 @_BACKEND
 @_JSON
@@ -276,14 +286,8 @@ def prove(backend: str | None, as_json: bool, config_path: Path | None, data_dir
 
     Each runs in a process of its own. Exit code 1 where none has a valid receipt.
     """
-    from appliance import log, pipeline, proof
-    from appliance.infer import override
-
-    config = override(load(config_path, data_dir), backend, None)
-    log.set_up("error")
     rows, valid = [], True
-    for opened in pipeline.packages(config):
-        tried = list(proof.trials(config.inference.backend, opened, config.inference.threads))
+    for opened, tried in _tried(load(config_path, data_dir), backend):
         valid &= any(trial.receipt for trial in tried)
         rows += [(str(opened), trial) for trial in tried]
     if as_json:
@@ -303,14 +307,10 @@ def prove(backend: str | None, as_json: bool, config_path: Path | None, data_dir
 def bench(backend: str | None, seconds: float, as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
     """Measure each backend that proves itself on this device: latency, images a second, memory."""
     from appliance import bench as benches
-    from appliance import log, pipeline, proof
-    from appliance.infer import override
+    from appliance import proof
 
-    config = override(load(config_path, data_dir), backend, None)
-    log.set_up("error")
     measured = []
-    for opened in pipeline.packages(config):
-        tried = list(proof.trials(config.inference.backend, opened, config.inference.threads))
+    for opened, tried in _tried(load(config_path, data_dir), backend):
         proof.fastest(tried)  # says why where there is none
         with click.progressbar(benches.measure(opened, tried, seconds), label="measuring", file=sys.stderr,
                                hidden=not sys.stderr.isatty()) as found:  # fmt: skip

@@ -67,15 +67,21 @@ def trials(
     """
     for each in backends.NAMES if name == "auto" else (name,):
         module = backends.module(each)
-        reason = module.probe()
-        if reason is None and module.TARGET not in opened.manifest.targets:
-            reason = f"{opened} has no artifact for target {module.TARGET}"
+        reason = unusable(module, opened)
         if reason is not None:
             yield Trial(each, module.TARGET, None, reason)
             continue
         valid = next((old for old in known if is_valid(old, opened, module, threads)), None)
         answer = _Answer(valid) if valid is not None else _prove_apart(each, opened, threads, deadline)
         yield Trial(each, module.TARGET, answer.receipt, answer.reason)
+
+
+def unusable(module: BackendModule, opened: Package) -> str | None:
+    """Why a backend can't even be tried on a package here, or None if it can."""
+    reason = module.probe()
+    if reason is None and module.TARGET not in opened.manifest.targets:
+        return f"{opened} has no artifact for target {module.TARGET}"
+    return reason
 
 
 def is_valid(proof: Receipt, opened: Package, module: BackendModule, threads: int) -> bool:

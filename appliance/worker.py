@@ -89,18 +89,18 @@ class Worker:
         while not self._stopping:
             try:
                 device_uid = writer.derived_uid(signature.key_id(key.public_key()))
-                opened = Pipeline.open(self._config, device_uid, self._known_receipts(key), serving)
+                known = self._known_receipts(key)
+                opened = Pipeline.open(self._config, device_uid, known, serving)
             except (PackageError, BackendError) as error:
                 if self._said.get("reason") != str(error):
                     log.error("no results until this is mended: %s", error)
                 self._say(state="waiting", reason=str(error), pid=os.getpid())
                 self._sleep(_RETRY_SECONDS)
                 continue
-            for each in (trial.receipt for engine in opened.engines for trial in engine.trials):
-                if each is not None:
-                    self._store.add_receipt(
-                        each.identifier, each.to_json().decode(), signature.sign(key, each.to_json())
-                    )
+            for receipt in (trial.receipt for engine in opened.engines for trial in engine.trials):
+                if receipt is not None and receipt not in known:
+                    content = receipt.to_json()
+                    self._store.add_receipt(receipt.identifier, content.decode(), signature.sign(key, content))
             first = opened.engines[0]
             manifest = first.package.manifest
             self._say(
