@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
-from importlib import metadata, util
+from importlib import metadata
 
 import numpy as np
 
+from appliance.backend import Options
 from appliance.errors import BackendError
 
 NAME = "onnxruntime"
 TARGET = "cpu"
+DEVICES = ("CPU",)
+REQUIRES = "onnxruntime"
+INSTALL = "it belongs to every installation; install the appliance again"
 _PROVIDER = "CPUExecutionProvider"
 
 
-def probe() -> str | None:
-    if util.find_spec("onnxruntime") is None:
-        return "the package onnxruntime is not installed"
-    return None
+def probe(device: str) -> str | None:  # noqa: ARG001 (there is but one)
+    import onnxruntime
+
+    found = onnxruntime.get_available_providers()
+    return None if _PROVIDER in found else f"this build of ONNX Runtime has no {_PROVIDER} (it has {', '.join(found)})"
 
 
-def versions() -> dict[str, str]:
+def versions(device: str) -> dict[str, str]:  # noqa: ARG001
     return {"onnxruntime": metadata.version("onnxruntime")}
 
 
 class OnnxRuntimeBackend:
-    """One inference session; see `appliance.backend.Backend`."""
+    """One inference session, which takes calls from several threads; see `appliance.backend.Backend`."""
 
     name = NAME
 
-    def __init__(self, artifact: bytes, threads: int) -> None:
+    def __init__(self, artifact: bytes, options: Options) -> None:
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.inter_op_num_threads = 1
         # A worker that waits for the next study must not keep a core busy.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        settings.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(artifact, options, providers=[_PROVIDER])
+            self._session = onnxruntime.InferenceSession(artifact, settings, providers=[_PROVIDER])
         except Exception as error:  # the runtime raises a dozen types that share no base class
             raise BackendError(f"ONNX Runtime can't open the network: {error}") from error
+        for given in self._session.get_inputs():
+            if given.shape[0] != options.batch and isinstance(given.shape[0], int):
+                raise BackendError(f"ONNX Runtime can't open the network: it takes {given.shape[0]} images at a time")
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.device = self._session.get_providers()[0].removesuffix("ExecutionProvider")
 
@@ -54,5 +62,5 @@ class OnnxRuntimeBackend:
         del self._session
 
 
-def open(artifact: bytes, *, threads: int = 1) -> OnnxRuntimeBackend:  # noqa: A001 (the protocol's name)
-    return OnnxRuntimeBackend(artifact, threads)
+def open(artifact: bytes, options: Options) -> OnnxRuntimeBackend:  # noqa: A001 (the protocol's name)
+    return OnnxRuntimeBackend(artifact, options)

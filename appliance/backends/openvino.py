@@ -1,67 +1,124 @@
-"""OpenVINO on the CPU. An artifact is a zip of the network as IR: ``model.xml`` and ``model.bin``."""
+"""OpenVINO on a CPU, a GPU or an NPU. An artifact is a zip of the network as IR: ``model.xml`` and ``model.bin``."""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import queue
 import zipfile
-from importlib import metadata, util
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from appliance.backend import Options
+from appliance.engine_cache import EngineCache
 from appliance.errors import BackendError
 
 NAME = "openvino"
 TARGET = "openvino"
+DEVICES = ("CPU", "GPU", "NPU")
+REQUIRES = "openvino"
+INSTALL = "pip install 'scanside[openvino]'"
 XML, BIN = "model.xml", "model.bin"
+# What is not int8 is computed in this. CPUs with AMX or AVX512-BF16 would take bfloat16, with other answers than
+# elsewhere; GPUs and NPUs are made for half precision.
+_PRECISION = {"CPU": "f32", "GPU": "f16", "NPU": "f16"}
+_GET_DRIVER = {
+    "GPU": "install Intel's compute runtime (Debian: intel-opencl-icd) and give the service access to /dev/dri",
+    "NPU": "install Intel's NPU driver (linux-npu-driver) and give the service access to /dev/accel",
+}
+_KERNEL_DRIVERS = {"GPU": ("i915", "xe"), "NPU": ("intel_vpu",)}
 
 
-def probe() -> str | None:
-    if util.find_spec("openvino") is None:
-        return "the package openvino is not installed (pip install 'scanside[openvino]')"
-    return None
+def probe(device: str) -> str | None:
+    import openvino
+
+    found = openvino.Core().available_devices
+    if any(each.partition(".")[0] == device for each in found):
+        return None
+    return f"OpenVINO finds no {device} here (it finds {', '.join(found) or 'nothing'}): {_GET_DRIVER.get(device, '')}"
 
 
-def versions() -> dict[str, str]:
-    return {"openvino": metadata.version("openvino")}
+def versions(device: str) -> dict[str, str]:
+    found = {"openvino": metadata.version("openvino")}
+    for name in _KERNEL_DRIVERS.get(device, ()):
+        folder = Path("/sys/module") / name
+        if folder.exists():
+            # One that comes with the kernel has no version of its own: the kernel's it is.
+            own = folder / "version"
+            kernel = Path("/proc/sys/kernel/osrelease")
+            found[name] = (own if own.exists() else kernel).read_text().strip()
+    return found
 
 
 class OpenVinoBackend:
-    """One compiled network; see `appliance.backend.Backend`."""
+    """One compiled network with a request for each lane; see `appliance.backend.Backend`."""
 
-    name = NAME
-
-    def __init__(self, artifact: bytes, threads: int) -> None:
-        import openvino
-
+    def __init__(self, artifact: bytes, options: Options) -> None:
+        self.name = NAME if options.device == DEVICES[0] else f"{NAME}:{options.device}"
         try:
-            with zipfile.ZipFile(io.BytesIO(artifact)) as archive:
-                xml, weights = archive.read(XML), archive.read(BIN)
-            core = openvino.Core()
-            model = core.read_model(xml, openvino.Tensor(np.frombuffer(weights, dtype=np.uint8)))
-            settings = {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": threads,
-                "NUM_STREAMS": 1,
-                # CPUs with AMX would compute in bfloat16 what is not int8, with other answers than elsewhere.
-                "INFERENCE_PRECISION_HINT": "f32",
-            }
-            compiled = core.compile_model(model, "CPU", settings)
+            compiled = _compile(artifact, options)
         except Exception as error:  # the runtime raises RuntimeErrors of its own kind, and zipfile several
             raise BackendError(f"OpenVINO can't open the network: {error}") from error
-        self._request = compiled.create_infer_request()
-        self._outputs = {output.get_any_name(): output for output in compiled.outputs}
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(options.lanes):
+            self._requests.put(compiled.create_infer_request())
+        self._outputs = [(output.get_any_name(), number) for number, output in enumerate(compiled.outputs)]
         self.device = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        request = self._requests.get()
         try:
-            results = self._request.infer(inputs)
+            results = request.infer(inputs, share_inputs=True, share_outputs=True)
+            return {name: results[number].copy() for name, number in self._outputs}
         except Exception as error:  # as above
             raise BackendError(f"OpenVINO can't run the network: {error}") from error
-        return {name: np.array(results[output]) for name, output in self._outputs.items()}
+        finally:
+            self._requests.put(request)
 
     def close(self) -> None:
-        del self._request
+        del self._requests
 
 
-def open(artifact: bytes, *, threads: int = 1) -> OpenVinoBackend:  # noqa: A001 (the protocol's name)
-    return OpenVinoBackend(artifact, threads)
+def _compile(artifact: bytes, options: Options) -> Any:
+    """The compiled network, from the cache where it lies there whole."""
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": _PRECISION[options.device], "NUM_STREAMS": options.lanes}
+    if options.device == "CPU":
+        settings["INFERENCE_NUM_THREADS"] = options.threads * options.lanes
+    if options.device == "NPU":
+        del settings["NUM_STREAMS"]  # its plugin has requests in parallel without them
+    cache = EngineCache(options.cache)
+    key = (
+        "openvino",
+        hashlib.sha256(artifact).hexdigest(),
+        openvino.get_version(),
+        core.get_property(options.device, "FULL_DEVICE_NAME"),
+        *sorted(versions(options.device).items()),
+        *sorted(settings.items()),
+        options.batch,
+    )
+    engine = cache.get(*key)
+    if engine is not None:
+        # An imported network forgets the precision it was compiled for, unless it is told once more.
+        return core.import_model(engine, options.device, settings)
+    with zipfile.ZipFile(io.BytesIO(artifact)) as archive:
+        xml, weights = archive.read(XML), archive.read(BIN)
+    model = core.read_model(xml, openvino.Tensor(np.frombuffer(weights, dtype=np.uint8)))
+    for given in model.inputs:
+        shape = given.get_partial_shape()
+        if shape[0].is_dynamic or shape[0].get_length() != options.batch:
+            shape[0] = options.batch
+            model.reshape({given: shape})
+    compiled = core.compile_model(model, options.device, settings)
+    if options.cache is not None:
+        cache.put(compiled.export_model().getvalue(), *key)
+    return compiled
+
+
+def open(artifact: bytes, options: Options) -> OpenVinoBackend:  # noqa: A001 (the protocol's name)
+    return OpenVinoBackend(artifact, options)
