@@ -58,6 +58,12 @@ class EngineCache:
             except SpoolError as error:
                 log.warning("a compiled network is not kept: %s", error)
 
+    def remove(self, *key: object) -> None:
+        """Forget what a runtime turned down, however whole it is."""
+        path = self._path(key)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
     def _path(self, key: tuple[object, ...]) -> Path | None:
         if self._folder is None:
             return None

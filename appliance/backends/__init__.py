@@ -18,7 +18,7 @@ from typing import cast
 from appliance.backend import BackendModule, Preparing
 from appliance.errors import BackendError
 
-_MODULES = ("onnxruntime", "openvino")
+_MODULES = ("onnxruntime", "openvino", "tensorrt")
 _FAKE = "fake"  # for tests: it answers at once, late, wrongly or never, as its artifact says
 _PROBE_SECONDS = 20.0
 _LAST_LINES = 3
