@@ -36,11 +36,12 @@ INSTALL = (
     "on a Jetson it is part of JetPack: apt install python3-libnvinfer, and make the appliance's environment with "
     "python3 -m venv --system-site-packages"
 )
-_OLDEST = 10
 _GET_DRIVER = (
     "install NVIDIA's driver (on a Jetson it is part of JetPack) and give the service access to /dev/nvidia* "
     "(on a Jetson: the groups video and render)"
 )
+DEVICE_FILES = {"GPU": (("/dev/nvidia[0-9]*", "/dev/nvmap", "/dev/dxg"), _GET_DRIVER)}  # a PC's, a Jetson's, WSL's
+_OLDEST = 10
 # What says which driver this is, and how.
 _DRIVERS = {
     "nvidia": (Path("/proc/driver/nvidia/version"), re.compile(r"Kernel Module\D.*?(\d+(?:\.\d+)+)")),

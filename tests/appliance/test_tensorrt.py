@@ -53,6 +53,6 @@ def test_the_probe_says_why_not(
     pytest.importorskip("onnx")
     for name, value in {**stand_ins.environment(tmp_path, version), **changed}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(backends, "missing", lambda name: None)  # this process has no TensorRT; those it starts do
+    monkeypatch.setattr(backends, "missing", lambda name: None)  # neither this process nor the kernel has any
     reason = backends.probe("tensorrt")
     assert reason is None if words is None else re.search(words, reason or ""), reason
