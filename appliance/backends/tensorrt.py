@@ -79,11 +79,11 @@ _said: deque[str] = deque(maxlen=8)
 def probe(device: str) -> str | None:  # noqa: ARG001 (there is but one)
     try:
         _Gpu()  # first of all: without a GPU TensorRT may not fail but crash
-    except (OSError, RuntimeError) as error:
+    except (OSError, AttributeError, RuntimeError) as error:  # AttributeError: a driver too old to have a call
         return f"there is no GPU that CUDA can use: {error}; {_GET_DRIVER}"
     try:
         import tensorrt as trt
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         return f"TensorRT can't be loaded: {error}; {INSTALL}"
     if int(trt.__version__.partition(".")[0]) < _OLDEST:
         return f"TensorRT {trt.__version__} is too old, {_OLDEST} is needed: {INSTALL}"
