@@ -190,13 +190,16 @@ class _Lane:
         expected = {tensor.name: (tensor.shape, tensor.dtype) for tensor in self._inputs}
         if given != expected:
             raise RuntimeError(f"it was given {_in_text(given)}, not {_in_text(expected)}")
-        for tensor in self._inputs:
-            self._gpu.upload(np.ascontiguousarray(inputs[tensor.name]), tensor.address, self._stream)
-        _must(self._context.execute_async_v3(self._stream), "the execution failed")
+        sources = [np.ascontiguousarray(inputs[tensor.name]) for tensor in self._inputs]
         outputs = {tensor.name: np.empty(tensor.shape, tensor.dtype) for tensor in self._outputs}
-        for tensor in self._outputs:
-            self._gpu.download(tensor.address, outputs[tensor.name], self._stream)
-        self._gpu.wait(self._stream)
+        try:
+            for tensor, source in zip(self._inputs, sources, strict=True):
+                self._gpu.upload(source, tensor.address, self._stream)
+            _must(self._context.execute_async_v3(self._stream), "the execution failed")
+            for tensor in self._outputs:
+                self._gpu.download(tensor.address, outputs[tensor.name], self._stream)
+        finally:
+            self._gpu.wait(self._stream)  # until then neither these arrays nor the lane may be given up
         return outputs
 
 
@@ -251,6 +254,8 @@ def _build(artifact: bytes, batch: int, kept: bytes, progress: Progress) -> tupl
         raise RuntimeError(_errors(parser))
     config = builder.create_builder_config()
     config.progress_monitor = monitor
+    # What the file has in float32 is not to be rounded to TF32's 10 bits: its calibration was made without.
+    config.clear_flag(trt.BuilderFlag.TF32)
     _fix_batch(builder, network, config, batch)
     timings = _timings(config, kept)
     engine = builder.build_serialized_network(network, config)

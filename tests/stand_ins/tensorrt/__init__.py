@@ -30,7 +30,7 @@ _cuda.stand_in_room.argtypes = (ctypes.c_uint64,)
 _cuda.stand_in_room.restype = ctypes.c_size_t
 _cuda.stand_in_is_stream.argtypes = (ctypes.c_void_p,)
 
-# What the builder did: ("build", timings that it had before), ("refused timings",).
+# What the builder did: ("build", timings that it had before, flags), ("refused timings",).
 _journal: list[tuple[object, ...]] = []
 _OPERATORS = {
     *("Add", "AveragePool", "Clip", "Concat", "Conv", "ConvTranspose", "DequantizeLinear", "Flatten", "Gemm"),
@@ -49,6 +49,10 @@ class DataType(enum.Enum):
     UINT8 = 5
     BF16 = 7
     INT64 = 8
+
+
+class BuilderFlag(enum.Enum):
+    TF32 = 7
 
 
 class TensorIOMode(enum.Enum):
@@ -281,6 +285,7 @@ class ITimingCache(_Object):
 class IBuilderConfig(_Object):
     def __init__(self, logger: ILogger) -> None:
         self._logger = logger
+        self._flags = {BuilderFlag.TF32}
         self._monitor: IProgressMonitor | None = None
         self._profiles: list[IOptimizationProfile] = []
         self._timings: ITimingCache | None = None
@@ -292,6 +297,9 @@ class IBuilderConfig(_Object):
     @progress_monitor.setter
     def progress_monitor(self, monitor: IProgressMonitor) -> None:
         self._monitor = _need(monitor, IProgressMonitor)
+
+    def clear_flag(self, flag: BuilderFlag) -> None:
+        self._flags.discard(_need(flag, BuilderFlag))
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         self._profiles.append(_need(profile, IOptimizationProfile))
@@ -332,7 +340,7 @@ class Builder(_Object):
             self._logger.log(ILogger.ERROR, fault or "Error Code 10: the build was cancelled")
             return None
         if config._timings is not None:
-            _journal.append(("build", config._timings._content.count(b"\n") - 2))
+            _journal.append(("build", config._timings._content.count(b"\n") - 2, config._flags))
             config._timings._content += hashlib.sha256(model.SerializeToString()).hexdigest().encode() + b"\n"
         head = json.dumps({"here": _here(), "shapes": shapes}).encode()
         return IHostMemory(_ENGINE + head + b"\n" + model.SerializeToString())
