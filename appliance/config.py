@@ -18,6 +18,7 @@ Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 ResultKind = Literal["structured_report", "secondary_capture"]
+_ROOM_SECONDS = 10.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -49,8 +50,11 @@ class Models(_Table, frozen=True):
 
 class Inference(_Table, frozen=True):
     backend: str = "auto"
-    threads: Count = 1
+    threads: Annotated[int, Meta(ge=0)] = 0
+    deadline_seconds: Seconds = 5.0
     lease_seconds: Seconds = 30.0
+    batch_wait_seconds: Annotated[float, Meta(ge=0)] = 1.0
+    receipts_at: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "03:00"
 
 
 class Results(_Table, frozen=True):
@@ -129,6 +133,15 @@ class Config(_Table, frozen=True):
         return self.data / "previews"
 
     @property
+    def engines_path(self) -> Path:
+        return self.data / "engines"
+
+    @property
+    def receipt_request_path(self) -> Path:
+        """Where this file is, a running appliance has its backends prove themselves anew."""
+        return self.data / "receipt.request"
+
+    @property
     def key_path(self) -> Path:
         return self.data / "keys" / "device.pem"
 
@@ -167,6 +180,14 @@ def _check(config: Config, path: Path | None) -> None:
         raise ConfigError(
             f"{where}: web.host = {config.web.host!r} opens the page to the network without a login",
             hint="set [web.login] (make the hash with `scanside hash-password`), or web.host = '127.0.0.1'",
+        )
+    # The serving backend's two tries, another's one, and room to start their processes and to write the result.
+    least = 3 * config.inference.deadline_seconds + _ROOM_SECONDS
+    if config.inference.lease_seconds < least:
+        raise ConfigError(
+            f"{where}: inference.lease_seconds = {config.inference.lease_seconds:g} leaves no time for three tries of "
+            f"inference.deadline_seconds = {config.inference.deadline_seconds:g}",
+            hint=f"make the lease {least:g} s or longer, or the deadline shorter",
         )
     names = [destination.name for destination in config.destinations]
     for name in names:

@@ -24,6 +24,7 @@ TARGET = "fake"
 DEVICES = ("",)
 REQUIRES = "appliance"
 INSTALL = "it is for tests"
+DEVICE_FILES: dict[str, tuple[tuple[str, ...], str]] = {}
 
 
 class Behavior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

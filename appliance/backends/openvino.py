@@ -21,14 +21,19 @@ TARGET = "openvino"
 DEVICES = ("CPU", "GPU", "NPU")
 REQUIRES = "openvino"
 INSTALL = "pip install 'scanside[openvino]'"
+_GET_DRIVER = {
+    "CPU": "",
+    "GPU": "install Intel's compute runtime (Debian: intel-opencl-icd) and give the service access to /dev/dri",
+    "NPU": "install Intel's NPU driver (linux-npu-driver) and give the service access to /dev/accel",
+}
+DEVICE_FILES = {
+    "GPU": (("/dev/dri/renderD*", "/dev/dxg"), _GET_DRIVER["GPU"]),
+    "NPU": (("/dev/accel/accel*",), _GET_DRIVER["NPU"]),
+}
 XML, BIN = "model.xml", "model.bin"
 # What is not int8 is computed in this. CPUs with AMX or AVX512-BF16 would take bfloat16, with other answers than
 # elsewhere; GPUs and NPUs are made for half precision.
 _PRECISION = {"CPU": "f32", "GPU": "f16", "NPU": "f16"}
-_GET_DRIVER = {
-    "GPU": "install Intel's compute runtime (Debian: intel-opencl-icd) and give the service access to /dev/dri",
-    "NPU": "install Intel's NPU driver (linux-npu-driver) and give the service access to /dev/accel",
-}
 _KERNEL_DRIVERS = {"GPU": ("i915", "xe"), "NPU": ("intel_vpu",)}
 
 
@@ -38,7 +43,7 @@ def probe(device: str) -> str | None:
     found = openvino.Core().available_devices
     if any(each.partition(".")[0] == device for each in found):
         return None
-    return f"OpenVINO finds no {device} here (it finds {', '.join(found) or 'nothing'}): {_GET_DRIVER.get(device, '')}"
+    return f"OpenVINO finds no {device} here (it finds {', '.join(found) or 'nothing'}): {_GET_DRIVER[device]}"
 
 
 def versions(device: str) -> dict[str, str]:
