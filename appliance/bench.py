@@ -54,7 +54,7 @@ def variants(trial: Trial, options: Options) -> list[Options]:
         return []
     mine = replace(options, device=backends.device(trial.backend), lanes=1, batch=1)
     found = [replace(mine, threads=1, lanes=1), replace(mine, threads=cores()), replace(mine, threads=1, lanes=cores())]
-    return [*dict.fromkeys(found), *(replace(mine, batch=size) for size in trial.receipt.batches)]
+    return [*dict.fromkeys(found), *(replace(mine, batch=batch.size) for batch in trial.receipt.batches)]
 
 
 def measure(opened: Package, tried: Sequence[Trial], options: Options, seconds: float) -> Iterator[Measured]:

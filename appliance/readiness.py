@@ -165,7 +165,7 @@ class Readiness:
             },
             backend=receipt.backend,
             device=receipt.device,
-            receipt={"id": receipt.identifier, **msgspec.to_builtins(receipt, str_keys=True)},
+            receipt={"id": receipt.identifier, **msgspec.to_builtins(receipt)},
         )
         self._say_if_new(
             "inference",

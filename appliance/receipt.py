@@ -30,13 +30,20 @@ MAP_TOLERANCE = 0.2  # largest difference of an activation map, as a share of it
 _FEWEST_TIMES, _LONGEST_SECONDS, _WARM_UP, _BATCH_TIMES = 64, 1.0, 3, 8
 
 
+class Batch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``size`` images in one call, and the ``seconds`` for each of them."""
+
+    size: int
+    seconds: float
+
+
 class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was replayed, on what, and how far it was off.
 
     ``max_abs_dp`` is the largest difference of a calibrated probability, ``flips`` the number of decisions at the
     default operating point that differ, ``max_abs_dmap`` the largest difference of an activation map as a share
-    of its scale; latencies in seconds for one image on ``threads`` threads, without preprocessing. ``batches``: seconds
-    for each image where so many are given in one call, for what the backend can be opened with.
+    of its scale; latencies in seconds for one image on ``threads`` threads, without preprocessing. ``batches``: those
+    that the backend can be opened with.
     """
 
     package: str
@@ -57,7 +64,7 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latency_p95: float
     made_at: str
     threads: int = 1
-    batches: dict[int, float] = {}
+    batches: tuple[Batch, ...] = ()
 
     @property
     def identifier(self) -> str:
@@ -128,7 +135,7 @@ def prove(package: Package, module: BackendModule, backend: Backend, options: Op
         latency_p95=float(np.percentile(seconds[_WARM_UP:] or seconds, 95)),
         made_at=datetime.now().astimezone().isoformat(timespec="seconds"),
         threads=options.threads,
-        batches=dict(_batches(package, module, options, tensors, answers)),
+        batches=tuple(_batches(package, module, options, tensors, answers)),
     )
 
 
@@ -163,8 +170,8 @@ def _batches(
     options: Options,
     tensors: Sequence[np.ndarray],
     answers: Sequence[dict[str, np.ndarray]],
-) -> Iterator[tuple[int, float]]:
-    """Batch size -> seconds for each image, where the backend takes such batches and answers as it does one by one."""
+) -> Iterator[Batch]:
+    """Of those sizes that the backend takes, and answers as it does one by one."""
     for size in BATCHES:
         try:
             backend = module.open(package.artifact(module.TARGET), replace(options, batch=size))
@@ -180,7 +187,7 @@ def _batches(
         max_dp, flips = _difference(package.target(module.TARGET), outputs[logits], alone)
         backend.close()
         if not flips and max_dp <= package.manifest.golden.probability_tolerance:
-            yield size, float(np.median([taken for _, taken in timed[1:]])) / size
+            yield Batch(size, float(np.median([taken for _, taken in timed[1:]])) / size)
 
 
 def _timed(package: Package, backend: Backend, tensor: np.ndarray) -> tuple[dict[str, np.ndarray], float]:

@@ -23,9 +23,12 @@ from appliance.receipt import Receipt
 log = logging.getLogger("scanside.serving")
 
 TRIES = 2  # on the backend that serves
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
+_SHORTEST_RESTART_SECONDS = 5.0  # while an image waits
 _REMEMBERED = 200
 _BATCH_GAIN = 0.8  # a batch must take less than this share of the time, for each image
+
+_GROUP_GAIN = 0.05  # of the time that an image takes in all
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Server:
         self._receipts = list(receipts)
         self._options = options
         self._deadline = deadline
+        self._restart_seconds = max(deadline, _SHORTEST_RESTART_SECONDS)
         self._processes: dict[str, InferenceProcess] = {}
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
 
@@ -84,6 +88,20 @@ class Server:
         """Images in one call: more than 1 only where the receipt shows that it gains."""
         return best_batch(self.receipt)
 
+    def group(self, usual_seconds: float) -> int:
+        """How many images to run at once: more than 1 only where that gains a telling share of an image's time.
+
+        Parameters
+        ----------
+        usual_seconds
+            All that one image takes, from its file to its result.
+        """
+        receipt = self.receipt
+        ways = {batch.size: batch.seconds for batch in receipt.batches if batch.size == self.batch}
+        ways.setdefault(self._options.lanes, receipt.latency_p50 / self._options.lanes)
+        size = min(ways, key=lambda size: ways[size])
+        return size if receipt.latency_p50 - ways[size] >= _GROUP_GAIN * usual_seconds else 1
+
     @property
     def process(self) -> InferenceProcess | None:
         """That of the backend that serves, None where it is not running."""
@@ -102,7 +120,7 @@ class Server:
         while True:
             receipt = self.receipt
             try:
-                self._running(receipt)
+                self._running(receipt, _START_SECONDS)
             except BackendError as error:
                 self._drop(receipt, error.message)
             else:
@@ -131,7 +149,7 @@ class Server:
         for receipt in tuple(self._receipts):
             for _ in range(tries if receipt is self._receipts[0] else 1):
                 try:
-                    process = self._running(receipt)
+                    process = self._running(receipt, self._restart_seconds)
                 except BackendError as error:
                     self._drop(receipt, error.message)
                     reasons.append(error.message)
@@ -162,7 +180,7 @@ class Server:
         """
         receipt = self.receipt
         try:
-            outputs = self._running(receipt).run(images, self._deadline)
+            outputs = self._running(receipt, self._restart_seconds).run(images, self._deadline)
         except InferenceStoppedError as error:
             self._note_stop(receipt.backend, error.message)
             raise
@@ -174,8 +192,8 @@ class Server:
         self._seconds.append(output.seconds)
         return Answer(output.arrays, receipt)
 
-    def _running(self, receipt: Receipt) -> InferenceProcess:
-        """The process of a backend, started where it has to be; raises `BackendError` where it can't be."""
+    def _running(self, receipt: Receipt, seconds: float) -> InferenceProcess:
+        """The process of a backend, started where it has to be; raises `BackendError` where it can't be in time."""
         name = receipt.backend
         process = self._processes.get(name)
         if process is not None and process.is_alive():
@@ -185,7 +203,7 @@ class Server:
         begin = time.perf_counter()
         opened = replace(self._options, device=backends.device(name), batch=best_batch(receipt))
         process = InferenceProcess(self.package, name, opened)
-        started = process.wait_until_started(_START_SECONDS)
+        started = process.wait_until_started(seconds)
         if started.reason:
             raise BackendError(f"{name} can't be started: {started.reason}")
         self._processes[name] = process
@@ -222,5 +240,5 @@ class Server:
 
 def best_batch(receipt: Receipt) -> int:
     """The batch size with the least time for an image, 1 where no batch gains clearly."""
-    size, seconds = min(receipt.batches.items(), key=lambda item: item[1], default=(1, receipt.latency_p50))
-    return size if seconds < _BATCH_GAIN * receipt.latency_p50 else 1
+    best = min(receipt.batches, key=lambda batch: batch.seconds, default=None)
+    return best.size if best and best.seconds < _BATCH_GAIN * receipt.latency_p50 else 1

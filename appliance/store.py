@@ -295,6 +295,7 @@ class Store:
         result: dict[str, Any],
         objects: Sequence[WrittenObject],
         outbox: Sequence[tuple[str, str]],
+        note: str = "",
     ) -> None:
         """Record a result whose objects lie on disk, and what has to be sent where, at one stroke.
 
@@ -304,10 +305,14 @@ class Store:
             ``findings``, ``warnings``, ``provenance``, ``seconds`` (builtins, stored as JSON) and ``urgent``.
         outbox
             ``(kind, destination)`` pairs.
+        note
+            For the events: what was unusual.
         """
         now = time.time()
         with self._transaction() as connection:
             self._end_claim(connection, instance_id, owner, "written" if outbox else "delivered", "", now)
+            if note:
+                self._event(connection, instance_id, now, "note", note)
             connection.execute(
                 "INSERT INTO result VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (

@@ -11,6 +11,9 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from appliance import image, pipeline, writer
 from appliance.config import Config
 from appliance.errors import ApplianceError, BackendError, DiskFullError, InputError
 from appliance.inference import InferenceProcess
-from appliance.pipeline import Pipeline, Stopwatch
+from appliance.pipeline import Pipeline, Prepared, Stopwatch
 from appliance.readiness import Readiness
 from appliance.serving import TRIES
 from appliance.spool import Spool, write_durably
@@ -45,6 +48,15 @@ def main(config: Config, descriptor: int) -> None:
         Worker(config, parent).run()
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """An image that is ready for the network."""
+
+    claim: dict[str, Any]
+    prepared: Prepared
+    stopwatch: Stopwatch
+
+
 class Worker:
     """Claims and reads instances one after another.
 
@@ -62,6 +74,7 @@ class Worker:
         self._readiness = Readiness(config, self._store)
         self._owner = owner(os.getpid())
         self._stopping = False
+        self._usual_seconds: float | None = None  # of one image in all, the latest ones most
         signal.signal(signal.SIGTERM, self._stop)
 
     def _stop(self, *_: object) -> None:
@@ -78,10 +91,60 @@ class Worker:
         self._readiness.close()
 
     def _process(self, opened: Pipeline, claim: dict[str, Any]) -> None:
-        identifier = claim["id"]
-        start = time.perf_counter()
+        """Read an image; with it others that wait, where the receipt shows that reading several at once gains."""
+        begun = [self._begin(opened, claim)]
+        deadline = time.monotonic() + self._config.inference.batch_wait_seconds
+        size = self._group_size(begun[0])
+        while len(begun) < size and time.monotonic() < deadline:
+            claim = self._store.claim(self._owner, self._config.inference.lease_seconds)
+            if claim is None:
+                break
+            begun.append(self._begin(opened, claim))
+        group = [each for each in begun if each is not None]
+        if len(group) > 1:
+            opened.infer_ahead([each.prepared for each in group])
+        for each in group:
+            self._end(opened, each)
+
+    def _group_size(self, first: _Begun | None) -> int:
+        if first is None or self._usual_seconds is None:
+            return 1
+        return first.prepared.engine.server.group(self._usual_seconds)
+
+    def _begin(self, opened: Pipeline, claim: dict[str, Any]) -> _Begun | None:
+        """header -> route -> decode -> preprocess; None where it ended there."""
+        identifier, path = claim["id"], self._spool.path(claim["file"])
+        stopwatch = Stopwatch()
+        with self._recorded(identifier), stopwatch("total"):
+            header = image.read_header(path)
+            self._store.describe(identifier, image.describe(header))
+            return _Begun(claim, opened.prepare(path, header, stopwatch), stopwatch)
+        return None
+
+    def _end(self, opened: Pipeline, begun: _Begun) -> None:
+        """infer -> write -> ledger."""
+        identifier, stopwatch = begun.claim["id"], begun.stopwatch
+        with self._recorded(identifier):
+            with stopwatch("total"):
+                reading = opened.infer(
+                    begun.prepared,
+                    stopwatch,
+                    tries=max(TRIES - begun.claim["crashes"], 1),
+                    on_stop=partial(self._store.count_crash, identifier, self._owner),
+                )
+                with stopwatch("write"):
+                    objects = self._write(identifier, reading)
+            self._finish(identifier, reading, stopwatch, objects)
+            total = stopwatch.seconds["total"]
+            self._usual_seconds = total if self._usual_seconds is None else 0.9 * self._usual_seconds + 0.1 * total
+            log.info("instance %d: result in %.3f s", identifier, total)
+            self._tell_parent()
+
+    @contextmanager
+    def _recorded(self, identifier: int) -> Iterator[None]:
+        """Whatever ends an image becomes its state in the ledger, with the reason."""
         try:
-            self._read_and_write(opened, claim)
+            yield
         except InputError as error:
             log.info("instance %d is turned away: %s", identifier, error)
             self._store.reject(identifier, self._owner, str(error))
@@ -102,26 +165,10 @@ class Worker:
                 f"The appliance failed on this image ({type(error).__name__}). Report it with its row {identifier}."
             )
             self._store.fail(identifier, self._owner, reason)
-        else:
-            log.info("instance %d: result in %.3f s", identifier, time.perf_counter() - start)
-            self._tell_parent()
 
-    def _read_and_write(self, opened: Pipeline, claim: dict[str, Any]) -> None:
-        """The pipeline: header -> route -> decode -> preprocess -> infer -> write -> ledger."""
-        identifier, path = claim["id"], self._spool.path(claim["file"])
-        stopwatch = Stopwatch()
-        with stopwatch("total"):
-            header = image.read_header(path)
-            self._store.describe(identifier, image.describe(header))
-            prepared = opened.prepare(path, header, stopwatch)
-            reading = opened.infer(
-                prepared,
-                stopwatch,
-                tries=max(TRIES - claim["crashes"], 1),
-                on_stop=partial(self._store.count_crash, identifier, self._owner),
-            )
-            with stopwatch("write"):
-                objects = self._write(identifier, reading)
+    def _finish(
+        self, identifier: int, reading: pipeline.Reading, stopwatch: Stopwatch, objects: list[WrittenObject]
+    ) -> None:
         self._store.finish(
             identifier,
             self._owner,
@@ -134,6 +181,7 @@ class Worker:
             },
             objects,
             self._outbox(objects),
+            "the answer to the same pixels was taken again" if reading.reused else "",
         )
 
     def _why_no_answer(self, identifier: int, error: BackendError) -> str:

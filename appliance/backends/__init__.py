@@ -8,12 +8,12 @@ is the module's, with the device behind a colon where that is not the usual one:
 
 from __future__ import annotations
 
-import glob
 import os
 import signal
 import subprocess
 import sys
 from importlib import import_module, util
+from pathlib import Path
 from typing import cast
 
 from appliance.backend import BackendModule, Preparing
@@ -23,6 +23,7 @@ _MODULES = ("onnxruntime", "openvino")
 _FAKE = "fake"  # for tests: it answers at once, late, wrongly or never, as its artifact says
 _PROBE_SECONDS = 20.0
 _LAST_LINES = 3
+_ROOT = Path("/")
 
 
 def names() -> tuple[str, ...]:
@@ -60,7 +61,7 @@ def missing(name: str) -> str | None:
     except (ImportError, ValueError) as error:
         return f"{found.REQUIRES} is installed but broken: {error}"
     files, get_driver = found.DEVICE_FILES.get(device(name), ((), ""))
-    if files and not any(glob.glob(pattern) for pattern in files):
+    if files and not any(list(_ROOT.glob(pattern[1:])) for pattern in files):
         return f"the kernel shows no such device (no {' or '.join(files)}): {get_driver}"
     return None
 

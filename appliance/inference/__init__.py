@@ -286,7 +286,7 @@ class InferenceProcess:
         self._process.wait()
         self._socket.close()
         self._stderr.close()
-        self._inputs, self._outputs = [], []
+        self._inputs, self._outputs, self._memory = [], [], None
         if self._memory_file >= 0:
             os.close(self._memory_file)
             self._memory_file = -1
