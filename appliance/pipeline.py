@@ -216,7 +216,7 @@ class Pipeline:
         prepared: Prepared,
         stopwatch: Stopwatch,
         tries: int = TRIES,
-        on_stop: Callable[[str], None] = log.debug,
+        on_stop: Callable[[str], object] = log.debug,
     ) -> Reading:
         """Run the network, unless it has seen these very pixels; parameters and errors as of `Server.run`."""
         engine = prepared.engine

@@ -127,7 +127,7 @@ class Server:
                 return
 
     def run(
-        self, inputs: dict[str, np.ndarray], tries: int = TRIES, on_stop: Callable[[str], None] = log.debug
+        self, inputs: dict[str, np.ndarray], tries: int = TRIES, on_stop: Callable[[str], object] = log.debug
     ) -> Answer:
         """The answer for one image.
 

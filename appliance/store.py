@@ -273,6 +273,20 @@ class Store:
                 self._event(connection, row["id"], now, "failed" if failed else "released", why)
             return len(claims)
 
+    def count_crash(self, instance_id: int, owner: str, detail: str) -> int:
+        """Record that a claimed instance stopped the process that reads images; how often it has done so."""
+        now = time.time()
+        with self._transaction() as connection:
+            row = connection.execute(
+                "UPDATE instance SET crashes = crashes + 1 WHERE id = ? AND state = 'claimed' AND claimed_by = ? "
+                "RETURNING crashes",
+                (instance_id, owner),
+            ).fetchone()
+            if row is None:
+                raise LeaseLostError(f"the lease of instance {instance_id} was lost by {owner}")
+            self._event(connection, instance_id, now, "crash", detail)
+            return int(row["crashes"])
+
     def overdue(self, owner: str) -> bool:
         """Whether ``owner`` holds a claim whose lease has run out."""
         sql = "SELECT 1 FROM instance WHERE state = 'claimed' AND claimed_by = :owner AND lease_until < :now"

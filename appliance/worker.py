@@ -96,10 +96,10 @@ class Worker:
         deadline = time.monotonic() + self._config.inference.batch_wait_seconds
         size = self._group_size(begun[0])
         while len(begun) < size and time.monotonic() < deadline:
-            claim = self._store.claim(self._owner, self._config.inference.lease_seconds)
-            if claim is None:
+            another = self._store.claim(self._owner, self._config.inference.lease_seconds)
+            if another is None:
                 break
-            begun.append(self._begin(opened, claim))
+            begun.append(self._begin(opened, another))
         group = [each for each in begun if each is not None]
         if len(group) > 1:
             opened.infer_ahead([each.prepared for each in group])
