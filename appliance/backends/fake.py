@@ -91,6 +91,7 @@ class FakeBackend:
         behavior, name = self._behavior, digest(image)
         if name in behavior.crash or (behavior.crash_file and Path(behavior.crash_file).exists()):
             os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(60)  # the signal may reach another thread first, and this one must give no answer
         while name in behavior.hang or (behavior.hang_file and Path(behavior.hang_file).exists()):
             time.sleep(0.05)
         if name in behavior.error:
