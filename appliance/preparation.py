@@ -10,14 +10,17 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from appliance import backends, package, process
-from appliance.backend import Options
+from appliance.backend import Options, Preparing
 from appliance.errors import ApplianceError, BackendError
 from appliance.package import Package
+from appliance.receipt import BATCHES
 
 _NICE = 10  # the backend that serves goes first
 
@@ -95,11 +98,25 @@ def _main() -> None:
                 raise BackendError(f"{path} was changed meanwhile")
             preparing = backends.preparing(module)
             if preparing is not None:
-                artifact = opened.artifact(module.TARGET)
-                preparing.prepare(artifact, options, lambda share, what: say(Step(share, what)))
+                _prepare(preparing, opened.artifact(module.TARGET), options, say)
             say(Step(1.0, "done"))
         except ApplianceError as error:
             say(Step(failed=str(error)))
+
+
+def _prepare(module: Preparing, artifact: bytes, options: Options, say: Callable[[Step], None]) -> None:
+    """For one image in a call, then for each batch that the backend takes."""
+    sizes = (1, *BATCHES)
+    for number, size in enumerate(sizes):
+
+        def progress(share: float, what: str, done: int = number) -> None:
+            say(Step((done + share) / len(sizes), what))
+
+        try:
+            module.prepare(artifact, replace(options, batch=size), progress)
+        except BackendError:
+            if size == 1:
+                raise
 
 
 if __name__ == "__main__":

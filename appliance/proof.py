@@ -22,6 +22,7 @@ from appliance.package import Package
 from appliance.receipt import Receipt
 
 _CLEARLY = 1.3  # times slower than the fastest: less is noise
+_PATIENCE_SECONDS = 15.0  # images wait meanwhile, and are to be read within 30 s
 _MOST_THREADS = 8  # more gain nothing on images of this size
 
 
@@ -73,8 +74,9 @@ def trials(
     since
         Older receipts don't count.
     deadline
-        Seconds after which a backend that has not answered is given up.
+        Seconds after which a backend that has not answered is given up; fewer where images could be read without it.
     """
+    proved = False
     for each in backends.names() if name == "auto" else (name,):
         target = backends.module(each).TARGET
         reason = unusable(each, opened)
@@ -83,7 +85,9 @@ def trials(
             continue
         mine = replace(options, device=backends.device(each), lanes=1, batch=1)
         valid = next((old for old in known if is_valid(old, opened, each, mine, since)), None)
-        answer = Started(receipt=valid) if valid is not None else _prove(each, opened, mine, deadline)
+        patience = min(deadline, _PATIENCE_SECONDS) if proved else deadline
+        answer = Started(receipt=valid) if valid is not None else _prove(each, opened, mine, patience)
+        proved = proved or answer.receipt is not None
         yield Trial(each, target, answer.receipt, answer.reason, answer.unprepared)
 
 

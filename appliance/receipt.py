@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from appliance import backends
 from appliance.backend import Backend, BackendModule, Options
 from appliance.errors import BackendError, ReceiptError
 from appliance.package import Package, Target
@@ -173,8 +174,12 @@ def _batches(
 ) -> Iterator[Batch]:
     """Of those sizes that the backend takes, and answers as it does one by one."""
     for size in BATCHES:
+        artifact, batched = package.artifact(module.TARGET), replace(options, batch=size)
+        preparing = backends.preparing(module)
+        if preparing is not None and not preparing.is_prepared(artifact, batched):
+            continue
         try:
-            backend = module.open(package.artifact(module.TARGET), replace(options, batch=size))
+            backend = module.open(artifact, batched)
         except BackendError:
             continue
         batch = np.concatenate([tensors[number % len(tensors)] for number in range(size)])

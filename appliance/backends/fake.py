@@ -119,6 +119,8 @@ def is_prepared(artifact: bytes, options: Options) -> bool:
 
 
 def prepare(artifact: bytes, options: Options, progress: Progress) -> None:
+    if options.batch not in _behavior(artifact).batches:
+        raise BackendError(f"the fake can't compile the network for {options.batch} images at a time")
     steps = 20
     for step in range(steps):
         progress(step / steps, "pretending")
