@@ -17,6 +17,7 @@ AETitle = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
+Priority = Literal["stat", "routine", "low"]
 ResultKind = Literal["structured_report", "secondary_capture"]
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -51,6 +52,18 @@ class Inference(_Table, frozen=True):
     backend: str = "auto"
     threads: Count = 1
     lease_seconds: Seconds = 30.0
+
+
+class SchedulingRule(_Table, frozen=True):
+    priority: Priority
+    sender: Annotated[str, Meta(min_length=1)] | None = None
+    attribute: str | None = None
+    matches: Annotated[str, Meta(min_length=1)] | None = None
+
+
+class Scheduling(_Table, frozen=True):
+    ageing_seconds: Seconds = 300.0
+    rules: tuple[SchedulingRule, ...] = ()
 
 
 class Results(_Table, frozen=True):
@@ -98,6 +111,7 @@ class Config(_Table, frozen=True):
     drop_folder: DropFolder = DropFolder()
     models: Models = Models()
     inference: Inference = Inference()
+    scheduling: Scheduling = Scheduling()
     results: Results = Results()
     destinations: tuple[Destination, ...] = ()
     delivery: Delivery = Delivery()
@@ -168,6 +182,8 @@ def _check(config: Config, path: Path | None) -> None:
             f"{where}: web.host = {config.web.host!r} opens the page to the network without a login",
             hint="set [web.login] (make the hash with `scanside hash-password`), or web.host = '127.0.0.1'",
         )
+    for number, rule in enumerate(config.scheduling.rules, 1):
+        _check_rule(rule, f"{where}: scheduling.rules, rule {number}")
     names = [destination.name for destination in config.destinations]
     for name in names:
         if names.count(name) > 1:
@@ -179,3 +195,20 @@ def _check(config: Config, path: Path | None) -> None:
                 f"{where}: destination {destination.name!r} is to be sent {', '.join(sorted(missing))}, "
                 "which results.kinds does not make"
             )
+
+
+def _check_rule(rule: SchedulingRule, where: str) -> None:
+    if rule.sender is None and rule.attribute is None and rule.matches is None:
+        raise ConfigError(f"{where} has no condition", hint="give it sender, or attribute and matches")
+    if (rule.attribute is None) != (rule.matches is None):
+        raise ConfigError(f"{where} has only one of attribute and matches", hint="one needs the other")
+    if rule.attribute is None:
+        return
+    from pydicom.datadict import dictionary_VR, tag_for_keyword  # slow to load, and most devices have no such rule
+
+    tag = tag_for_keyword(rule.attribute)
+    if tag is None or dictionary_VR(tag) == "SQ":
+        raise ConfigError(
+            f"{where}: attribute = {rule.attribute!r} is not the DICOM keyword of an attribute with a value",
+            hint="write it as in attribute = 'RequestedProcedureDescription'",
+        )

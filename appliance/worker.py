@@ -12,13 +12,15 @@ import signal
 import socket
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydicom import Dataset
 
-from appliance import image, pipeline, proof, signature, writer
+from appliance import image, pipeline, proof, schedule, signature, writer
 from appliance.config import Config
 from appliance.errors import ApplianceError, BackendError, DiskFullError, InputError, PackageError, SignatureError
 from appliance.pipeline import Pipeline, Stopwatch
@@ -145,7 +147,10 @@ class Worker:
         identifier = claim["id"]
         start = time.perf_counter()
         try:
-            self._read_and_write(opened, claim)
+            header = image.read_header(self._spool.path(claim["file"]))
+            if not claim["triaged"] and not self._triage(claim, header):
+                return
+            self._read_and_write(opened, claim, header)
         except InputError as error:
             log.info("instance %d is turned away: %s", identifier, error)
             self._store.reject(identifier, self._owner, str(error))
@@ -167,13 +172,19 @@ class Worker:
             log.info("instance %d: result in %.3f s", identifier, time.perf_counter() - start)
             self._tell_parent()
 
-    def _read_and_write(self, opened: Pipeline, claim: dict[str, Any]) -> None:
-        """The pipeline: header -> route -> decode -> preprocess -> infer -> write -> ledger."""
+    def _triage(self, claim: dict[str, Any], header: Dataset) -> bool:
+        """Describe an instance, give it its place in the queue; False where that is behind another that waits."""
+        settings = self._config.scheduling
+        sent = claim["priority"] if claim["source"] == "storage_scp" else None
+        priority = schedule.decide(settings.rules, claim["ae_title"], sent, partial(image.requested, header))
+        patience = schedule.patience(priority, settings.ageing_seconds)
+        return self._store.triage(claim["id"], self._owner, image.describe(header), priority, patience)
+
+    def _read_and_write(self, opened: Pipeline, claim: dict[str, Any], header: Dataset) -> None:
+        """The pipeline: route -> decode -> preprocess -> infer -> write -> ledger."""
         identifier, path = claim["id"], self._spool.path(claim["file"])
         stopwatch = Stopwatch()
         with stopwatch("total"):
-            header = image.read_header(path)
-            self._store.describe(identifier, image.describe(header))
             reading = opened.read(path, header, stopwatch)
             with stopwatch("write"):
                 objects = self._write(identifier, reading)

@@ -13,6 +13,7 @@ from tests.running import CHECKOUT
 LEVELS = [
     {"appliance", "appliance.errors"},
     {"appliance.config", "appliance.log", "appliance.result", "appliance.spool", "appliance.decode"},
+    {"appliance.schedule", "appliance.thermal"},
     {
         "appliance.signature",
         "appliance.preprocess",

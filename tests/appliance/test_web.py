@@ -37,14 +37,21 @@ class Box:
     def client(self) -> FlaskClient:
         return create_app(self.config).test_client()
 
-    def add(self, number: int, probability: float | None = None, reason: str = "", **described: str) -> int:
+    def add(
+        self,
+        number: int,
+        probability: float | None = None,
+        reason: str = "",
+        priority: str = "routine",
+        **described: str,
+    ) -> int:
         digest = f"{number:064d}"
         uid = f"1.2.3.{number}"
         arrival = Arrival(uid, "1.2", digest, f"{digest}.dcm", 1, "storage_scp", "SCANNER at 127.0.0.1")
         identifier = self.store.receive(arrival).instance_id
         self.store.claim("worker", 30)
         header = {"patient_name": f"{HOSTILE}^JANE", "patient_id": "P-1", "modality": "CR", **described}
-        self.store.describe(identifier, header)
+        self.store.triage(identifier, "worker", header, priority, 0.0)
         if probability is None:
             self.store.reject(identifier, "worker", reason or "Not an image.")
             return identifier
