@@ -30,6 +30,7 @@ from tests.appliance.conftest import Box
 from tests.appliance.test_store import RESULT, arrival
 from tests.dicom_files import make_radiograph
 from tests.peers import wait_until
+from tests.running import scanside
 
 AGEING = 300.0
 PRIORITIES: tuple[Priority, ...] = ("stat", "routine", "low")
@@ -319,6 +320,16 @@ def test_a_c_store_brings_its_priority_and_its_sender(number: int, expected: str
     assert answer.Status == 0x0000
     (row,) = box.rows()
     assert (row["priority"], row["ae_title"], row["triaged"]) == (expected, "ER-1", 0)
+
+
+@pytest.mark.parametrize("priority", PRIORITIES)
+def test_the_scanner_simulator_sends_with_a_priority(priority: str, box: Box, tmp_path: Path) -> None:
+    scp = StorageScp(config.StorageScp(host="127.0.0.1", port=0), box.intake)
+    to = f"SCANSIDE@127.0.0.1:{scp.start()}"
+    sent = scanside("send", make_radiograph(tmp_path / "a.dcm"), "--to", to, "--priority", priority)
+    scp.stop()
+    assert sent.returncode == 0, sent.stderr
+    assert [row["priority"] for row in box.rows()] == [priority]
 
 
 def test_a_dropped_file_asks_for_nothing_until_it_is_triaged(box: Box, tmp_path: Path) -> None:

@@ -164,6 +164,27 @@ def test_another_sites_name_for_this_machine_is_refused(box: Box) -> None:
     assert box.client().get("/", headers={"Host": "localhost:8080"}).status_code == 200
 
 
+def test_stat_is_marked_in_words(box: Box) -> None:
+    client = box.client()
+    assert "STAT" not in client.get("/").get_data(as_text=True)
+    identifier = box.add(3, 0.1, priority="stat")
+    assert client.get("/").get_data(as_text=True).count(">STAT</abbr>") == 1
+    assert ">STAT</abbr>" in client.get(f"/study/{identifier}").get_data(as_text=True)
+
+
+def test_what_is_quarantined_is_called_so_with_its_reason(box: Box) -> None:
+    arrival = Arrival("1.9", "1.2", "9" * 64, "9.dcm", 1, "storage_scp", "SCANNER at 127.0.0.1")
+    identifier = box.store.receive(arrival).instance_id
+    for _ in range(2):
+        box.store.claim("worker", 30)
+        box.store.release_crashed("worker")
+    client = box.client()
+    for path, word in (("/", "<b>quarantined</b>"), (f"/study/{identifier}", "Quarantined, not read.")):
+        text = client.get(path).get_data(as_text=True)
+        assert word in text
+        assert "stopped the reader 2 times" in text
+
+
 def test_many_rows_come_in_pages(tmp_path: Path) -> None:
     filled = Box(tmp_path)
     for number in range(1, 61):
