@@ -182,8 +182,6 @@ def _check(config: Config, path: Path | None) -> None:
             f"{where}: web.host = {config.web.host!r} opens the page to the network without a login",
             hint="set [web.login] (make the hash with `scanside hash-password`), or web.host = '127.0.0.1'",
         )
-    for number, rule in enumerate(config.scheduling.rules, 1):
-        _check_rule(rule, f"{where}: scheduling.rules, rule {number}")
     names = [destination.name for destination in config.destinations]
     for name in names:
         if names.count(name) > 1:
@@ -195,6 +193,8 @@ def _check(config: Config, path: Path | None) -> None:
                 f"{where}: destination {destination.name!r} is to be sent {', '.join(sorted(missing))}, "
                 "which results.kinds does not make"
             )
+    for number, rule in enumerate(config.scheduling.rules, 1):
+        _check_rule(rule, f"{where}: scheduling.rules, rule {number}")
 
 
 def _check_rule(rule: SchedulingRule, where: str) -> None:
