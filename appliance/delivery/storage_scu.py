@@ -18,9 +18,9 @@ from pynetdicom.sop_class import Verification
 from pynetdicom.status import code_to_category
 
 from appliance.errors import DeliveryError
+from appliance.schedule import C_STORE
 from appliance.writer import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
-MEDIUM = 0x0000  # pynetdicom itself would say LOW
 _VERIFICATION = (Verification, ImplicitVRLittleEndian)
 _MOST_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd numbers up to 255
 
@@ -60,7 +60,7 @@ def send(
     calling_ae_title: str,
     paths: Sequence[Path],
     timeout: float,
-    priority: int = MEDIUM,
+    priority: int = C_STORE["routine"],
 ) -> Iterator[Outcome]:
     """Send files as they are, on as few associations as their SOP classes and transfer syntaxes allow.
 
@@ -70,7 +70,7 @@ def send(
     Parameters
     ----------
     priority
-        The C-STORE requests' (PS3.7 section 9.3.1.1).
+        The C-STORE requests' (PS3.7 section 9.3.1.1); pynetdicom itself would say LOW.
 
     Yields
     ------
