@@ -6,12 +6,12 @@ import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from appliance import __version__
-from appliance.config import Config, load
+from appliance.config import Config, Priority, load
 from appliance.errors import ApplianceError, SignatureError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -182,6 +182,10 @@ def status(as_json: bool, config_path: Path | None, data_dir: Path | None) -> No
     help="A DICOM attribute of wrapped PNG and JPEG files, such as PatientAge=004Y or ViewPosition=LL. Repeatable.",
 )  # fmt: skip
 @click.option("--associations", default=1, show_default=True, type=click.IntRange(1, 64), help="How many at once.")
+@click.option(
+    "--priority", default="routine", show_default=True, type=click.Choice(get_args(Priority)),
+    help="C-STORE Priority: HIGH, MEDIUM or LOW.",
+)  # fmt: skip
 @_JSON
 def send(
     paths: tuple[Path, ...],
@@ -189,6 +193,7 @@ def send(
     calling_ae_title: str,
     attributes: tuple[str, ...],
     associations: int,
+    priority: Priority,
     as_json: bool,
 ) -> None:
     """Play a scanner: send DICOM files, folders, and PNG or JPEG pictures (wrapped as CR) by C-STORE.
@@ -199,7 +204,8 @@ def send(
 
     pairs = dict(attribute.partition("=")[::2] for attribute in attributes)
     failed = False
-    for sent in send_files(paths, parse_destination(destination), calling_ae_title, pairs, associations):
+    to = parse_destination(destination)
+    for sent in send_files(paths, to, calling_ae_title, pairs, associations, priority):
         failed |= not sent.ok
         if as_json:
             answer = {"file": str(sent.path), **vars(sent)}

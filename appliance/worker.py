@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from pydicom import Dataset
 
-from appliance import image, pipeline, writer
+from appliance import image, pipeline, schedule, writer
 from appliance.config import Config
 from appliance.errors import ApplianceError, BackendError, DiskFullError, InputError
 from appliance.inference import InferenceProcess
@@ -92,22 +93,21 @@ class Worker:
 
     def _process(self, opened: Pipeline, claim: dict[str, Any]) -> None:
         """Read an image; with it others that wait, where the receipt shows that reading several at once gains."""
-        begun = [self._begin(opened, claim)]
+        group = [begun] if (begun := self._begin(opened, claim)) else []
         deadline = time.monotonic() + self._config.inference.batch_wait_seconds
-        size = self._group_size(begun[0])
-        while len(begun) < size and time.monotonic() < deadline:
+        while group and len(group) < self._group_size(group[0]) and time.monotonic() < deadline:
             another = self._store.claim(self._owner, self._config.inference.lease_seconds)
             if another is None:
                 break
-            begun.append(self._begin(opened, another))
-        group = [each for each in begun if each is not None]
+            if begun := self._begin(opened, another):
+                group.append(begun)
         if len(group) > 1:
             opened.infer_ahead([each.prepared for each in group])
         for each in group:
             self._end(opened, each)
 
-    def _group_size(self, first: _Begun | None) -> int:
-        if first is None or self._usual_seconds is None:
+    def _group_size(self, first: _Begun) -> int:
+        if self._usual_seconds is None or first.claim["priority"] == "stat":
             return 1
         return first.prepared.engine.server.group(self._usual_seconds)
 
@@ -117,9 +117,19 @@ class Worker:
         stopwatch = Stopwatch()
         with self._recorded(identifier), stopwatch("total"):
             header = image.read_header(path)
-            self._store.describe(identifier, image.describe(header))
+            if not claim["triaged"] and not self._triage(claim, header):
+                return None
             return _Begun(claim, opened.prepare(path, header, stopwatch), stopwatch)
         return None
+
+    def _triage(self, claim: dict[str, Any], header: Dataset) -> bool:
+        """Describe an instance, give it its place in the queue; False where that is behind another that waits."""
+        settings = self._config.scheduling
+        sent = claim["priority"] if claim["source"] == "storage_scp" else None
+        priority = schedule.decide(settings.rules, claim["ae_title"], sent, partial(image.requested, header))
+        patience = schedule.patience(priority, settings.ageing_seconds)
+        claim["priority"] = priority
+        return self._store.triage(claim["id"], self._owner, image.describe(header), priority, patience)
 
     def _end(self, opened: Pipeline, begun: _Begun) -> None:
         """infer -> write -> ledger."""

@@ -12,7 +12,15 @@ from tests.running import CHECKOUT
 # A module may import modules of its own level or of earlier ones, brothers excepted.
 LEVELS = [
     {"appliance", "appliance.errors"},
-    {"appliance.config", "appliance.log", "appliance.result", "appliance.spool", "appliance.decode"},
+    {
+        "appliance.config",
+        "appliance.log",
+        "appliance.result",
+        "appliance.spool",
+        "appliance.decode",
+        "appliance.thermal",
+    },
+    {"appliance.schedule"},
     {
         "appliance.signature",
         "appliance.preprocess",
