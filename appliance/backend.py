@@ -76,6 +76,8 @@ class BackendModule(Protocol):
         Kinds of devices that it can be opened on, the usual one first; ``("",)`` where there is but one.
     REQUIRES, INSTALL
         The Python module without which nothing here works, and how to get it.
+    DEVICE_FILES
+        device -> patterns of files of which the kernel's driver makes one, and how to get that driver.
 
     One whose compiling takes minutes also has ``is_prepared`` and ``prepare``, see `Preparing`.
     """
@@ -85,6 +87,7 @@ class BackendModule(Protocol):
     DEVICES: tuple[str, ...]
     REQUIRES: str
     INSTALL: str
+    DEVICE_FILES: dict[str, tuple[tuple[str, ...], str]]
 
     @staticmethod
     def probe(device: str) -> str | None:

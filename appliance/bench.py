@@ -1,38 +1,45 @@
-"""``scanside bench``: how fast each backend is on this device, for who commissions it.
-
-Each is measured in a process of its own (``python -m appliance.bench``), so that memory is its own.
-"""
+"""``scanside bench``: how fast each backend is on this device, as it serves: in its process, through shared memory."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from appliance import backends, package, process
+from appliance import backends
+from appliance.backend import Options, cores
+from appliance.errors import BackendError
+from appliance.inference import InferenceProcess
 from appliance.package import Package
 from appliance.preprocess import preprocess
 from appliance.proof import Trial
 
 _WARM_UP = 10
+_DEADLINE_SECONDS = 60.0
+_AT_ONCE = 32  # images given together, for the throughput
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """One backend with a number of threads: seconds of one image, without preprocessing, and MB of its process."""
+    """One backend with a number of threads and images in a call.
+
+    Seconds are of one image, without preprocessing: ``latency_p50`` and ``latency_p95`` from giving it to having the
+    answer, ``inference_p50`` in the network alone. ``images_per_second`` is with ``lanes`` at once. ``memory_mb`` is
+    what the process held at most.
+    """
 
     backend: str
     device: str
     target: str
     threads: int
+    lanes: int
+    batch: int
     latency_p50: float
     latency_p95: float
+    inference_p50: float
     images_per_second: float
     memory_mb: int
 
@@ -41,51 +48,63 @@ class Measured(msgspec.Struct, frozen=True):
         return content
 
 
-def measure(opened: Package, tried: Sequence[Trial], seconds: float) -> Iterator[Measured]:
-    """Every backend that has a valid receipt, with one thread and with all cores."""
-    cores = len(os.sched_getaffinity(0))
+def variants(trial: Trial, options: Options) -> list[Options]:
+    """How a backend is measured: one thread, all cores on one image, a lane for each core; its batches."""
+    if trial.receipt is None:
+        return []
+    mine = replace(options, device=backends.device(trial.backend), lanes=1, batch=1)
+    found = [replace(mine, threads=1, lanes=1), replace(mine, threads=cores()), replace(mine, threads=1, lanes=cores())]
+    return [*dict.fromkeys(found), *(replace(mine, batch=batch.size) for batch in trial.receipt.batches)]
+
+
+def measure(opened: Package, tried: Sequence[Trial], options: Options, seconds: float) -> Iterator[Measured]:
+    """Every backend that has a valid receipt, in all its variants, ``seconds`` each."""
+    spec = opened.manifest.input
+    images = [{spec.name: preprocess(image, spec.steps)} for image in opened.golden()["images"]]
     for trial in tried:
-        if trial.receipt is not None:
-            for threads in sorted({1, cores}):
-                command = [sys.executable, "-m", "appliance.bench", str(os.getpid()), trial.backend, str(opened.path),
-                           str(threads), str(seconds)]  # fmt: skip
-                done = subprocess.run(command, capture_output=True, check=True)
-                yield msgspec.json.decode(done.stdout.splitlines()[-1], type=Measured)
+        for variant in variants(trial, options):
+            process = InferenceProcess(opened, trial.backend, variant)
+            try:
+                started = process.wait_until_started()
+                if started.reason:
+                    raise BackendError(f"{trial.backend} can't be measured: {started.reason}")
+                yield _measure(process, trial, started.device, variant, images, seconds)
+            finally:
+                process.close()
 
 
-def _main() -> None:
-    process.die_with_parent(int(sys.argv[1]))
-    name, path, threads, wanted = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5])
-    opened, module = package.read(path, None), backends.module(name)
-    backend = module.open(opened.artifact(module.TARGET), threads=threads)
-    manifest = opened.manifest
-    inputs = [{manifest.input.name: preprocess(image, manifest.input.steps)} for image in opened.golden()["images"]]
+def _measure(
+    process: InferenceProcess,
+    trial: Trial,
+    device: str,
+    options: Options,
+    images: list[dict[str, np.ndarray]],
+    seconds: float,
+) -> Measured:
     for number in range(_WARM_UP):
-        backend.run(inputs[number % len(inputs)])
+        process.run([images[number % len(images)]], _DEADLINE_SECONDS)
     taken: list[float] = []
+    inside: list[float] = []
     start = time.perf_counter()
-    while time.perf_counter() - start < wanted:
+    while time.perf_counter() - start < seconds / 2:
         begin = time.perf_counter()
-        backend.run(inputs[len(taken) % len(inputs)])
+        (output,) = process.run([images[len(taken) % len(images)]], _DEADLINE_SECONDS)
         taken.append(time.perf_counter() - begin)
-    measured = Measured(
-        backend=name,
-        device=backend.device,
-        target=module.TARGET,
-        threads=threads,
+        inside.append(output.seconds)
+    together = [images[number % len(images)] for number in range(_AT_ONCE)]
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds / 2:
+        count += len(process.run(together, _DEADLINE_SECONDS))
+    return Measured(
+        backend=trial.backend,
+        device=device,
+        target=trial.target,
+        threads=options.threads,
+        lanes=options.lanes,
+        batch=options.batch,
         latency_p50=float(np.percentile(taken, 50)),
         latency_p95=float(np.percentile(taken, 95)),
-        images_per_second=len(taken) / sum(taken),
-        memory_mb=_peak_memory_mb(),
+        inference_p50=float(np.percentile(inside, 50)),
+        images_per_second=count / (time.perf_counter() - start),
+        memory_mb=process.peak_memory() >> 20,
     )
-    print(msgspec.json.encode(measured).decode())
-
-
-def _peak_memory_mb() -> int:
-    """VmHWM of proc(5): what this process has held at most."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
-
-
-if __name__ == "__main__":
-    _main()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 
 from appliance import __version__
-from appliance.config import Config, load
+from appliance.config import Config, Priority, load
 from appliance.errors import ApplianceError, SignatureError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -182,6 +182,10 @@ def status(as_json: bool, config_path: Path | None, data_dir: Path | None) -> No
     help="A DICOM attribute of wrapped PNG and JPEG files, such as PatientAge=004Y or ViewPosition=LL. Repeatable.",
 )  # fmt: skip
 @click.option("--associations", default=1, show_default=True, type=click.IntRange(1, 64), help="How many at once.")
+@click.option(
+    "--priority", default="routine", show_default=True, type=click.Choice(get_args(Priority)),
+    help="C-STORE Priority: HIGH, MEDIUM or LOW.",
+)  # fmt: skip
 @_JSON
 def send(
     paths: tuple[Path, ...],
@@ -189,6 +193,7 @@ def send(
     calling_ae_title: str,
     attributes: tuple[str, ...],
     associations: int,
+    priority: Priority,
     as_json: bool,
 ) -> None:
     """Play a scanner: send DICOM files, folders, and PNG or JPEG pictures (wrapped as CR) by C-STORE.
@@ -199,7 +204,8 @@ def send(
 
     pairs = dict(attribute.partition("=")[::2] for attribute in attributes)
     failed = False
-    for sent in send_files(paths, parse_destination(destination), calling_ae_title, pairs, associations):
+    to = parse_destination(destination)
+    for sent in send_files(paths, to, calling_ae_title, pairs, associations, priority):
         failed |= not sent.ok
         if as_json:
             answer = {"file": str(sent.path), **vars(sent)}
@@ -243,15 +249,20 @@ _BACKEND = click.option(
 @_JSON
 @_configured
 def show_backends(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
-    """List the inference backends: which can be used here, what the others lack and how to get it."""
-    from appliance import backends, pipeline, proof
+    """List the inference backends: which can be used here, what the others lack and how to get it.
+
+    Each is probed in a process of its own, so a broken driver is a line in the table.
+    """
+    from appliance import backends, pipeline
 
     opened = list(pipeline.packages(load(config_path, data_dir)))
     rows: list[dict[str, Any]] = []
-    for name in backends.NAMES:
+    for name in backends.names():
         module = backends.module(name)
-        reason = "; ".join(dict.fromkeys(why for each in opened if (why := proof.unusable(module, each))))
-        versions = {} if module.probe() else module.versions()
+        lacking = [f"{each} has no artifact for target {module.TARGET}" for each in opened
+                   if module.TARGET not in each.manifest.targets]  # fmt: skip
+        reason = backends.probe(name) or "; ".join(lacking)
+        versions = {} if backends.missing(name) else module.versions(backends.device(name))
         rows.append({"backend": name, "target": module.TARGET, "versions": versions, "reason": reason})
     if as_json:
         click.echo(json.dumps(rows, indent=1))
@@ -266,17 +277,6 @@ def show_backends(as_json: bool, config_path: Path | None, data_dir: Path | None
         click.echo("Whether one gives the right answers on this device: scanside receipt")
 
 
-def _tried(config: Config, backend: str | None) -> Iterator[tuple[Any, list[Any]]]:
-    """Each package, with what became of the backends that are to prove themselves on it."""
-    from appliance import log, pipeline, proof
-    from appliance.infer import override
-
-    config = override(config, backend, None)
-    log.set_up("error")
-    for opened in pipeline.packages(config):
-        yield opened, list(proof.trials(config.inference.backend, opened, config.inference.threads))
-
-
 @main.command("receipt")
 @_BACKEND
 @_JSON
@@ -284,12 +284,32 @@ def _tried(config: Config, backend: str | None) -> Iterator[tuple[Any, list[Any]
 def prove(backend: str | None, as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
     """Replay the golden vectors now: does each backend give the package's answers on this very device?
 
-    Each runs in a process of its own. Exit code 1 where none has a valid receipt.
+    Each runs in a process of its own; one whose network must be compiled on this device (TensorRT) is compiled first.
+    The receipts are signed and kept in the ledger of the data folder, where there is one. Where an appliance runs on
+    it, that one is asked, and goes on with whatever is fastest then. Exit code 1 where no backend has a valid receipt.
     """
+    from appliance import log, pipeline, receipts
+    from appliance.health import is_running
+    from appliance.infer import override
+
+    config = load(config_path, data_dir)
+    log.set_up("error")
     rows, valid = [], True
-    for opened, tried in _tried(load(config_path, data_dir), backend):
-        valid &= any(trial.receipt for trial in tried)
-        rows += [(str(opened), trial) for trial in tried]
+    with click.progressbar(length=100, label="proving", file=sys.stderr, hidden=not sys.stderr.isatty(),
+                           item_show_func=lambda what: what) as bar:  # fmt: skip
+        for opened in pipeline.packages(override(config, backend, None)):
+            if is_running(config):
+                tried = [each for each in receipts.ask(config) if backend in (None, "auto", each.backend)]
+            else:
+                wanted = override(config, backend, None)
+                tried = receipts.prove_now(
+                    wanted,
+                    opened,
+                    wanted.inference.backend,
+                    lambda share, what: bar.update(int(100 * share) - bar.pos, what),
+                )
+            valid &= any(trial.receipt for trial in tried)
+            rows += [(str(opened), trial) for trial in tried]
     if as_json:
         click.echo(json.dumps([{"package": name, **trial.to_dict()} for name, trial in rows], indent=1))
     else:
@@ -305,28 +325,39 @@ def prove(backend: str | None, as_json: bool, config_path: Path | None, data_dir
 @_JSON
 @_configured
 def bench(backend: str | None, seconds: float, as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
-    """Measure each backend that proves itself on this device: latency, images a second, memory."""
-    from appliance import bench as benches
-    from appliance import proof
+    """Measure each backend that proves itself on this device: latency, images a second, memory.
 
-    measured = []
-    for opened, tried in _tried(load(config_path, data_dir), backend):
-        proof.fastest(tried)  # says why where there is none
-        with click.progressbar(benches.measure(opened, tried, seconds), label="measuring", file=sys.stderr,
+    As it serves: in a process of its own, fed through shared memory, without decoding and preprocessing. Keep what it
+    prints with the device's papers. Stop the appliance first: it would share the cores.
+    """
+    from appliance import bench as benches
+    from appliance import log, pipeline, proof
+    from appliance.infer import override
+
+    config = override(load(config_path, data_dir), backend, None)
+    log.set_up("error")
+    measured, options = [], proof.options(config)
+    for opened in pipeline.packages(config):
+        tried = list(proof.trials(config.inference.backend, opened, options))
+        proof.ranked(tried)  # says why where there is none
+        with click.progressbar(benches.measure(opened, tried, options, seconds), label="measuring", file=sys.stderr,
+                               length=sum(len(benches.variants(trial, options)) for trial in tried),
                                hidden=not sys.stderr.isatty()) as found:  # fmt: skip
             measured += [(str(opened), each) for each in found]
     if as_json:
         click.echo(json.dumps([{"package": name, **each.to_dict()} for name, each in measured], indent=1))
     else:
         _table(
-            ("package", "backend", "device", "threads", "p50", "p95", "images/s", "memory"),
+            ("package", "backend", "device", "threads", "lanes", "batch", "p50", "p95", "network", "images/s",
+             "memory"),
             (
-                (name, each.backend, each.device, str(each.threads), f"{each.latency_p50 * 1000:.2f} ms",
-                 f"{each.latency_p95 * 1000:.2f} ms", f"{each.images_per_second:.0f}", f"{each.memory_mb} MB")
+                (name, each.backend, each.device, str(each.threads), str(each.lanes), str(each.batch),
+                 f"{each.latency_p50 * 1000:.2f} ms", f"{each.latency_p95 * 1000:.2f} ms",
+                 f"{each.inference_p50 * 1000:.2f} ms", f"{each.images_per_second:.0f}", f"{each.memory_mb} MB")
                 for name, each in measured
             ),
         )  # fmt: skip
-        click.echo("One image at a time, without decoding and preprocessing.")
+        click.echo("p50, p95: one image, from giving it to its answer. network: of that, in the network alone.")
 
 
 @main.group()

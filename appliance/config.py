@@ -17,7 +17,9 @@ AETitle = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
+Priority = Literal["stat", "routine", "low"]
 ResultKind = Literal["structured_report", "secondary_capture"]
+_ROOM_SECONDS = 10.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -49,8 +51,23 @@ class Models(_Table, frozen=True):
 
 class Inference(_Table, frozen=True):
     backend: str = "auto"
-    threads: Count = 1
+    threads: Annotated[int, Meta(ge=0)] = 0
+    deadline_seconds: Seconds = 5.0
     lease_seconds: Seconds = 30.0
+    batch_wait_seconds: Annotated[float, Meta(ge=0)] = 1.0
+    receipts_at: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "03:00"
+
+
+class SchedulingRule(_Table, frozen=True):
+    priority: Priority
+    sender: Annotated[str, Meta(min_length=1)] | None = None
+    attribute: str | None = None
+    matches: Annotated[str, Meta(min_length=1)] | None = None
+
+
+class Scheduling(_Table, frozen=True):
+    ageing_seconds: Seconds = 300.0
+    rules: tuple[SchedulingRule, ...] = ()
 
 
 class Results(_Table, frozen=True):
@@ -98,6 +115,7 @@ class Config(_Table, frozen=True):
     drop_folder: DropFolder = DropFolder()
     models: Models = Models()
     inference: Inference = Inference()
+    scheduling: Scheduling = Scheduling()
     results: Results = Results()
     destinations: tuple[Destination, ...] = ()
     delivery: Delivery = Delivery()
@@ -127,6 +145,15 @@ class Config(_Table, frozen=True):
     @property
     def previews_path(self) -> Path:
         return self.data / "previews"
+
+    @property
+    def engines_path(self) -> Path:
+        return self.data / "engines"
+
+    @property
+    def receipt_request_path(self) -> Path:
+        """Where this file is, a running appliance has its backends prove themselves anew."""
+        return self.data / "receipt.request"
 
     @property
     def key_path(self) -> Path:
@@ -168,6 +195,14 @@ def _check(config: Config, path: Path | None) -> None:
             f"{where}: web.host = {config.web.host!r} opens the page to the network without a login",
             hint="set [web.login] (make the hash with `scanside hash-password`), or web.host = '127.0.0.1'",
         )
+    # The serving backend's two tries, another's one, and room to start their processes and to write the result.
+    least = 3 * config.inference.deadline_seconds + _ROOM_SECONDS
+    if config.inference.lease_seconds < least:
+        raise ConfigError(
+            f"{where}: inference.lease_seconds = {config.inference.lease_seconds:g} leaves no time for three tries of "
+            f"inference.deadline_seconds = {config.inference.deadline_seconds:g}",
+            hint=f"make the lease {least:g} s or longer, or the deadline shorter",
+        )
     names = [destination.name for destination in config.destinations]
     for name in names:
         if names.count(name) > 1:
@@ -179,3 +214,22 @@ def _check(config: Config, path: Path | None) -> None:
                 f"{where}: destination {destination.name!r} is to be sent {', '.join(sorted(missing))}, "
                 "which results.kinds does not make"
             )
+    for number, rule in enumerate(config.scheduling.rules, 1):
+        _check_rule(rule, f"{where}: scheduling.rules, rule {number}")
+
+
+def _check_rule(rule: SchedulingRule, where: str) -> None:
+    if rule.sender is None and rule.attribute is None and rule.matches is None:
+        raise ConfigError(f"{where} has no condition", hint="give it sender, or attribute and matches")
+    if (rule.attribute is None) != (rule.matches is None):
+        raise ConfigError(f"{where} has only one of attribute and matches", hint="one needs the other")
+    if rule.attribute is None:
+        return
+    from pydicom.datadict import dictionary_VR, tag_for_keyword  # slow to load, and most devices have no such rule
+
+    tag = tag_for_keyword(rule.attribute)
+    if tag is None or dictionary_VR(tag) == "SQ":
+        raise ConfigError(
+            f"{where}: attribute = {rule.attribute!r} is not the DICOM keyword of an attribute with a value",
+            hint="write it as in attribute = 'RequestedProcedureDescription'",
+        )

@@ -47,6 +47,6 @@ def _target(package: Package, name: str, target: Target) -> Iterator[str]:
 
 def _runs_here(target: str) -> str:
     """Which backends of this version take a target, and why one can't be used on this machine."""
-    found = [module for name in backends.NAMES if target == (module := backends.module(name)).TARGET]
-    answers = [f"no: {reason}" if (reason := module.probe()) else f"yes, by {module.NAME}" for module in found]
+    found = [name for name in backends.names() if target == backends.module(name).TARGET]
+    answers = [f"{name}: no, {reason}" if (reason := backends.probe(name)) else f"{name}: yes" for name in found]
     return "; ".join(answers) or "no: this version of Scanside has no backend for it"

@@ -87,14 +87,14 @@ def _packages(config: Config) -> Iterator[Check]:
 
 def _backends(opened: Package, config: Config) -> Iterator[Check]:
     """A check for each backend; one that can't be used matters only where no other can."""
-    tried = list(proof.trials(config.inference.backend, opened, config.inference.threads))
+    tried = list(proof.trials(config.inference.backend, opened, proof.options(config)))
     for trial in tried:
         if trial.receipt is None:
             yield Check(f"backend {trial.backend}", "ok", f"not used: {trial.reason}")
         else:
             yield Check(f"backend {trial.backend}", "ok", trial.receipt.summary())
     try:
-        chosen = proof.fastest(tried)
+        chosen = proof.ranked(tried)[0]
     except ApplianceError as error:
         hint = "mend one of them, or install a package that was built for this device"
         yield Check("inference", "fail", error.message, hint)

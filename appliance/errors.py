@@ -5,7 +5,8 @@ ApplianceError                 what happened, to what, and (``hint``) what to do
 ├── PackageError               a model package can't be read
 │   └── SignatureError         ... or was not signed by a trusted key
 ├── BackendError               an inference backend can't be used
-│   └── ReceiptError           ... because it gives other answers than the package's golden vectors
+│   ├── ReceiptError           ... because it gives other answers than the package's golden vectors
+│   └── InferenceStoppedError  ... because its process crashed, or gave no answer in time
 ├── InputError                 an input is turned away; the message is the reason that a technician reads
 │   ├── ImageError             it can't be decoded
 │   └── NotAcceptedError       no installed package is meant for it
@@ -55,6 +56,10 @@ class BackendError(ApplianceError):
 
 class ReceiptError(BackendError):
     """A backend gives other answers than the package's golden vectors."""
+
+
+class InferenceStoppedError(BackendError):
+    """The process of a backend crashed, was killed, or gave no answer in time."""
 
 
 class InputError(ApplianceError):

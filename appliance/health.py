@@ -9,12 +9,14 @@ from typing import Any
 
 import psutil
 
-from appliance import __version__
+from appliance import __version__, thermal
 from appliance.config import Config
 from appliance.store import Store
 
 # A part that has said nothing for so long isn't running.
 STALE_SECONDS = 15.0
+
+_watch = thermal.Watch()  # one for all pages, since it tells what changed
 
 
 def is_running(config: Config) -> bool:
@@ -37,7 +39,9 @@ def health(config: Config, store: Store) -> dict[str, Any]:
     -------
     ``version``, ``running``, ``uptime_seconds``, ``counts`` (state -> instances), ``components`` (part -> its last
     words with ``age_seconds`` and ``stale``), ``destinations``, ``cpu_percent``, ``memory`` and ``disk`` (bytes),
-    ``temperature_celsius`` (None where the machine has no sensor). Nothing of a patient.
+    ``temperature_celsius`` (None where the machine has no sensor) of ``temperature_zone``, ``throttling`` (``now``:
+    whether the machine runs slower than it can, None where it doesn't tell; ``reason``; ``events`` since it was
+    started). Nothing of a patient.
     """
     now = time.time()
     running = is_running(config)
@@ -46,6 +50,7 @@ def health(config: Config, store: Store) -> dict[str, Any]:
         part["age_seconds"] = round(now - part.pop("updated_at"), 1)
         part["stale"] = not running or part["age_seconds"] > STALE_SECONDS
     appliance = components.get("appliance", {})
+    heat = _watch.read()
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(config.data)
     return {
         "version": __version__,
@@ -61,7 +66,9 @@ def health(config: Config, store: Store) -> dict[str, Any]:
             "appliance": _resident(appliance.get("pid")) if running else 0,
         },
         "disk": {"total": disk.total, "free": disk.free},
-        "temperature_celsius": _temperature(),
+        "temperature_celsius": heat.celsius,
+        "temperature_zone": heat.zone,
+        "throttling": {"now": heat.throttling, "reason": heat.reason, "events": heat.events},
     }
 
 
@@ -72,9 +79,3 @@ def _resident(pid: int | None) -> int:
         return sum(process.memory_info().rss for process in (root, *root.children(recursive=True)))
     except psutil.Error:
         return 0
-
-
-def _temperature() -> float | None:
-    """The hottest sensor in degrees Celsius."""
-    readings = psutil.sensors_temperatures() if hasattr(psutil, "sensors_temperatures") else {}
-    return max((sensor.current for sensors in readings.values() for sensor in sensors), default=None)

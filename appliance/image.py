@@ -26,6 +26,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut
+from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
@@ -249,8 +250,16 @@ def text(header: Dataset, keyword: str) -> str:
         return ""
 
 
+def requested(header: Dataset, keyword: str) -> list[str]:
+    """What a header has under a keyword, as by `text`, itself and in Request Attributes Sequence (PS3.3 10.6)."""
+    sequence = header.get("RequestAttributesSequence")  # what a broken one was, `_drop_unreadable` took out
+    items = sequence if isinstance(sequence, Sequence) else ()
+    found = (text(each, keyword) for each in (header, *items))
+    return [value for value in found if value]
+
+
 def describe(header: Dataset) -> dict[str, str]:
-    """The ledger's columns for a data set, as `appliance.store.Store.describe` takes them."""
+    """The ledger's columns for a data set, as `appliance.store.Store.triage` takes them."""
     return {
         "sop_instance_uid": text(header, "SOPInstanceUID"),
         "sop_class_uid": text(header, "SOPClassUID"),

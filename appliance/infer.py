@@ -15,7 +15,7 @@ from appliance import signature, writer
 from appliance.config import Config
 from appliance.errors import InputError
 from appliance.image import describe, read_header
-from appliance.pipeline import Pipeline, Stopwatch, write_objects
+from appliance.pipeline import Pipeline, Stopwatch, try_out, write_objects
 from appliance.spool import write_durably
 
 _STAGES = ("decode", "preprocess", "infer", "total")
@@ -43,7 +43,7 @@ def infer_files(config: Config, paths: Sequence[Path], out: Path | None) -> Iter
         key, _ = signature.load_or_create_private_key(config.key_path)
     else:
         key = Ed25519PrivateKey.generate()
-    opened = Pipeline.open(config, writer.derived_uid(signature.key_id(key.public_key())))
+    opened = Pipeline.open(config, try_out(config), writer.derived_uid(signature.key_id(key.public_key())))
     files = [
         file
         for path in paths
@@ -53,6 +53,7 @@ def infer_files(config: Config, paths: Sequence[Path], out: Path | None) -> Iter
         for file in files:
             yield _infer(opened, config, file, out)
             bar.update(1)
+    opened.close()
 
 
 def _infer(opened: Pipeline, config: Config, file: Path, out: Path | None) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def _infer(opened: Pipeline, config: Config, file: Path, out: Path | None) -> di
         with stopwatch("total"):
             header = read_header(file)
             answer["sop_instance_uid"] = describe(header)["sop_instance_uid"]
-            reading = opened.read(file, header, stopwatch)
+            reading = opened.infer(opened.prepare(file, header, stopwatch), stopwatch)
         provenance = reading.provenance
         answer.update(
             package=provenance.package,

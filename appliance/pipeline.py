@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,42 +19,46 @@ import numpy as np
 from pydicom import Dataset
 
 from appliance import __version__, backends, package, proof, render, signature, writer
-from appliance.backend import Backend, BackendModule
 from appliance.config import Config
-from appliance.errors import NotAcceptedError, PackageError
+from appliance.errors import BackendError, NotAcceptedError, PackageError
 from appliance.image import Image, load, read_header
-from appliance.package import Conformal, OperatingPoint, Package, Target
+from appliance.package import Conformal, Package
 from appliance.preprocess import preprocess
 from appliance.proof import Trial
 from appliance.receipt import Receipt, calibrated
 from appliance.result import Finding, Prediction, Provenance
 from appliance.route import route
+from appliance.serving import TRIES, Answer, Server
 from appliance.writers import WRITERS
 
 log = logging.getLogger("scanside.pipeline")
 
 PREVIEW_LONGEST = 1024
+_REMEMBERED = 256  # answers; each takes a few KB
+
+Tried = tuple[Package, tuple[Trial, ...]]
+_Key = tuple[bytes, str, str]  # pixels, package, backend
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A package, opened on a backend that has proved itself."""
+    """A package in service."""
 
-    package: Package
-    backend: Backend
-    receipt: Receipt
-    operating_point: OperatingPoint
+    server: Server
+    operating_point: str | None
     trials: tuple[Trial, ...]
 
-    def predict(self, tensor: np.ndarray, warnings: tuple[str, ...]) -> Prediction:
-        """The prediction for one preprocessed image, float32 ``(1, 1, rows, columns)``."""
-        manifest, target = self.package.manifest, self.package.target(self.receipt.target)
-        outputs = self.backend.run({manifest.input.name: tensor})
-        probabilities = calibrated(outputs[manifest.outputs.logits][0], target.temperature, target.bias)
-        if not np.isfinite(probabilities).all():
-            raise ArithmeticError(f"{self.package} gave a probability that is not a number")
-        evidence = np.clip(outputs[manifest.outputs.activation_map][0] / target.activation_map_scale, 0.0, 1.0)
-        threshold = self.operating_point.threshold
+    @property
+    def package(self) -> Package:
+        return self.server.package
+
+    def predict(self, answer: Answer, warnings: tuple[str, ...]) -> Prediction:
+        """What an answer means, by the calibration of the very artifact that gave it."""
+        manifest, target = self.package.manifest, self.package.target(answer.receipt.target)
+        point = target.operating_point(self.operating_point)
+        outputs, threshold = answer.outputs, point.threshold
+        probabilities = calibrated(outputs[manifest.outputs.logits], target.temperature, target.bias)
+        evidence = np.clip(outputs[manifest.outputs.activation_map] / target.activation_map_scale, 0.0, 1.0)
         findings, doubts = [], []
         for spec, probability in zip(manifest.findings, probabilities, strict=True):
             positive = bool(probability >= threshold)
@@ -66,7 +72,7 @@ class Engine:
                     code=spec.code,
                     probability=float(probability),
                     threshold=threshold,
-                    operating_point=self.operating_point.name,
+                    operating_point=point.name,
                     positive=positive,
                     urgent=spec.urgent,
                     words=spec.words_positive if positive else words,
@@ -76,7 +82,7 @@ class Engine:
         return Prediction(
             findings=tuple(findings),
             activation_maps={spec.label: evidence[index] for index, spec in enumerate(manifest.findings)},
-            embedding=outputs[manifest.outputs.embedding][0],
+            embedding=outputs[manifest.outputs.embedding],
             warnings=(*warnings, *doubts),
         )
 
@@ -113,16 +119,28 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A decoded image on its way into a network; ``key`` is the SHA-256 of its pixels."""
+
+    image: Image
+    engine: Engine
+    inputs: dict[str, np.ndarray] = field(repr=False)
+    warnings: tuple[str, ...]
+    key: bytes
+
+
+@dataclass(frozen=True)
 class Reading:
-    """What became of one image."""
+    """What became of one image; ``reused``: the same pixels were read before, and that answer was taken."""
 
     image: Image
     prediction: Prediction
     provenance: Provenance
+    reused: bool
 
 
 class Pipeline:
-    """Every installed package on its backend.
+    """Every installed package in service.
 
     Parameters
     ----------
@@ -134,18 +152,19 @@ class Pipeline:
 
     def __init__(self, engines: Sequence[Engine], device_uid: str) -> None:
         self.engines = tuple(engines)
+        self.reused = 0  # answers that were taken from earlier ones
         self._device_uid = device_uid
+        self._answers: OrderedDict[_Key, Answer] = OrderedDict()
+        self._ahead: dict[_Key, Answer] = {}
 
     @classmethod
-    def open(
-        cls, config: Config, device_uid: str, known: Sequence[Receipt] = (), serving: str | None = None
-    ) -> Pipeline:
-        """Read and verify the packages, and open each on the configured backend, or on the fastest that proves itself.
+    def open(cls, config: Config, tried: Sequence[Tried], device_uid: str, serving: str | None = None) -> Pipeline:
+        """Put each package in service on the best of its backends.
 
         Parameters
         ----------
-        known
-            Receipts of earlier, which count as long as they are valid.
+        tried
+            As from `try_out`.
         serving
             The backend that has served so far.
 
@@ -154,25 +173,22 @@ class Pipeline:
         PackageError, BackendError
         """
         engines = []
-        for opened in packages(config):
-            threads = config.inference.threads
-            tried = tuple(proof.trials(config.inference.backend, opened, threads, known))
-            receipt = proof.fastest(tried, serving)
-            module, target = backends.module(receipt.backend), opened.target(receipt.target)
-            backend = module.open(opened.artifact(receipt.target), threads=threads)
-            point = target.operating_point(config.models.operating_point)
-            engines.append(Engine(opened, backend, receipt, point, tried))
-            _warn_of_other_runtime(opened, target, module)
-            log.info("%s on %s (%s), receipt %s", opened, backend.name, backend.device, receipt.identifier)
+        for opened, trials in tried:
+            receipts = proof.ranked(trials, serving)
+            for receipt in receipts:
+                opened.target(receipt.target).operating_point(config.models.operating_point)
+            server = Server(opened, receipts, proof.options(config), config.inference.deadline_seconds)
+            engines.append(Engine(server, config.models.operating_point, trials))
+            server.keep_alive()
+            _warn_of_other_runtime(opened, server.receipt)
         return cls(engines, device_uid)
 
-    @property
-    def proved_at(self) -> datetime:
-        """When the oldest of the receipts was made."""
-        return min(datetime.fromisoformat(engine.receipt.made_at) for engine in self.engines)
+    def close(self) -> None:
+        for engine in self.engines:
+            engine.server.close()
 
-    def read(self, path: Path, header: Dataset | None, stopwatch: Stopwatch) -> Reading:
-        """Decode, preprocess and infer one file.
+    def prepare(self, path: Path, header: Dataset | None, stopwatch: Stopwatch) -> Prepared:
+        """Route, decode and preprocess one file.
 
         Raises
         ------
@@ -190,13 +206,50 @@ class Pipeline:
             image = load(path, header)
         engine = next(engine for engine in self.engines if engine.package is chosen)
         with stopwatch("preprocess"):
-            tensor = preprocess(image.pixels, chosen.manifest.input.steps)
-        with stopwatch("infer"):
-            prediction = engine.predict(tensor, warnings)
-        return Reading(image, prediction, self._provenance(engine))
+            spec = chosen.manifest.input
+            return Prepared(
+                image, engine, {spec.name: preprocess(image.pixels, spec.steps)}, warnings, _digest(image.pixels)
+            )
 
-    def _provenance(self, engine: Engine) -> Provenance:
-        manifest, receipt = engine.package.manifest, engine.receipt
+    def infer(
+        self,
+        prepared: Prepared,
+        stopwatch: Stopwatch,
+        tries: int = TRIES,
+        on_stop: Callable[[str], object] = log.debug,
+    ) -> Reading:
+        """Run the network, unless it has seen these very pixels; parameters and errors as of `Server.run`."""
+        engine = prepared.engine
+        with stopwatch("infer"):
+            key = _key(prepared, engine.server.receipt)
+            answer = self._answers.get(key)
+            reused = answer is not None
+            if answer is None:
+                answer = self._ahead.pop(key, None) or engine.server.run(prepared.inputs, tries, on_stop)
+            self._remember(_key(prepared, answer.receipt), answer)
+            prediction = engine.predict(answer, prepared.warnings)
+        self.reused += reused
+        return Reading(prepared.image, prediction, self._provenance(engine, answer.receipt), reused)
+
+    def infer_ahead(self, group: Sequence[Prepared]) -> None:
+        """Run several images of one package at once, for `infer` to take; what fails here fails there, alone."""
+        self._ahead.clear()
+        try:
+            answers = group[0].engine.server.run_together([each.inputs for each in group])
+        except BackendError as error:
+            log.warning("a batch of %d failed, so each is read alone: %s", len(group), error)
+            return
+        for each, answer in zip(group, answers, strict=True):
+            self._ahead[_key(each, answer.receipt)] = answer
+
+    def _remember(self, key: _Key, answer: Answer) -> None:
+        self._answers[key] = answer
+        self._answers.move_to_end(key)
+        if len(self._answers) > _REMEMBERED:
+            self._answers.popitem(last=False)
+
+    def _provenance(self, engine: Engine, receipt: Receipt) -> Provenance:
+        manifest = engine.package.manifest
         return Provenance(
             package=manifest.id,
             version=manifest.version,
@@ -227,11 +280,36 @@ def packages(config: Config) -> Iterator[Package]:
         yield package.read(path, trusted)
 
 
-def _warn_of_other_runtime(opened: Package, target: Target, module: BackendModule) -> None:
+def try_out(config: Config, known: Sequence[Receipt] = (), since: datetime | None = None) -> list[Tried]:
+    """Each configured package, with what became of the backends that it may be served on.
+
+    Parameters as of `appliance.proof.trials`. Raises `PackageError`, `BackendError`.
+    """
+    options = proof.options(config)
+    return [
+        (opened, tuple(proof.trials(config.inference.backend, opened, options, known, since)))
+        for opened in packages(config)
+    ]
+
+
+def _key(prepared: Prepared, receipt: Receipt) -> _Key:
+    return prepared.key, receipt.package_sha256, receipt.backend
+
+
+def _digest(pixels: np.ndarray) -> bytes:
+    """SHA-256 of an image's type, shape and values."""
+    digest = hashlib.sha256(f"{pixels.dtype.str}{pixels.shape}".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
+
+
+def _warn_of_other_runtime(opened: Package, receipt: Receipt) -> None:
     """The thresholds belong to the runtime that they were chosen on; the golden vectors have held on this one, too."""
-    here = ", ".join(f"{name} {version}" for name, version in module.versions().items())
-    if here not in target.calibrated_with:
-        log.warning("%s was calibrated with %s, this is %s", opened, target.calibrated_with, here)
+    calibrated_with = opened.target(receipt.target).calibrated_with
+    module = backends.module(receipt.backend)
+    here = ", ".join(f"{name} {version}" for name, version in module.versions(module.DEVICES[0]).items())
+    if here not in calibrated_with:
+        log.warning("%s was calibrated with %s, this is %s", opened, calibrated_with, here)
 
 
 def write_objects(reading: Reading, kinds: Sequence[str]) -> list[tuple[str, Dataset]]:

@@ -1,50 +1,43 @@
-"""Which backend serves: each proves itself in a process of its own, and the fastest with a valid receipt is taken.
+"""Which backends may serve: each proves itself in a process of its own, and the fastest with a valid receipt is first.
 
 Of its own, because a broken driver or a missing instruction ends a process in ways that no exception handler sees; so
-it becomes a reason, not a crash. ``python -m appliance.proof`` is such a process.
+it becomes a reason, not a crash.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
+from dataclasses import dataclass, replace
+from datetime import datetime, time, timedelta
 from typing import Any
 
 import msgspec
 
-from appliance import backends, package, process, receipt
-from appliance.backend import BackendModule
-from appliance.errors import ApplianceError, BackendError
+from appliance import backends, inference, receipt
+from appliance.backend import Options, cores
+from appliance.config import Config
+from appliance.errors import BackendError, ConfigError
+from appliance.inference import InferenceProcess, Started
 from appliance.package import Package
 from appliance.receipt import Receipt
 
-DEADLINE_SECONDS = 120.0
-MOST_AGE = timedelta(hours=24)
-_LAST_LINES = 3
 _CLEARLY = 1.3  # times slower than the fastest: less is noise
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    """What the process says: a receipt, or why there is none."""
-
-    receipt: Receipt | None = None
-    reason: str = ""
+_PATIENCE_SECONDS = 15.0  # images wait meanwhile, and are to be read within 30 s
+_MOST_THREADS = 8  # more gain nothing on images of this size
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One backend on one package: its receipt, or the reason why it can't serve."""
+    """One backend on one package: its receipt, or the reason why it can't serve.
+
+    ``unprepared``: its network must be compiled on this device first, which takes minutes.
+    """
 
     backend: str
     target: str
     receipt: Receipt | None
     reason: str
+    unprepared: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON would have it, the receipt with its id."""
@@ -52,100 +45,96 @@ class Trial:
         return {"backend": self.backend, "target": self.target, "reason": self.reason, "receipt": receipt}
 
 
+def options(config: Config) -> Options:
+    """How networks are opened here, but for the device; raises `ConfigError` for more threads than cores."""
+    present, wanted = cores(), config.inference.threads
+    if wanted > present:
+        raise ConfigError(
+            f"inference.threads = {wanted}, but the appliance may use {present} cores only",
+            hint="threads that share a core make each other wait: set it to 0, which takes what fits",
+        )
+    threads = wanted or max(min(present - 1, _MOST_THREADS), 1)
+    return Options(threads=threads, lanes=present // threads, cache=config.engines_path)
+
+
 def trials(
-    name: str, opened: Package, threads: int, known: Sequence[Receipt] = (), deadline: float = DEADLINE_SECONDS
+    name: str,
+    opened: Package,
+    options: Options,
+    known: Sequence[Receipt] = (),
+    since: datetime | None = None,
+    deadline: float = inference.START_SECONDS,
 ) -> Iterator[Trial]:
     """Try the backend of that name, or with ``auto`` all of them.
 
     Parameters
     ----------
     known
-        Receipts of earlier; one that is less than a day old and of this very package, backend, version and processor
-        counts as it is.
+        Receipts of earlier; one of this very package, backend, version, driver and processor counts as it is.
+    since
+        Older receipts don't count.
     deadline
-        Seconds after which a backend that has not answered is given up.
+        Seconds after which a backend that has not answered is given up; fewer where images could be read without it.
     """
-    for each in backends.NAMES if name == "auto" else (name,):
-        module = backends.module(each)
-        reason = unusable(module, opened)
+    proved = False
+    for each in backends.names() if name == "auto" else (name,):
+        target = backends.module(each).TARGET
+        reason = unusable(each, opened)
         if reason is not None:
-            yield Trial(each, module.TARGET, None, reason)
+            yield Trial(each, target, None, reason)
             continue
-        valid = next((old for old in known if is_valid(old, opened, module, threads)), None)
-        answer = _Answer(valid) if valid is not None else _prove_apart(each, opened, threads, deadline)
-        yield Trial(each, module.TARGET, answer.receipt, answer.reason)
+        mine = replace(options, device=backends.device(each), lanes=1, batch=1)
+        valid = next((old for old in known if is_valid(old, opened, each, mine, since)), None)
+        patience = min(deadline, _PATIENCE_SECONDS) if proved else deadline
+        answer = Started(receipt=valid) if valid is not None else _prove(each, opened, mine, patience)
+        proved = proved or answer.receipt is not None
+        yield Trial(each, target, answer.receipt, answer.reason, answer.unprepared)
 
 
-def unusable(module: BackendModule, opened: Package) -> str | None:
+def _prove(name: str, opened: Package, options: Options, deadline: float) -> Started:
+    process = InferenceProcess(opened, name, options, prove=True)
+    try:
+        return process.wait_until_started(deadline)
+    finally:
+        process.close()
+
+
+def unusable(name: str, opened: Package) -> str | None:
     """Why a backend can't even be tried on a package here, or None if it can."""
-    reason = module.probe()
-    if reason is None and module.TARGET not in opened.manifest.targets:
-        return f"{opened} has no artifact for target {module.TARGET}"
+    reason, target = backends.missing(name), backends.module(name).TARGET
+    if reason is None and target not in opened.manifest.targets:
+        return f"{opened} has no artifact for target {target}"
     return reason
 
 
-def is_valid(proof: Receipt, opened: Package, module: BackendModule, threads: int) -> bool:
-    """Whether a receipt still stands for this package, backend and processor, and is recent."""
-    made_at = datetime.fromisoformat(proof.made_at)
+def is_valid(proof: Receipt, opened: Package, name: str, options: Options, since: datetime | None = None) -> bool:
+    """Whether a receipt still stands for this package, backend, driver and processor, and is recent."""
+    module, made_at = backends.module(name), datetime.fromisoformat(proof.made_at)
     return (
-        (proof.package_sha256, proof.backend, proof.threads) == (opened.sha256, module.NAME, threads)
+        (proof.package_sha256, proof.backend, proof.threads) == (opened.sha256, name, options.threads)
         and proof.artifact_sha256 == opened.artifact_sha256(module.TARGET)
-        and proof.versions == receipt.versions(module)
+        and proof.versions == receipt.versions(module, options.device)
         and (proof.cpu, proof.cpu_flags) == receipt.processor()
-        and timedelta(0) <= datetime.now().astimezone() - made_at < MOST_AGE
+        and (since is None or since <= made_at)
+        and made_at <= datetime.now().astimezone() + timedelta(minutes=5)
     )
 
 
-def fastest(tried: Sequence[Trial], serving: str | None = None) -> Receipt:
-    """The receipt of the backend that is to serve.
+def last_night(now: datetime, at: str) -> datetime:
+    """The latest moment up to ``now`` at which the clock showed ``at`` (HH:MM): older receipts are replaced."""
+    today = datetime.combine(now.date(), time.fromisoformat(at), now.tzinfo)
+    return today if today <= now else today - timedelta(days=1)
+
+
+def ranked(tried: Sequence[Trial], serving: str | None = None) -> list[Receipt]:
+    """The valid receipts, first that of the backend that is to serve, then the others by speed.
 
     One that is ``serving`` stays unless another is clearly faster: each has thresholds of its own, and noise in a
     nightly replay must not swap them. Raises `BackendError` with each one's reason where there is no valid receipt.
     """
-    valid = [trial.receipt for trial in tried if trial.receipt is not None]
+    valid = sorted((trial.receipt for trial in tried if trial.receipt is not None), key=lambda proof: proof.latency_p50)
     if not valid:
         reasons = "; ".join(f"{trial.backend}: {trial.reason}" for trial in tried)
         raise BackendError(f"no inference backend can be used: {reasons}", hint="run `scanside doctor`")
-    best = min(valid, key=lambda proof: proof.latency_p50)
-    stays = (each for each in valid if each.backend == serving and each.latency_p50 <= _CLEARLY * best.latency_p50)
-    return next(stays, best)
-
-
-def _prove_apart(name: str, opened: Package, threads: int, deadline: float) -> _Answer:
-    """Have another process replay the golden vectors; whatever becomes of it is an answer."""
-    command = [
-        sys.executable, "-m", "appliance.proof", str(os.getpid()), name, str(opened.path), opened.sha256, str(threads),
-    ]  # fmt: skip
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=deadline, check=False)
-    except subprocess.TimeoutExpired:
-        return _Answer(reason=f"it gave no answer within {deadline:.0f} s")
-    if done.returncode == 0:
-        return msgspec.json.decode(done.stdout, type=_Answer)
-    said = " ".join(done.stderr.decode(errors="replace").split("\n")[-_LAST_LINES - 1 :]).strip()
-    if done.returncode < 0:
-        return _Answer(reason=f"its process was ended by {signal.Signals(-done.returncode).name} {said}".strip())
-    return _Answer(reason=f"its process ended with exit code {done.returncode}: {said}")
-
-
-def _main() -> None:
-    parent, name, path, sha256, threads = sys.argv[1:]
-    process.die_with_parent(int(parent))
-    # Runtimes print what they like; the answer keeps standard output to itself.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    try:
-        opened = package.read(Path(path), None)  # its signature was checked by who asks
-        if opened.sha256 != sha256:
-            raise BackendError(f"{path} was changed meanwhile")
-        module = backends.module(name)
-        backend = module.open(opened.artifact(module.TARGET), threads=int(threads))
-        answer = _Answer(receipt.prove(opened, module, backend, int(threads)))
-    except ApplianceError as error:
-        answer = _Answer(reason=str(error))
-    with answers:
-        answers.write(msgspec.json.encode(answer))
-
-
-if __name__ == "__main__":
-    _main()
+    stays = [each for each in valid if each.backend == serving and each.latency_p50 <= _CLEARLY * valid[0].latency_p50]
+    return [*stays, *(each for each in valid if each not in stays)]

@@ -6,6 +6,7 @@ a broken image nor a busy page can stop a scanner from being answered.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -201,9 +202,10 @@ class Child:
         threading.Thread(target=self._listen, args=(self._ours,), daemon=True, name=f"{self._name}-messages").start()
 
     def _listen(self, ours: socket.socket) -> None:
-        while ours.recv(4096):
-            if self.on_message:
-                self.on_message()
+        with contextlib.suppress(ConnectionError):  # a child that died; the watch starts it again
+            while ours.recv(4096):
+                if self.on_message:
+                    self.on_message()
 
     def wake(self) -> None:
         """Tell the child that there is work. Never blocks: one that has not read the last words is awake anyway."""

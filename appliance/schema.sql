@@ -27,11 +27,17 @@ CREATE TABLE instance (
     body_part          TEXT NOT NULL DEFAULT '',
     view               TEXT NOT NULL DEFAULT '',
     acquired_at        TEXT NOT NULL DEFAULT '',
-    institution        TEXT NOT NULL DEFAULT ''
+    institution        TEXT NOT NULL DEFAULT '',
+    ae_title           TEXT NOT NULL DEFAULT '', -- who sent it by C-STORE; '' for a file
+    priority           TEXT NOT NULL DEFAULT 'routine',  -- stat | routine | low; until triage, what the sender asked for
+    due_at             REAL NOT NULL DEFAULT 0,  -- its place in the queue, the earliest first; see appliance.schedule
+    triaged            INTEGER NOT NULL DEFAULT 0    -- whether priority and due_at count what the header says
 ) STRICT;
 CREATE INDEX instance_by_uid ON instance (sop_instance_uid);
-CREATE INDEX instance_by_state ON instance (state, not_before, id);
+CREATE INDEX instance_by_state ON instance (state);
 CREATE INDEX instance_by_time ON instance (received_at);
+-- Of open instances only, so that it stays small however many are done.
+CREATE INDEX instance_queue ON instance (due_at) WHERE state IN ('received', 'claimed');
 
 CREATE TABLE result (
     instance_id  INTEGER PRIMARY KEY REFERENCES instance (id),
@@ -88,4 +94,4 @@ CREATE TABLE component (                         -- the latest word of each runn
     updated_at REAL NOT NULL
 ) STRICT;
 
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;

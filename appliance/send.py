@@ -20,9 +20,11 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
 from pydicom.valuerep import STR_VR
 
+from appliance.config import Priority
 from appliance.delivery import storage_scu
 from appliance.delivery.storage_scu import Outcome
 from appliance.errors import ApplianceError, ImageError
+from appliance.schedule import C_STORE
 from appliance.writer import derived_uid
 
 _PICTURES = (".png", ".jpg", ".jpeg")
@@ -55,6 +57,7 @@ def send_files(
     calling_ae_title: str,
     attributes: Mapping[str, str],
     associations: int,
+    priority: Priority = "routine",
 ) -> Iterator[Outcome]:
     """Send files and the files of folders, over several associations at once.
 
@@ -85,19 +88,18 @@ def send_files(
                 yield Outcome(file, "", None, str(error), 0.0, 0.0)
             else:
                 ready[wrapped] = file
-        yield from _send(ready, destination, calling_ae_title, associations)
+        yield from _send(ready, destination, calling_ae_title, associations, C_STORE[priority])
 
 
 def _send(
-    ready: Mapping[Path, Path], destination: Destination, calling_ae_title: str, associations: int
+    ready: Mapping[Path, Path], destination: Destination, calling_ae_title: str, associations: int, priority: int
 ) -> Iterator[Outcome]:
     answers: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
 
     def one(paths: Sequence[Path]) -> None:
         try:
-            for outcome in storage_scu.send(
-                destination.host, destination.port, destination.ae_title, calling_ae_title, paths, _TIMEOUT_SECONDS
-            ):
+            to = (destination.host, destination.port, destination.ae_title)
+            for outcome in storage_scu.send(*to, calling_ae_title, paths, _TIMEOUT_SECONDS, priority):
                 answers.put(outcome)
             answers.put(None)
         except BaseException as error:  # noqa: BLE001  raised again where it is waited for

@@ -5,7 +5,10 @@ the call returns. States::
 
     received -> claimed -> written -> delivered      (delivered at once where there is nothing to send)
        ^           |-> rejected | failed
-       '-----------'  released: the lease ran out, the disk was full, the backend was not ready
+       '-----------'  released: the lease ran out, the disk was full, others go first
+
+The queue is in the order of ``due_at``. Until an instance is triaged, its header unread, it counts as due when it was
+received, the earliest that it can be; so it is triaged before anything goes that it might have to precede.
 """
 
 from __future__ import annotations
@@ -26,13 +29,20 @@ from appliance.errors import DiskFullError, SpoolError
 FINAL_STATES = ("delivered", "rejected", "failed")
 STATES = ("received", "claimed", "written", *FINAL_STATES)
 MOST_CRASHES = 2
+_DESCRIBED = (
+    "sop_instance_uid", "sop_class_uid", "study_instance_uid", "patient_id", "patient_name", "patient_sex",
+    "patient_age", "modality", "body_part", "view", "acquired_at", "institution",
+)  # fmt: skip
 
+_VERSION = 2
 _SCHEMA = Path(__file__).with_name("schema.sql")
+_MIGRATIONS = {1: Path(__file__).with_name("schema_1_to_2.sql")}
 
 _INSERT_INSTANCE = """
 INSERT INTO instance (sop_instance_uid, sop_class_uid, digest, file, size, source, sender, received_at, state, reason,
-                      finished_at)
-VALUES (:sop_instance_uid, :sop_class_uid, :digest, :file, :size, :source, :sender, :now, :state, :reason, :finished_at)
+                      finished_at, ae_title, priority, due_at)
+VALUES (:sop_instance_uid, :sop_class_uid, :digest, :file, :size, :source, :sender, :now, :state, :reason,
+        :finished_at, :ae_title, :priority, :now)
 """
 _SAME = """
 SELECT id, digest FROM instance
@@ -40,13 +50,18 @@ WHERE digest = :digest
    OR (sop_instance_uid = :sop_instance_uid AND sop_instance_uid <> '' AND state NOT IN ('rejected', 'failed'))
 ORDER BY digest <> :digest
 """
-_CLAIM = """
-UPDATE instance SET state = 'claimed', reason = '', claimed_by = :owner, lease_until = :lease_until
-WHERE id = (SELECT id FROM instance
-            WHERE (state = 'received' AND not_before <= :now) OR (state = 'claimed' AND lease_until < :now)
-            ORDER BY id LIMIT 1)
-RETURNING *
+# Its first term is the index's own, or SQLite could not use that. The index holds open instances only.
+_WAITING = """
+SELECT id FROM instance INDEXED BY instance_queue
+WHERE state IN ('received', 'claimed')
+  AND ((state = 'received' AND not_before <= :now) OR (state = 'claimed' AND lease_until < :now))
 """
+_CLAIM = f"""
+UPDATE instance SET state = 'claimed', reason = '', claimed_by = :owner, lease_until = :lease_until
+WHERE id = ({_WAITING} ORDER BY due_at, id LIMIT 1)
+RETURNING *
+"""  # noqa: S608 (of this file)
+_GOES_BEFORE = f"{_WAITING} AND (due_at, id) < (:due_at, :id) LIMIT 1"
 _WORKLIST = """
 SELECT instance.*, result.findings, result.warnings, result.urgent, result.seconds
 FROM instance LEFT JOIN result ON result.instance_id = instance.id
@@ -64,7 +79,8 @@ ORDER BY outbox.id LIMIT :limit
 class Arrival:
     """A file that lies in the spool and asks for its row.
 
-    ``source`` is ``storage_scp`` or ``drop_folder``; ``sender`` says who or which file, for the technician.
+    ``source`` is ``storage_scp`` or ``drop_folder``; ``sender`` says who or which file, for the technician;
+    ``ae_title`` and ``priority`` are what a C-STORE request came with.
     """
 
     sop_instance_uid: str
@@ -74,6 +90,8 @@ class Arrival:
     size: int
     source: str
     sender: str
+    ae_title: str = ""
+    priority: str = "routine"
 
 
 @dataclass(frozen=True)
@@ -104,7 +122,13 @@ class Store:
     Parameters
     ----------
     path
-        Made, with its schema, where there is none (unless ``read_only``).
+        Made, with its schema, where there is none; brought to this version's schema where it is older (unless
+        ``read_only``).
+
+    Raises
+    ------
+    SpoolError
+        It can't be opened, or a later version of Scanside has written it.
     """
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
@@ -118,8 +142,16 @@ class Store:
     def _create(self) -> None:
         connection = self._connection()
         with self._transaction():
-            if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                for statement in _SCHEMA.read_text().split(";\n"):
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > _VERSION:
+                raise SpoolError(
+                    f"the ledger {self.path} is of version {version}, and this Scanside knows no later one than "
+                    f"{_VERSION}",
+                    hint="run the Scanside that wrote it, or a later one",
+                )
+            scripts = [_MIGRATIONS[number] for number in range(version, _VERSION)] if version else [_SCHEMA]
+            for script in scripts:
+                for statement in script.read_text().split(";\n"):
                     connection.execute(statement)
 
     def _connection(self) -> sqlite3.Connection:
@@ -206,7 +238,10 @@ class Store:
     # --- work -------------------------------------------------------------------------------------------------
 
     def claim(self, owner: str, lease_seconds: float) -> dict[str, Any] | None:
-        """The oldest instance that waits, leased to ``owner``; None where nothing waits."""
+        """The instance that is due first of those that wait, leased to ``owner``; None where nothing waits.
+
+        One that is not ``triaged`` must be, with `triage`, before it is read.
+        """
         now = time.time()
         with self._transaction() as connection:
             row = connection.execute(
@@ -214,22 +249,52 @@ class Store:
             ).fetchone()
             if row is None:
                 return None
-            self._event(connection, row["id"], now, "claimed", owner)
+            if row["triaged"]:
+                self._event(connection, row["id"], now, "claimed", owner)
             return dict(row)
 
-    def describe(self, instance_id: int, attributes: dict[str, str]) -> None:
-        """Fill in what the data set says of itself: columns ``study_instance_uid`` to ``institution``."""
-        known = {
-            "sop_instance_uid", "sop_class_uid", "study_instance_uid", "patient_id", "patient_name", "patient_sex",
-            "patient_age", "modality", "body_part", "view", "acquired_at", "institution",
-        }  # fmt: skip
-        names = sorted(known & set(attributes))
-        assignments = ", ".join(f"{name} = :{name}" for name in names)
+    def triage(
+        self, instance_id: int, owner: str, attributes: dict[str, str], priority: str, patience_seconds: float
+    ) -> bool:
+        """Put a claimed instance in its place in the queue, once its header is read.
+
+        Parameters
+        ----------
+        attributes
+            What the data set says of itself: columns ``study_instance_uid`` to ``institution``.
+        patience_seconds
+            It is due so long after it was received.
+
+        Returns
+        -------
+        Whether the claim stands. If not, the instance waits again, since another one goes before it.
+
+        Raises
+        ------
+        LeaseLostError
+        """
+        now = time.time()
+        values = {name: attributes[name] for name in _DESCRIBED if name in attributes}
+        assignments = "".join(f", {name} = :{name}" for name in values)
         with self._transaction() as connection:
-            connection.execute(  # the names are of our own list
-                f"UPDATE instance SET {assignments} WHERE id = :id",  # noqa: S608
-                {**attributes, "id": instance_id},
-            )
+            row = connection.execute(  # the names are of our own list
+                "UPDATE instance SET priority = :priority, due_at = received_at + :patience, triaged = 1"  # noqa: S608
+                f"{assignments} WHERE id = :id AND state = 'claimed' AND claimed_by = :owner RETURNING due_at",
+                {**values, "priority": priority, "patience": patience_seconds, "id": instance_id, "owner": owner},
+            ).fetchone()
+            if row is None:
+                raise LeaseLostError(f"the lease of instance {instance_id} was lost by {owner}")
+            self._event(connection, instance_id, now, "queued", priority)
+            place = {"due_at": row["due_at"], "id": instance_id, "now": now}
+            stands = connection.execute(_GOES_BEFORE, place).fetchone() is None
+            if stands:
+                self._event(connection, instance_id, now, "claimed", owner)
+            else:
+                connection.execute(
+                    "UPDATE instance SET state = 'received', claimed_by = NULL, lease_until = NULL WHERE id = ?",
+                    (instance_id,),
+                )
+            return stands
 
     def release(self, instance_id: int, owner: str, reason: str, delay: float) -> None:
         """Give a claim back: it is tried again after ``delay`` seconds; ``reason`` says why it waits."""
@@ -273,6 +338,20 @@ class Store:
                 self._event(connection, row["id"], now, "failed" if failed else "released", why)
             return len(claims)
 
+    def count_crash(self, instance_id: int, owner: str, detail: str) -> int:
+        """Record that a claimed instance stopped the process that reads images; how often it has done so."""
+        now = time.time()
+        with self._transaction() as connection:
+            row = connection.execute(
+                "UPDATE instance SET crashes = crashes + 1 WHERE id = ? AND state = 'claimed' AND claimed_by = ? "
+                "RETURNING crashes",
+                (instance_id, owner),
+            ).fetchone()
+            if row is None:
+                raise LeaseLostError(f"the lease of instance {instance_id} was lost by {owner}")
+            self._event(connection, instance_id, now, "crash", detail)
+            return int(row["crashes"])
+
     def overdue(self, owner: str) -> bool:
         """Whether ``owner`` holds a claim whose lease has run out."""
         sql = "SELECT 1 FROM instance WHERE state = 'claimed' AND claimed_by = :owner AND lease_until < :now"
@@ -295,6 +374,7 @@ class Store:
         result: dict[str, Any],
         objects: Sequence[WrittenObject],
         outbox: Sequence[tuple[str, str]],
+        note: str = "",
     ) -> None:
         """Record a result whose objects lie on disk, and what has to be sent where, at one stroke.
 
@@ -304,10 +384,14 @@ class Store:
             ``findings``, ``warnings``, ``provenance``, ``seconds`` (builtins, stored as JSON) and ``urgent``.
         outbox
             ``(kind, destination)`` pairs.
+        note
+            For the events: what was unusual.
         """
         now = time.time()
         with self._transaction() as connection:
             self._end_claim(connection, instance_id, owner, "written" if outbox else "delivered", "", now)
+            if note:
+                self._event(connection, instance_id, now, "note", note)
             connection.execute(
                 "INSERT INTO result VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -417,7 +501,10 @@ class Store:
         return {state: found.get(state, 0) for state in STATES}
 
     def instance(self, instance_id: int) -> dict[str, Any] | None:
-        """One row of the ledger with its result's columns (JSON decoded; None where there is no result)."""
+        """One row of the ledger with its result's columns (JSON decoded; None where there is no result).
+
+        ``quarantined``: it failed because it stopped the process that reads images `MOST_CRASHES` times.
+        """
         rows = self._rows(
             "SELECT instance.*, result.findings, result.warnings, result.provenance, result.seconds, result.urgent, "
             "result.made_at FROM instance LEFT JOIN result ON result.instance_id = instance.id WHERE instance.id = :id",
@@ -498,4 +585,5 @@ def _decoded(row: dict[str, Any]) -> dict[str, Any]:
     for key in ("findings", "warnings", "provenance", "seconds"):
         if row.get(key) is not None:
             row[key] = msgspec.json.decode(row[key])
+    row["quarantined"] = row["state"] == "failed" and row["crashes"] >= MOST_CRASHES
     return row

@@ -11,25 +11,29 @@ import select
 import signal
 import socket
 import time
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydicom import Dataset
 
-from appliance import image, pipeline, proof, signature, writer
+from appliance import image, pipeline, schedule, writer
 from appliance.config import Config
-from appliance.errors import ApplianceError, BackendError, DiskFullError, InputError, PackageError, SignatureError
-from appliance.pipeline import Pipeline, Stopwatch
-from appliance.receipt import Receipt
+from appliance.errors import ApplianceError, BackendError, DiskFullError, InputError
+from appliance.inference import InferenceProcess
+from appliance.pipeline import Pipeline, Prepared, Stopwatch
+from appliance.readiness import Readiness
+from appliance.serving import TRIES
 from appliance.spool import Spool, write_durably
-from appliance.store import LeaseLostError, Store, WrittenObject
+from appliance.store import MOST_CRASHES, LeaseLostError, Store, WrittenObject
 
 log = logging.getLogger("scanside.worker")
 
 _IDLE_SECONDS = 2.0
-_HEARTBEAT_SECONDS = 5.0
 _RETRY_SECONDS = 5.0
 
 
@@ -43,6 +47,15 @@ def main(config: Config, descriptor: int) -> None:
     with socket.socket(fileno=descriptor) as parent:
         parent.setblocking(False)
         Worker(config, parent).run()
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """An image that is ready for the network."""
+
+    claim: dict[str, Any]
+    prepared: Prepared
+    stopwatch: Stopwatch
 
 
 class Worker:
@@ -59,93 +72,89 @@ class Worker:
         self._parent = parent
         self._store = Store(config.ledger_path)
         self._spool = Spool(config.spool_path)
+        self._readiness = Readiness(config, self._store)
         self._owner = owner(os.getpid())
         self._stopping = False
-        self._said_at = 0.0
-        self._said: dict[str, Any] = {}
+        self._usual_seconds: float | None = None  # of one image in all, the latest ones most
         signal.signal(signal.SIGTERM, self._stop)
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
     def run(self) -> None:
-        opened = self._open()
-        while opened is not None and not self._stopping:
-            if datetime.now().astimezone() - opened.proved_at >= proof.MOST_AGE:
-                log.info("the receipts are a day old: every backend proves itself again")
-                opened = self._open(opened.engines[0].backend.name)
-                continue
-            claim = self._store.claim(self._owner, self._config.inference.lease_seconds)
-            if claim is not None:
+        while not self._stopping:
+            opened = self._readiness.look_after()
+            claim = opened and self._store.claim(self._owner, self._config.inference.lease_seconds)
+            if opened is not None and claim:
                 self._process(opened, claim)
             else:
                 self._sleep(_IDLE_SECONDS)
-            self._say(**self._said)
-
-    def _open(self, serving: str | None = None) -> Pipeline | None:
-        """The pipeline with its receipts; until it can be had, everything received waits, and the page says why."""
-        self._say(state="starting", reason="", pid=os.getpid())
-        key, _ = signature.load_or_create_private_key(self._config.key_path)
-        while not self._stopping:
-            try:
-                device_uid = writer.derived_uid(signature.key_id(key.public_key()))
-                known = self._known_receipts(key)
-                opened = Pipeline.open(self._config, device_uid, known, serving)
-            except (PackageError, BackendError) as error:
-                if self._said.get("reason") != str(error):
-                    log.error("no results until this is mended: %s", error)
-                self._say(state="waiting", reason=str(error), pid=os.getpid())
-                self._sleep(_RETRY_SECONDS)
-                continue
-            for receipt in (trial.receipt for engine in opened.engines for trial in engine.trials):
-                if receipt is not None and receipt not in known:
-                    content = receipt.to_json()
-                    self._store.add_receipt(receipt.identifier, content.decode(), signature.sign(key, content))
-            first = opened.engines[0]
-            manifest = first.package.manifest
-            self._say(
-                state="ready",
-                reason="",
-                pid=os.getpid(),
-                package={
-                    "id": manifest.id,
-                    "version": manifest.version,
-                    "title": manifest.title,
-                    "sha256": first.package.sha256,
-                    "signed_by": first.package.signed_by,
-                },
-                backend=first.backend.name,
-                device=first.backend.device,
-                receipt={"id": first.receipt.identifier, **msgspec.to_builtins(first.receipt)},
-                trials=[
-                    {
-                        "backend": trial.backend,
-                        "reason": trial.reason,
-                        "seconds": trial.receipt.latency_p50 if trial.receipt else None,
-                    }
-                    for trial in first.trials
-                ],
-            )
-            self._tell_parent()
-            return opened
-        return None
-
-    def _known_receipts(self, key: Ed25519PrivateKey) -> list[Receipt]:
-        """The receipts in the ledger that this device signed and this version understands."""
-        trusted, known = {signature.key_id(key.public_key()): key.public_key()}, []
-        for row in self._store.receipts():
-            try:
-                signature.verify(row["signature"], row["content"].encode(), trusted, f"receipt {row['id']}")
-                known.append(msgspec.json.decode(row["content"], type=Receipt))
-            except (SignatureError, msgspec.DecodeError) as error:
-                log.warning("receipt %s does not count: %s", row["id"], error)
-        return known
+        self._readiness.close()
 
     def _process(self, opened: Pipeline, claim: dict[str, Any]) -> None:
-        identifier = claim["id"]
-        start = time.perf_counter()
+        """Read an image; with it others that wait, where the receipt shows that reading several at once gains."""
+        group = [begun] if (begun := self._begin(opened, claim)) else []
+        deadline = time.monotonic() + self._config.inference.batch_wait_seconds
+        while group and len(group) < self._group_size(group[0]) and time.monotonic() < deadline:
+            another = self._store.claim(self._owner, self._config.inference.lease_seconds)
+            if another is None:
+                break
+            if begun := self._begin(opened, another):
+                group.append(begun)
+        if len(group) > 1:
+            opened.infer_ahead([each.prepared for each in group])
+        for each in group:
+            self._end(opened, each)
+
+    def _group_size(self, first: _Begun) -> int:
+        if self._usual_seconds is None or first.claim["priority"] == "stat":
+            return 1
+        return first.prepared.engine.server.group(self._usual_seconds)
+
+    def _begin(self, opened: Pipeline, claim: dict[str, Any]) -> _Begun | None:
+        """header -> route -> decode -> preprocess; None where it ended there."""
+        identifier, path = claim["id"], self._spool.path(claim["file"])
+        stopwatch = Stopwatch()
+        with self._recorded(identifier), stopwatch("total"):
+            header = image.read_header(path)
+            if not claim["triaged"] and not self._triage(claim, header):
+                return None
+            return _Begun(claim, opened.prepare(path, header, stopwatch), stopwatch)
+        return None
+
+    def _triage(self, claim: dict[str, Any], header: Dataset) -> bool:
+        """Describe an instance, give it its place in the queue; False where that is behind another that waits."""
+        settings = self._config.scheduling
+        sent = claim["priority"] if claim["source"] == "storage_scp" else None
+        priority = schedule.decide(settings.rules, claim["ae_title"], sent, partial(image.requested, header))
+        patience = schedule.patience(priority, settings.ageing_seconds)
+        claim["priority"] = priority
+        return self._store.triage(claim["id"], self._owner, image.describe(header), priority, patience)
+
+    def _end(self, opened: Pipeline, begun: _Begun) -> None:
+        """infer -> write -> ledger."""
+        identifier, stopwatch = begun.claim["id"], begun.stopwatch
+        with self._recorded(identifier):
+            with stopwatch("total"):
+                reading = opened.infer(
+                    begun.prepared,
+                    stopwatch,
+                    tries=max(TRIES - begun.claim["crashes"], 1),
+                    on_stop=partial(self._store.count_crash, identifier, self._owner),
+                )
+                with stopwatch("write"):
+                    objects = self._write(identifier, reading)
+            self._finish(identifier, reading, stopwatch, objects)
+            total = stopwatch.seconds["total"]
+            self._usual_seconds = total if self._usual_seconds is None else 0.9 * self._usual_seconds + 0.1 * total
+            log.info("instance %d: result in %.3f s", identifier, total)
+            self._tell_parent()
+
+    @contextmanager
+    def _recorded(self, identifier: int) -> Iterator[None]:
+        """Whatever ends an image becomes its state in the ledger, with the reason."""
         try:
-            self._read_and_write(opened, claim)
+            yield
         except InputError as error:
             log.info("instance %d is turned away: %s", identifier, error)
             self._store.reject(identifier, self._owner, str(error))
@@ -154,6 +163,9 @@ class Worker:
             self._store.release(identifier, self._owner, f"Waiting: {error}", _RETRY_SECONDS)
         except LeaseLostError as error:
             log.warning("%s; its result is dropped", error)
+        except BackendError as error:
+            log.error("instance %d failed: %s", identifier, error)
+            self._store.fail(identifier, self._owner, self._why_no_answer(identifier, error))
         except ApplianceError as error:
             log.error("instance %d failed: %s", identifier, error)
             self._store.fail(identifier, self._owner, str(error))
@@ -163,20 +175,10 @@ class Worker:
                 f"The appliance failed on this image ({type(error).__name__}). Report it with its row {identifier}."
             )
             self._store.fail(identifier, self._owner, reason)
-        else:
-            log.info("instance %d: result in %.3f s", identifier, time.perf_counter() - start)
-            self._tell_parent()
 
-    def _read_and_write(self, opened: Pipeline, claim: dict[str, Any]) -> None:
-        """The pipeline: header -> route -> decode -> preprocess -> infer -> write -> ledger."""
-        identifier, path = claim["id"], self._spool.path(claim["file"])
-        stopwatch = Stopwatch()
-        with stopwatch("total"):
-            header = image.read_header(path)
-            self._store.describe(identifier, image.describe(header))
-            reading = opened.read(path, header, stopwatch)
-            with stopwatch("write"):
-                objects = self._write(identifier, reading)
+    def _finish(
+        self, identifier: int, reading: pipeline.Reading, stopwatch: Stopwatch, objects: list[WrittenObject]
+    ) -> None:
         self._store.finish(
             identifier,
             self._owner,
@@ -189,7 +191,17 @@ class Worker:
             },
             objects,
             self._outbox(objects),
+            "the answer to the same pixels was taken again" if reading.reused else "",
         )
+
+    def _why_no_answer(self, identifier: int, error: BackendError) -> str:
+        row = self._store.instance(identifier) or {}
+        if row.get("crashes", 0) >= MOST_CRASHES:
+            return (
+                f"Quarantined: it stopped the process that reads images {row['crashes']} times, so it is kept in the "
+                f"spool and not tried again. {error}"
+            )
+        return f"No backend gave an answer: {error}"
 
     def _write(self, identifier: int, reading: pipeline.Reading) -> list[WrittenObject]:
         """The objects, then the page's pictures, durably; doing it again after a crash replaces the same files."""
@@ -212,8 +224,10 @@ class Worker:
         ]
 
     def _sleep(self, seconds: float) -> None:
-        readable, _, _ = select.select([self._parent], [], [], seconds)
-        if readable and not self._parent.recv(4096):
+        """Until there may be work, or an inference process has ended."""
+        watched: list[socket.socket | InferenceProcess] = [self._parent, *self._readiness.processes()]
+        readable, _, _ = select.select(watched, [], [], seconds)
+        if self._parent in readable and not self._parent.recv(4096):
             self._stopping = True  # the parent closed its end
 
     def _tell_parent(self) -> None:
@@ -223,10 +237,3 @@ class Worker:
             pass  # it has not read the earlier ones, so it will look anyway
         except BrokenPipeError:
             self._stopping = True
-
-    def _say(self, **content: Any) -> None:
-        """Write how this worker is for the page, when it changes and from time to time."""
-        now = time.monotonic()
-        if content != self._said or now - self._said_at > _HEARTBEAT_SECONDS:
-            self._store.set_component("worker", content)
-            self._said, self._said_at = content, now

@@ -279,11 +279,9 @@ def _eager(network: torch.nn.Module, image: np.ndarray) -> None:
 _MEMORY = """
 import sys, numpy as np
 from pathlib import Path
-from compression.inference import INPUT, RUNTIMES
-runtime = RUNTIMES[sys.argv[2]]
-runtime.probe()
+from compression.inference import INPUT, open_network
 shape = tuple(map(int, sys.argv[3].split(",")))
-backend = runtime.open(Path(sys.argv[1]).read_bytes(), threads=1)
+backend = open_network(Path(sys.argv[1]).read_bytes(), sys.argv[2])
 backend.run({INPUT: np.zeros(shape, dtype=np.float32)})
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(int(peak.split()[1]) // 1024)  # getrusage would count the process that started this one

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from appliance.backend import Backend, Options
 from appliance.backends import onnxruntime, openvino
 from appliance.preprocess import preprocess
 
@@ -21,6 +22,11 @@ LOGITS, ACTIVATION_MAP, EMBEDDING = "logits", "activation_map", "embedding"
 RUNTIMES = {"cpu": onnxruntime, "openvino": openvino, "tensorrt": onnxruntime}
 
 
+def open_network(artifact: bytes, target: str, threads: int = 1) -> Backend:
+    """A network on the CPU, by the device's own backend; ``target`` is a key of `RUNTIMES`."""
+    return RUNTIMES[target].open(artifact, Options(threads=threads, device="CPU"))
+
+
 class Network:
     """A network file, opened as the device opens it.
 
@@ -31,7 +37,7 @@ class Network:
     """
 
     def __init__(self, path: Path, target: str = "cpu", threads: int = 2) -> None:
-        self._backend = RUNTIMES[target].open(path.read_bytes(), threads=threads)
+        self._backend = open_network(path.read_bytes(), target, threads)
 
     def run(self, inputs: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
         """Every output by name, its first axis the images."""

@@ -34,10 +34,13 @@ class RunningAppliance:
     ----------
     extra
         Further TOML, put after the tables that this writes.
+    python
+        Of which environment.
     """
 
-    def __init__(self, folder: Path, extra: str = "", web: str = "", scp: str = "") -> None:
+    def __init__(self, folder: Path, extra: str = "", web: str = "", scp: str = "", python: str = PYTHON) -> None:
         self.folder = folder
+        self._python = python
         self.data = folder / "box"
         self.config_path = folder / "scanside.toml"
         self._lines: list[str] = []
@@ -53,7 +56,7 @@ class RunningAppliance:
         """Start it and wait for the ready line; seconds that it took."""
         begin = time.monotonic()
         self.process = subprocess.Popen(
-            [PYTHON, "-m", "appliance", "run", "--config", str(self.config_path)],
+            [self._python, "-m", "appliance", "run", "--config", str(self.config_path)],
             stderr=subprocess.PIPE,
             text=True,
             cwd=CHECKOUT,

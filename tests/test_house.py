@@ -12,7 +12,15 @@ from tests.running import CHECKOUT
 # A module may import modules of its own level or of earlier ones, brothers excepted.
 LEVELS = [
     {"appliance", "appliance.errors"},
-    {"appliance.config", "appliance.log", "appliance.result", "appliance.spool", "appliance.decode"},
+    {
+        "appliance.config",
+        "appliance.log",
+        "appliance.result",
+        "appliance.spool",
+        "appliance.decode",
+        "appliance.thermal",
+    },
+    {"appliance.schedule"},
     {
         "appliance.signature",
         "appliance.preprocess",
@@ -20,6 +28,7 @@ LEVELS = [
         "appliance.backend",
         "appliance.image",
         "appliance.store",
+        "appliance.engine_cache",
     },
     {"appliance.package"},
     {
@@ -30,11 +39,12 @@ LEVELS = [
         "appliance.backends",
         "appliance.health",
     },
-    {"appliance.writers", "appliance.ingest", "appliance.delivery"},
-    {"appliance.proof"},
-    {"appliance.bench"},
+    {"appliance.writers", "appliance.ingest", "appliance.delivery", "appliance.inference", "appliance.preparation"},
+    {"appliance.proof", "appliance.serving"},
+    {"appliance.bench", "appliance.receipts"},
     {"appliance.pipeline", "appliance.send"},
-    {"appliance.worker", "appliance.infer", "appliance.doctor", "appliance.describe", "appliance.web"},
+    {"appliance.readiness", "appliance.infer", "appliance.doctor", "appliance.describe", "appliance.web"},
+    {"appliance.worker"},
     {"appliance.run", "appliance.demo"},
     {"appliance.cli"},
     {"appliance.__main__"},
@@ -97,7 +107,7 @@ def test_brothers_never_see_each_other(folder: str) -> None:
 
 
 def test_training_uses_only_the_contracts_of_the_device() -> None:
-    names = ("preprocess", "image", "package", "signature", "errors", "result", "receipt", "backends")
+    names = ("preprocess", "image", "package", "signature", "errors", "result", "receipt", "backend", "backends")
     allowed = {f"appliance.{name}" for name in names}
     for module, path in _modules("compression"):
         for imported in _imports(path):

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from importlib import import_module, util
+from pathlib import Path
 from typing import cast
 
 from appliance.backend import BackendModule, Preparing
@@ -22,6 +23,7 @@ _MODULES = ("onnxruntime", "openvino", "tensorrt")
 _FAKE = "fake"  # for tests: it answers at once, late, wrongly or never, as its artifact says
 _PROBE_SECONDS = 20.0
 _LAST_LINES = 3
+_ROOT = Path("/")
 
 
 def names() -> tuple[str, ...]:
@@ -31,8 +33,7 @@ def names() -> tuple[str, ...]:
 
 
 def _names_of(module_name: str) -> tuple[str, ...]:
-    usual, *others = _import(module_name).DEVICES
-    return (module_name, *(f"{module_name}:{device}" for device in others))
+    return (module_name, *(f"{module_name}:{other}" for other in _import(module_name).DEVICES[1:]))
 
 
 def module(name: str) -> BackendModule:
@@ -52,14 +53,17 @@ def _import(module_name: str) -> BackendModule:
 
 
 def missing(name: str) -> str | None:
-    """What is not installed that a backend needs, and how to get it; None where it is. Loads nothing."""
+    """What is not there that a backend needs, and how to get it; None where all is. Looks at files only."""
     found = module(name)
     try:
-        if util.find_spec(found.REQUIRES) is not None:
-            return None
+        if util.find_spec(found.REQUIRES) is None:
+            return f"{found.REQUIRES} is not installed: {found.INSTALL}"
     except (ImportError, ValueError) as error:
         return f"{found.REQUIRES} is installed but broken: {error}"
-    return f"{found.REQUIRES} is not installed: {found.INSTALL}"
+    files, get_driver = found.DEVICE_FILES.get(device(name), ((), ""))
+    if files and not any(list(_ROOT.glob(pattern[1:])) for pattern in files):
+        return f"the kernel shows no such device (no {' or '.join(files)}): {get_driver}"
+    return None
 
 
 def probe(name: str, deadline: float = _PROBE_SECONDS) -> str | None:
@@ -88,5 +92,3 @@ def how_it_ended(returncode: int, stderr: bytes) -> str:
 def preparing(found: BackendModule) -> Preparing | None:
     """The module as one whose networks must be prepared; None where they are opened at once."""
     return cast(Preparing, found) if hasattr(found, "prepare") else None
-
-

@@ -24,6 +24,7 @@ TARGET = "fake"
 DEVICES = ("",)
 REQUIRES = "appliance"
 INSTALL = "it is for tests"
+DEVICE_FILES: dict[str, tuple[tuple[str, ...], str]] = {}
 
 
 class Behavior(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +91,7 @@ class FakeBackend:
         behavior, name = self._behavior, digest(image)
         if name in behavior.crash or (behavior.crash_file and Path(behavior.crash_file).exists()):
             os.kill(os.getpid(), signal.SIGSEGV)
+            time.sleep(60)  # the signal may reach another thread first, and this one must give no answer
         while name in behavior.hang or (behavior.hang_file and Path(behavior.hang_file).exists()):
             time.sleep(0.05)
         if name in behavior.error:
@@ -117,6 +119,8 @@ def is_prepared(artifact: bytes, options: Options) -> bool:
 
 
 def prepare(artifact: bytes, options: Options, progress: Progress) -> None:
+    if options.batch not in _behavior(artifact).batches:
+        raise BackendError(f"the fake can't compile the network for {options.batch} images at a time")
     steps = 20
     for step in range(steps):
         progress(step / steps, "pretending")

@@ -14,6 +14,7 @@ TARGET = "cpu"
 DEVICES = ("CPU",)
 REQUIRES = "onnxruntime"
 INSTALL = "it belongs to every installation; install the appliance again"
+DEVICE_FILES: dict[str, tuple[tuple[str, ...], str]] = {}
 _PROVIDER = "CPUExecutionProvider"
 
 

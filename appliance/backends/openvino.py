@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from appliance.backend import Options
+from appliance.backend import Options, Progress
 from appliance.engine_cache import EngineCache
 from appliance.errors import BackendError
 
@@ -21,14 +21,19 @@ TARGET = "openvino"
 DEVICES = ("CPU", "GPU", "NPU")
 REQUIRES = "openvino"
 INSTALL = "pip install 'scanside[openvino]'"
+_GET_DRIVER = {
+    "CPU": "",
+    "GPU": "install Intel's compute runtime (Debian: intel-opencl-icd) and give the service access to /dev/dri",
+    "NPU": "install Intel's NPU driver (linux-npu-driver) and give the service access to /dev/accel",
+}
+DEVICE_FILES = {
+    "GPU": (("/dev/dri/renderD*", "/dev/dxg"), _GET_DRIVER["GPU"]),
+    "NPU": (("/dev/accel/accel*",), _GET_DRIVER["NPU"]),
+}
 XML, BIN = "model.xml", "model.bin"
 # What is not int8 is computed in this. CPUs with AMX or AVX512-BF16 would take bfloat16, with other answers than
 # elsewhere; GPUs and NPUs are made for half precision.
 _PRECISION = {"CPU": "f32", "GPU": "f16", "NPU": "f16"}
-_GET_DRIVER = {
-    "GPU": "install Intel's compute runtime (Debian: intel-opencl-icd) and give the service access to /dev/dri",
-    "NPU": "install Intel's NPU driver (linux-npu-driver) and give the service access to /dev/accel",
-}
 _KERNEL_DRIVERS = {"GPU": ("i915", "xe"), "NPU": ("intel_vpu",)}
 
 
@@ -38,7 +43,7 @@ def probe(device: str) -> str | None:
     found = openvino.Core().available_devices
     if any(each.partition(".")[0] == device for each in found):
         return None
-    return f"OpenVINO finds no {device} here (it finds {', '.join(found) or 'nothing'}): {_GET_DRIVER.get(device, '')}"
+    return f"OpenVINO finds no {device} here (it finds {', '.join(found) or 'nothing'}): {_GET_DRIVER[device]}"
 
 
 def versions(device: str) -> dict[str, str]:
@@ -86,22 +91,8 @@ def _compile(artifact: bytes, options: Options) -> Any:
     """The compiled network, from the cache where it lies there whole."""
     import openvino
 
-    core = openvino.Core()
-    settings = {"INFERENCE_PRECISION_HINT": _PRECISION[options.device], "NUM_STREAMS": options.lanes}
-    if options.device == "CPU":
-        settings["INFERENCE_NUM_THREADS"] = options.threads * options.lanes
-    if options.device == "NPU":
-        del settings["NUM_STREAMS"]  # its plugin has requests in parallel without them
-    cache = EngineCache(options.cache)
-    key = (
-        "openvino",
-        hashlib.sha256(artifact).hexdigest(),
-        openvino.get_version(),
-        core.get_property(options.device, "FULL_DEVICE_NAME"),
-        *sorted(versions(options.device).items()),
-        *sorted(settings.items()),
-        options.batch,
-    )
+    core, settings, cache = openvino.Core(), _settings(options), EngineCache(options.cache)
+    key = _key(core, artifact, options)
     engine = cache.get(*key)
     if engine is not None:
         # An imported network forgets the precision it was compiled for, unless it is told once more.
@@ -111,14 +102,48 @@ def _compile(artifact: bytes, options: Options) -> Any:
     model = core.read_model(xml, openvino.Tensor(np.frombuffer(weights, dtype=np.uint8)))
     for given in model.inputs:
         shape = given.get_partial_shape()
-        if shape[0].is_dynamic or shape[0].get_length() != options.batch:
-            shape[0] = options.batch
-            model.reshape({given: shape})
+        shape[0] = options.batch
+        model.reshape({given: shape})
     compiled = core.compile_model(model, options.device, settings)
     if options.cache is not None:
         cache.put(compiled.export_model().getvalue(), *key)
     return compiled
 
 
+def _settings(options: Options) -> dict[str, Any]:
+    settings = {"INFERENCE_PRECISION_HINT": _PRECISION[options.device]}
+    if options.device != "NPU":  # whose plugin has requests in parallel without them
+        settings["NUM_STREAMS"] = str(options.lanes)
+    if options.device == "CPU":
+        settings["INFERENCE_NUM_THREADS"] = str(options.threads * options.lanes)
+    return settings
+
+
+def _key(core: Any, artifact: bytes, options: Options) -> tuple[object, ...]:
+    """All that a compiled network depends on."""
+    return (
+        "openvino",
+        hashlib.sha256(artifact).hexdigest(),
+        core.get_property(options.device, "FULL_DEVICE_NAME"),
+        *sorted(versions(options.device).items()),
+        *sorted(_settings(options).items()),
+        options.batch,
+    )
+
+
 def open(artifact: bytes, options: Options) -> OpenVinoBackend:  # noqa: A001 (the protocol's name)
     return OpenVinoBackend(artifact, options)
+
+
+def is_prepared(artifact: bytes, options: Options) -> bool:
+    """A CPU compiles in a blink; a GPU or an NPU may take a minute."""
+    if options.device == "CPU" or options.cache is None:
+        return True
+    import openvino
+
+    return EngineCache(options.cache).has(*_key(openvino.Core(), artifact, options))
+
+
+def prepare(artifact: bytes, options: Options, progress: Progress) -> None:
+    progress(0.0, f"OpenVINO compiles it for the {options.device}, for {options.batch} image(s) in a call")
+    OpenVinoBackend(artifact, options)

@@ -18,6 +18,7 @@ from pynetdicom.sop_class import Verification
 from pynetdicom.status import code_to_category
 
 from appliance.errors import DeliveryError
+from appliance.schedule import C_STORE
 from appliance.writer import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _VERIFICATION = (Verification, ImplicitVRLittleEndian)
@@ -53,12 +54,23 @@ def echo(host: str, port: int, ae_title: str, calling_ae_title: str, timeout: fl
 
 
 def send(
-    host: str, port: int, ae_title: str, calling_ae_title: str, paths: Sequence[Path], timeout: float
+    host: str,
+    port: int,
+    ae_title: str,
+    calling_ae_title: str,
+    paths: Sequence[Path],
+    timeout: float,
+    priority: int = C_STORE["routine"],
 ) -> Iterator[Outcome]:
     """Send files as they are, on as few associations as their SOP classes and transfer syntaxes allow.
 
     Only where a peer refuses Explicit VR Little Endian is a data set encoded anew, as Implicit VR Little Endian, which
     every peer must take (PS3.5 section 10.1) and which changes no value.
+
+    Parameters
+    ----------
+    priority
+        The C-STORE requests' (PS3.7 section 9.3.1.1); pynetdicom itself would say LOW.
 
     Yields
     ------
@@ -78,7 +90,7 @@ def send(
         else:
             readable.append(file)
     for group in _groups(readable):
-        yield from _send_group(host, port, ae_title, calling_ae_title, group, timeout)
+        yield from _send_group(host, port, ae_title, calling_ae_title, group, timeout, priority)
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,7 @@ def _groups(files: Sequence[_File]) -> Iterator[list[_File]]:
 
 
 def _send_group(
-    host: str, port: int, ae_title: str, calling_ae_title: str, files: Sequence[_File], timeout: float
+    host: str, port: int, ae_title: str, calling_ae_title: str, files: Sequence[_File], timeout: float, priority: int
 ) -> Iterator[Outcome]:
     contexts = list(dict.fromkeys(context for file in files for context in file.contexts))
     done = 0
@@ -122,7 +134,7 @@ def _send_group(
         with _associated(host, port, ae_title, calling_ae_title, timeout, contexts) as association:
             for file in files:
                 begin = time.monotonic()
-                status, error = _store(association, file)
+                status, error = _store(association, file, priority)
                 yield Outcome(file.path, file.sop_instance_uid, status, error, time.monotonic() - begin, time.time())
                 done += 1
                 if done < len(files) and not association.is_established:
@@ -132,7 +144,7 @@ def _send_group(
             yield Outcome(file.path, file.sop_instance_uid, None, str(error), 0.0, time.time())
 
 
-def _store(association: Association, file: _File) -> tuple[int | None, str]:
+def _store(association: Association, file: _File, priority: int) -> tuple[int | None, str]:
     accepted = [
         (context.abstract_syntax, context.transfer_syntax[0])
         for context in association.accepted_contexts
@@ -142,7 +154,7 @@ def _store(association: Association, file: _File) -> tuple[int | None, str]:
         return None, f"the peer does not accept {file.sop_class_uid.name} in {file.transfer_syntax_uid.name}"
     try:
         as_it_is = file.contexts[0] in accepted
-        answer = association.send_c_store(file.path if as_it_is else dcmread(file.path))
+        answer = association.send_c_store(file.path if as_it_is else dcmread(file.path), priority=priority)
     except (ValueError, AttributeError, InvalidDicomError) as error:
         return None, f"{file.path} can't be sent: {error}"
     except (RuntimeError, OSError) as error:

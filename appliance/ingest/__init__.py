@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from appliance.config import Priority
 from appliance.spool import Spool
 from appliance.store import Admission, Arrival, Store
 
@@ -23,7 +24,16 @@ class Intake:
         self._on_arrival = on_arrival
 
     def take(
-        self, head: bytes, body: bytes, *, sop_instance_uid: str, sop_class_uid: str, source: str, sender: str
+        self,
+        head: bytes,
+        body: bytes,
+        *,
+        sop_instance_uid: str,
+        sop_class_uid: str,
+        source: str,
+        sender: str,
+        ae_title: str = "",
+        priority: Priority = "routine",
     ) -> Admission:
         """Make one file durable and give it its row; when this returns, it may be acknowledged.
 
@@ -32,6 +42,8 @@ class Intake:
         head, body
             Preamble and file meta information, and the data set as it came: an instance is the same one only if its
             data set is, byte for byte.
+        ae_title, priority
+            Of the C-STORE request that brought it.
 
         Raises
         ------
@@ -49,6 +61,8 @@ class Intake:
                 size=file.size,
                 source=source,
                 sender=sender,
+                ae_title=ae_title,
+                priority=priority,
             )
         )
         if admission.outcome == "new":

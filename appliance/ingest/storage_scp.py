@@ -16,7 +16,7 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification
 
-from appliance import config
+from appliance import config, schedule
 from appliance.errors import ApplianceError, DiskFullError, SpoolError
 from appliance.ingest import Intake
 from appliance.writer import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -107,6 +107,8 @@ class StorageScp:
                 sop_class_uid=sop_class_uid,
                 source="storage_scp",
                 sender=f"{requestor.ae_title} at {requestor.address}",
+                ae_title=requestor.ae_title,
+                priority=schedule.of_c_store(request.Priority),
             )
         except DiskFullError as error:
             log.error("refused with 0xA700: %s", error)

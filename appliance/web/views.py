@@ -24,6 +24,7 @@ STATE_WORDS = {
     "delivered": "done",
     "rejected": "turned away",
     "failed": "failed",
+    "quarantined": "quarantined",  # no state of the ledger, but a kind of failed
 }
 
 

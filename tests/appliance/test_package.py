@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance import package, receipt, signature
+from appliance.backend import Options
 from appliance.backends import onnxruntime
 from appliance.errors import BackendError, PackageError, ReceiptError, SignatureError
 from appliance.preprocess import preprocess
@@ -126,8 +127,8 @@ def test_nothing_is_unpickled(bundled: package.Package, tmp_path: Path) -> None:
 
 
 def test_a_receipt_is_proof_of_this_package_on_this_machine(bundled: package.Package) -> None:
-    backend = onnxruntime.open(bundled.artifact("cpu"))
-    proof = receipt.prove(bundled, onnxruntime, backend, 1)
+    backend = onnxruntime.open(bundled.artifact("cpu"), Options())
+    proof = receipt.prove(bundled, onnxruntime, backend, Options())
     assert proof.flips == 0
     assert proof.max_abs_dp <= bundled.manifest.golden.probability_tolerance
     assert proof.count == bundled.manifest.golden.count
@@ -140,23 +141,29 @@ class Wrong(onnxruntime.OnnxRuntimeBackend):
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         outputs = super().run(inputs)
-        outputs["logits"] = outputs["logits"] * self.factor
+        with np.errstate(invalid="ignore"):
+            outputs[self.output] = outputs[self.output] * np.float32(self.factor)
         return outputs
 
-    factor = 1.0
+    factor, output = 1.0, "logits"
 
 
-@pytest.mark.parametrize("factor", [0.5, -1.0, float("nan")])
-def test_a_backend_with_other_answers_gets_no_receipt(factor: float, bundled: package.Package) -> None:
-    backend = Wrong(bundled.artifact("cpu"), 1)
-    backend.factor = factor
-    with pytest.raises(ReceiptError, match="no numbers" if np.isnan(factor) else "does not reproduce"):
-        receipt.prove(bundled, onnxruntime, backend, 1)
+@pytest.mark.parametrize("factor", [0.5, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("output", ["logits", "activation_map"])
+def test_a_backend_with_other_answers_gets_no_receipt(factor: float, output: str, bundled: package.Package) -> None:
+    backend = Wrong(bundled.artifact("cpu"), Options())
+    backend.factor, backend.output = factor, output
+    words = "does not reproduce" if np.isfinite(factor) else "no numbers"
+    with pytest.raises(ReceiptError, match=words):
+        receipt.prove(bundled, onnxruntime, backend, Options())
+    if output == "logits" or not np.isfinite(factor):
+        with pytest.raises(ReceiptError, match=words):
+            receipt.check(bundled, onnxruntime, backend)
 
 
 def test_a_broken_network_is_a_backend_error() -> None:
     with pytest.raises(BackendError, match="can't open"):
-        onnxruntime.open(b"not a network")
+        onnxruntime.open(b"not a network", Options())
 
 
 def test_golden_images_are_the_devices_own_and_span_both_decisions(bundled: package.Package) -> None:
@@ -170,7 +177,7 @@ def test_golden_images_are_the_devices_own_and_span_both_decisions(bundled: pack
 
 def test_the_activation_map_explains_the_logit(bundled: package.Package) -> None:
     """Its mean and the classifier's bias are the logit, in int8 too: the picture shows this very answer's evidence."""
-    backend = onnxruntime.open(bundled.artifact("cpu"))
+    backend = onnxruntime.open(bundled.artifact("cpu"), Options())
     offsets = []
     for image in bundled.golden()["images"]:
         out = backend.run({"image": preprocess(image, bundled.manifest.input.steps)})

@@ -9,31 +9,25 @@ import numpy as np
 import pytest
 
 from appliance import package
-from appliance.backend import Backend
+from appliance.backend import Options
 from appliance.pipeline import Engine
 from appliance.receipt import Receipt
 from appliance.result import Finding
+from appliance.serving import Answer, Server
 
 pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
 
 
-class Says:
-    """A backend that gives one probability, once calibrated."""
-
-    name, device = "says", "none"
-
-    def __init__(self, opened: package.Package, probability: float) -> None:
-        target, self._outputs = opened.target("cpu"), opened.manifest.outputs
-        self._logit = (math.log(probability / (1 - probability)) - target.bias) * target.temperature
-
-    def run(self, _: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {
-            self._outputs.logits: np.array([[self._logit]]),
-            self._outputs.activation_map: np.zeros((1, 1, 7, 7)),
-            self._outputs.embedding: np.zeros((1, 8)),
-        }
-
-    def close(self) -> None: ...
+def answer(opened: package.Package, probability: float) -> Answer:
+    """What a network says that gives this probability, once calibrated."""
+    target, outputs = opened.target("cpu"), opened.manifest.outputs
+    logit = (math.log(probability / (1 - probability)) - target.bias) * target.temperature
+    says = {
+        outputs.logits: np.array([logit]),
+        outputs.activation_map: np.zeros((1, 7, 7)),
+        outputs.embedding: np.zeros(8),
+    }
+    return Answer(says, cast(Receipt, Proof()))
 
 
 class Proof:
@@ -42,14 +36,8 @@ class Proof:
 
 def predicted(probability: float, point: str = "balanced") -> tuple[Finding, tuple[str, ...]]:
     opened = package.read(package.bundled()[0], None)
-    engine = Engine(
-        opened,
-        cast(Backend, Says(opened, probability)),
-        cast(Receipt, Proof()),
-        opened.target("cpu").operating_point(point),
-        (),
-    )
-    prediction = engine.predict(np.zeros((1, 1, 224, 224), dtype=np.float32), ("of the image",))
+    engine = Engine(Server(opened, (), Options(), 1.0), point, ())
+    prediction = engine.predict(answer(opened, probability), ("of the image",))
     (finding,) = prediction.findings
     assert finding.probability == pytest.approx(probability)
     assert prediction.warnings[0] == "of the image"

@@ -10,13 +10,16 @@ import msgspec
 import pytest
 
 from appliance import backends, package, proof, signature
-from appliance.errors import BackendError
-from appliance.proof import Trial, fastest, is_valid, trials
+from appliance.backend import Options, cores
+from appliance.config import Config, Inference
+from appliance.errors import BackendError, ConfigError
+from appliance.proof import Trial, is_valid, last_night, ranked, trials
 from appliance.receipt import Receipt
 from tests.running import RunningAppliance, scanside
 
 pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
-USABLE = [name for name in backends.NAMES if backends.module(name).probe() is None]
+USABLE = [name for name in backends.names() if backends.missing(name) is None]
+OPTIONS = Options(device="CPU")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def bundled() -> package.Package:
 
 @pytest.fixture(scope="module")
 def valid(bundled: package.Package) -> Receipt:
-    (trial,) = trials("onnxruntime", bundled, threads=1)
+    (trial,) = trials("onnxruntime", bundled, OPTIONS)
     assert trial.receipt is not None, trial.reason
     return trial.receipt
 
@@ -40,7 +43,7 @@ def stand_in(folder: Path, name: str, source: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", USABLE)
 def test_a_backend_proves_itself_in_a_process_of_its_own(name: str, bundled: package.Package) -> None:
-    (trial,) = trials(name, bundled, threads=1)
+    (trial,) = trials(name, bundled, OPTIONS)
     assert trial.reason == ""
     assert trial.receipt is not None
     assert trial.receipt.backend == name
@@ -54,25 +57,25 @@ def test_a_backend_proves_itself_in_a_process_of_its_own(name: str, bundled: pac
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
         ("raise ImportError('libcuda.so.1: cannot open shared object file')", "libcuda"),
         ("import sys; sys.exit(3)", "exit code 3"),
-        ("print('hello from a driver')", "SessionOptions"),
+        ("print('hello from a driver')", "get_available_providers"),
     ],
 )
 def test_a_runtime_that_breaks_is_a_reason(
     source: str, word: str, bundled: package.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, "onnxruntime", source, monkeypatch)
-    (trial,) = trials("onnxruntime", bundled, threads=1)
+    (trial,) = trials("onnxruntime", bundled, OPTIONS)
     assert trial.receipt is None
     assert word in trial.reason
     with pytest.raises(BackendError, match="onnxruntime"):
-        fastest([trial])
+        ranked([trial])
 
 
 def test_a_runtime_that_never_answers_is_given_up(
     bundled: package.Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in(tmp_path, "onnxruntime", "import time; time.sleep(600)", monkeypatch)
-    (trial,) = trials("onnxruntime", bundled, threads=1, deadline=2.0)
+    (trial,) = trials("onnxruntime", bundled, OPTIONS, deadline=2.0)
     assert "no answer within 2 s" in trial.reason
 
 
@@ -81,7 +84,7 @@ def test_a_package_that_was_changed_meanwhile_gets_no_receipt(bundled: package.P
     copy.write_bytes(bundled.path.read_bytes())
     opened = package.read(copy, None)
     copy.write_bytes(copy.read_bytes() + b"\0")
-    (trial,) = trials("onnxruntime", opened, threads=1)
+    (trial,) = trials("onnxruntime", opened, OPTIONS)
     assert trial.receipt is None
     assert str(copy) in trial.reason
 
@@ -89,30 +92,30 @@ def test_a_package_that_was_changed_meanwhile_gets_no_receipt(bundled: package.P
 def test_a_backend_without_an_artifact_says_so(bundled: package.Package) -> None:
     alone = msgspec.structs.replace(bundled.manifest, targets={"tensorrt": bundled.target("tensorrt")})
     opened = package.Package(bundled.path, bundled.sha256, alone, {}, None)
-    (trial,) = trials("onnxruntime", opened, threads=1)
+    (trial,) = trials("onnxruntime", opened, OPTIONS)
     assert "no artifact for target cpu" in trial.reason
 
 
 def test_the_fastest_valid_receipt_wins(valid: Receipt) -> None:
     slow = msgspec.structs.replace(valid, latency_p50=9.0, backend="slow")
     tried = [Trial("slow", "cpu", slow, ""), Trial("broken", "x", None, "gone"), Trial("quick", "cpu", valid, "")]
-    assert fastest(tried) is valid
-    assert fastest(tried, serving="slow") is valid
+    assert ranked(tried)[0] is valid
+    assert ranked(tried, serving="slow")[0] is valid
     close = msgspec.structs.replace(valid, latency_p50=1.1 * valid.latency_p50, backend="close")
     tried.append(Trial("close", "cpu", close, ""))
-    assert fastest(tried) is valid
-    assert fastest(tried, serving="close") is close  # a difference like that is noise
+    assert ranked(tried)[0] is valid
+    assert ranked(tried, serving="close")[0] is close  # a difference like that is noise
     with pytest.raises(BackendError, match="broken: gone"):
-        fastest(tried[1:2])
+        ranked(tried[1:2])
 
 
-def test_a_receipt_counts_for_a_day_and_for_what_it_was_made_on(valid: Receipt, bundled: package.Package) -> None:
-    module = backends.module("onnxruntime")
-    assert is_valid(valid, bundled, module, 1)
-    yesterday = (datetime.now().astimezone() - timedelta(hours=25)).isoformat(timespec="seconds")
+def test_a_receipt_counts_until_the_night_and_for_what_it_was_made_on(valid: Receipt, bundled: package.Package) -> None:
+    assert is_valid(valid, bundled, "onnxruntime", OPTIONS)
+    made_at = datetime.fromisoformat(valid.made_at)
+    assert is_valid(valid, bundled, "onnxruntime", OPTIONS, since=made_at)
+    assert not is_valid(valid, bundled, "onnxruntime", OPTIONS, since=made_at + timedelta(seconds=1))
     tomorrow = (datetime.now().astimezone() + timedelta(hours=25)).isoformat(timespec="seconds")
     for changes in (
-        {"made_at": yesterday},
         {"made_at": tomorrow},
         {"cpu": "another"},
         {"cpu_flags": ()},
@@ -122,15 +125,31 @@ def test_a_receipt_counts_for_a_day_and_for_what_it_was_made_on(valid: Receipt, 
         {"backend": "openvino"},
         {"threads": 2},
     ):
-        assert not is_valid(msgspec.structs.replace(valid, **changes), bundled, module, 1), changes
+        assert not is_valid(msgspec.structs.replace(valid, **changes), bundled, "onnxruntime", OPTIONS), changes
 
 
 def test_a_known_receipt_spares_the_replay(
     valid: Receipt, bundled: package.Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proof.subprocess, "run", lambda *_, **__: pytest.fail("it was replayed"))
-    (trial,) = trials("onnxruntime", bundled, threads=1, known=[valid])
+    monkeypatch.setattr(proof, "InferenceProcess", lambda *_, **__: pytest.fail("it was replayed"))
+    (trial,) = trials("onnxruntime", bundled, OPTIONS, known=[valid])
     assert trial.receipt == valid
+
+
+def test_nights_begin_at_the_configured_time() -> None:
+    noon = datetime(2026, 11, 24, 12, 0).astimezone()
+    assert last_night(noon, "03:00") == noon.replace(hour=3)
+    assert last_night(noon, "12:00") == noon
+    assert last_night(noon, "12:01") == noon.replace(minute=1) - timedelta(days=1)
+
+
+def test_threads_fit_the_cores_or_are_refused() -> None:
+    for threads in range(cores() + 1):
+        options = proof.options(Config(inference=Inference(threads=threads)))
+        assert 1 <= options.threads * options.lanes <= cores()
+        assert options.threads == threads or threads == 0
+    with pytest.raises(ConfigError, match=f"threads = {cores() + 1}, but the appliance may use {cores()} cores"):
+        proof.options(Config(inference=Inference(threads=cores() + 1)))
 
 
 def test_a_restart_keeps_the_receipt(tmp_path: Path) -> None:
@@ -149,7 +168,7 @@ def test_a_restart_keeps_the_receipt(tmp_path: Path) -> None:
 
 def test_the_commands(tmp_path: Path) -> None:
     listed = {row["backend"]: row for row in json.loads(scanside("backends", "--json", check=True).stdout)}
-    assert set(listed) == set(backends.NAMES)
+    assert set(listed) == set(backends.names())
     assert listed["onnxruntime"]["reason"] == ""
     (row,) = json.loads(scanside("receipt", "--backend", "onnxruntime", "--json", check=True).stdout)
     assert row["receipt"]["flips"] == 0

@@ -68,6 +68,14 @@ def test_the_data_set_is_kept_byte_for_byte(syntax: str, option: str, port: int,
     assert box.arrived.is_set()
 
 
+def test_a_sender_that_knows_no_priorities_is_routine_and_known_by_its_ae_title(
+    port: int, box: Box, tmp_path: Path
+) -> None:
+    assert storescu(port, "-aet", "ER-1", make_radiograph(tmp_path / "a.dcm")).returncode == 0
+    (row,) = box.rows()
+    assert (row["ae_title"], row["priority"], row["triaged"]) == ("ER-1", "routine", 0)
+
+
 def test_the_same_instance_again_is_acknowledged_and_stays_one(port: int, box: Box, tmp_path: Path) -> None:
     source = make_radiograph(tmp_path / "a.dcm")
     for _ in range(3):

@@ -164,6 +164,87 @@ def test_a_ledger_that_is_missing_is_said(tmp_path: Path) -> None:
         Store(tmp_path / "none.sqlite3", read_only=True).counts()
 
 
+def test_a_crash_is_counted_and_what_fails_after_two_is_quarantined(store: Store) -> None:
+    for number in range(2):
+        store.receive(arrival(uid=f"1.{number}", content=f"{number}"))
+    first, second = claimed(store), claimed(store)
+    assert store.count_crash(first, "me", "the inference process ended with signal 11") == 1
+    assert store.count_crash(first, "me", "the inference process ended with signal 11") == 2
+    store.fail(first, "me", "It stopped the process that reads images 2 times.")
+    assert store.count_crash(second, "me", "the inference process ended with signal 9") == 1
+    store.fail(second, "me", "No backend gave an answer.")
+    rows = {row["id"]: row for row in store.worklist()}
+    assert (rows[first]["quarantined"], rows[second]["quarantined"]) == (True, False)
+    assert [event["what"] for event in store.events(first)][-3:] == ["crash", "crash", "failed"]
+    assert store.events(first)[-2]["detail"] == "the inference process ended with signal 11"
+
+
+def schema(path: Path) -> dict[str, Any]:
+    connection = sqlite3.connect(path)
+    tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    found: dict[str, Any] = {
+        table: sorted(row[1:] for row in connection.execute(f"PRAGMA table_info({table})")) for table in tables
+    }
+    found["indexes"] = sorted(connection.execute("SELECT sql FROM sqlite_master WHERE type = 'index' AND sql <> ''"))
+    found["version"] = connection.execute("PRAGMA user_version").fetchone()
+    connection.close()
+    return found
+
+
+def test_a_ledger_of_version_1_is_brought_up_to_date_with_all_its_rows(store: Store, tmp_path: Path) -> None:
+    old = tmp_path / "old.sqlite3"
+    connection = sqlite3.connect(old)
+    connection.executescript(Path(__file__).with_name("schema_1.sql").read_text())
+    for number, state in enumerate(("delivered", "received", "claimed", "received", "rejected")):
+        connection.execute(
+            "INSERT INTO instance (sop_instance_uid, sop_class_uid, digest, file, size, source, sender, received_at, "
+            "state, claimed_by) VALUES (?, '1.2', ?, 'x', 1, 'storage_scp', 'CT at 192.0.2.1', ?, ?, ?)",
+            (f"1.{number}", f"{number}", 1000.0 - number, state, "worker-7" if state == "claimed" else None),
+        )
+    connection.execute("INSERT INTO result VALUES (1, '[]', '[]', '{}', '{}', 1, 2000.0)")
+    connection.commit()
+    connection.close()
+    migrated = Store(old)
+    migrated.close()
+    again = Store(old)
+    assert schema(old) == schema(store.path)
+    assert again.counts() == {
+        "received": 2, "claimed": 1, "written": 0, "delivered": 1, "rejected": 1, "failed": 0,
+    }  # fmt: skip
+    assert again.release_all("the appliance was restarted") == 1
+    assert [claimed(again) for _ in range(3)] == [4, 3, 2]  # by the time they were received
+    assert all(row["priority"] == "routine" and not row["triaged"] for row in again.worklist())
+    again.close()
+
+
+def test_a_ledger_of_a_later_version_is_left_alone_and_said(store: Store) -> None:
+    store.close()
+    connection = sqlite3.connect(store.path)
+    connection.execute("PRAGMA user_version = 9")
+    connection.close()
+    with pytest.raises(SpoolError, match=r"version 9.*run the Scanside that wrote it"):
+        Store(store.path)
+
+
+def test_the_claim_looks_at_open_instances_only(store: Store) -> None:
+    """The plan, since a plan that reads every row shows only once there are a million of them."""
+    store.receive(arrival())
+    seen: list[str] = []
+    connection = store._connection()
+    connection.set_trace_callback(seen.append)
+    identifier = claimed(store)
+    store.triage(identifier, "me", {}, "stat", 0.0)
+    connection.set_trace_callback(None)
+    queries = [sql for sql in seen if "not_before" in sql]
+    assert len(queries) == 2
+    for sql in queries:
+        steps = [row["detail"] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+        reads = [step for step in steps if "instance" in step]
+        assert reads, steps
+        assert all("instance_queue" in step or "PRIMARY KEY" in step for step in reads), steps
+        assert not any("TEMP B-TREE" in step for step in steps), steps
+
+
 def test_a_full_disk_is_said_and_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "640k") as disk:
         store = Store(disk / "ledger.sqlite3")

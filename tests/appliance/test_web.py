@@ -37,14 +37,21 @@ class Box:
     def client(self) -> FlaskClient:
         return create_app(self.config).test_client()
 
-    def add(self, number: int, probability: float | None = None, reason: str = "", **described: str) -> int:
+    def add(
+        self,
+        number: int,
+        probability: float | None = None,
+        reason: str = "",
+        priority: str = "routine",
+        **described: str,
+    ) -> int:
         digest = f"{number:064d}"
         uid = f"1.2.3.{number}"
         arrival = Arrival(uid, "1.2", digest, f"{digest}.dcm", 1, "storage_scp", "SCANNER at 127.0.0.1")
         identifier = self.store.receive(arrival).instance_id
         self.store.claim("worker", 30)
         header = {"patient_name": f"{HOSTILE}^JANE", "patient_id": "P-1", "modality": "CR", **described}
-        self.store.describe(identifier, header)
+        self.store.triage(identifier, "worker", header, priority, 0.0)
         if probability is None:
             self.store.reject(identifier, "worker", reason or "Not an image.")
             return identifier
@@ -155,6 +162,27 @@ def test_why_nothing_is_read_is_on_the_page(box: Box) -> None:
 def test_another_sites_name_for_this_machine_is_refused(box: Box) -> None:
     assert box.client().get("/", headers={"Host": "evil.example"}).status_code == 400
     assert box.client().get("/", headers={"Host": "localhost:8080"}).status_code == 200
+
+
+def test_stat_is_marked_in_words(box: Box) -> None:
+    client = box.client()
+    assert "STAT" not in client.get("/").get_data(as_text=True)
+    identifier = box.add(3, 0.1, priority="stat")
+    assert client.get("/").get_data(as_text=True).count(">STAT</abbr>") == 1
+    assert ">STAT</abbr>" in client.get(f"/study/{identifier}").get_data(as_text=True)
+
+
+def test_what_is_quarantined_is_called_so_with_its_reason(box: Box) -> None:
+    arrival = Arrival("1.9", "1.2", "9" * 64, "9.dcm", 1, "storage_scp", "SCANNER at 127.0.0.1")
+    identifier = box.store.receive(arrival).instance_id
+    for _ in range(2):
+        box.store.claim("worker", 30)
+        box.store.release_crashed("worker")
+    client = box.client()
+    for path, word in (("/", "<b>quarantined</b>"), (f"/study/{identifier}", "Quarantined, not read.")):
+        text = client.get(path).get_data(as_text=True)
+        assert word in text
+        assert "stopped the reader 2 times" in text
 
 
 def test_many_rows_come_in_pages(tmp_path: Path) -> None:

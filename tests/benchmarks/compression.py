@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from compression.architectures import MobileNetV2
-from compression.inference import INPUT, RUNTIMES
+from compression.inference import INPUT, open_network
 from compression.timing import milliseconds
 from tests.running import CHECKOUT
 
@@ -36,7 +36,7 @@ def main(work: Path) -> None:
     torch.set_num_threads(1)
     eager = MobileNetV2.from_state(torch.load(work / "train" / "network.pt", weights_only=True), 0.0).eval()
     image = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
-    backends = {name: RUNTIMES[name[0]].open(path.read_bytes(), threads=1) for name, path in files.items()}
+    backends = {name: open_network(path.read_bytes(), name[0]) for name, path in files.items()}
     with torch.no_grad():
         medians = milliseconds(
             {

@@ -22,7 +22,7 @@ from appliance.errors import PackageError
 from appliance.preprocess import preprocess
 from compression import gate, quick
 from compression.build import Build
-from compression.inference import RUNTIMES
+from compression.inference import RUNTIMES, open_network
 from compression.quantize import aware, openvino
 from compression.quantize.tensorrt import lint
 from compression.recipe import RecipeError, read
@@ -87,8 +87,7 @@ def opened(built: Path, path: Path) -> package.Package:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_each_target_proves_itself_on_its_own_golden_vectors(target: str, opened: package.Package) -> None:
-    runtime = RUNTIMES[target]
-    backend = runtime.open(opened.artifact(target))
+    backend = open_network(opened.artifact(target), target)
     golden, calibration = opened.golden(), opened.target(target)
     for image, expected in zip(golden["images"], golden[f"{target}/logits"], strict=True):
         given = backend.run({"image": preprocess(image, opened.manifest.input.steps)})["logits"][0]
@@ -118,7 +117,7 @@ def test_the_network_has_learned(opened: package.Package, built: Path) -> None:
     with np.load(built / "work-quick" / "data" / "test.npz") as test:
         tensors = [preprocess(image, opened.manifest.input.steps) for image in test["pixels"]]
         for target in TARGETS:
-            backend = RUNTIMES[target].open(opened.artifact(target))
+            backend = open_network(opened.artifact(target), target)
             logits = [backend.run({"image": tensor})["logits"][0, 0] for tensor in tensors]
             assert roc_auc_score(test["labels"], logits) > 0.85, target
 

@@ -1,0 +1,226 @@
+"""What it takes to read images: receipts that are valid, networks that are compiled, processes that live.
+
+The worker asks for the pipeline before each image; here it is kept, replaced, and told of on the page.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from appliance import backends, pipeline, proof, receipts, signature, writer
+from appliance.config import Config
+from appliance.errors import BackendError, ConfigError, PackageError
+from appliance.inference import InferenceProcess
+from appliance.pipeline import Pipeline, Tried
+from appliance.preparation import Preparation
+from appliance.store import Store
+
+log = logging.getLogger("scanside.readiness")
+
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 5.0, 60.0
+_HEARTBEAT_SECONDS = 5.0
+
+
+class Readiness:
+    """Keeps a pipeline on the backends that have proved themselves.
+
+    Attributes
+    ----------
+    pipeline
+        None while nothing can be read; the page says why.
+    """
+
+    def __init__(self, config: Config, store: Store) -> None:
+        self.pipeline: Pipeline | None = None
+        self._config = config
+        self._store = store
+        self._key, _ = signature.load_or_create_private_key(config.key_path)
+        self._tried: list[Tried] = []
+        self._proved_at: datetime | None = None
+        self._reason = ""
+        self._retry_at = 0.0
+        self._retry_seconds = _FIRST_RETRY_SECONDS
+        self._preparations: dict[tuple[str, str], Preparation] = {}  # by package and backend
+        self._not_compiled: dict[tuple[str, str], str] = {}  # why
+        self._stops: Counter[str] = Counter(store.components().get("inference", {}).get("stops", {}))
+        self._said: dict[str, dict[str, Any]] = {}
+        self._said_at: dict[str, float] = {}
+
+    def look_after(self) -> Pipeline | None:
+        """The pipeline, after whatever is due: proving the backends anew, starting a process that ended.
+
+        Quick where nothing is due. None where nothing can be read for now.
+        """
+        due = self._due()
+        if due is None and self.pipeline is not None:
+            try:
+                for engine in self.pipeline.engines:
+                    engine.server.keep_alive()
+            except BackendError as error:
+                due = str(error), _now()
+        if due is not None:
+            why, since = due
+            log.info("the backends prove themselves: %s", why)
+            self._prove(since)
+        self.say()
+        return self.pipeline
+
+    def _due(self) -> tuple[str, datetime] | None:
+        """Why the backends are to prove themselves now, and since when a receipt counts; None where nothing is due."""
+        night = proof.last_night(_now(), self._config.inference.receipts_at)
+        if self._proved_at is None:
+            return "the appliance starts", night
+        if self._config.receipt_request_path.exists():
+            self._config.receipt_request_path.unlink(missing_ok=True)
+            self._not_compiled.clear()
+            return "somebody asks for it", _now()
+        if self._proved_at < night:
+            self._not_compiled.clear()
+            return "a night has passed", night
+        for key, preparation in tuple(self._preparations.items()):
+            if preparation.wait(0):
+                del self._preparations[key]
+                if preparation.step.failed:
+                    self._not_compiled[key] = preparation.step.failed
+                    log.error("the network of %s can't be compiled: %s", preparation.backend, preparation.step.failed)
+                return f"compiling the network of {preparation.backend} has ended", night
+        if self.pipeline is None and time.monotonic() >= self._retry_at:
+            return "none could be used so far", _now()
+        return None
+
+    def _prove(self, since: datetime) -> None:
+        """Try every backend that has no valid receipt, and put the best in service."""
+        serving = self.pipeline.engines[0].server.backend if self.pipeline is not None else None
+        self._close_pipeline()  # it would disturb the measuring
+        self._reason = ""
+        self._say_worker("starting")
+        self._proved_at, self._tried = _now(), []
+        try:
+            known = receipts.known(self._store, self._key)
+            self._tried = pipeline.try_out(self._config, known, since)
+            for _, trials in self._tried:
+                receipts.keep(self._store, self._key, trials, known)
+            self._compile_what_is_unprepared()
+            device_uid = writer.derived_uid(signature.key_id(self._key.public_key()))
+            self.pipeline = Pipeline.open(self._config, self._tried, device_uid, serving)
+        except (PackageError, BackendError, ConfigError) as error:
+            log.error("no results until this is mended: %s", error)
+            self._reason = str(error)
+            self._retry_at = time.monotonic() + self._retry_seconds
+            self._retry_seconds = min(2 * self._retry_seconds, _LONGEST_RETRY_SECONDS)
+        else:
+            self._retry_seconds = _FIRST_RETRY_SECONDS
+
+    def _compile_what_is_unprepared(self) -> None:
+        """In the background; a failure counts until the next night, or until somebody asks for receipts."""
+        for opened, trials in self._tried:
+            for trial in trials:
+                key = opened.sha256, trial.backend
+                if trial.unprepared and key not in self._preparations and key not in self._not_compiled:
+                    options = replace(proof.options(self._config), device=backends.device(trial.backend))
+                    self._preparations[key] = Preparation(opened, trial.backend, options)
+
+    def processes(self) -> list[InferenceProcess]:
+        """To wait on with select(2): one that becomes readable has ended."""
+        engines = self.pipeline.engines if self.pipeline is not None else ()
+        return [process for engine in engines if (process := engine.server.process) is not None]
+
+    def close(self) -> None:
+        self._close_pipeline()
+        for preparation in self._preparations.values():
+            preparation.stop()
+
+    def _close_pipeline(self) -> None:
+        if self.pipeline is not None:
+            self._stops = self._all_stops()
+            self.pipeline.close()
+            self.pipeline = None
+
+    # --- what the page is told --------------------------------------------------------------------------------
+
+    def say(self) -> None:
+        """Write how the worker and its inference are, when it changes and from time to time."""
+        if self.pipeline is None:
+            self._say_worker("waiting")
+            return
+        server = self.pipeline.engines[0].server
+        receipt, opened = server.receipt, server.package
+        self._say_worker(
+            "ready",
+            package={
+                "id": opened.manifest.id,
+                "version": opened.manifest.version,
+                "title": opened.manifest.title,
+                "sha256": opened.sha256,
+                "signed_by": opened.signed_by,
+            },
+            backend=receipt.backend,
+            device=receipt.device,
+            receipt={"id": receipt.identifier, **msgspec.to_builtins(receipt)},
+        )
+        self._say_if_new(
+            "inference",
+            {
+                "state": "ready",
+                "pid": server.process.pid if server.process else None,
+                "backend": receipt.backend,
+                "stops": dict(self._all_stops()),
+                "last_stop": server.last_stop,
+            },
+            {
+                "latency_p50": server.latency_p50,
+                "reused": self.pipeline.reused,
+                "batch": server.batch,
+            },
+        )
+
+    def _say_worker(self, state: str, **content: Any) -> None:
+        proved_at = self._proved_at.timestamp() if self._proved_at else None
+        said = {"state": state, "reason": self._reason, "pid": os.getpid(), "proved_at": proved_at, **content}
+        self._say_if_new("worker", {**said, "trials": list(self._trials_in_words())})
+
+    def _trials_in_words(self) -> Iterator[dict[str, Any]]:
+        dropped = self.pipeline.engines[0].server.dropped if self.pipeline is not None else {}
+        for opened, trials in self._tried[:1]:
+            for trial in trials:
+                key = opened.sha256, trial.backend
+                reason = dropped.get(trial.backend) or self._not_compiled.get(key) or trial.reason
+                progress = None
+                if key in self._preparations:
+                    step = self._preparations[key].step
+                    progress = round(step.share, 2)
+                    reason = f"its network is being compiled on this device: {step.share:.0%}, {step.what}"
+                seconds = trial.receipt.latency_p50 if trial.receipt and not reason else None
+                yield {
+                    "backend": trial.backend,
+                    "target": trial.target,
+                    "reason": reason,
+                    "seconds": seconds,
+                    "progress": progress,
+                    "receipt": trial.receipt and trial.receipt.identifier,
+                }
+
+    def _all_stops(self) -> Counter[str]:
+        current = self.pipeline.engines if self.pipeline is not None else ()
+        return sum((Counter(engine.server.stops) for engine in current), self._stops)
+
+    def _say_if_new(self, part: str, content: dict[str, Any], figures: dict[str, Any] | None = None) -> None:
+        """Figures alone are not worth a commit for every image: they are told with the next heartbeat."""
+        now = time.monotonic()
+        if content != self._said.get(part) or now - self._said_at[part] > _HEARTBEAT_SECONDS:
+            self._store.set_component(part, {**content, **(figures or {})})
+            self._said[part], self._said_at[part] = content, now
+
+
+def _now() -> datetime:
+    """To the second, as receipts are dated."""
+    return datetime.now().astimezone().replace(microsecond=0)
