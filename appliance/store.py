@@ -1,7 +1,7 @@
 """The ledger: every instance that was acknowledged, its state, its result, and what still has to be sent.
 
-The only module that knows SQL. Each call is one transaction; a commit is on disk (``synchronous = FULL``) when
-the call returns. States::
+The only module that knows its tables. Each call is one transaction; a commit is on disk when the call returns.
+States::
 
     received -> claimed -> written -> delivered      (delivered at once where there is nothing to send)
        ^           |-> rejected | failed
@@ -14,17 +14,15 @@ received, the earliest that it can be; so it is triaged before anything goes tha
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from appliance.errors import DiskFullError, SpoolError
+from appliance.database import Database
+from appliance.errors import SpoolError
 
 FINAL_STATES = ("delivered", "rejected", "failed")
 STATES = ("received", "claimed", "written", *FINAL_STATES)
@@ -33,10 +31,6 @@ _DESCRIBED = (
     "sop_instance_uid", "sop_class_uid", "study_instance_uid", "patient_id", "patient_name", "patient_sex",
     "patient_age", "modality", "body_part", "view", "acquired_at", "institution",
 )  # fmt: skip
-
-_VERSION = 2
-_SCHEMA = Path(__file__).with_name("schema.sql")
-_MIGRATIONS = {1: Path(__file__).with_name("schema_1_to_2.sql")}
 
 _INSERT_INSTANCE = """
 INSERT INTO instance (sop_instance_uid, sop_class_uid, digest, file, size, source, sender, received_at, state, reason,
@@ -116,80 +110,8 @@ class LeaseLostError(SpoolError):
     """Another process holds this instance now; what was computed for it must be dropped."""
 
 
-class Store:
-    """One SQLite file in WAL mode, safe to use from several threads and processes.
-
-    Parameters
-    ----------
-    path
-        Made, with its schema, where there is none; brought to this version's schema where it is older (unless
-        ``read_only``).
-
-    Raises
-    ------
-    SpoolError
-        It can't be opened, or a later version of Scanside has written it.
-    """
-
-    def __init__(self, path: Path, read_only: bool = False) -> None:
-        self.path = path
-        self._read_only = read_only
-        self._local = threading.local()
-        if not read_only:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._create()
-
-    def _create(self) -> None:
-        connection = self._connection()
-        with self._transaction():
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > _VERSION:
-                raise SpoolError(
-                    f"the ledger {self.path} is of version {version}, and this Scanside knows no later one than "
-                    f"{_VERSION}",
-                    hint="run the Scanside that wrote it, or a later one",
-                )
-            scripts = [_MIGRATIONS[number] for number in range(version, _VERSION)] if version else [_SCHEMA]
-            for script in scripts:
-                for statement in script.read_text().split(";\n"):
-                    connection.execute(statement)
-
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            uri = f"{self.path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
-            connection = sqlite3.connect(uri, uri=True, timeout=20.0, isolation_level=None)
-            connection.row_factory = sqlite3.Row
-            if not self._read_only:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            self._local.connection = connection
-        return connection
-
-    def close(self) -> None:
-        """Close this thread's connection."""
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._local.connection = None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with _errors_in_words(self.path):
-            connection = self._connection()
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-
-    def _rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
-        with _errors_in_words(self.path):
-            return [dict(row) for row in self._connection().execute(sql, parameters)]
+class Store(Database):
+    """The ledger on its database; see `appliance.database.Database` for how it is opened."""
 
     # --- in ---------------------------------------------------------------------------------------------------
 
@@ -569,16 +491,6 @@ class Store:
             row["name"]: {**msgspec.json.decode(row["content"]), "updated_at": row["updated_at"]}
             for row in self._rows("SELECT * FROM component")
         }
-
-
-@contextmanager
-def _errors_in_words(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
-            raise DiskFullError(f"no room left on the disk for the ledger {path}", hint="free some space") from error
-        raise SpoolError(f"the ledger {path} can't be used: {error}") from error
 
 
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ LEVELS = [
         "appliance.backend",
         "appliance.image",
         "appliance.store",
+        "appliance.database",
         "appliance.engine_cache",
     },
     {"appliance.package"},
@@ -117,6 +118,6 @@ def test_training_uses_only_the_contracts_of_the_device() -> None:
                 )
 
 
-def test_only_the_store_knows_sql() -> None:
+def test_only_the_ledger_knows_sql() -> None:
     users = [module for module, path in _modules("appliance") if "sqlite3" in _imports(path)]
-    assert users == ["appliance.store"]
+    assert users == ["appliance.database", "appliance.store"]
