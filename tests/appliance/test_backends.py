@@ -35,9 +35,20 @@ def module(name: str) -> BackendModule:
     return backends.module(name)
 
 
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engines")
+
+
 @pytest.fixture
-def options(name: str, tmp_path: Path) -> Options:
-    return Options(device=backends.device(name), cache=tmp_path / "engines")
+def options(name: str, module: BackendModule, opened: package.Package, engines: Path) -> Options:
+    """With whatever has to be compiled first compiled."""
+    options = Options(device=backends.device(name), cache=engines)
+    artifact, preparing = opened.artifact(module.TARGET), backends.preparing(module)
+    if preparing is not None and not preparing.is_prepared(artifact, options):
+        preparing.prepare(artifact, options, lambda share, what: None)
+        assert preparing.is_prepared(artifact, options)
+    return options
 
 
 @pytest.fixture(scope="module")
