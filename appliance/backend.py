@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
@@ -122,8 +123,16 @@ class Preparing(BackendModule, Protocol):
         ...
 
 
+def installed_version(distribution: str) -> str:
+    """Of a Python package; "unknown" where it is there under another name, such as a vendor's own build."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def cores() -> int:
-    """How many cores this process may use: its affinity, and the quota of its control group."""
+    """How many cores this process may use: its affinity, and in a container the quota of its control group."""
     allowed = len(os.sched_getaffinity(0))
     try:
         quota, period = _QUOTA.read_text().split()

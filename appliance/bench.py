@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from appliance import backends
 from appliance.backend import Options, cores
@@ -28,7 +29,7 @@ class Measured(msgspec.Struct, frozen=True):
 
     Seconds are of one image, without preprocessing: ``latency_p50`` and ``latency_p95`` from giving it to having the
     answer, ``inference_p50`` in the network alone. ``images_per_second`` is with ``lanes`` at once. ``memory_mb`` is
-    what the process held at most.
+    what the process held at most. Where it could not be measured, ``reason`` says why.
     """
 
     backend: str
@@ -37,11 +38,12 @@ class Measured(msgspec.Struct, frozen=True):
     threads: int
     lanes: int
     batch: int
-    latency_p50: float
-    latency_p95: float
-    inference_p50: float
-    images_per_second: float
-    memory_mb: int
+    latency_p50: float = 0.0
+    latency_p95: float = 0.0
+    inference_p50: float = 0.0
+    images_per_second: float = 0.0
+    memory_mb: int = 0
+    reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         content: dict[str, Any] = msgspec.to_builtins(self)
@@ -52,9 +54,10 @@ def variants(trial: Trial, options: Options) -> list[Options]:
     """How a backend is measured: one thread, all cores on one image, a lane for each core; its batches."""
     if trial.receipt is None:
         return []
-    mine = replace(options, device=backends.device(trial.backend), lanes=1, batch=1)
-    found = [replace(mine, threads=1, lanes=1), replace(mine, threads=cores()), replace(mine, threads=1, lanes=cores())]
-    return [*dict.fromkeys(found), *(replace(mine, batch=batch.size) for batch in trial.receipt.batches)]
+    mine = dataclasses.replace(options, device=backends.device(trial.backend), lanes=1, batch=1)
+    ways = [(1, 1), (cores(), 1), (1, cores())]
+    found = [dataclasses.replace(mine, threads=threads, lanes=lanes) for threads, lanes in ways]
+    return [*dict.fromkeys(found), *(dataclasses.replace(mine, batch=batch.size) for batch in trial.receipt.batches)]
 
 
 def measure(opened: Package, tried: Sequence[Trial], options: Options, seconds: float) -> Iterator[Measured]:
@@ -63,23 +66,26 @@ def measure(opened: Package, tried: Sequence[Trial], options: Options, seconds: 
     images = [{spec.name: preprocess(image, spec.steps)} for image in opened.golden()["images"]]
     for trial in tried:
         for variant in variants(trial, options):
-            process = InferenceProcess(opened, trial.backend, variant)
+            about = Measured(trial.backend, "", trial.target, variant.threads, variant.lanes, variant.batch)
             try:
-                started = process.wait_until_started()
+                process = InferenceProcess(opened, trial.backend, variant)
+            except BackendError as error:
+                yield replace(about, reason=error.message)
+                continue
+            started = process.wait_until_started()
+            try:
                 if started.reason:
-                    raise BackendError(f"{trial.backend} can't be measured: {started.reason}")
-                yield _measure(process, trial, started.device, variant, images, seconds)
+                    yield replace(about, reason=started.reason)
+                else:
+                    yield _measure(process, replace(about, device=started.device), images, seconds)
+            except BackendError as error:
+                yield replace(about, device=started.device, reason=error.message)
             finally:
                 process.close()
 
 
 def _measure(
-    process: InferenceProcess,
-    trial: Trial,
-    device: str,
-    options: Options,
-    images: list[dict[str, np.ndarray]],
-    seconds: float,
+    process: InferenceProcess, about: Measured, images: list[dict[str, np.ndarray]], seconds: float
 ) -> Measured:
     for number in range(_WARM_UP):
         process.run([images[number % len(images)]], _DEADLINE_SECONDS)
@@ -95,13 +101,8 @@ def _measure(
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds / 2:
         count += len(process.run(together, _DEADLINE_SECONDS))
-    return Measured(
-        backend=trial.backend,
-        device=device,
-        target=trial.target,
-        threads=options.threads,
-        lanes=options.lanes,
-        batch=options.batch,
+    return replace(
+        about,
         latency_p50=float(np.percentile(taken, 50)),
         latency_p95=float(np.percentile(taken, 95)),
         inference_p50=float(np.percentile(inside, 50)),

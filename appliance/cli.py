@@ -288,28 +288,33 @@ def prove(backend: str | None, as_json: bool, config_path: Path | None, data_dir
     The receipts are signed and kept in the ledger of the data folder, where there is one. Where an appliance runs on
     it, that one is asked, and goes on with whatever is fastest then. Exit code 1 where no backend has a valid receipt.
     """
-    from appliance import log, pipeline, receipts
+    from appliance import backends, log, pipeline, receipts
     from appliance.health import is_running
     from appliance.infer import override
 
-    config = load(config_path, data_dir)
+    config = override(load(config_path, data_dir), backend, None)
     log.set_up("error")
-    rows, valid = [], True
-    with click.progressbar(length=100, label="proving", file=sys.stderr, hidden=not sys.stderr.isatty(),
-                           item_show_func=lambda what: what) as bar:  # fmt: skip
-        for opened in pipeline.packages(override(config, backend, None)):
-            if is_running(config):
-                tried = [each for each in receipts.ask(config) if backend in (None, "auto", each.backend)]
-            else:
-                wanted = override(config, backend, None)
+    wanted = config.inference.backend
+    if wanted != "auto":
+        backends.module(wanted)  # says so where there is none of that name
+    if is_running(config):
+        rows = [(name, trial) for name, trial in receipts.ask(config) if wanted in ("auto", trial.backend)]
+        if not rows:
+            raise ApplianceError(
+                f"the running appliance is configured not to use {wanted}",
+                hint="stop it and ask again, or set inference.backend",
+            )
+    else:
+        rows = []
+        with click.progressbar(length=100, label="proving", file=sys.stderr, hidden=not sys.stderr.isatty(),
+                               item_show_func=lambda what: what) as bar:  # fmt: skip
+            for opened in pipeline.packages(config):
                 tried = receipts.prove_now(
-                    wanted,
-                    opened,
-                    wanted.inference.backend,
-                    lambda share, what: bar.update(int(100 * share) - bar.pos, what),
+                    config, opened, wanted, lambda at, what: bar.update(int(100 * at) - bar.pos, what)
                 )
-            valid &= any(trial.receipt for trial in tried)
-            rows += [(str(opened), trial) for trial in tried]
+                rows += [(str(opened), trial) for trial in tried]
+    proved = {name for name, trial in rows if trial.receipt}
+    valid = all(name in proved for name, _ in rows)
     if as_json:
         click.echo(json.dumps([{"package": name, **trial.to_dict()} for name, trial in rows], indent=1))
     else:
@@ -347,17 +352,29 @@ def bench(backend: str | None, seconds: float, as_json: bool, config_path: Path 
     if as_json:
         click.echo(json.dumps([{"package": name, **each.to_dict()} for name, each in measured], indent=1))
     else:
-        _table(
-            ("package", "backend", "device", "threads", "lanes", "batch", "p50", "p95", "network", "images/s",
-             "memory"),
-            (
-                (name, each.backend, each.device, str(each.threads), str(each.lanes), str(each.batch),
-                 f"{each.latency_p50 * 1000:.2f} ms", f"{each.latency_p95 * 1000:.2f} ms",
-                 f"{each.inference_p50 * 1000:.2f} ms", f"{each.images_per_second:.0f}", f"{each.memory_mb} MB")
-                for name, each in measured
-            ),
-        )  # fmt: skip
+        header = (
+            "package",
+            "backend",
+            "device",
+            "threads",
+            "lanes",
+            "batch",
+            "p50",
+            "p95",
+            "network",
+            "images/s",
+            "memory",
+        )
+        _table(header, ((name, *_bench_cells(each)) for name, each in measured))
         click.echo("p50, p95: one image, from giving it to its answer. network: of that, in the network alone.")
+
+
+def _bench_cells(row: Any) -> tuple[str, ...]:
+    variant = (row.backend, row.device, str(row.threads), str(row.lanes), str(row.batch))
+    if row.reason:
+        return (*variant, row.reason, "", "", "", "")
+    times = (f"{seconds * 1000:.2f} ms" for seconds in (row.latency_p50, row.latency_p95, row.inference_p50))
+    return (*variant, *times, f"{row.images_per_second:.0f}", f"{row.memory_mb} MB")
 
 
 @main.group()

@@ -6,7 +6,8 @@ ApplianceError                 what happened, to what, and (``hint``) what to do
 │   └── SignatureError         ... or was not signed by a trusted key
 ├── BackendError               an inference backend can't be used
 │   ├── ReceiptError           ... because it gives other answers than the package's golden vectors
-│   └── InferenceStoppedError  ... because its process crashed, or gave no answer in time
+│   ├── InferenceStoppedError  ... because its process crashed, or gave no answer in time
+│   └── NotServedError         ... because no process of any backend runs: an image waits, it is not to blame
 ├── InputError                 an input is turned away; the message is the reason that a technician reads
 │   ├── ImageError             it can't be decoded
 │   └── NotAcceptedError       no installed package is meant for it
@@ -60,6 +61,10 @@ class ReceiptError(BackendError):
 
 class InferenceStoppedError(BackendError):
     """The process of a backend crashed, was killed, or gave no answer in time."""
+
+
+class NotServedError(BackendError):
+    """No backend could even try an image; it waits until one can."""
 
 
 class InputError(ApplianceError):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -158,7 +159,9 @@ class Pipeline:
         self._ahead: dict[_Key, Answer] = {}
 
     @classmethod
-    def open(cls, config: Config, tried: Sequence[Tried], device_uid: str, serving: str | None = None) -> Pipeline:
+    def open(
+        cls, config: Config, tried: Sequence[Tried], device_uid: str, serving: Mapping[str, str | None] | None = None
+    ) -> Pipeline:
         """Put each package in service on the best of its backends.
 
         Parameters
@@ -166,21 +169,25 @@ class Pipeline:
         tried
             As from `try_out`.
         serving
-            The backend that has served so far.
+            The package's SHA-256 -> the backend that has served it so far.
 
         Raises
         ------
         PackageError, BackendError
         """
-        engines = []
-        for opened, trials in tried:
-            receipts = proof.ranked(trials, serving)
-            for receipt in receipts:
-                opened.target(receipt.target).operating_point(config.models.operating_point)
-            server = Server(opened, receipts, proof.options(config), config.inference.deadline_seconds)
-            engines.append(Engine(server, config.models.operating_point, trials))
-            server.keep_alive()
-            _warn_of_other_runtime(opened, server.receipt)
+        engines: list[Engine] = []
+        try:
+            for opened, trials in tried:
+                receipts = proof.ranked(trials, (serving or {}).get(opened.sha256))
+                for receipt in receipts:
+                    opened.target(receipt.target).operating_point(config.models.operating_point)
+                server = Server(opened, receipts, proof.options(config), config.inference.deadline_seconds)
+                engines.append(Engine(server, config.models.operating_point, trials))
+                server.keep_alive()
+                _warn_of_other_runtime(opened, server.receipt)
+        except BaseException:
+            cls(engines, device_uid).close()
+            raise
         return cls(engines, device_uid)
 
     def close(self) -> None:
@@ -215,6 +222,7 @@ class Pipeline:
         self,
         prepared: Prepared,
         stopwatch: Stopwatch,
+        until: float = math.inf,
         tries: int = TRIES,
         on_stop: Callable[[str], object] = log.debug,
     ) -> Reading:
@@ -225,22 +233,23 @@ class Pipeline:
             answer = self._answers.get(key)
             reused = answer is not None
             if answer is None:
-                answer = self._ahead.pop(key, None) or engine.server.run(prepared.inputs, tries, on_stop)
+                answer = self._ahead.pop(key, None) or engine.server.run(prepared.inputs, until, tries, on_stop)
             self._remember(_key(prepared, answer.receipt), answer)
             prediction = engine.predict(answer, prepared.warnings)
         self.reused += reused
         return Reading(prepared.image, prediction, self._provenance(engine, answer.receipt), reused)
 
-    def infer_ahead(self, group: Sequence[Prepared]) -> None:
-        """Run several images of one package at once, for `infer` to take; what fails here fails there, alone."""
+    def infer_ahead(self, group: Sequence[Prepared]) -> bool:
+        """Run several images of one package at once, for `infer` to take; False where it failed: read each alone."""
         self._ahead.clear()
         try:
             answers = group[0].engine.server.run_together([each.inputs for each in group])
         except BackendError as error:
-            log.warning("a batch of %d failed, so each is read alone: %s", len(group), error)
-            return
+            log.warning("a group of %d failed, so each is read alone: %s", len(group), error)
+            return False
         for each, answer in zip(group, answers, strict=True):
             self._ahead[_key(each, answer.receipt)] = answer
+        return True
 
     def _remember(self, key: _Key, answer: Answer) -> None:
         self._answers[key] = answer

@@ -6,6 +6,7 @@ A `Preparation` is a child process, ``python -m appliance.preparation``, that pr
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,7 @@ class Preparation:
 def _main() -> None:
     parent, name, path, sha256, settings = sys.argv[1:]
     process.die_with_parent(int(parent))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # to the whole service; its parent ends it
     os.nice(_NICE)
     # Runtimes print what they like; the progress keeps standard output to itself.
     lines = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
@@ -99,6 +101,8 @@ def _main() -> None:
             preparing = backends.preparing(module)
             if preparing is not None:
                 _prepare(preparing, opened.artifact(module.TARGET), options, say)
+                if not preparing.is_prepared(opened.artifact(module.TARGET), options):
+                    raise BackendError(f"what was compiled could not be kept in {options.cache}: is the disk full?")
             say(Step(1.0, "done"))
         except ApplianceError as error:
             say(Step(failed=str(error)))

@@ -83,7 +83,7 @@ def trials(
         if reason is not None:
             yield Trial(each, target, None, reason)
             continue
-        mine = replace(options, device=backends.device(each), lanes=1, batch=1)
+        mine = replace(options, device=backends.device(each), batch=1)
         valid = next((old for old in known if is_valid(old, opened, each, mine, since)), None)
         patience = min(deadline, _PATIENCE_SECONDS) if proved else deadline
         answer = Started(receipt=valid) if valid is not None else _prove(each, opened, mine, patience)
@@ -92,7 +92,10 @@ def trials(
 
 
 def _prove(name: str, opened: Package, options: Options, deadline: float) -> Started:
-    process = InferenceProcess(opened, name, options, prove=True)
+    try:
+        process = InferenceProcess(opened, name, options, prove=True)
+    except BackendError as error:
+        return Started(reason=str(error))
     try:
         return process.wait_until_started(deadline)
     finally:

@@ -18,8 +18,10 @@ import msgspec
 
 from appliance import backends, pipeline, proof, receipts, signature, writer
 from appliance.config import Config
+from appliance.engine_cache import EngineCache
 from appliance.errors import BackendError, ConfigError, PackageError
 from appliance.inference import InferenceProcess
+from appliance.package import Package
 from appliance.pipeline import Pipeline, Tried
 from appliance.preparation import Preparation
 from appliance.store import Store
@@ -52,6 +54,7 @@ class Readiness:
         self._preparations: dict[tuple[str, str], Preparation] = {}  # by package and backend
         self._not_compiled: dict[tuple[str, str], str] = {}  # why
         self._stops: Counter[str] = Counter(store.components().get("inference", {}).get("stops", {}))
+        self._last_stop = ""
         self._said: dict[str, dict[str, Any]] = {}
         self._said_at: dict[str, float] = {}
 
@@ -65,6 +68,8 @@ class Readiness:
             try:
                 for engine in self.pipeline.engines:
                     engine.server.keep_alive()
+                    for name in engine.server.unprepared:
+                        self._compile(engine.package, name)
             except BackendError as error:
                 due = str(error), _now()
         if due is not None:
@@ -89,17 +94,20 @@ class Readiness:
         for key, preparation in tuple(self._preparations.items()):
             if preparation.wait(0):
                 del self._preparations[key]
+                # Once is enough until the next night, or one that can't be kept would be compiled for ever.
+                self._not_compiled[key] = preparation.step.failed or "what was compiled has gone again"
                 if preparation.step.failed:
-                    self._not_compiled[key] = preparation.step.failed
                     log.error("the network of %s can't be compiled: %s", preparation.backend, preparation.step.failed)
-                return f"compiling the network of {preparation.backend} has ended", night
+                    continue
+                return f"the network of {preparation.backend} has been compiled", night
         if self.pipeline is None and time.monotonic() >= self._retry_at:
             return "none could be used so far", _now()
         return None
 
     def _prove(self, since: datetime) -> None:
         """Try every backend that has no valid receipt, and put the best in service."""
-        serving = self.pipeline.engines[0].server.backend if self.pipeline is not None else None
+        engines = self.pipeline.engines if self.pipeline is not None else ()
+        serving = {engine.package.sha256: engine.server.backend for engine in engines}
         self._close_pipeline()  # it would disturb the measuring
         self._reason = ""
         self._say_worker("starting")
@@ -112,6 +120,7 @@ class Readiness:
             self._compile_what_is_unprepared()
             device_uid = writer.derived_uid(signature.key_id(self._key.public_key()))
             self.pipeline = Pipeline.open(self._config, self._tried, device_uid, serving)
+            EngineCache(self._config.engines_path).prune()
         except (PackageError, BackendError, ConfigError) as error:
             log.error("no results until this is mended: %s", error)
             self._reason = str(error)
@@ -121,13 +130,17 @@ class Readiness:
             self._retry_seconds = _FIRST_RETRY_SECONDS
 
     def _compile_what_is_unprepared(self) -> None:
-        """In the background; a failure counts until the next night, or until somebody asks for receipts."""
         for opened, trials in self._tried:
             for trial in trials:
-                key = opened.sha256, trial.backend
-                if trial.unprepared and key not in self._preparations and key not in self._not_compiled:
-                    options = replace(proof.options(self._config), device=backends.device(trial.backend))
-                    self._preparations[key] = Preparation(opened, trial.backend, options)
+                if trial.unprepared:
+                    self._compile(opened, trial.backend)
+
+    def _compile(self, opened: Package, name: str) -> None:
+        """In the background, once until the next night or until somebody asks for receipts."""
+        key = opened.sha256, name
+        if key not in self._preparations and key not in self._not_compiled:
+            options = replace(proof.options(self._config), device=backends.device(name))
+            self._preparations[key] = Preparation(opened, name, options)
 
     def processes(self) -> list[InferenceProcess]:
         """To wait on with select(2): one that becomes readable has ended."""
@@ -149,37 +162,46 @@ class Readiness:
 
     def say(self) -> None:
         """Write how the worker and its inference are, when it changes and from time to time."""
-        if self.pipeline is None:
+        servers = [engine.server for engine in self.pipeline.engines] if self.pipeline is not None else []
+        if servers:
+            opened, receipt = servers[0].package, servers[0].receipt
+            manifest = opened.manifest
+            self._say_worker(
+                "ready",
+                package={
+                    "id": manifest.id,
+                    "version": manifest.version,
+                    "title": manifest.title,
+                    "sha256": opened.sha256,
+                    "signed_by": opened.signed_by,
+                },
+                backend=receipt.backend,
+                device=receipt.device,
+                receipt={"id": receipt.identifier, **msgspec.to_builtins(receipt)},
+            )
+        else:
             self._say_worker("waiting")
-            return
-        server = self.pipeline.engines[0].server
-        receipt, opened = server.receipt, server.package
-        self._say_worker(
-            "ready",
-            package={
-                "id": opened.manifest.id,
-                "version": opened.manifest.version,
-                "title": opened.manifest.title,
-                "sha256": opened.sha256,
-                "signed_by": opened.signed_by,
-            },
-            backend=receipt.backend,
-            device=receipt.device,
-            receipt={"id": receipt.identifier, **msgspec.to_builtins(receipt)},
-        )
+        self._last_stop = next((each.last_stop for each in servers if each.last_stop), self._last_stop)
+        serves = [
+            {
+                "package": str(each.package),
+                "backend": each.backend,
+                "pid": each.process.pid if each.process is not None else None,
+                "batch": each.batch,
+            }
+            for each in servers
+        ]
         self._say_if_new(
             "inference",
             {
-                "state": "ready",
-                "pid": server.process.pid if server.process else None,
-                "backend": receipt.backend,
+                "state": "ready" if servers else "waiting",
+                "serves": serves,
                 "stops": dict(self._all_stops()),
-                "last_stop": server.last_stop,
+                "last_stop": self._last_stop,
             },
             {
-                "latency_p50": server.latency_p50,
-                "reused": self.pipeline.reused,
-                "batch": server.batch,
+                "latency_p50": [each.latency_p50 for each in servers],
+                "reused": self.pipeline.reused if self.pipeline is not None else 0,
             },
         )
 
@@ -189,22 +211,25 @@ class Readiness:
         self._say_if_new("worker", {**said, "trials": list(self._trials_in_words())})
 
     def _trials_in_words(self) -> Iterator[dict[str, Any]]:
-        dropped = self.pipeline.engines[0].server.dropped if self.pipeline is not None else {}
-        for opened, trials in self._tried[:1]:
+        engines = self.pipeline.engines if self.pipeline is not None else ()
+        dropped = {engine.package.sha256: engine.server.dropped for engine in engines}
+        for opened, trials in self._tried:
             for trial in trials:
                 key = opened.sha256, trial.backend
-                reason = dropped.get(trial.backend) or self._not_compiled.get(key) or trial.reason
+                reason = dropped.get(opened.sha256, {}).get(trial.backend) or trial.reason
+                if trial.unprepared or not trial.receipt:
+                    reason = self._not_compiled.get(key) or reason
                 progress = None
                 if key in self._preparations:
                     step = self._preparations[key].step
                     progress = round(step.share, 2)
                     reason = f"its network is being compiled on this device: {step.share:.0%}, {step.what}"
-                seconds = trial.receipt.latency_p50 if trial.receipt and not reason else None
                 yield {
+                    "package": str(opened),
                     "backend": trial.backend,
                     "target": trial.target,
                     "reason": reason,
-                    "seconds": seconds,
+                    "seconds": trial.receipt.latency_p50 if trial.receipt and not reason else None,
                     "progress": progress,
                     "receipt": trial.receipt and trial.receipt.identifier,
                 }

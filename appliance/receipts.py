@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
@@ -76,13 +76,12 @@ def _compile(opened: Package, backend: str, options: Options, progress: Progress
     return preparation.step.failed
 
 
-def ask(config: Config, told: Callable[[], object] = lambda: None) -> list[Trial]:
+def ask(config: Config) -> list[tuple[str, Trial]]:
     """Have the appliance that runs on this data folder prove its backends anew, and wait for what comes of it.
 
-    Parameters
-    ----------
-    told
-        Called while waiting.
+    Returns
+    -------
+    Package and trial, for each package and each backend that the appliance may use.
 
     Raises
     ------
@@ -96,12 +95,11 @@ def ask(config: Config, told: Callable[[], object] = lambda: None) -> list[Trial
         if worker.get("state") in ("ready", "waiting") and (worker.get("proved_at") or 0) >= int(asked_at):
             receipts = {row["id"]: msgspec.json.decode(row["content"], type=Receipt) for row in store.receipts()}
             return [
-                Trial(each["backend"], each["target"], receipts.get(each["receipt"]), each["reason"])
+                (each["package"], Trial(each["backend"], each["target"], receipts.get(each["receipt"]), each["reason"]))
                 for each in worker["trials"]
             ]
         if not is_running(config):
             raise ApplianceError("the appliance stopped before its backends had proved themselves", hint="start it")
-        told()
         time.sleep(_POLL_SECONDS)
     raise ApplianceError(
         f"the appliance gave no answer within {_LONGEST_SECONDS / 60:.0f} min", hint="look at `scanside status`"

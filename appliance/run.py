@@ -25,7 +25,7 @@ from typing import IO
 from appliance import __version__, process, signature, worker
 from appliance.config import LOOPBACK, Config
 from appliance.delivery.outbox import Outbox
-from appliance.errors import ApplianceError, ConfigError
+from appliance.errors import ApplianceError, ConfigError, SpoolError
 from appliance.ingest import Intake
 from appliance.ingest.drop_folder import DropFolder
 from appliance.ingest.storage_scp import StorageScp
@@ -50,7 +50,7 @@ class Appliance:
         self._lock = _lock(config.data)
         cleaned = sum(
             clean_temporary_files(folder)
-            for folder in (config.spool_path, config.results_path, config.previews_path)
+            for folder in (config.spool_path, config.results_path, config.previews_path, config.engines_path)
             if folder.exists()
         )
         if cleaned:
@@ -77,7 +77,7 @@ class Appliance:
             self._start()
             rounds = 0
             while not self._stop.wait(_WATCH_SECONDS):
-                self._watch_worker()
+                self._watch()
                 if self._web:
                     self._web.restart_if_dead()
                 rounds += 1
@@ -126,6 +126,12 @@ class Appliance:
                 if time.monotonic() > deadline:
                     raise ApplianceError(f"the page at {url} does not answer: {error}") from error
                 time.sleep(0.05)
+
+    def _watch(self) -> None:
+        try:
+            self._watch_worker()
+        except SpoolError as error:  # it goes on receiving, or saying so; the next round looks again
+            log.error("the worker can't be watched: %s", error)
 
     def _watch_worker(self) -> None:
         dead = self._worker.restart_if_dead()

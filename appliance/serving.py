@@ -1,11 +1,13 @@
 """A package in service: the backend that proved itself fastest, in a process that is replaced when it dies or hangs.
 
-What one image may cost: its backend's process twice, another's once; then it is given up, and the next image is read.
+What one image may cost: its backend's process twice, that of each other backend once, as long as its lease has time;
+then it is given up, and the next image is read.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ import numpy as np
 
 from appliance import backends
 from appliance.backend import Options
-from appliance.errors import BackendError, InferenceStoppedError
+from appliance.errors import BackendError, InferenceStoppedError, NotServedError
 from appliance.inference import InferenceProcess, Output
 from appliance.package import Package
 from appliance.receipt import Receipt
@@ -57,6 +59,8 @@ class Server:
         backend -> how often its process ended or was stopped; ``last_stop`` says the latest in words.
     dropped
         backend -> why it serves no longer, until it proves itself anew.
+    unprepared
+        Backends whose compiled network is gone.
     """
 
     def __init__(self, opened: Package, receipts: Sequence[Receipt], options: Options, deadline: float) -> None:
@@ -64,6 +68,7 @@ class Server:
         self.stops: dict[str, int] = {}
         self.last_stop = ""
         self.dropped: dict[str, str] = {}
+        self.unprepared: set[str] = set()
         self._receipts = list(receipts)
         self._options = options
         self._deadline = deadline
@@ -73,7 +78,7 @@ class Server:
 
     @property
     def receipt(self) -> Receipt:
-        """Of the backend that serves; raises `BackendError` where none is left."""
+        """Of the backend that serves; raises `NotServedError` where none is left."""
         if not self._receipts:
             raise self._none_left()
         return self._receipts[0]
@@ -115,7 +120,7 @@ class Server:
     def keep_alive(self) -> None:
         """See that a process serves: start it where it is not there, or ended by itself.
 
-        One that can't be started is dropped, and the next one serves. Raises `BackendError` where none is left.
+        One that can't be started is dropped, and the next one serves. Raises `NotServedError` where none is left.
         """
         while True:
             receipt = self.receipt
@@ -127,7 +132,11 @@ class Server:
                 return
 
     def run(
-        self, inputs: dict[str, np.ndarray], tries: int = TRIES, on_stop: Callable[[str], object] = log.debug
+        self,
+        inputs: dict[str, np.ndarray],
+        until: float = math.inf,
+        tries: int = TRIES,
+        on_stop: Callable[[str], object] = log.debug,
     ) -> Answer:
         """The answer for one image.
 
@@ -135,6 +144,8 @@ class Server:
         ----------
         inputs
             For each input name -> float32 ``(1, channel, rows, columns)``.
+        until
+            When there must be an answer, by the clock of `time.monotonic`.
         tries
             How often this image may stop the process of the backend that serves.
         on_stop
@@ -142,20 +153,28 @@ class Server:
 
         Raises
         ------
+        NotServedError
+            No backend could try it.
         BackendError
-            No backend gave an answer, with the reasons of each.
+            Those that tried gave no answer, with the reasons of each.
         """
         reasons: list[str] = []
+        tried = False
         for receipt in tuple(self._receipts):
             for _ in range(tries if receipt is self._receipts[0] else 1):
+                left = until - time.monotonic()
+                if left <= 0:
+                    reasons.append("no time is left for another try")
+                    break
                 try:
-                    process = self._running(receipt, self._restart_seconds)
+                    process = self._running(receipt, min(self._restart_seconds, left))
                 except BackendError as error:
                     self._drop(receipt, error.message)
                     reasons.append(error.message)
                     break
+                tried = True
                 try:
-                    (output,) = process.run([inputs], self._deadline)
+                    (output,) = process.run([inputs], min(self._deadline, left))
                     answer = self._answer(receipt, output)
                 except InferenceStoppedError as error:
                     self._note_stop(receipt.backend, error.message)
@@ -168,7 +187,9 @@ class Server:
                     self._tidy_up()
                     return answer
         self._tidy_up()
-        raise BackendError("; ".join(dict.fromkeys(reasons))) if reasons else self._none_left()
+        if not tried:
+            raise self._none_left()
+        raise BackendError("; ".join(dict.fromkeys(reasons)))
 
     def run_together(self, images: Sequence[dict[str, np.ndarray]]) -> list[Answer]:
         """The answers for several images at once, in batches and on all lanes.
@@ -204,8 +225,13 @@ class Server:
         opened = replace(self._options, device=backends.device(name), batch=best_batch(receipt))
         process = InferenceProcess(self.package, name, opened)
         started = process.wait_until_started(seconds)
+        if started.unprepared:
+            self.unprepared.add(name)
         if started.reason:
             raise BackendError(f"{name} can't be started: {started.reason}")
+        if started.device != receipt.device:
+            process.close()
+            raise BackendError(f"{name} runs on {started.device} now, but has proved itself on {receipt.device}")
         self._processes[name] = process
         log.info("%s serves %s (process %d, %.2f s)", name, self.package, process.pid, time.perf_counter() - begin)
         return process
@@ -223,9 +249,9 @@ class Server:
         self._receipts.remove(receipt)
         self.dropped[receipt.backend] = reason
 
-    def _none_left(self) -> BackendError:
+    def _none_left(self) -> NotServedError:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in self.dropped.items())
-        return BackendError(f"no inference backend is left: {reasons}", hint="run `scanside receipt`")
+        return NotServedError(f"no inference backend is left: {reasons}", hint="run `scanside receipt`")
 
     def _tidy_up(self) -> None:
         """Only the backend that serves keeps its process."""

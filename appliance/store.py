@@ -61,6 +61,12 @@ SELECT instance.*, result.findings, result.warnings, result.urgent, result.secon
 FROM instance LEFT JOIN result ON result.instance_id = instance.id
 ORDER BY coalesce(result.urgent, 0) DESC, instance.id DESC LIMIT :limit OFFSET :offset
 """
+_RECEIPTS = """
+SELECT id, made_at, content, signature
+FROM (SELECT *, row_number() OVER (PARTITION BY json_extract(content, '$.package_sha256'),
+                                   json_extract(content, '$.backend') ORDER BY made_at DESC) AS place FROM receipt)
+WHERE place = 1 ORDER BY made_at DESC
+"""
 _DUE = """
 SELECT outbox.*, object.path, object.kind, object.sop_class_uid, object.sop_instance_uid, object.instance_id
 FROM outbox JOIN object ON object.id = outbox.object_id
@@ -227,6 +233,10 @@ class Store(Database):
     def release_all(self, reason: str) -> int:
         """Give back every claim of processes that are gone, at the start of the only appliance on this folder."""
         return self._release_claims("claimed_by IS NOT NULL", {}, reason, crashed=False)
+
+    def release_held(self, owner: str, reason: str) -> int:
+        """Give back all that ``owner`` holds, without blame."""
+        return self._release_claims("claimed_by = :owner", {"owner": owner}, reason, crashed=False)
 
     def release_crashed(self, owner: str) -> int:
         """Give back what ``owner``, a process that died over it, held.
@@ -473,9 +483,9 @@ class Store(Database):
                 "INSERT OR REPLACE INTO receipt VALUES (?, ?, ?, ?)", (identifier, time.time(), content, signature)
             )
 
-    def receipts(self, limit: int = 10) -> list[dict[str, Any]]:
-        """The latest receipts, newest first."""
-        return self._rows("SELECT * FROM receipt ORDER BY made_at DESC LIMIT :limit", limit=limit)
+    def receipts(self) -> list[dict[str, Any]]:
+        """The latest receipt of each backend on each package, newest first."""
+        return self._rows(_RECEIPTS)
 
     def set_component(self, name: str, content: dict[str, Any]) -> None:
         """Say how a running part is; the page shows the latest word of each."""

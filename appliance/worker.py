@@ -23,7 +23,7 @@ from pydicom import Dataset
 
 from appliance import image, pipeline, schedule, writer
 from appliance.config import Config
-from appliance.errors import ApplianceError, BackendError, DiskFullError, InputError
+from appliance.errors import ApplianceError, BackendError, DiskFullError, InputError, NotServedError, SpoolError
 from appliance.inference import InferenceProcess
 from appliance.pipeline import Pipeline, Prepared, Stopwatch
 from appliance.readiness import Readiness
@@ -35,6 +35,7 @@ log = logging.getLogger("scanside.worker")
 
 _IDLE_SECONDS = 2.0
 _RETRY_SECONDS = 5.0
+_WRITING_SECONDS = 5.0  # of a lease, for the results of an image
 
 
 def owner(pid: int) -> str:
@@ -51,11 +52,12 @@ def main(config: Config, descriptor: int) -> None:
 
 @dataclass(frozen=True)
 class _Begun:
-    """An image that is ready for the network."""
+    """An image that is ready for the network; ``until`` (of `time.monotonic`) there must be an answer."""
 
     claim: dict[str, Any]
     prepared: Prepared
     stopwatch: Stopwatch
+    until: float
 
 
 class Worker:
@@ -83,43 +85,69 @@ class Worker:
 
     def run(self) -> None:
         while not self._stopping:
-            opened = self._readiness.look_after()
-            claim = opened and self._store.claim(self._owner, self._config.inference.lease_seconds)
-            if opened is not None and claim:
-                self._process(opened, claim)
-            else:
-                self._sleep(_IDLE_SECONDS)
+            try:
+                opened = self._readiness.look_after()
+                claim = opened and self._claim()
+                if opened is not None and claim:
+                    self._process(opened, claim)
+                    continue
+            except SpoolError as error:
+                self._wait_for_the_ledger(error)
+            self._sleep(_IDLE_SECONDS)
         self._readiness.close()
+
+    def _claim(self) -> dict[str, Any] | None:
+        return self._store.claim(self._owner, self._config.inference.lease_seconds)
+
+    def _wait_for_the_ledger(self, error: SpoolError) -> None:
+        """What it can't be told now it is told later: all that this worker holds is given back, without blame."""
+        log.error("reading waits: %s", error)
+        while not self._stopping:
+            self._sleep(_RETRY_SECONDS)
+            try:
+                self._store.release_held(self._owner, f"Waiting: {error}")
+            except SpoolError:
+                continue
+            return
 
     def _process(self, opened: Pipeline, claim: dict[str, Any]) -> None:
         """Read an image; with it others that wait, where the receipt shows that reading several at once gains."""
         group = [begun] if (begun := self._begin(opened, claim)) else []
         deadline = time.monotonic() + self._config.inference.batch_wait_seconds
         while group and len(group) < self._group_size(group[0]) and time.monotonic() < deadline:
-            another = self._store.claim(self._owner, self._config.inference.lease_seconds)
+            another = self._claim()
             if another is None:
                 break
+            if another["crashes"]:  # one that killed before is read alone, or the others would share its blame
+                self._store.release(another["id"], self._owner, "", 0.0)
+                break
             if begun := self._begin(opened, another):
+                if begun.prepared.engine is not group[0].prepared.engine:
+                    self._store.release(another["id"], self._owner, "", 0.0)
+                    break
                 group.append(begun)
-        if len(group) > 1:
-            opened.infer_ahead([each.prepared for each in group])
+        if len(group) > 1 and not opened.infer_ahead([each.prepared for each in group]):
+            for each in group[1:]:
+                self._store.release(each.claim["id"], self._owner, "", 0.0)
+            del group[1:]
         for each in group:
             self._end(opened, each)
 
     def _group_size(self, first: _Begun) -> int:
-        if self._usual_seconds is None or first.claim["priority"] == "stat":
+        if self._usual_seconds is None or first.claim["priority"] == "stat" or first.claim["crashes"]:
             return 1
         return first.prepared.engine.server.group(self._usual_seconds)
 
     def _begin(self, opened: Pipeline, claim: dict[str, Any]) -> _Begun | None:
         """header -> route -> decode -> preprocess; None where it ended there."""
         identifier, path = claim["id"], self._spool.path(claim["file"])
+        until = time.monotonic() + self._config.inference.lease_seconds - _WRITING_SECONDS
         stopwatch = Stopwatch()
         with self._recorded(identifier), stopwatch("total"):
             header = image.read_header(path)
             if not claim["triaged"] and not self._triage(claim, header):
                 return None
-            return _Begun(claim, opened.prepare(path, header, stopwatch), stopwatch)
+            return _Begun(claim, opened.prepare(path, header, stopwatch), stopwatch, until)
         return None
 
     def _triage(self, claim: dict[str, Any], header: Dataset) -> bool:
@@ -139,8 +167,9 @@ class Worker:
                 reading = opened.infer(
                     begun.prepared,
                     stopwatch,
+                    begun.until,
                     tries=max(TRIES - begun.claim["crashes"], 1),
-                    on_stop=partial(self._store.count_crash, identifier, self._owner),
+                    on_stop=partial(self._count_crash, identifier),
                 )
                 with stopwatch("write"):
                     objects = self._write(identifier, reading)
@@ -163,9 +192,14 @@ class Worker:
             self._store.release(identifier, self._owner, f"Waiting: {error}", _RETRY_SECONDS)
         except LeaseLostError as error:
             log.warning("%s; its result is dropped", error)
+        except NotServedError as error:  # it is not the image's fault
+            log.error("instance %d waits: %s", identifier, error)
+            self._store.release(identifier, self._owner, f"Waiting: {error}", _RETRY_SECONDS)
         except BackendError as error:
             log.error("instance %d failed: %s", identifier, error)
             self._store.fail(identifier, self._owner, self._why_no_answer(identifier, error))
+        except SpoolError:
+            raise  # the ledger's or the disk's trouble, not the image's
         except ApplianceError as error:
             log.error("instance %d failed: %s", identifier, error)
             self._store.fail(identifier, self._owner, str(error))
@@ -193,6 +227,12 @@ class Worker:
             self._outbox(objects),
             "the answer to the same pixels was taken again" if reading.reused else "",
         )
+
+    def _count_crash(self, identifier: int, reason: str) -> None:
+        try:
+            self._store.count_crash(identifier, self._owner, reason)
+        except SpoolError as error:  # the next try is worth more than the count
+            log.error("instance %d: that it stopped the inference process is not recorded: %s", identifier, error)
 
     def _why_no_answer(self, identifier: int, error: BackendError) -> str:
         row = self._store.instance(identifier) or {}

@@ -85,7 +85,8 @@ def how_it_ended(returncode: int, stderr: bytes) -> str:
     """In words: the signal or exit code of a process that ended by itself, and its last lines."""
     said = " ".join(stderr.decode(errors="replace").split("\n")[-_LAST_LINES - 1 :]).strip()
     if returncode < 0:
-        return f"its process was ended by {signal.Signals(-returncode).name} {said}".strip()
+        name = signal.Signals(-returncode).name if -returncode in set(signal.Signals) else f"signal {-returncode}"
+        return f"its process was ended by {name} {said}".strip()
     return f"its process ended with exit code {returncode}: {said}"
 
 

@@ -115,7 +115,7 @@ def open(artifact: bytes, options: Options) -> FakeBackend:  # noqa: A001 (the p
 
 
 def is_prepared(artifact: bytes, options: Options) -> bool:
-    return _behavior(artifact).prepare_seconds == 0 or EngineCache(options.cache).has(artifact)
+    return _behavior(artifact).prepare_seconds == 0 or EngineCache(options.cache).has(artifact, options)
 
 
 def prepare(artifact: bytes, options: Options, progress: Progress) -> None:
@@ -125,7 +125,7 @@ def prepare(artifact: bytes, options: Options, progress: Progress) -> None:
     for step in range(steps):
         progress(step / steps, "pretending")
         time.sleep(_behavior(artifact).prepare_seconds / steps)
-    EngineCache(options.cache).put(b"engine", artifact)
+    EngineCache(options.cache).put(b"engine", artifact, options)
 
 
 def _behavior(artifact: bytes) -> Behavior:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import metadata
-
 import numpy as np
 
-from appliance.backend import Options
+from appliance.backend import Options, installed_version
 from appliance.errors import BackendError
 
 NAME = "onnxruntime"
@@ -26,7 +24,7 @@ def probe(device: str) -> str | None:  # noqa: ARG001 (there is but one)
 
 
 def versions(device: str) -> dict[str, str]:  # noqa: ARG001
-    return {"onnxruntime": metadata.version("onnxruntime")}
+    return {"onnxruntime": installed_version("onnxruntime")}
 
 
 class OnnxRuntimeBackend:

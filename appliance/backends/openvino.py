@@ -6,13 +6,12 @@ import hashlib
 import io
 import queue
 import zipfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from appliance.backend import Options, Progress
+from appliance.backend import Options, Progress, installed_version
 from appliance.engine_cache import EngineCache
 from appliance.errors import BackendError
 
@@ -47,7 +46,7 @@ def probe(device: str) -> str | None:
 
 
 def versions(device: str) -> dict[str, str]:
-    found = {"openvino": metadata.version("openvino")}
+    found = {"openvino": installed_version("openvino")}
     for name in _KERNEL_DRIVERS.get(device, ()):
         folder = Path("/sys/module") / name
         if folder.exists():

@@ -18,13 +18,12 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from appliance.backend import Options, Progress
+from appliance.backend import Options, Progress, installed_version
 from appliance.engine_cache import EngineCache
 from appliance.errors import BackendError
 
@@ -95,7 +94,7 @@ def probe(device: str) -> str | None:  # noqa: ARG001 (there is but one)
 
 
 def versions(device: str) -> dict[str, str]:  # noqa: ARG001
-    found = {"tensorrt": metadata.version("tensorrt")}
+    found = {"tensorrt": installed_version("tensorrt")}
     for name, (path, pattern) in _DRIVERS.items():
         said = pattern.search(path.read_text()) if path.exists() else None
         if said is not None:

@@ -7,6 +7,7 @@ child's lanes waits on that socket by itself, so the kernel hands a job to one t
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import select
@@ -30,6 +31,8 @@ from appliance.errors import BackendError, InferenceStoppedError
 from appliance.package import Package
 from appliance.receipt import Receipt
 
+log = logging.getLogger("scanside.inference")
+
 START_SECONDS = 120.0
 _SLOTS_PER_LANE = 2  # one that is computed, one that is filled
 _ALIGNMENT = 64  # a cache line, and what runtimes ask for to take an array as it is
@@ -37,7 +40,7 @@ _STOP_SECONDS = 2.0
 _LARGEST_MESSAGE = 1 << 16
 
 JOB = struct.Struct("<II")  # slot, images in it
-DONE = struct.Struct("<Id")  # slot, seconds that the network took; where the network failed, -1 and its words follow
+DONE = struct.Struct("<Id")  # slot, seconds that the network took; where it failed, -1, and its words follow
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -140,32 +143,41 @@ class InferenceProcess:
         self._outputs: list[dict[str, np.ndarray]] = []
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
-        ours = os.dup(sys.stderr.fileno())  # for what it says once it serves
-        command = [sys.executable, "-m", "appliance.inference", *map(str, (os.getpid(), theirs.fileno(),
-                   self._memory_file, ours))]  # fmt: skip
-        with theirs:
-            self._process = subprocess.Popen(
-                command,
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            with theirs:
+                self._process = self._start(theirs)
+            start = Start(name, str(opened.path), opened.sha256, options, self._slots, prove)
+            self._socket.send(msgspec.json.encode(start, enc_hook=str))
+        except OSError as error:  # no memory for a process, or it died at once
+            self.close()
+            raise BackendError(f"{name}: its process can't be started: {error}") from error
+
+    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        stderr = os.dup(sys.stderr.fileno())  # for what it says once it serves
+        descriptors = (theirs.fileno(), self._memory_file, stderr)
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-m", "appliance.inference", *map(str, (os.getpid(), *descriptors))],
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
-                pass_fds=(theirs.fileno(), self._memory_file, ours),
+                pass_fds=descriptors,
                 start_new_session=True,  # Ctrl-C is its parent's to handle
             )
-        os.close(ours)
-        start = Start(name, str(opened.path), opened.sha256, options, self._slots, prove)
-        self._socket.send(msgspec.json.encode(start, enc_hook=str))
+        finally:
+            os.close(stderr)
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._process.pid if self._process is not None else 0
 
     def fileno(self) -> int:
         """For select(2): readable while nothing was asked means that the process has ended."""
         return self._socket.fileno()
 
     def is_alive(self) -> bool:
-        return self._process.poll() is None
+        return self._process is not None and self._process.poll() is None
 
     def peak_memory(self) -> int:
         """Bytes that the process has held at most (VmHWM of proc(5))."""
@@ -193,6 +205,8 @@ class InferenceProcess:
     def run(self, images: Sequence[dict[str, np.ndarray]], seconds: float) -> list[Output]:
         """The outputs for some images, in their order; several run in batches and on all lanes at once.
 
+        Whatever it raises, no job is left behind whose answer could be taken for that of a later one.
+
         Parameters
         ----------
         images
@@ -207,6 +221,8 @@ class InferenceProcess:
         BackendError
             The network refused an image; the process goes on.
         """
+        for image in images:
+            self._check(image)
         groups = self._groups(images)
         free = list(range(self._slots))
         running: dict[int, Sequence[int]] = {}
@@ -222,7 +238,7 @@ class InferenceProcess:
             message = self._receive(deadline, seconds)
             slot, taken = DONE.unpack_from(message)
             if taken < 0:
-                failed = message[DONE.size :].decode()
+                failed = message[DONE.size :].decode(errors="replace")
                 groups.clear()
             for place, number in enumerate(running[slot]):
                 arrays = {name: array[place].copy() for name, array in self._outputs[slot].items()}
@@ -241,11 +257,15 @@ class InferenceProcess:
         groups: list[Sequence[int]] = [numbers[start : start + batch] for start in range(0, whole, batch)]
         return [*groups, *(numbers[start : start + 1] for start in range(whole, len(images)))][::-1]
 
+    def _check(self, image: dict[str, np.ndarray]) -> None:
+        given = {name: value.shape for name, value in image.items()}
+        wanted = {name: (1, *array.shape[1:]) for name, array in self._inputs[0].items()}
+        if given != wanted:
+            raise BackendError(f"{self.name} can't run the network on {given}, only on {wanted}")
+
     def _fill(self, slot: int, images: Sequence[dict[str, np.ndarray]]) -> None:
         for name, array in self._inputs[slot].items():
             for place, image in enumerate(images):
-                if image[name].shape != (1, *array.shape[1:]):
-                    raise BackendError(f"{self.name} can't run {image[name].shape} as {name!r}, only {array.shape}")
                 np.copyto(array[place], image[name][0])
 
     def _send(self, message: bytes) -> None:
@@ -270,20 +290,24 @@ class InferenceProcess:
 
     def _stopped(self) -> InferenceStoppedError:
         """Why the process is gone."""
+        assert self._process is not None
         try:
             code = self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:  # it closed its socket and lives on
-            self._process.kill()
-            code = self._process.wait()
-        self._stderr.seek(0)
-        reason = backends.how_it_ended(code, self._stderr.read())
+            self._stderr.seek(0)
+            reason = backends.how_it_ended(code, self._stderr.read())
+        except subprocess.TimeoutExpired:
+            reason = "its process closed its socket, went on, and was stopped"
         self.close()
         return InferenceStoppedError(f"{self.name}: {reason}")
 
     def close(self) -> None:
         """End the process at once; it holds nothing that could be lost."""
-        self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            self._process.kill()
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:  # a driver that hangs in the kernel: nothing here can end it
+                log.error("%s: process %d can't be ended; it is left behind", self.name, self._process.pid)
         self._socket.close()
         self._stderr.close()
         self._inputs, self._outputs, self._memory = [], [], None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import signal
 import socket
 import sys
 import threading
@@ -22,6 +23,7 @@ from appliance.inference import DONE, JOB, Arrays, Start, Started, inputs_of
 def main() -> None:
     parent, descriptor, memory_file, stderr = map(int, sys.argv[1:])
     process.die_with_parent(parent)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # to the whole service; its parent ends it when it is done with it
     _be_the_first_to_go()
     with socket.socket(fileno=descriptor) as line:
         start = msgspec.json.decode(line.recv(1 << 16), type=Start, dec_hook=lambda _, value: Path(value))
@@ -89,7 +91,7 @@ class _Server:
                 results = self._backends[count].run(inputs)
                 for name, array in self._outputs[slot].items():
                     array[:count] = results[name]
-            except BackendError as error:
+            except Exception as error:  # noqa: BLE001  told to the parent, which waits for an answer
                 line.send(DONE.pack(slot, -1.0) + str(error).encode()[:4000])
             else:
                 line.send(DONE.pack(slot, time.perf_counter() - begin))

@@ -8,14 +8,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import psutil
 import pytest
 
 from appliance import backends, package
 from appliance.backend import Options
-from appliance.errors import BackendError, InferenceStoppedError
+from appliance.config import Config
+from appliance.errors import BackendError, InferenceStoppedError, NotServedError
 from appliance.inference import InferenceProcess
+from appliance.pipeline import Pipeline
+from appliance.preparation import Preparation
 from appliance.preprocess import preprocess
+from appliance.proof import Trial
 from appliance.receipt import Batch, Receipt
 from appliance.serving import Server, best_batch
 from tests import fake_package
@@ -134,6 +140,29 @@ def test_an_image_that_is_refused_leaves_the_process_alive(tmp_path: Path) -> No
     process.close()
 
 
+def test_no_answer_is_ever_taken_for_that_of_another_image() -> None:
+    opened = fake_package.bundled()
+    process = started(opened, "onnxruntime", Options(lanes=2))
+    images = inputs(opened)
+    wanted = [output.arrays["logits"] for output in process.run(images, 10.0)]
+    wrong = {opened.manifest.input.name: np.zeros((1, 1, 8, 8), np.float32)}
+    for place in range(8):
+        with pytest.raises(BackendError, match="can't run"):
+            process.run([*images[:place], wrong, *images[place:]], 10.0)
+        with pytest.raises(BackendError, match="can't run"):
+            process.run([*images[:place], {"picture": images[0]["image"]}], 10.0)
+        (output,) = process.run([images[place]], 10.0)
+        assert np.array_equal(output.arrays["logits"], wanted[place])
+    process.close()
+
+
+def test_a_stop_of_the_whole_service_does_not_take_it_from_its_parent(tmp_path: Path) -> None:
+    process = started(fake(tmp_path), "fake")
+    os.kill(process.pid, signal.SIGTERM)
+    assert len(process.run(inputs(fake_package.bundled())[:1], 10.0)) == 1
+    process.close()
+
+
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     opened = fake(tmp_path)
     started(opened, "fake").close()
@@ -153,6 +182,25 @@ def test_a_network_that_must_be_compiled_first_says_so(tmp_path: Path) -> None:
     answer = InferenceProcess(opened, "fake", options).wait_until_started()
     assert answer.unprepared
     assert "not been compiled" in answer.reason
+
+
+def test_compiling_reports_its_progress_and_what_became_of_it(tmp_path: Path) -> None:
+    opened = fake(tmp_path / "package", prepare_seconds=0.5)
+    preparation = Preparation(opened, "fake", Options(lanes=2, cache=tmp_path / "engines"))
+    seen = set()
+    while not preparation.wait(0.02):
+        seen.add(preparation.step.share)
+    assert preparation.step.failed == ""
+    assert len(seen) > 3
+    process = started(opened, "fake", Options(lanes=2, cache=tmp_path / "engines"))
+    process.close()
+    (tmp_path / "file").touch()
+    preparation = Preparation(opened, "fake", Options(cache=tmp_path / "file"))
+    assert preparation.wait()
+    assert "could not be kept" in preparation.step.failed
+    preparation = Preparation(fake(tmp_path / "other"), "onnxruntime", Options())
+    assert preparation.wait()
+    assert preparation.step.failed == ""  # it needs none
 
 
 # --- what an image may cost ------------------------------------------------------------------------------------------
@@ -226,12 +274,59 @@ def test_a_process_that_ended_by_itself_is_no_images_fault(tmp_path: Path) -> No
     for _ in range(3):
         assert server.process is not None
         os.kill(server.process.pid, signal.SIGKILL)
-        server.process._process.wait()
+        server.process._process.wait()  # type: ignore[union-attr]
         stops: list[str] = []
         assert server.run(inputs(server.package)[0], on_stop=stops.append).receipt.backend == "fake"
         assert stops == []
     assert server.stops == {"fake": 3}
     server.close()
+
+
+def test_an_image_that_no_backend_could_try_is_not_to_blame(tmp_path: Path) -> None:
+    flag = tmp_path / "broken"
+    server = served(fake(tmp_path, crash_file=str(flag)), "fake")
+    assert server.process is not None
+    flag.touch()
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process._process.wait()  # type: ignore[union-attr]
+    stops: list[str] = []
+    for _ in range(2):
+        with pytest.raises(NotServedError, match="no inference backend is left"):
+            server.run(inputs(server.package)[0], on_stop=stops.append)
+    assert stops == []
+    with pytest.raises(NotServedError):
+        server.keep_alive()
+
+
+def test_no_try_goes_on_when_its_time_is_over(tmp_path: Path) -> None:
+    plain = fake(tmp_path / "plain")
+    opened = fake(tmp_path / "fake", keep=("cpu",), hang=(digest(plain, 1),))
+    server = served(opened, "fake", "onnxruntime", deadline=30.0)
+    begin = time.monotonic()
+    with pytest.raises(BackendError, match="no time is left"):
+        server.run(inputs(opened)[1], until=begin + 1.0)
+    assert time.monotonic() - begin < 3.0
+    server.close()
+
+
+def test_a_device_that_has_not_proved_itself_does_not_serve(tmp_path: Path) -> None:
+    opened = fake(tmp_path)
+    proof = msgspec.structs.replace(receipt_of(opened, "fake"), device="ANOTHER")
+    server = Server(opened, [proof], Options(), 1.0)
+    with pytest.raises(NotServedError, match="runs on FAKE now, but has proved itself on ANOTHER"):
+        server.keep_alive()
+
+
+def test_where_one_package_can_not_be_served_no_process_of_another_is_left(tmp_path: Path) -> None:
+    good = fake_package.bundled()
+    receipt = receipt_of(good, "onnxruntime")
+    tried = [
+        (good, (Trial("onnxruntime", "cpu", receipt, ""),)),
+        (fake(tmp_path), (Trial("fake", "fake", None, "no"),)),
+    ]
+    with pytest.raises(BackendError, match="fake: no"):
+        Pipeline.open(Config(data_dir=str(tmp_path)), tried, "1.2.3")
+    assert psutil.Process().children() == []
 
 
 def test_several_at_once_and_what_happens_when_one_of_them_kills(tmp_path: Path) -> None:

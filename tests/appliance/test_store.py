@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -259,3 +260,27 @@ def test_a_full_disk_is_said_and_leaves_the_ledger_as_it_was(tmp_path: Path) -> 
         assert checked.execute("SELECT count(*) FROM instance").fetchone()[0] == known
         assert checked.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
         checked.close()
+
+
+def test_the_latest_receipt_of_each_backend_and_package(tmp_path: Path) -> None:
+    store = Store(tmp_path / "ledger.sqlite3")
+    for age in range(3):
+        for number in range(12):
+            content = json.dumps({"package_sha256": f"{number % 4}", "backend": f"{number // 4}", "age": age})
+            store.add_receipt(f"{age}-{number}", content, "")
+    assert {row["id"] for row in store.receipts()} == {f"2-{number}" for number in range(12)}
+
+
+def test_what_a_worker_holds_is_given_back_without_blame(tmp_path: Path) -> None:
+    store = Store(tmp_path / "ledger.sqlite3")
+    store.receive(Arrival("1.2.3", "1.2", "d", "f", 1, "storage_scp", "X"))
+    assert store.claim("worker-1", 30.0)
+    assert store.release_held("worker-2", "no") == 0
+    assert store.release_held("worker-1", "the disk was full") == 1
+    (row,) = store.worklist()
+    assert (row["state"], row["crashes"]) == ("received", 0)
+    claim = store.claim("worker-1", 30.0)
+    assert claim is not None
+    assert [store.count_crash(claim["id"], "worker-1", "it fell") for _ in range(2)] == [1, 2]
+    with pytest.raises(LeaseLostError):
+        store.count_crash(claim["id"], "worker-2", "it fell")

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from appliance.send import Destination, send_files
+from appliance.store import Store
 from tests.dicom_files import make_radiograph
 from tests.running import RunningAppliance
 
@@ -51,16 +52,23 @@ def _send(appliance: RunningAppliance, files: list[Path]) -> None:
         assert sent.ok, sent.error
 
 
+def _pid(store: Store) -> int | None:
+    serves = store.components()["inference"]["serves"]
+    return serves[0]["pid"] if serves else None
+
+
 def _kill(appliance: RunningAppliance) -> list[float]:
     """Seconds from each kill until another process had given its first result."""
     store, seconds = appliance.store(), []
     while len(seconds) < KILLS:
-        before = store.components()["inference"]["pid"]
+        before = _pid(store)
+        if before is None:
+            continue
         os.kill(before, signal.SIGKILL)
         begin = time.monotonic()
         finished = store.counts()["delivered"]
         while True:
-            pid = store.components()["inference"]["pid"]
+            pid = _pid(store)
             if pid not in (None, before) and store.counts()["delivered"] > finished:
                 break
             finished = store.counts()["delivered"] if pid == before else finished

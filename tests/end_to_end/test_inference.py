@@ -81,7 +81,8 @@ def page(appliance: RunningAppliance, path: str) -> str:
 
 def inference(appliance: RunningAppliance) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(page(appliance, "api/status"))["components"]
-    return {**found.get("inference", {}), "worker": found["worker"]}
+    said = found.get("inference", {})
+    return {"backend": None, "pid": None, **said, **(said.get("serves") or [{}])[0], "worker": found["worker"]}
 
 
 def wait_until(appliance: RunningAppliance, what: str, true: Any, seconds: float = 20.0) -> dict[str, Any]:
@@ -231,6 +232,16 @@ def test_images_are_read_together_where_the_receipt_shows_a_gain(boxes: Boxes, t
     assert taken[-1] > 0.2
 
 
+def test_one_that_kills_in_a_group_takes_no_other_with_it(boxes: Boxes, tmp_path: Path) -> None:
+    files = [make_radiograph(tmp_path / "many" / f"{number}.dcm", seed=300 + number) for number in range(9)]
+    appliance = boxes.start("fake", seconds=0.2, batches=(1, 4), crash=(fake_package.input_digest(files[5]),))
+    wait_until(appliance, "ready", lambda each: each.get("batch") == 4)
+    send(appliance, *files)
+    rows = by_uid(appliance.wait_final(len(files)), files)
+    assert [row["state"] for row in rows] == ["delivered"] * 5 + ["failed"] + ["delivered"] * 3
+    assert [row["crashes"] for row in rows] == [0] * 5 + [2] + [0] * 3
+
+
 def test_a_configured_backend_that_can_not_serve_is_refused_and_images_wait(
     boxes: Boxes, images: list[Path], tmp_path: Path
 ) -> None:
@@ -241,6 +252,10 @@ def test_a_configured_backend_that_can_not_serve_is_refused_and_images_wait(
     found = wait_until(appliance, "waiting", lambda each: each["worker"]["state"] == "waiting")
     assert "fake" in found["worker"]["reason"]
     assert "SIGSEGV" in page(appliance, "")
+    assert found["state"] == "waiting"
+    assert "nothing at the moment" in page(appliance, "device")
+    refused = scanside("receipt", "--backend", "onnxruntime", "--config", appliance.config_path)
+    assert "configured not to use onnxruntime" in refused.stderr
     time.sleep(0.5)
     assert appliance.status()["counts"]["received"] == 1  # not by onnxruntime, which nobody configured
     flag.unlink()
