@@ -220,7 +220,7 @@ class Server:
         if process is not None and process.is_alive():
             return process
         if process is not None:
-            self._note_stop(name, f"{name}: its process ended while it had nothing to do")
+            self._note_stop(name, f"{name}, while it had nothing to do: {process.how_it_ended()}")
         begin = time.perf_counter()
         opened = replace(self._options, device=backends.device(name), batch=best_batch(receipt))
         process = InferenceProcess(self.package, name, opened)

@@ -289,16 +289,19 @@ class InferenceProcess:
         return message
 
     def _stopped(self) -> InferenceStoppedError:
-        """Why the process is gone."""
+        reason = self.how_it_ended()
+        self.close()
+        return InferenceStoppedError(f"{self.name}: {reason}")
+
+    def how_it_ended(self) -> str:
+        """In words, of a process that has closed its socket."""
         assert self._process is not None
         try:
             code = self._process.wait(_STOP_SECONDS)
-            self._stderr.seek(0)
-            reason = backends.how_it_ended(code, self._stderr.read())
         except subprocess.TimeoutExpired:
-            reason = "its process closed its socket, went on, and was stopped"
-        self.close()
-        return InferenceStoppedError(f"{self.name}: {reason}")
+            return "its process closed its socket, went on, and was stopped"
+        self._stderr.seek(0)
+        return backends.how_it_ended(code, self._stderr.read())
 
     def close(self) -> None:
         """End the process at once; it holds nothing that could be lost."""
