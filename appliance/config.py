@@ -54,7 +54,7 @@ class Inference(_Table, frozen=True):
     threads: Annotated[int, Meta(ge=0)] = 0
     deadline_seconds: Seconds = 5.0
     lease_seconds: Seconds = 30.0
-    batch_wait_seconds: Annotated[float, Meta(ge=0)] = 1.0
+    gathering_seconds: Annotated[float, Meta(ge=0)] = 1.0
     receipts_at: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "03:00"
 
 

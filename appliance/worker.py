@@ -113,7 +113,7 @@ class Worker:
     def _process(self, opened: Pipeline, claim: dict[str, Any]) -> None:
         """Read an image; with it others that wait, where the receipt shows that reading several at once gains."""
         group = [begun] if (begun := self._begin(opened, claim)) else []
-        deadline = time.monotonic() + self._config.inference.batch_wait_seconds
+        deadline = time.monotonic() + self._config.inference.gathering_seconds
         while group and len(group) < self._group_size(group[0]) and time.monotonic() < deadline:
             another = self._claim()
             if another is None:
