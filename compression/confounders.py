@@ -66,7 +66,12 @@ def measure(pixels: np.ndarray) -> dict[str, float]:
     image = pixels.astype(np.float32)
     edge = max(1, round(_BORDER * min(image.shape)))
     frame = np.concatenate(
-        [image[:edge].ravel(), image[-edge:].ravel(), image[edge:-edge, :edge].ravel(), image[edge:-edge, -edge:].ravel()]
+        [
+            image[:edge].ravel(),
+            image[-edge:].ravel(),
+            image[edge:-edge, :edge].ravel(),
+            image[edge:-edge, -edge:].ravel(),
+        ]
     )
     contrast = float(image.std())
     sharpness = float(np.abs(np.diff(image, axis=1)).mean()) if image.shape[1] > 1 else 0.0

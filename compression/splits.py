@@ -109,9 +109,7 @@ def leaks(patients: np.ndarray, split: np.ndarray) -> dict[str, list[str]]:
     return {patient: sorted(names) for patient, names in sorted(found.items()) if len(names) > 1 and patient}
 
 
-def folds_or_none(
-    labels: np.ndarray, patients: np.ndarray, folds: int
-) -> list[tuple[np.ndarray, np.ndarray]] | None:
+def folds_or_none(labels: np.ndarray, patients: np.ndarray, folds: int) -> list[tuple[np.ndarray, np.ndarray]] | None:
     """`k_fold` over rows that are told apart by their place, or None where a label has too few patients."""
     places = np.array([f"{index:09d}" for index in range(len(labels))])
     try:
@@ -135,7 +133,9 @@ def _strata(content: Content, folds: int) -> np.ndarray:
         return content.labels
     both = np.array([f"{label} | {site}" for label, site in zip(content.labels, content.sites, strict=True)])
     patients = {each: len(set(content.patients[both == each])) for each in np.unique(both)}
-    strata = np.array([each if patients[each] >= folds else label for each, label in zip(both, content.labels, strict=True)])
+    strata = np.array(
+        [each if patients[each] >= folds else label for each, label in zip(both, content.labels, strict=True)]
+    )
     values, counts = np.unique(strata, return_counts=True)
     rare = set(values[counts < folds])
     return content.labels if rare else strata

@@ -1,0 +1,416 @@
+"""``check-data``: what is wrong with a data set, before hours of training.
+
+Errors must stop a training; warnings are for a person to judge; notes are for the record.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from compression import balance, check_page, confounders, duplicates, inventory, label_errors, readers, splits
+from compression.architectures import MobileNetV2
+from compression.inventory import Inventory
+from compression.recipe import Recipe, RecipeError
+
+NAME = "check-data"
+_SPLITS = ("train", "validation", "test")
+_STOPPING = {
+    "missing file", "corrupt image", "constant image", "label", "no patient", "missing mask", "corrupt mask",
+    "mask of another size",
+}  # fmt: skip
+_EXAMPLES = 5
+_PAIRS_KEPT = 1000  # in the JSON; the counts are of all
+_KNOWS_SOMETHING = 0.7  # area under the curve below which the simple model is no judge of labels
+_IMBALANCE = 3.0
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of defect in one data set: how often, some examples, what to do."""
+
+    severity: Severity
+    data_set: str
+    what: str
+    count: int
+    examples: list[str]
+    hint: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Everything found, as plain values, and the images for a page that may show them."""
+
+    report: dict[str, Any]
+    sets: list[Inventory]
+
+    @property
+    def stops(self) -> bool:
+        return any(problem["severity"] == "error" for problem in self.report["problems"])
+
+
+def check(recipe: Recipe, data_root: Path, weights_root: Path) -> Checked:
+    """Look at the training set of a recipe and at its external set, if it has one.
+
+    Raises
+    ------
+    RecipeError
+        Where a list can't be read at all; all else is reported.
+    """
+    begun = time.monotonic()
+    steps = recipe.input.steps()[:-1]
+    names = [recipe.data.train, *([recipe.data.external] if recipe.data.external else [])]
+    sets = [inventory.take(data_root / name, recipe.check.labels, steps) for name in names]
+    weights: Path | None = weights_root / recipe.train.weights
+    if weights is not None and not weights.is_file():
+        weights = None
+    problems: list[Problem] = []
+    found = {
+        taken.name: _one_set(recipe, data_root, taken, weights, problems, training=number == 0)
+        for number, taken in enumerate(sets)
+    }
+    twice = _duplicates(sets, problems)
+    order = ("error", "warning", "note")
+    problems.sort(key=lambda problem: order.index(problem.severity))
+    report = {
+        "recipe": f"{recipe.package.id} {recipe.package.version}",
+        "problems": [asdict(problem) for problem in problems],
+        "sets": found,
+        "duplicates": twice,
+        "seconds": round(time.monotonic() - begun, 1),
+        "memory_mb": _peak_memory(),
+    }
+    return Checked(report, sets)
+
+
+def write(checked: Checked, work: Path, out: Path | None) -> Path:
+    """Write JSON and HTML: with pictures into the work folder, without into ``out``; the page with pictures."""
+    for folder, pictures in ((work, True), *(((out, False),) if out else ())):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{NAME}.json").write_text(json.dumps(checked.report, indent=1) + "\n")
+        (folder / f"{NAME}.html").write_text(check_page.page(checked.report, checked.sets if pictures else []))
+    training = checked.sets[0]
+    proposed = checked.report["sets"][training.name].get("proposed_split")
+    if proposed:
+        with (work / "split.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "split"])
+            writer.writerows(proposed.items())
+    return work / f"{NAME}.html"
+
+
+# --- one data set ----------------------------------------------------------------------------------------------------
+
+
+def _one_set(
+    recipe: Recipe, data_root: Path, taken: Inventory, weights: Path | None, problems: list[Problem], training: bool
+) -> dict[str, Any]:
+    site = balance.site_column(taken, recipe.check.site)
+    content = splits.Content(
+        np.char.add(taken.digests, taken.mask_digests),
+        taken.column("label"),
+        taken.column("patient_id"),
+        taken.column(site) if site and taken.has(site) else None,
+    )
+    found: dict[str, Any] = {"version": splits.version(content), "counts": balance.counts(taken, site)}
+    found["faults"] = _faults(taken, problems)
+    _labels(recipe, taken, problems)
+    chosen = np.flatnonzero(taken.used)
+    if training:
+        _splits(taken, content, found, problems)
+        if taken.has("split"):
+            chosen = np.flatnonzero(taken.used & (taken.column("split") == "train"))
+        found |= _amounts(recipe, taken, chosen, problems)
+    found["confounders"] = _confounders(recipe, taken, chosen, problems)
+    found["label_errors"] = _label_errors(recipe, taken, weights, problems)
+    if training and recipe.check.readers:
+        found["readers"] = _readers(data_root / recipe.data.train / recipe.check.readers, taken, problems)
+    return found
+
+
+def _faults(taken: Inventory, problems: list[Problem]) -> dict[str, list[dict[str, str]]]:
+    kinds: dict[str, list[dict[str, str]]] = {}
+    for fault in taken.faults:
+        kinds.setdefault(fault.kind, []).append({"file": fault.file, "what": fault.what})
+    for kind, each in kinds.items():
+        severity: Severity = "error" if kind in _STOPPING else "warning"
+        examples = [f"{fault['file']}: {fault['what']}" for fault in each]
+        hint = "mend the file or take its row out of the list"
+        if kind == "empty mask":
+            hint = "right where there is nothing to mark; else mend it"
+        _add(problems, severity, taken, kind, examples, hint)
+    return kinds
+
+
+def _labels(recipe: Recipe, taken: Inventory, problems: list[Problem]) -> None:
+    labels = sorted(set(taken.column("label").tolist()))
+    if not recipe.check.labels:
+        quoted = ", ".join(f'"{label}"' for label in labels)
+        severity: Severity = "note" if len(labels) == 2 else "warning"
+        _add(problems, severity, taken, "labels that the recipe does not declare", labels,
+             f"all but {recipe.data.positive!r} count as negative; to have others refused: [check] labels = [{quoted}]")  # fmt: skip
+    if recipe.data.positive not in labels:
+        _add(
+            problems,
+            "error",
+            taken,
+            "no image of the positive label",
+            [recipe.data.positive],
+            "is data.positive right?",
+        )
+    elif len(labels) == 1:
+        _add(problems, "error", taken, "one label only", labels, "both classes are needed")
+
+
+def _splits(taken: Inventory, content: splits.Content, found: dict[str, Any], problems: list[Problem]) -> None:
+    split = taken.column("split")
+    if not taken.has("split"):
+        hint = "training wants a column split; a patient-disjoint 70/20/10 is proposed in split.csv of the work folder"
+        try:
+            found["proposed_split"] = dict(
+                zip(taken.column("file").tolist(), splits.three_way(content).tolist(), strict=True)
+            )
+        except RecipeError as error:
+            hint = str(error)
+        _add(problems, "warning", taken, "no splits", [], hint, count=1)
+        return
+    other = sorted(set(split.tolist()) - set(_SPLITS))
+    _add(problems, "error", taken, "unknown splits", other, f"known are {', '.join(_SPLITS)}")
+    leaks = splits.leaks(taken.column("patient_id"), split)
+    found["patients_in_two_splits"] = leaks
+    examples = [f"{patient} in {' and '.join(names)}" for patient, names in leaks.items()]
+    _add(problems, "error", taken, "patients in two splits", examples,
+         "what was learned of a patient is known in the test: keep each patient in one split")  # fmt: skip
+    labels = set(content.labels.tolist())
+    missing = [
+        f"{name}: no {label}"
+        for name in sorted(set(split.tolist()) & set(_SPLITS))
+        for label in sorted(labels - set(content.labels[taken.used & (split == name)].tolist()))
+    ]
+    _add(problems, "error", taken, "labels that a split lacks", missing, "both classes are needed in each split")
+
+
+def _amounts(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems: list[Problem]) -> dict[str, Any]:
+    """Weights, and what the numbers mean for a task of this kind."""
+    labels = taken.column("label")
+    if not len(chosen):
+        return {}
+    parameters = sum(each.numel() for each in MobileNetV2(1, recipe.train.dropout).parameters())
+    segments = taken.has("mask")
+    weighting = balance.weighting(labels[chosen], recipe.data.positive)
+    bands = {
+        "training images": balance.band(len(chosen), balance.TRAINING_MASKS if segments else balance.TRAINING_IMAGES),
+        "parameters per training image": balance.band(round(parameters / len(chosen)), balance.PARAMETERS_PER_SAMPLE),
+    }
+    in_test = taken.used & (taken.column("split") == "test")
+    if in_test.any():
+        _, numbers = np.unique(labels[in_test], return_counts=True)
+        bands["test images of the rarest label"] = balance.band(int(numbers.min()), balance.TEST_OF_EACH_CLASS)
+    few = [f"{name}: {each['value']:,}" for name, each in bands.items() if each["in_words"].startswith(("few", "high"))]
+    _add(problems, "warning", taken, "numbers that are unusual for a task of this kind", few, "see the bands")
+    if weighting["imbalance"] >= _IMBALANCE:
+        _add(problems, "note", taken, "imbalance", [f"{weighting['imbalance']} to 1"],
+             f"weights by inverse frequency: {weighting['toml']}")  # fmt: skip
+    return {"parameters": parameters, "weighting": weighting, "bands": bands}
+
+
+def _confounders(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems: list[Problem]) -> dict[str, Any]:
+    positive = taken.column("label")[chosen] == recipe.data.positive
+    if positive.all() or not positive.any():
+        return {}
+    patients = taken.column("patient_id")[chosen]
+    found: dict[str, Any] = {"images": len(chosen), "together": {}}
+    words = {
+        "stored": ("statistics of the stored image that tell the label by themselves",
+                   "a model will use them: make them random in training, or have them equal in both classes"),
+        "prepared": ("of these, left in what the network gets", "augment: blur, resolution, noise, contrast, crop"),
+        "list": ("columns of the list that tell the label by themselves",
+                 "report figures by group; a model may learn the group"),
+    }  # fmt: skip
+    for kind, table in (("stored", taken.stored), ("prepared", taken.prepared), ("list", None)):
+        if table is None:
+            ranked = confounders.columns([taken.rows[index] for index in chosen], positive)
+        else:
+            part = {name: values[chosen] for name, values in table.items()}
+            ranked = confounders.rank(part, positive, kind)
+            found["together"][kind] = confounders.together(part, positive, patients) if ranked else None
+        found[kind] = [each.as_json() for each in ranked]
+        examples = [f"{each.name} (AUC {each.auc:.2f})" for each in ranked if each.flagged]
+        _add(problems, "warning", taken, words[kind][0], examples, words[kind][1])
+    return found
+
+
+def _label_errors(recipe: Recipe, taken: Inventory, weights: Path | None, problems: list[Problem]) -> dict[str, Any]:
+    used = np.flatnonzero(taken.used)
+    labels, patients = taken.column("label")[used], taken.column("patient_id")[used]
+    features, what = label_errors.features(taken.small[used], weights, recipe.train.threads)
+    suspicion = label_errors.find(features, labels, patients)
+    if suspicion is None:
+        return {"features": what, "skipped": "one label only, or fewer than five patients of one"}
+    suspects = [
+        {
+            "file": taken.rows[used[each.index]]["file"],
+            "index": int(used[each.index]),
+            "split": taken.rows[used[each.index]].get("split", ""),
+            "given": each.given,
+            "suggested": each.suggested,
+            "probability": each.probability,
+            "margin": each.margin,
+        }
+        for each in suspicion.suspects
+    ]
+    knows = suspicion.auc >= _KNOWS_SOMETHING
+    hint = f"have a reader look at the first ones; estimated share of wrong labels {suspicion.noise:.1%}"
+    if not knows:
+        hint = f"the simple model knows little here (AUC {suspicion.auc:.2f}), so this says little about the labels"
+    _add(problems, "warning" if knows else "note", taken, "labels that look wrong",
+         [f"{each['file']}: {each['given']}, looks like {each['suggested']} ({each['probability']:.2f})"
+          for each in suspects], hint)  # fmt: skip
+    return {"features": what, **suspicion.as_json(), "suspects": suspects}
+
+
+def _readers(path: Path, taken: Inventory, problems: list[Problem]) -> dict[str, Any]:
+    readings = readers.read(path)
+    decided, ties = readers.adjudicate(readings)
+    given = dict(zip(taken.column("file").tolist(), taken.column("label").tolist(), strict=True))
+    unknown = sorted(set(readings.images) - set(given))
+    against = {image: label for image, label in decided.items() if image in given and given[image] != label}
+    _add(problems, "warning", taken, "ties between readers", list(ties), "have a further reader settle them")
+    _add(problems, "warning", taken, "labels against the readers' majority",
+         [f"{image}: {given[image]}, readers say {label}" for image, label in against.items()], "settle them")  # fmt: skip
+    _add(problems, "warning", taken, "read images that the list lacks", unknown, f"is {path.name} of this data set?")
+    return {**readers.agreement(readings), "ties": ties, "against_the_list": against}
+
+
+def _add(
+    problems: list[Problem], severity: Severity, taken: Inventory | str, what: str, examples: Sequence[str], hint: str,
+    count: int | None = None,
+) -> None:  # fmt: skip
+    """Keep a problem if there is any case of it."""
+    number = len(examples) if count is None else count
+    if number:
+        name = taken if isinstance(taken, str) else taken.name
+        problems.append(Problem(severity, name, what, number, list(examples[:_EXAMPLES]), hint))
+
+
+# --- duplicates, within and between sets -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _All:
+    """The used images of all sets in one row; a set without splits counts as one split of its own name."""
+
+    files: list[str]
+    labels: list[str]
+    patients: list[str]
+    splits: list[str]
+    places: list[tuple[int, int]]
+
+    def describe(self, group: Sequence[int]) -> str:
+        return " = ".join(f"{self.files[index]} ({self.splits[index]})" for index in group)
+
+
+def _duplicates(sets: Sequence[Inventory], problems: list[Problem]) -> dict[str, Any]:
+    everything = _all(sets)
+    digests = np.concatenate([taken.digests[taken.used] for taken in sets])
+    small = np.concatenate([taken.small[taken.used] for taken in sets])
+    groups = duplicates.exact(digests)
+    described = duplicates.descriptors(small)
+    pairs = [pair for pair in duplicates.near(described) if digests[pair.one] != digests[pair.other]]
+    nearest = duplicates.nearest_other_patient(described, np.array(everything.patients))
+    all_names = " and ".join(taken.name for taken in sets)
+    _exact_problems(everything, groups, all_names, problems)
+    _near_problems(everything, pairs, all_names, problems)
+    for taken in sets:
+        kept = set(taken.digests[taken.used].tolist())
+        wrong = [taken.rows[index]["file"] for index in np.flatnonzero(~taken.used) if taken.digests[index] not in kept]
+        _add(problems, "warning", taken, "rows left out as duplicates whose pixels are nowhere else", wrong,
+             "are they left out for good reason?")  # fmt: skip
+    return {
+        "exact": [[everything.files[index] for index in group] for group in groups],
+        "near_count": len(pairs),
+        "near": [_pair(everything, pair) for pair in pairs[:_PAIRS_KEPT]],
+        "limit": duplicates.LIMIT,
+        "copies_made_on_purpose": duplicates.margins(small, described),
+        "nearest_other_patient": {
+            "percentiles": [0, 0.1, 1, 10, 50],
+            "distances": np.percentile(nearest, [0, 0.1, 1, 10, 50]).round(4).tolist(),
+            "histogram": np.histogram(nearest, bins=50, range=(0, 1))[0].tolist(),
+        },
+    }
+
+
+def _all(sets: Sequence[Inventory]) -> _All:
+    files, labels, patients, names, places = [], [], [], [], []
+    for number, taken in enumerate(sets):
+        for index in np.flatnonzero(taken.used):
+            row = taken.rows[index]
+            files.append(row["file"])
+            labels.append(row["label"])
+            patients.append(f"{taken.name}: {row['patient_id']}")
+            names.append(row.get("split") or taken.name if number == 0 else taken.name)
+            places.append((number, int(index)))
+    return _All(files, labels, patients, names, places)
+
+
+def _pair(everything: _All, pair: duplicates.Pair) -> dict[str, Any]:
+    both = (pair.one, pair.other)
+    return {
+        "files": [everything.files[index] for index in both],
+        "splits": [everything.splits[index] for index in both],
+        "labels": [everything.labels[index] for index in both],
+        "same_patient": everything.patients[pair.one] == everything.patients[pair.other],
+        "distance": pair.distance,
+        "places": [everything.places[index] for index in both],
+    }
+
+
+def _exact_problems(everything: _All, groups: list[list[int]], name: str, problems: list[Problem]) -> None:
+    def those(differ: list[str]) -> list[str]:
+        return [everything.describe(group) for group in groups if len({differ[index] for index in group}) > 1]
+
+    _add(problems, "error", name, "the same picture in two splits", those(everything.splits), "keep one of them")
+    _add(problems, "error", name, "the same picture with two labels", those(everything.labels), "settle the label")
+    _add(problems, "warning", name, "the same picture under two patients", those(everything.patients),
+         "one person may be in training and validation: join the two identifiers")  # fmt: skip
+    plain = [everything.describe(group) for group in groups]
+    _add(problems, "warning", name, "the same picture more than once", plain,
+         "name the first one in the column exact_duplicate_of of the others: training then leaves them out")  # fmt: skip
+
+
+def _near_problems(everything: _All, pairs: list[duplicates.Pair], name: str, problems: list[Problem]) -> None:
+    between, others, same = [], [], []
+    for pair in pairs:
+        words = f"{everything.describe((pair.one, pair.other))}, distance {pair.distance:.3f}"
+        if everything.splits[pair.one] != everything.splits[pair.other]:
+            between.append(words)
+        elif everything.patients[pair.one] != everything.patients[pair.other]:
+            others.append(words)
+        else:
+            same.append(words)
+    _add(
+        problems,
+        "warning",
+        name,
+        "near duplicates between splits",
+        between,
+        "look at them: copies don't belong in both",
+    )
+    _add(problems, "warning", name, "near duplicates of two patients", others,
+         "look at them: one person may be in training and validation")  # fmt: skip
+    _add(problems, "note", name, "near duplicates of one patient in one split", same, "harmless, if few")
+
+
+def _peak_memory() -> int:
+    """Peak resident memory of this process in MB."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) // 1024
