@@ -19,7 +19,7 @@ SITE_COLUMNS = ("site", "source", "hospital", "center", "location")
 Band = tuple[float, str, str]  # up to this, in plain words, source
 
 TRAINING_IMAGES: tuple[Band, ...] = (
-    (2_000, "few: radiograph classifiers still gained much from more images; pretrain, augment, and expect wide intervals",
+    (2_000, "few: classifiers of radiographs still gained much from more images; pretrain, augment",
      "Dunnmon et al., Radiology 2019: AUC 0.84 with 2,000 chest radiographs, 0.95 with 20,000"),
     (20_000, "usual: enough for a clear finding with pretrained weights and augmentation",
      "Dunnmon et al., Radiology 2019 (20,000: AUC 0.95); Tang et al., npj Digital Medicine 2020 (8,500: pretraining "
@@ -38,7 +38,7 @@ PARAMETERS_PER_SAMPLE: tuple[Band, ...] = (
     (100, "low: the whole network can be trained",
      "CheXNet, Rajpurkar et al. 2017: DenseNet-121 (7.0 M) on 112,120 radiographs, 62 a sample"),
     (1_000, "usual for fine-tuning: start from pretrained weights, augment, stop early",
-     "Tang et al., npj Digital Medicine 2020: networks of some 7 M on 8,500 radiographs, 820 a sample, better pretrained"),
+     "Tang et al., npj Digital Medicine 2020: some 7 M on 8,500 radiographs, 820 a sample, better if pretrained"),
     (float("inf"), "high: freeze most layers or take a smaller network; a good figure on the training set says nothing",
      "Zhang et al., ICLR 2017: networks with 33 parameters a sample learn random labels by heart"),
 )  # fmt: skip

@@ -21,7 +21,7 @@ from compression.inventory import Inventory
 from compression.recipe import Recipe, RecipeError
 
 NAME = "check-data"
-_SPLITS = ("train", "validation", "test")
+_SPLITS = ("train", "test")  # validation is taken from train
 _STOPPING = {
     "missing file", "corrupt image", "constant image", "label", "no patient", "missing mask", "corrupt mask",
     "mask of another size",
@@ -29,7 +29,21 @@ _STOPPING = {
 _EXAMPLES = 5
 _PAIRS_KEPT = 1000  # in the JSON; the counts are of all
 _KNOWS_SOMETHING = 0.7  # area under the curve below which the simple model is no judge of labels
-_IMBALANCE = 3.0
+_IMBALANCE = 3.0  # to 1, from which on weights are proposed among the problems
+_TELLING = {
+    "stored": (
+        "statistics of the stored image that tell the label by themselves",
+        "a model will use them: make them random in training, or have them equal in both classes",
+    ),
+    "prepared": (
+        "statistics of the prepared image that tell the label by themselves",
+        "preprocessing leaves them in what the network gets: augment (blur, resolution, noise, contrast, crop)",
+    ),
+    "list": (
+        "columns of the list that tell the label by themselves",
+        "report figures by group; a model may learn the group",
+    ),
+}
 
 Severity = Literal["error", "warning", "note"]
 
@@ -153,12 +167,13 @@ def _faults(taken: Inventory, problems: list[Problem]) -> dict[str, list[dict[st
 
 def _labels(recipe: Recipe, taken: Inventory, problems: list[Problem]) -> None:
     labels = sorted(set(taken.column("label").tolist()))
+    positive = recipe.data.positive
     if not recipe.check.labels:
-        quoted = ", ".join(f'"{label}"' for label in labels)
-        severity: Severity = "note" if len(labels) == 2 else "warning"
-        _add(problems, severity, taken, "labels that the recipe does not declare", labels,
-             f"all but {recipe.data.positive!r} count as negative; to have others refused: [check] labels = [{quoted}]")  # fmt: skip
-    if recipe.data.positive not in labels:
+        quoted = ", ".join(json.dumps(label) for label in labels)
+        severity: Severity = "note" if len(labels) <= 2 else "warning"
+        hint = f"all but {positive!r} count as negative; to have others refused: [check] labels = [{quoted}]"
+        _add(problems, severity, taken, "labels that the recipe does not declare", labels, hint)
+    if positive not in labels:
         _add(
             problems,
             "error",
@@ -193,7 +208,7 @@ def _splits(taken: Inventory, content: splits.Content, found: dict[str, Any], pr
     labels = set(content.labels.tolist())
     missing = [
         f"{name}: no {label}"
-        for name in sorted(set(split.tolist()) & set(_SPLITS))
+        for name in _SPLITS
         for label in sorted(labels - set(content.labels[taken.used & (split == name)].tolist()))
     ]
     _add(problems, "error", taken, "labels that a split lacks", missing, "both classes are needed in each split")
@@ -229,13 +244,6 @@ def _confounders(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems:
         return {}
     patients = taken.column("patient_id")[chosen]
     found: dict[str, Any] = {"images": len(chosen), "together": {}}
-    words = {
-        "stored": ("statistics of the stored image that tell the label by themselves",
-                   "a model will use them: make them random in training, or have them equal in both classes"),
-        "prepared": ("of these, left in what the network gets", "augment: blur, resolution, noise, contrast, crop"),
-        "list": ("columns of the list that tell the label by themselves",
-                 "report figures by group; a model may learn the group"),
-    }  # fmt: skip
     for kind, table in (("stored", taken.stored), ("prepared", taken.prepared), ("list", None)):
         if table is None:
             ranked = confounders.columns([taken.rows[index] for index in chosen], positive)
@@ -245,7 +253,7 @@ def _confounders(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems:
             found["together"][kind] = confounders.together(part, positive, patients) if ranked else None
         found[kind] = [each.as_json() for each in ranked]
         examples = [f"{each.name} (AUC {each.auc:.2f})" for each in ranked if each.flagged]
-        _add(problems, "warning", taken, words[kind][0], examples, words[kind][1])
+        _add(problems, "warning", taken, _TELLING[kind][0], examples, _TELLING[kind][1])
     return found
 
 
@@ -285,8 +293,8 @@ def _readers(path: Path, taken: Inventory, problems: list[Problem]) -> dict[str,
     unknown = sorted(set(readings.images) - set(given))
     against = {image: label for image, label in decided.items() if image in given and given[image] != label}
     _add(problems, "warning", taken, "ties between readers", list(ties), "have a further reader settle them")
-    _add(problems, "warning", taken, "labels against the readers' majority",
-         [f"{image}: {given[image]}, readers say {label}" for image, label in against.items()], "settle them")  # fmt: skip
+    words = [f"{image}: {given[image]}, readers say {label}" for image, label in against.items()]
+    _add(problems, "warning", taken, "labels against the readers' majority", words, "settle them")
     _add(problems, "warning", taken, "read images that the list lacks", unknown, f"is {path.name} of this data set?")
     return {**readers.agreement(readings), "ties": ties, "against_the_list": against}
 
@@ -382,9 +390,9 @@ def _exact_problems(everything: _All, groups: list[list[int]], name: str, proble
     _add(problems, "error", name, "the same picture with two labels", those(everything.labels), "settle the label")
     _add(problems, "warning", name, "the same picture under two patients", those(everything.patients),
          "one person may be in training and validation: join the two identifiers")  # fmt: skip
+    hint = "name the first one in the column exact_duplicate_of of the others: training then leaves them out"
     plain = [everything.describe(group) for group in groups]
-    _add(problems, "warning", name, "the same picture more than once", plain,
-         "name the first one in the column exact_duplicate_of of the others: training then leaves them out")  # fmt: skip
+    _add(problems, "warning", name, "the same picture more than once", plain, hint)
 
 
 def _near_problems(everything: _All, pairs: list[duplicates.Pair], name: str, problems: list[Problem]) -> None:

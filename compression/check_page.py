@@ -81,8 +81,9 @@ def _set(name: str, found: dict[str, Any], pictured: Inventory | None, number: i
         f"<h2>{html.escape(name)}</h2>",
         f"<p>Version <code>{found['version']}</code>, from what the images show, labels and patients.</p>",
         f"<p>{counts['listed']} listed, {counts['readable']} usable, {counts['left_out_as_duplicates']} left out as "
-        f"duplicates, {counts['used']} used, of {counts['patients']} patients (median {each['median']:g} images, at most "
-        f"{each['most']}); {counts['patients_with_several_labels']} patients have images with different labels.</p>",
+        f"duplicates, {counts['used']} used, of {counts['patients']} patients (median {each['median']:g} images, at "
+        f"most {each['most']}); {counts['patients_with_several_labels']} patients have images with different "
+        "labels.</p>",
         _table(
             ("", "images", "patients"),
             [
@@ -101,8 +102,9 @@ def _set(name: str, found: dict[str, Any], pictured: Inventory | None, number: i
                 ("", "", "in plain words", "source"),
                 [(what, f"{of['value']:,}", of["in_words"], of["source"]) for what, of in found["bands"].items()],
             ),
-            f"<p>Imbalance {weighting['imbalance']} to 1. Inverse frequency: <code>{html.escape(weighting['toml'])}</code>"
-            f" or <code>pos_weight = {weighting['pos_weight']}</code>, which training takes by itself.</p>",
+            f"<p>Imbalance {weighting['imbalance']} to 1. Inverse frequency: "
+            f"<code>{html.escape(weighting['toml'])}</code> or "
+            f"<code>pos_weight = {weighting['pos_weight']}</code>, which training takes by itself.</p>",
         ]
     if found["confounders"]:
         parts += _confounders(found["confounders"], number)
@@ -144,7 +146,7 @@ def _label_errors(found: dict[str, Any], pictured: Inventory | None) -> list[str
     parts.append(
         f"<p>Confident learning (Northcutt et al., JAIR 2021) on {html.escape(found['features'])}, cross-validated by "
         f"patient; the simple model's AUC is {found['auc_of_the_simple_model']:.3f}. Estimated share of wrong labels: "
-        f"{found['estimated_share_wrong']:.1%}. {len(found['suspects'])} images lie off the diagonal; the worst first.</p>"
+        f"{found['estimated_share_wrong']:.1%}. {len(found['suspects'])} images lie off the diagonal; worst first.</p>"
     )
     joint = [(f"labeled {name}", *(f"{share:.2%}" for share in row)) for name, row in
              zip(found["labels"], found["joint"], strict=True)]  # fmt: skip
@@ -166,8 +168,8 @@ def _duplicates(found: dict[str, Any], pictured: Sequence[Inventory]) -> list[st
         "<h2>Duplicates</h2>",
         f"<p>{len(found['exact'])} groups of equal pixels, {found['near_count']} near pairs: distance below "
         f"{found['limit']}, which is 1 - the cosine of two descriptors (compression/duplicates.py).</p>",
-        "<p>Measured on this data: how far copies made on purpose lie from their originals, and how far each image lies "
-        "from the closest one of another patient. The limit should stand between them.</p>",
+        "<p>Measured on this data: how far copies made on purpose lie from their originals, and how far each image "
+        "lies from the closest one of another patient. The limit should stand between them.</p>",
         _figure(_distances(found), "distances"),
         _table(
             ("copy", "median", "95 %", "farthest"),
@@ -270,9 +272,8 @@ def _histograms(found: dict[str, Any], taken: Inventory) -> Figure:
         axis.set_axis_off()
     for axis, name in zip(axes.ravel(), names, strict=False):
         values = taken.stored[name][taken.used]
-        edges = np.linspace(*np.percentile(values, [0.5, 99.5]), 41) if np.ptp(values) else np.linspace(0, 1, 41)
-        if edges[0] == edges[-1]:
-            edges = np.linspace(values.min(), values.max(), 41)
+        low, high = (float(each) for each in np.percentile(values, [0.5, 99.5]))
+        edges = np.linspace(low, high if high > low else low + 1, 41)
         axis.set_axis_on()
         for label in np.unique(labels):
             axis.hist(values[labels == label], edges, density=True, histtype="step", label=label)

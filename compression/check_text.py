@@ -21,7 +21,9 @@ def report(found: dict[str, Any]) -> str:
 
 def agreement(found: dict[str, Any], ties: Sequence[str]) -> str:
     """Kappas of readers, and the images that they leave open."""
-    rows = [("all (Fleiss)", found["images"], "", kappa(found["fleiss"]["kappa"]), found["fleiss"]["in_words"])]
+    rows: list[tuple[object, ...]] = [
+        ("all (Fleiss)", found["images"], "", kappa(found["fleiss"]["kappa"]), found["fleiss"]["in_words"])
+    ]
     rows += [
         (" and ".join(each["readers"]), each["images"], "" if each["agreed"] is None else f"{each['agreed']:.1%}",
          kappa(each["kappa"]), each["in_words"])
@@ -79,10 +81,9 @@ def _set(name: str, found: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield f"imbalance {found['weighting']['imbalance']} to 1; inverse frequency: {found['weighting']['toml']}"
         yield f"(pos_weight {found['weighting']['pos_weight']}; training takes this one by itself)\n"
-        rows = [
-            (what, number["value"], number["in_words"], number["source"]) for what, number in found["bands"].items()
-        ]
-        yield from table(("", "", "in plain words", "source"), rows)
+        for what, number in found["bands"].items():
+            yield f"{what}: {number['value']:,}: {number['in_words']}"
+            yield f"    ({number['source']})"
     yield from _confounders(found["confounders"])
     yield from _label_errors(found["label_errors"])
     if "readers" in found:
@@ -112,8 +113,8 @@ def _label_errors(found: dict[str, Any]) -> Iterator[str]:
         yield f"\nlabels not judged: {found['skipped']}"
         return
     yield (
-        f"\nlabels that look wrong: {len(found['suspects'])} images, estimated share {found['estimated_share_wrong']:.1%}"
-        f" ({found['features']}, AUC {found['auc_of_the_simple_model']:.3f})"
+        f"\nlabels that look wrong: {len(found['suspects'])} images, estimated share "
+        f"{found['estimated_share_wrong']:.1%} ({found['features']}, AUC {found['auc_of_the_simple_model']:.3f})"
     )
     rows = [
         (each["file"], each["given"], each["suggested"], f"{each['probability']:.3f}", f"{each['margin']:.3f}")
@@ -126,13 +127,15 @@ def _label_errors(found: dict[str, Any]) -> Iterator[str]:
 def _duplicates(found: dict[str, Any]) -> Iterator[str]:
     distances = found["nearest_other_patient"]
     yield "\nduplicates"
-    yield f"{len(found['exact'])} groups of equal pixels, {found['near_count']} near pairs (distance below {found['limit']})"
-    farthest = max(triple[1] for triple in found["copies_made_on_purpose"].values())
+    limit = found["limit"]
+    yield f"{len(found['exact'])} groups of equal pixels, {found['near_count']} near pairs (distance below {limit})"
     percentiles = ", ".join(
         f"{value:.3f} ({share:g} %)"
         for share, value in zip(distances["percentiles"], distances["distances"], strict=True)
     )
-    yield f"measured here: 95 % of each kind of copy made on purpose lie within {farthest:.3f}"
+    yield "copies made on purpose, median and 95 % of their distance here:"
+    for name, (median, most, _) in found["copies_made_on_purpose"].items():
+        yield f"    {name}: {median:.3f}, {most:.3f}{'' if most < limit else ' (not all of these are found)'}"
     yield f"nearest image of another patient, percentiles: {percentiles}"
     rows = [
         (

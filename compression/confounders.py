@@ -167,8 +167,8 @@ def _confounder(
 ) -> Confounder:
     area, low, high = auc(values, positive)
     flagged = not BAND[0] <= area <= BAND[1] and not low <= 0.5 <= high
-    figures = (round(each, 4) for each in (area, low, high, *medians))
-    return Confounder(name, kind, *figures, flagged=flagged)
+    area, low, high, one, other = (round(each, 4) for each in (area, low, high, *medians))
+    return Confounder(name, kind, area, low, high, one, other, flagged)
 
 
 def _numbers(words: np.ndarray) -> np.ndarray | None:

@@ -159,7 +159,7 @@ def _spelled_twice(labels: Sequence[str]) -> dict[str, str]:
     for label in labels:
         counts = spellings.setdefault(label.strip().casefold(), {})
         counts[label] = counts.get(label, 0) + 1
-    twins = {}
+    twins: dict[str, str] = {}
     for counts in spellings.values():
         usual = max(counts, key=lambda label: counts[label])
         twins |= {label: usual for label in counts if label != usual}

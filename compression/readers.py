@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,7 @@ def agreement(readings: Readings, resamples: int = _RESAMPLES) -> dict[str, Any]
     pairs = []
     for one, other in combinations(range(len(readings.readers)), 2):
         both = (table[:, one] >= 0) & (table[:, other] >= 0)
-        kappa = _interval(
-            lambda chosen, one=one, other=other: cohen(table[chosen, one], table[chosen, other]), count, resamples
-        )
+        kappa = _interval(partial(_cohen_of, table[:, one], table[:, other]), count, resamples)
         pairs.append(
             {
                 "readers": [readings.readers[one], readings.readers[other]],
@@ -164,6 +163,10 @@ def words(kappa: float | None) -> str:
     if kappa is None:
         return "can't be told"
     return "poor" if kappa < 0 else next(word for limit, word in _WORDS if kappa <= limit)
+
+
+def _cohen_of(one: np.ndarray, other: np.ndarray, chosen: np.ndarray) -> float:
+    return cohen(one[chosen], other[chosen])
 
 
 def _interval(measure: Callable[[np.ndarray], float], count: int, resamples: int) -> list[float | None]:
