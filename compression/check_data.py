@@ -111,7 +111,7 @@ def write(checked: Checked, work: Path, out: Path | None) -> Path:
     for folder, pictures in ((work, True), *(((out, False),) if out else ())):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{NAME}.json").write_text(json.dumps(checked.report, indent=1) + "\n")
-        (folder / f"{NAME}.html").write_text(check_page.page(checked.report, checked.sets if pictures else []))
+        (folder / f"{NAME}.html").write_text(check_page.page(checked.report, checked.sets, pictures))
     training = checked.sets[0]
     proposed = checked.report["sets"][training.name].get("proposed_split")
     if proposed:

@@ -28,7 +28,8 @@ _ONE, _OTHER = "#b3361b", "#215a8f"  # positive, negative
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #16212a; }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem; } th, td { text-align: left; padding: .25rem .8rem;
-border-bottom: 1px solid #d5dde1; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+border-bottom: 1px solid #d5dde1; font-variant-numeric: tabular-nums; }
+.examples { overflow-wrap: anywhere; min-width: 16rem; }
 th { color: #50606a; font-size: .9em; } small, figcaption { color: #50606a; } svg { max-width: 100%; height: auto; }
 .error { color: #b3361b; font-weight: 600; } .warning { color: #8a5a00; font-weight: 600; } .note { color: #50606a; }
 .sheet { display: flex; flex-wrap: wrap; gap: .8rem; } .sheet figure { margin: 0; width: 270px; }
@@ -36,15 +37,17 @@ th { color: #50606a; font-size: .9em; } small, figcaption { color: #50606a; } sv
 """
 
 
-def page(report: dict[str, Any], pictured: Sequence[Inventory]) -> str:
+def page(report: dict[str, Any], sets: Sequence[Inventory], pictures: bool) -> str:
     """The page.
 
     Parameters
     ----------
     report
         `check_data.Checked.report`.
-    pictured
-        The data sets whose images may be shown; empty for a page without any.
+    sets
+        The data sets, in the report's order.
+    pictures
+        Whether their images may be shown; if not, only files are named.
     """
     title = f"{report['recipe']}: the data"
     parts = [
@@ -54,8 +57,8 @@ def page(report: dict[str, Any], pictured: Sequence[Inventory]) -> str:
         _problems(report["problems"]),
     ]
     for number, (name, found) in enumerate(report["sets"].items()):
-        parts += _set(name, found, pictured[number] if pictured else None, number)
-    parts += _duplicates(report["duplicates"], pictured)
+        parts += _set(name, found, sets[number], pictures, number)
+    parts += _duplicates(report["duplicates"], sets if pictures else ())
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
     return f"{head}<style>{_STYLE}</style>" + "\n".join(parts) + "</html>\n"
 
@@ -68,14 +71,14 @@ def _problems(problems: list[dict[str, Any]]) -> str:
         rows.append(
             f"<tr><td class='{each['severity']}'>{each['severity']}</td><td>{html.escape(each['data_set'])}</td>"
             f"<td>{html.escape(each['what'])}</td><td>{each['count']}</td>"
-            f"<td>{examples}{f'<br>and {more} more' if examples and more > 0 else ''}</td>"
+            f"<td class='examples'>{examples}{f'<br>and {more} more' if examples and more > 0 else ''}</td>"
             f"<td>{html.escape(each['hint'])}</td></tr>"
         )
     header = "".join(f"<th>{name}</th>" for name in ("", "data set", "what", "count", "for example", "what to do"))
     return f"<table><tr>{header}</tr>{''.join(rows)}</table>" if rows else "<p>Nothing was found.</p>"
 
 
-def _set(name: str, found: dict[str, Any], pictured: Inventory | None, number: int) -> list[str]:
+def _set(name: str, found: dict[str, Any], taken: Inventory, pictures: bool, number: int) -> list[str]:
     counts, each = found["counts"], found["counts"]["images_per_patient"]
     parts = [
         f"<h2>{html.escape(name)}</h2>",
@@ -108,9 +111,9 @@ def _set(name: str, found: dict[str, Any], pictured: Inventory | None, number: i
         ]
     if found["confounders"]:
         parts += _confounders(found["confounders"], number)
-        if pictured is not None and found["confounders"]["stored"]:
-            parts.append(_figure(_histograms(found, pictured), f"histograms-{number}"))
-    parts += _label_errors(found["label_errors"], pictured)
+        if found["confounders"]["stored"]:
+            parts.append(_figure(_histograms(found, taken), f"histograms-{number}"))
+    parts += _label_errors(found["label_errors"], taken if pictures else None)
     if "readers" in found:
         parts += _readers(found["readers"])
     return parts

@@ -21,7 +21,8 @@ from compression import splits
 BAND = (0.35, 0.65)  # an area under the curve outside of it is flagged
 _BLACK, _WHITE = 8, 247  # gray levels of 0 to 255: black and white after a JPEG, too
 _BORDER = 0.04  # of the shorter side
-_VALUES, _IMAGES_PER_VALUE = 12, 20  # a column with more values, or rarer ones, says nothing of a group
+_VALUES = 12  # a column with more groups is no grouping
+_RARE = 10  # values with fewer images are one group: of a few images, any share of positives is chance
 # Columns of a list that name an image or say the label in other words.
 _NOT_COLUMNS = {
     "file", "mask", "label", "sublabel", "finding", "patient_id", "exact_duplicate_of", "original_sha256",
@@ -137,13 +138,15 @@ def columns(rows: list[dict[str, str]], positive: np.ndarray) -> list[Confounder
         if name in _NOT_COLUMNS or name == "split":
             continue
         words = np.array([row[name] for row in rows])
-        values, number, counts = np.unique(words, return_inverse=True, return_counts=True)
-        if len(values) == 1:
+        if len(set(words.tolist())) == 1:
             continue
         if (numbers := _numbers(words)) is not None:
             medians = float(np.median(numbers[positive])), float(np.median(numbers[~positive]))
             found.append(_confounder(name, "list", numbers, positive, medians))
-        elif len(values) <= _VALUES and counts.min() >= _IMAGES_PER_VALUE:
+            continue
+        values, number, counts = np.unique(words, return_inverse=True, return_counts=True)
+        values, number = np.unique(np.where(counts < _RARE, "(rare)", values)[number], return_inverse=True)
+        if 1 < len(values) <= _VALUES:
             shares = np.array([positive[number == each].mean() for each in range(len(values))])
             found.append(_confounder(name, "list", shares[number], positive, (float("nan"), float("nan"))))
     return sorted(found, key=lambda each: -abs(each.auc - 0.5))

@@ -96,6 +96,13 @@ def take(folder: Path, labels: Sequence[str], steps: Sequence[Step]) -> Inventor
         listed = [{name: value or "" for name, value in row.items() if name} for row in data.read_manifest(folder)]
     except (ValueError, csv.Error) as error:
         raise RecipeError(f"{folder / 'manifest.csv'} can't be read: {error}") from error
+    return take_rows(folder, listed, labels, steps)
+
+
+def take_rows(
+    folder: Path, listed: Sequence[dict[str, str]], labels: Sequence[str], steps: Sequence[Step]
+) -> Inventory:
+    """`take` for some rows of a list."""
     twins = _spelled_twice([row["label"] for row in listed])
     faults: list[Fault] = []
     kept, digests, mask_digests, small = [], [], [], []
