@@ -145,4 +145,6 @@ def _check_patients(content: Content, folds: int) -> None:
     for label in np.unique(content.labels):
         count = len(set(content.patients[content.labels == label]))
         if count < folds:
-            raise RecipeError(f"{label!r} has {count} patients: too few for {folds} parts without a patient in two")
+            raise RecipeError(
+                f"{str(label)!r} has {count} patients: too few for {folds} parts without a patient in two"
+            )

@@ -315,7 +315,7 @@ def test_an_area_under_the_curve_counts_pairs() -> None:
 
 @pytest.mark.skipif(not (SHARED / "chest-kermany").is_dir(), reason="needs ../shared/data/chest-kermany")
 def test_the_leaks_of_the_kermany_set_are_found() -> None:
-    """Sharpness and black level of 400 patients' images as stored; what SOURCES.md says of all of them."""
+    """Sharpness and black level tell the label, as SOURCES.md says; and no two people are near duplicates."""
     taken = _some(SHARED / "chest-kermany", 600)
     positive = taken.column("label") == "PNEUMONIA"
     found = {each.name: each for each in confounders.rank(taken.stored, positive, "stored")}
@@ -323,6 +323,9 @@ def test_the_leaks_of_the_kermany_set_are_found() -> None:
         assert found[name].flagged
         assert found[name].auc < 0.35
         assert found[name].negative > found[name].positive
+    patients = taken.column("patient_id")
+    pairs = duplicates.near(duplicates.descriptors(taken.small))
+    assert not [pair for pair in pairs if patients[pair.one] != patients[pair.other]]
 
 
 @pytest.mark.skipif(not (SHARED / "lungs-kermany").is_dir(), reason="needs ../shared/data/lungs-kermany")
