@@ -24,12 +24,16 @@ NAME = "check-data"
 _SPLITS = ("train", "test")  # validation is taken from train
 _STOPPING = {
     "missing file", "corrupt image", "constant image", "label", "no patient", "missing mask", "corrupt mask",
-    "mask of another size",
+    "mask of another size", "more than 8 bits",
 }  # fmt: skip
 _EXAMPLES = 5
 _PAIRS_KEPT = 1000  # in the JSON; the counts are of all
 _KNOWS_SOMETHING = 0.7  # area under the curve below which the simple model is no judge of labels
 _IMBALANCE = 3.0  # to 1, from which on weights are proposed among the problems
+_MENDING = {
+    "empty mask": "right where there is nothing to mark; else mend it",
+    "more than 8 bits": "scale to 8 bits first, with the same window for all",
+}
 _TELLING = {
     "stored": (
         "statistics of the stored image that tell the label by themselves",
@@ -129,6 +133,8 @@ def _one_set(
     recipe: Recipe, data_root: Path, taken: Inventory, weights: Path | None, problems: list[Problem], training: bool
 ) -> dict[str, Any]:
     site = balance.site_column(taken, recipe.check.site)
+    if training and site and not taken.has(site):
+        _add(problems, "error", taken, "no such column", [site], "is check.site right?")
     content = splits.Content(
         np.char.add(taken.digests, taken.mask_digests),
         taken.column("label"),
@@ -158,10 +164,7 @@ def _faults(taken: Inventory, problems: list[Problem]) -> dict[str, list[dict[st
     for kind, each in kinds.items():
         severity: Severity = "error" if kind in _STOPPING else "warning"
         examples = [f"{fault['file']}: {fault['what']}" for fault in each]
-        hint = "mend the file or take its row out of the list"
-        if kind == "empty mask":
-            hint = "right where there is nothing to mark; else mend it"
-        _add(problems, severity, taken, kind, examples, hint)
+        _add(problems, severity, taken, kind, examples, _MENDING.get(kind, "mend it or take its row out of the list"))
     return kinds
 
 
@@ -263,7 +266,7 @@ def _label_errors(recipe: Recipe, taken: Inventory, weights: Path | None, proble
     features, what = label_errors.features(taken.small[used], weights, recipe.train.threads)
     suspicion = label_errors.find(features, labels, patients)
     if suspicion is None:
-        return {"features": what, "skipped": "one label only, or fewer than five patients of one"}
+        return {"features": what, "skipped": "one label only, fewer than five patients of one, or images all alike"}
     suspects = [
         {
             "file": taken.rows[used[each.index]]["file"],

@@ -179,11 +179,16 @@ def _pixels(folder: Path, file: str, found: list[Fault]) -> np.ndarray | None:
         return None
     try:
         pixels = data.decode(folder / file)
+        with PillowImage.open(folder / file) as image:
+            mode = image.mode
     except _UNREADABLE as error:
         found.append(Fault("corrupt image", file, str(error).replace(f"{folder}/", "")))
         return None
-    if pixels.min() == pixels.max():
+    if mode.startswith(("I", "F")):
+        found.append(Fault("more than 8 bits", file, f"training would cut its gray levels (mode {mode}) off at 255"))
+    elif pixels.min() == pixels.max():
         found.append(Fault("constant image", file, f"every pixel is {pixels.min()}"))
+        return None
     return pixels
 
 

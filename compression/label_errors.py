@@ -89,10 +89,10 @@ def find(features: np.ndarray, labels: np.ndarray, patients: np.ndarray) -> Susp
 
     Returns
     -------
-    None where there is one label only, or fewer than five patients of one.
+    None where there is one label only, or fewer than five patients of one, or all images look the same.
     """
     names, given = np.unique(labels, return_inverse=True)
-    if len(names) < 2:
+    if len(names) < 2 or not np.ptp(features, axis=0).any():
         return None
     probabilities = out_of_sample(features, labels, patients)
     if probabilities is None:

@@ -47,7 +47,9 @@ def read(path: Path) -> Readings:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
+    except OSError as error:
+        raise RecipeError(f"{path} can't be read: {error.strerror}") from error
+    except (ValueError, csv.Error) as error:
         raise RecipeError(f"{path} can't be read: {error}") from error
     if not rows or not set(_COLUMNS) <= set(rows[0]):
         raise RecipeError(f"{path} needs the columns {', '.join(_COLUMNS)} and at least one row")
