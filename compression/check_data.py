@@ -9,7 +9,7 @@ import csv
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,10 +87,9 @@ def check(recipe: Recipe, data_root: Path, weights_root: Path) -> Checked:
     begun = time.monotonic()
     steps = recipe.input.steps()[:-1]
     names = [recipe.data.train, *([recipe.data.external] if recipe.data.external else [])]
-    sets = [inventory.take(data_root / name, recipe.check.labels, steps) for name in names]
-    weights: Path | None = weights_root / recipe.train.weights
-    if weights is not None and not weights.is_file():
-        weights = None
+    sets = [replace(inventory.take(data_root / name, recipe.check.labels, steps), name=name) for name in names]
+    imagenet = weights_root / recipe.train.weights
+    weights = imagenet if imagenet.is_file() else None
     problems: list[Problem] = []
     found = {
         taken.name: _one_set(recipe, data_root, taken, weights, problems, training=number == 0)
@@ -146,7 +145,7 @@ def _one_set(
     _labels(recipe, taken, problems)
     chosen = np.flatnonzero(taken.used)
     if training:
-        _splits(taken, content, found, problems)
+        _splits(taken, content, recipe.data.positive, found, problems)
         if taken.has("split"):
             chosen = np.flatnonzero(taken.used & (taken.column("split") == "train"))
         found |= _amounts(recipe, taken, chosen, problems)
@@ -177,19 +176,14 @@ def _labels(recipe: Recipe, taken: Inventory, problems: list[Problem]) -> None:
         hint = f"all but {positive!r} count as negative; to have others refused: [check] labels = [{quoted}]"
         _add(problems, severity, taken, "labels that the recipe does not declare", labels, hint)
     if positive not in labels:
-        _add(
-            problems,
-            "error",
-            taken,
-            "no image of the positive label",
-            [recipe.data.positive],
-            "is data.positive right?",
-        )
+        _add(problems, "error", taken, "no image of the positive label", [positive], "is data.positive right?")
     elif len(labels) == 1:
         _add(problems, "error", taken, "one label only", labels, "both classes are needed")
 
 
-def _splits(taken: Inventory, content: splits.Content, found: dict[str, Any], problems: list[Problem]) -> None:
+def _splits(
+    taken: Inventory, content: splits.Content, positive: str, found: dict[str, Any], problems: list[Problem]
+) -> None:
     split = taken.column("split")
     if not taken.has("split"):
         hint = "training wants a column split; a patient-disjoint 70/20/10 is proposed in split.csv of the work folder"
@@ -199,7 +193,7 @@ def _splits(taken: Inventory, content: splits.Content, found: dict[str, Any], pr
             )
         except RecipeError as error:
             hint = str(error)
-        _add(problems, "warning", taken, "no splits", [], hint, count=1)
+        _add(problems, "error", taken, "no splits", [], hint, count=1)
         return
     other = sorted(set(split.tolist()) - set(_SPLITS))
     _add(problems, "error", taken, "unknown splits", other, f"known are {', '.join(_SPLITS)}")
@@ -208,13 +202,13 @@ def _splits(taken: Inventory, content: splits.Content, found: dict[str, Any], pr
     examples = [f"{patient} in {' and '.join(names)}" for patient, names in leaks.items()]
     _add(problems, "error", taken, "patients in two splits", examples,
          "what was learned of a patient is known in the test: keep each patient in one split")  # fmt: skip
-    labels = set(content.labels.tolist())
-    missing = [
-        f"{name}: no {label}"
-        for name in _SPLITS
-        for label in sorted(labels - set(content.labels[taken.used & (split == name)].tolist()))
-    ]
-    _add(problems, "error", taken, "labels that a split lacks", missing, "both classes are needed in each split")
+    missing = []
+    for name in _SPLITS:
+        there = set((content.labels[taken.used & (split == name)] == positive).tolist())
+        missing += [
+            f"{name}: no {'positive' if which else 'negative'}" for which in (True, False) if which not in there
+        ]
+    _add(problems, "error", taken, "splits without one of the classes", missing, "both are needed in each split")
 
 
 def _amounts(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems: list[Problem]) -> dict[str, Any]:

@@ -23,10 +23,10 @@ _BLACK, _WHITE = 8, 247  # gray levels of 0 to 255: black and white after a JPEG
 _BORDER = 0.04  # of the shorter side
 _VALUES = 12  # a column with more groups is no grouping
 _RARE = 10  # values with fewer images are one group: of a few images, any share of positives is chance
-# Columns of a list that name an image or say the label in other words.
+# Columns of a list that name an image, say the label in other words, or are measured from the image anyway.
 _NOT_COLUMNS = {
     "file", "mask", "label", "sublabel", "finding", "patient_id", "exact_duplicate_of", "original_sha256",
-    "original_width", "original_height",
+    "original_width", "original_height", "width", "height", "split",
 }  # fmt: skip
 
 
@@ -132,13 +132,14 @@ def rank(statistics: Mapping[str, np.ndarray], positive: np.ndarray, kind: str) 
 
 
 def columns(rows: list[dict[str, str]], positive: np.ndarray) -> list[Confounder]:
-    """Each column of the list: numbers as they are, groups by their share of positives (which flatters rare ones)."""
+    """Each column of the list: numbers as they are, groups by their share of positives (which flatters rare ones).
+
+    Identifiers (another value for each image) are left out, and words that tell the label of every image.
+    """
     found = []
     for name in rows[0]:
-        if name in _NOT_COLUMNS or name == "split":
-            continue
         words = np.array([row[name] for row in rows])
-        if len(set(words.tolist())) == 1:
+        if name in _NOT_COLUMNS or len(set(words.tolist())) in (1, len(words)):
             continue
         if (numbers := _numbers(words)) is not None:
             medians = float(np.median(numbers[positive])), float(np.median(numbers[~positive]))
@@ -148,6 +149,8 @@ def columns(rows: list[dict[str, str]], positive: np.ndarray) -> list[Confounder
         values, number = np.unique(np.where(counts < _RARE, "(rare)", values)[number], return_inverse=True)
         if 1 < len(values) <= _VALUES:
             shares = np.array([positive[number == each].mean() for each in range(len(values))])
+            if set(shares.tolist()) == {0.0, 1.0}:
+                continue
             found.append(_confounder(name, "list", shares[number], positive, (float("nan"), float("nan"))))
     return sorted(found, key=lambda each: -abs(each.auc - 0.5))
 

@@ -226,6 +226,7 @@ def test_flipped_labels_stand_at_the_top_of_the_ranking(tmp_path: Path) -> None:
 def test_a_planted_confounder_is_flagged_and_others_are_not(data_set: DataSet) -> None:
     """Negatives get a black bar on one side, and most of them another scanner in the list."""
     for number, row in enumerate(data_set.rows):
+        row |= {"accession": str(number), "finding_words": row["label"].lower()}
         row["scanner"] = "A" if (row["label"] == "NORMAL") == (number % 8 != 0) else "B"
         if row["label"] == "NORMAL":
             pixels = data_set.pixels(number).copy()
@@ -236,8 +237,8 @@ def test_a_planted_confounder_is_flagged_and_others_are_not(data_set: DataSet) -
     assert stored["black share"]["auc"] < 0.1
     assert stored["black share"]["flagged"]
     assert "width" not in stored  # which does not vary
-    (scanner,) = (each for each in found["list"] if each["name"] == "scanner")
-    assert scanner["flagged"]
+    assert [each["name"] for each in found["list"]] == ["scanner"]  # neither identifiers nor the label in other words
+    assert found["list"][0]["flagged"]
 
 
 def test_the_original_size_is_a_confounder_where_the_list_has_it(data_set: DataSet) -> None:
@@ -255,8 +256,8 @@ def test_without_splits_one_is_proposed(data_set: DataSet) -> None:
     for row in data_set.rows:
         del row["split"]
     result = data_set.run("--json")
-    assert result.exit_code == 0
-    assert problem(json.loads(result.stdout), "no splits")["severity"] == "warning"
+    assert result.exit_code == 1  # training wants one
+    assert "split.csv" in problem(json.loads(result.stdout), "no splits")["hint"]
     with (data_set.root / "work" / "check-data" / "split.csv").open(newline="") as file:
         proposed = {row["file"]: row["split"] for row in csv.DictReader(file)}
     assert set(proposed.values()) == {"train", "validation", "test"}
