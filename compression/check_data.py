@@ -8,16 +8,16 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from compression import balance, check_page, confounders, duplicates, inventory, label_errors, readers, splits
+from compression import balance, check_page, check_pairs, confounders, inventory, label_errors, readers, splits
 from compression.architectures import MobileNetV2
 from compression.inventory import Inventory
+from compression.problems import Problem, Severity, add
 from compression.recipe import Recipe, RecipeError
 
 NAME = "check-data"
@@ -26,8 +26,6 @@ _STOPPING = {
     "missing file", "corrupt image", "constant image", "label", "no patient", "missing mask", "corrupt mask",
     "mask of another size", "more than 8 bits",
 }  # fmt: skip
-_EXAMPLES = 5
-_PAIRS_KEPT = 1000  # in the JSON; the counts are of all
 _KNOWS_SOMETHING = 0.7  # area under the curve below which the simple model is no judge of labels
 _IMBALANCE = 3.0  # to 1, from which on weights are proposed among the problems
 _MENDING = {
@@ -48,20 +46,6 @@ _TELLING = {
         "report figures by group; a model may learn the group",
     ),
 }
-
-Severity = Literal["error", "warning", "note"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One kind of defect in one data set: how often, some examples, what to do."""
-
-    severity: Severity
-    data_set: str
-    what: str
-    count: int
-    examples: list[str]
-    hint: str
 
 
 @dataclass(frozen=True)
@@ -95,7 +79,7 @@ def check(recipe: Recipe, data_root: Path, weights_root: Path) -> Checked:
         taken.name: _one_set(recipe, data_root, taken, weights, problems, training=number == 0)
         for number, taken in enumerate(sets)
     }
-    twice = _duplicates(sets, problems)
+    twice = check_pairs.find(sets, problems)
     order = ("error", "warning", "note")
     problems.sort(key=lambda problem: order.index(problem.severity))
     report = {
@@ -133,7 +117,7 @@ def _one_set(
 ) -> dict[str, Any]:
     site = balance.site_column(taken, recipe.check.site)
     if training and site and not taken.has(site):
-        _add(problems, "error", taken, "no such column", [site], "is check.site right?")
+        add(problems, "error", taken.name, "no such column", [site], "is check.site right?")
     content = splits.Content(
         np.char.add(taken.digests, taken.mask_digests),
         taken.column("label"),
@@ -163,7 +147,14 @@ def _faults(taken: Inventory, problems: list[Problem]) -> dict[str, list[dict[st
     for kind, each in kinds.items():
         severity: Severity = "error" if kind in _STOPPING else "warning"
         examples = [f"{fault['file']}: {fault['what']}" for fault in each]
-        _add(problems, severity, taken, kind, examples, _MENDING.get(kind, "mend it or take its row out of the list"))
+        add(
+            problems,
+            severity,
+            taken.name,
+            kind,
+            examples,
+            _MENDING.get(kind, "mend it or take its row out of the list"),
+        )
     return kinds
 
 
@@ -174,11 +165,11 @@ def _labels(recipe: Recipe, taken: Inventory, problems: list[Problem]) -> None:
         quoted = ", ".join(json.dumps(label) for label in labels)
         severity: Severity = "note" if len(labels) <= 2 else "warning"
         hint = f"all but {positive!r} count as negative; to have others refused: [check] labels = [{quoted}]"
-        _add(problems, severity, taken, "labels that the recipe does not declare", labels, hint)
+        add(problems, severity, taken.name, "labels that the recipe does not declare", labels, hint)
     if positive not in labels:
-        _add(problems, "error", taken, "no image of the positive label", [positive], "is data.positive right?")
+        add(problems, "error", taken.name, "no image of the positive label", [positive], "is data.positive right?")
     elif len(labels) == 1:
-        _add(problems, "error", taken, "one label only", labels, "both classes are needed")
+        add(problems, "error", taken.name, "one label only", labels, "both classes are needed")
 
 
 def _splits(
@@ -193,22 +184,28 @@ def _splits(
             )
         except RecipeError as error:
             hint = str(error)
-        _add(problems, "error", taken, "no splits", [], hint, count=1)
+        add(problems, "error", taken.name, "no splits", [], hint, count=1)
         return
     other = sorted(set(split.tolist()) - set(_SPLITS))
-    _add(problems, "error", taken, "unknown splits", other, f"known are {', '.join(_SPLITS)}")
+    add(problems, "error", taken.name, "unknown splits", other, f"known are {', '.join(_SPLITS)}")
     leaks = splits.leaks(taken.column("patient_id"), split)
     found["patients_in_two_splits"] = leaks
     examples = [f"{patient} in {' and '.join(names)}" for patient, names in leaks.items()]
-    _add(problems, "error", taken, "patients in two splits", examples,
-         "what was learned of a patient is known in the test: keep each patient in one split")  # fmt: skip
+    add(
+        problems,
+        "error",
+        taken.name,
+        "patients in two splits",
+        examples,
+        "what was learned of a patient is known in the test: keep each patient in one split",
+    )
     missing = []
     for name in _SPLITS:
         there = set((content.labels[taken.used & (split == name)] == positive).tolist())
         missing += [
             f"{name}: no {'positive' if which else 'negative'}" for which in (True, False) if which not in there
         ]
-    _add(problems, "error", taken, "splits without one of the classes", missing, "both are needed in each split")
+    add(problems, "error", taken.name, "splits without one of the classes", missing, "both are needed in each split")
 
 
 def _amounts(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems: list[Problem]) -> dict[str, Any]:
@@ -228,10 +225,16 @@ def _amounts(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems: lis
         _, numbers = np.unique(labels[in_test], return_counts=True)
         bands["test images of the rarest label"] = balance.band(int(numbers.min()), balance.TEST_OF_EACH_CLASS)
     few = [f"{name}: {each['value']:,}" for name, each in bands.items() if each["in_words"].startswith(("few", "high"))]
-    _add(problems, "warning", taken, "numbers that are unusual for a task of this kind", few, "see the bands")
+    add(problems, "warning", taken.name, "numbers that are unusual for a task of this kind", few, "see the bands")
     if weighting["imbalance"] >= _IMBALANCE:
-        _add(problems, "note", taken, "imbalance", [f"{weighting['imbalance']} to 1"],
-             f"weights by inverse frequency: {weighting['toml']}")  # fmt: skip
+        add(
+            problems,
+            "note",
+            taken.name,
+            "imbalance",
+            [f"{weighting['imbalance']} to 1"],
+            f"weights by inverse frequency: {weighting['toml']}",
+        )
     return {"parameters": parameters, "weighting": weighting, "bands": bands}
 
 
@@ -250,7 +253,7 @@ def _confounders(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems:
             found["together"][kind] = confounders.together(part, positive, patients) if ranked else None
         found[kind] = [each.as_json() for each in ranked]
         examples = [f"{each.name} (AUC {each.auc:.2f})" for each in ranked if each.flagged]
-        _add(problems, "warning", taken, _TELLING[kind][0], examples, _TELLING[kind][1])
+        add(problems, "warning", taken.name, _TELLING[kind][0], examples, _TELLING[kind][1])
     return found
 
 
@@ -277,9 +280,17 @@ def _label_errors(recipe: Recipe, taken: Inventory, weights: Path | None, proble
     hint = f"have a reader look at the first ones; estimated share of wrong labels {suspicion.noise:.1%}"
     if not knows:
         hint = f"the simple model knows little here (AUC {suspicion.auc:.2f}), so this says little about the labels"
-    _add(problems, "warning" if knows else "note", taken, "labels that look wrong",
-         [f"{each['file']}: {each['given']}, looks like {each['suggested']} ({each['probability']:.2f})"
-          for each in suspects], hint)  # fmt: skip
+    add(
+        problems,
+        "warning" if knows else "note",
+        taken.name,
+        "labels that look wrong",
+        [
+            f"{each['file']}: {each['given']}, looks like {each['suggested']} ({each['probability']:.2f})"
+            for each in suspects
+        ],
+        hint,
+    )
     return {"features": what, **suspicion.as_json(), "suspects": suspects}
 
 
@@ -289,130 +300,13 @@ def _readers(path: Path, taken: Inventory, problems: list[Problem]) -> dict[str,
     given = dict(zip(taken.column("file").tolist(), taken.column("label").tolist(), strict=True))
     unknown = sorted(set(readings.images) - set(given))
     against = {image: label for image, label in decided.items() if image in given and given[image] != label}
-    _add(problems, "warning", taken, "ties between readers", list(ties), "have a further reader settle them")
+    add(problems, "warning", taken.name, "ties between readers", list(ties), "have a further reader settle them")
     words = [f"{image}: {given[image]}, readers say {label}" for image, label in against.items()]
-    _add(problems, "warning", taken, "labels against the readers' majority", words, "settle them")
-    _add(problems, "warning", taken, "read images that the list lacks", unknown, f"is {path.name} of this data set?")
-    return {**readers.agreement(readings), "ties": ties, "against_the_list": against}
-
-
-def _add(
-    problems: list[Problem], severity: Severity, taken: Inventory | str, what: str, examples: Sequence[str], hint: str,
-    count: int | None = None,
-) -> None:  # fmt: skip
-    """Keep a problem if there is any case of it."""
-    number = len(examples) if count is None else count
-    if number:
-        name = taken if isinstance(taken, str) else taken.name
-        problems.append(Problem(severity, name, what, number, list(examples[:_EXAMPLES]), hint))
-
-
-# --- duplicates, within and between sets -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _All:
-    """The used images of all sets in one row; a set without splits counts as one split of its own name."""
-
-    files: list[str]
-    labels: list[str]
-    patients: list[str]
-    splits: list[str]
-    places: list[tuple[int, int]]
-
-    def describe(self, group: Sequence[int]) -> str:
-        return " = ".join(f"{self.files[index]} ({self.splits[index]})" for index in group)
-
-
-def _duplicates(sets: Sequence[Inventory], problems: list[Problem]) -> dict[str, Any]:
-    everything = _all(sets)
-    digests = np.concatenate([taken.digests[taken.used] for taken in sets])
-    small = np.concatenate([taken.small[taken.used] for taken in sets])
-    groups = duplicates.exact(digests)
-    described = duplicates.descriptors(small)
-    pairs = [pair for pair in duplicates.near(described) if digests[pair.one] != digests[pair.other]]
-    nearest = duplicates.nearest_other_patient(described, np.array(everything.patients))
-    all_names = " and ".join(taken.name for taken in sets)
-    _exact_problems(everything, groups, all_names, problems)
-    _near_problems(everything, pairs, all_names, problems)
-    for taken in sets:
-        kept = set(taken.digests[taken.used].tolist())
-        wrong = [taken.rows[index]["file"] for index in np.flatnonzero(~taken.used) if taken.digests[index] not in kept]
-        _add(problems, "warning", taken, "rows left out as duplicates whose pixels are nowhere else", wrong,
-             "are they left out for good reason?")  # fmt: skip
-    return {
-        "exact": [[everything.files[index] for index in group] for group in groups],
-        "near_count": len(pairs),
-        "near": [_pair(everything, pair) for pair in pairs[:_PAIRS_KEPT]],
-        "limit": duplicates.LIMIT,
-        "copies_made_on_purpose": duplicates.margins(small, described),
-        "nearest_other_patient": {
-            "percentiles": [0, 0.1, 1, 10, 50],
-            "distances": np.percentile(nearest, [0, 0.1, 1, 10, 50]).round(4).tolist(),
-            "histogram": np.histogram(nearest, bins=50, range=(0, 1))[0].tolist(),
-        },
-    }
-
-
-def _all(sets: Sequence[Inventory]) -> _All:
-    files, labels, patients, names, places = [], [], [], [], []
-    for number, taken in enumerate(sets):
-        for index in np.flatnonzero(taken.used):
-            row = taken.rows[index]
-            files.append(row["file"])
-            labels.append(row["label"])
-            patients.append(f"{taken.name}: {row['patient_id']}")
-            names.append(row.get("split") or taken.name if number == 0 else taken.name)
-            places.append((number, int(index)))
-    return _All(files, labels, patients, names, places)
-
-
-def _pair(everything: _All, pair: duplicates.Pair) -> dict[str, Any]:
-    both = (pair.one, pair.other)
-    return {
-        "files": [everything.files[index] for index in both],
-        "splits": [everything.splits[index] for index in both],
-        "labels": [everything.labels[index] for index in both],
-        "same_patient": everything.patients[pair.one] == everything.patients[pair.other],
-        "distance": pair.distance,
-        "places": [everything.places[index] for index in both],
-    }
-
-
-def _exact_problems(everything: _All, groups: list[list[int]], name: str, problems: list[Problem]) -> None:
-    def those(differ: list[str]) -> list[str]:
-        return [everything.describe(group) for group in groups if len({differ[index] for index in group}) > 1]
-
-    _add(problems, "error", name, "the same picture in two splits", those(everything.splits), "keep one of them")
-    _add(problems, "error", name, "the same picture with two labels", those(everything.labels), "settle the label")
-    _add(problems, "warning", name, "the same picture under two patients", those(everything.patients),
-         "one person may be in training and validation: join the two identifiers")  # fmt: skip
-    hint = "name the first one in the column exact_duplicate_of of the others: training then leaves them out"
-    plain = [everything.describe(group) for group in groups]
-    _add(problems, "warning", name, "the same picture more than once", plain, hint)
-
-
-def _near_problems(everything: _All, pairs: list[duplicates.Pair], name: str, problems: list[Problem]) -> None:
-    between, others, same = [], [], []
-    for pair in pairs:
-        words = f"{everything.describe((pair.one, pair.other))}, distance {pair.distance:.3f}"
-        if everything.splits[pair.one] != everything.splits[pair.other]:
-            between.append(words)
-        elif everything.patients[pair.one] != everything.patients[pair.other]:
-            others.append(words)
-        else:
-            same.append(words)
-    _add(
-        problems,
-        "warning",
-        name,
-        "near duplicates between splits",
-        between,
-        "look at them: copies don't belong in both",
+    add(problems, "warning", taken.name, "labels against the readers' majority", words, "settle them")
+    add(
+        problems, "warning", taken.name, "read images that the list lacks", unknown, f"is {path.name} of this data set?"
     )
-    _add(problems, "warning", name, "near duplicates of two patients", others,
-         "look at them: one person may be in training and validation")  # fmt: skip
-    _add(problems, "note", name, "near duplicates of one patient in one split", same, "harmless, if few")
+    return {**readers.agreement(readings), "ties": ties, "against_the_list": against}
 
 
 def _peak_memory() -> int:

@@ -122,6 +122,8 @@ def take_rows(
         file_bytes = (folder / row["file"]).stat().st_size
         stored.append(confounders.measure(pixels) | confounders.geometry(row, pixels.shape, file_bytes))
         prepared.append(confounders.measure(preprocess(pixels, steps)[0, 0] * 255))
+    if kept and all(row.get(_LEFT_OUT) for row in kept):
+        raise RecipeError(f"{folder}: {_LEFT_OUT} leaves out every image; name the first of each in it, not itself")
     if not kept:
         raise RecipeError(f"{folder}: none of {len(listed)} images can be used: {_first(faults)}")
     return Inventory(
