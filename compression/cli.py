@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -67,6 +68,64 @@ def build(
             click.echo(f"Wrote {write_public_key(private_key, trust)}: devices with this file trust the package.")
     except (RecipeError, ApplianceError) as error:
         raise click.ClickException(str(error)) from error
+
+
+@main.command("check-data")
+@click.argument("recipe_path", metavar="RECIPE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), default=Path("../shared/data"), show_default=True,
+              help="Folder of the data sets that the recipe names.")  # fmt: skip
+@click.option("--weights", type=click.Path(path_type=Path), default=Path("../shared/weights"), show_default=True,
+              help="Folder of the initial weights; labels are judged on pixels where they are not there.")  # fmt: skip
+@click.option("--work", type=click.Path(path_type=Path), help="Folder for the page with images.  [default: .build/ID]")
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of tables.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+              help="Also write JSON and a page without images into this folder.")  # fmt: skip
+def check_data(
+    recipe_path: Path, data: Path, weights: Path, work: Path | None, as_json: bool, out: Path | None
+) -> None:
+    """Tell what is wrong with a recipe's data before hours of training.
+
+    Counts, duplicates, patients in two splits, damaged files, labels that look wrong, and what tells the label without
+    looking at anatomy. Ends with 1 where something must stop a training.
+    """
+    from compression import check_data as checker
+    from compression import check_text
+
+    try:
+        recipe = read(recipe_path)
+        checked = checker.check(recipe, data, weights)
+        folder = (work or Path(".build") / recipe.package.id) / checker.NAME
+        page = checker.write(checked, folder, out)
+    except RecipeError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(checked.report, indent=1) if as_json else check_text.report(checked.report))
+    click.echo(f"With the images to look at: {page}", err=as_json)
+    if checked.stops:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write the adjudicated labels into this CSV, ties with an empty label.")  # fmt: skip
+def readers(path: Path, as_json: bool, out: Path | None) -> None:
+    """Tell how far several readers agree: FILE is a CSV with the columns image, reader, label."""
+    from compression import check_text
+    from compression import readers as reading
+
+    try:
+        readings = reading.read(path)
+    except RecipeError as error:
+        raise click.ClickException(str(error)) from error
+    found = reading.agreement(readings)
+    decided, ties = reading.adjudicate(readings)
+    if out is not None:
+        reading.write(out, readings)
+    if as_json:
+        click.echo(json.dumps({**found, "adjudicated": decided, "ties": ties}, indent=1))
+    else:
+        click.echo(check_text.agreement(found, list(ties)))
 
 
 def _signing_key(key: Path | None, release: bool) -> Path:

@@ -152,6 +152,18 @@ class CardRecipe(_Table, frozen=True):
     external_note: str = ""
 
 
+class CheckRecipe(_Table, frozen=True):
+    """What only ``check-data`` reads: a change here makes no stage run again.
+
+    ``labels``: all that the list may hold. ``site``: its column that tells the hospital or scanner. ``readers``: a CSV
+    of image, reader, label in the data set's folder.
+    """
+
+    labels: tuple[str, ...] = ()
+    site: str | None = None
+    readers: str | None = None
+
+
 class Recipe(_Table, frozen=True):
     package: PackageRecipe
     card: CardRecipe
@@ -165,6 +177,7 @@ class Recipe(_Table, frozen=True):
     gate: GateRecipe
     golden: GoldenRecipe
     evaluate: EvaluateRecipe
+    check: CheckRecipe = CheckRecipe()
 
 
 def read(path: Path) -> Recipe:
@@ -181,6 +194,8 @@ def read(path: Path) -> Recipe:
     names = [point.name for point in recipe.calibrate.operating_points]
     if recipe.calibrate.default_operating_point not in names:
         raise RecipeError(f"{path}: calibrate.default_operating_point is none of {', '.join(names)}")
+    if recipe.check.labels and recipe.data.positive not in recipe.check.labels:
+        raise RecipeError(f"{path}: data.positive {recipe.data.positive!r} is not among check.labels")
     return recipe
 
 

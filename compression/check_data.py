@@ -1,0 +1,315 @@
+"""``check-data``: what is wrong with a data set, before hours of training.
+
+Errors must stop a training; warnings are for a person to judge; notes are for the record.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compression import balance, check_page, check_pairs, confounders, inventory, label_errors, readers, splits
+from compression.architectures import MobileNetV2
+from compression.inventory import Inventory
+from compression.problems import Problem, Severity, add
+from compression.recipe import Recipe, RecipeError
+
+NAME = "check-data"
+_SPLITS = ("train", "test")  # validation is taken from train
+_STOPPING = {
+    "missing file", "corrupt image", "constant image", "label", "no patient", "missing mask", "corrupt mask",
+    "mask of another size", "more than 8 bits",
+}  # fmt: skip
+_KNOWS_SOMETHING = 0.7  # area under the curve below which the simple model is no judge of labels
+_IMBALANCE = 3.0  # to 1, from which on weights are proposed among the problems
+_MENDING = {
+    "empty mask": "right where there is nothing to mark; else mend it",
+    "more than 8 bits": "scale to 8 bits first, with the same window for all",
+}
+_TELLING = {
+    "stored": (
+        "statistics of the stored image that tell the label by themselves",
+        "a model will use them: make them random in training, or have them equal in both classes",
+    ),
+    "prepared": (
+        "statistics of the prepared image that tell the label by themselves",
+        "preprocessing leaves them in what the network gets: augment (blur, resolution, noise, contrast, crop)",
+    ),
+    "list": (
+        "columns of the list that tell the label by themselves",
+        "report figures by group; a model may learn the group",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Everything found, as plain values, and the images for a page that may show them."""
+
+    report: dict[str, Any]
+    sets: list[Inventory]
+
+    @property
+    def stops(self) -> bool:
+        return any(problem["severity"] == "error" for problem in self.report["problems"])
+
+
+def check(recipe: Recipe, data_root: Path, weights_root: Path) -> Checked:
+    """Look at the training set of a recipe and at its external set, if it has one.
+
+    Raises
+    ------
+    RecipeError
+        Where a list can't be read at all; all else is reported.
+    """
+    begun = time.monotonic()
+    steps = recipe.input.steps()[:-1]
+    names = [recipe.data.train, *([recipe.data.external] if recipe.data.external else [])]
+    sets = [replace(inventory.take(data_root / name, recipe.check.labels, steps), name=name) for name in names]
+    imagenet = weights_root / recipe.train.weights
+    weights = imagenet if imagenet.is_file() else None
+    problems: list[Problem] = []
+    found = {
+        taken.name: _one_set(recipe, data_root, taken, weights, problems, training=number == 0)
+        for number, taken in enumerate(sets)
+    }
+    twice = check_pairs.find(sets, problems)
+    order = ("error", "warning", "note")
+    problems.sort(key=lambda problem: order.index(problem.severity))
+    report = {
+        "recipe": f"{recipe.package.id} {recipe.package.version}",
+        "problems": [asdict(problem) for problem in problems],
+        "sets": found,
+        "duplicates": twice,
+        "seconds": round(time.monotonic() - begun, 1),
+        "memory_mb": _peak_memory(),
+    }
+    return Checked(report, sets)
+
+
+def write(checked: Checked, work: Path, out: Path | None) -> Path:
+    """Write JSON and HTML: with pictures into the work folder, without into ``out``; the page with pictures."""
+    for folder, pictures in ((work, True), *(((out, False),) if out else ())):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{NAME}.json").write_text(json.dumps(checked.report, indent=1) + "\n")
+        (folder / f"{NAME}.html").write_text(check_page.page(checked.report, checked.sets, pictures))
+    training = checked.sets[0]
+    proposed = checked.report["sets"][training.name].get("proposed_split")
+    if proposed:
+        with (work / "split.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "split"])
+            writer.writerows(proposed.items())
+    return work / f"{NAME}.html"
+
+
+# --- one data set ----------------------------------------------------------------------------------------------------
+
+
+def _one_set(
+    recipe: Recipe, data_root: Path, taken: Inventory, weights: Path | None, problems: list[Problem], training: bool
+) -> dict[str, Any]:
+    site = balance.site_column(taken, recipe.check.site)
+    if training and site and not taken.has(site):
+        add(problems, "error", taken.name, "no such column", [site], "is check.site right?")
+    content = splits.Content(
+        np.char.add(taken.digests, taken.mask_digests),
+        taken.column("label"),
+        taken.column("patient_id"),
+        taken.column(site) if site and taken.has(site) else None,
+    )
+    found: dict[str, Any] = {"version": splits.version(content), "counts": balance.counts(taken, site)}
+    found["faults"] = _faults(taken, problems)
+    _labels(recipe, taken, problems)
+    chosen = np.flatnonzero(taken.used)
+    if training:
+        _splits(taken, content, recipe.data.positive, found, problems)
+        if taken.has("split"):
+            chosen = np.flatnonzero(taken.used & (taken.column("split") == "train"))
+        found |= _amounts(recipe, taken, chosen, problems)
+    found["confounders"] = _confounders(recipe, taken, chosen, problems)
+    found["label_errors"] = _label_errors(recipe, taken, weights, problems)
+    if training and recipe.check.readers:
+        found["readers"] = _readers(data_root / recipe.data.train / recipe.check.readers, taken, problems)
+    return found
+
+
+def _faults(taken: Inventory, problems: list[Problem]) -> dict[str, list[dict[str, str]]]:
+    kinds: dict[str, list[dict[str, str]]] = {}
+    for fault in taken.faults:
+        kinds.setdefault(fault.kind, []).append({"file": fault.file, "what": fault.what})
+    for kind, each in kinds.items():
+        severity: Severity = "error" if kind in _STOPPING else "warning"
+        examples = [f"{fault['file']}: {fault['what']}" for fault in each]
+        add(
+            problems,
+            severity,
+            taken.name,
+            kind,
+            examples,
+            _MENDING.get(kind, "mend it or take its row out of the list"),
+        )
+    return kinds
+
+
+def _labels(recipe: Recipe, taken: Inventory, problems: list[Problem]) -> None:
+    labels = sorted(set(taken.column("label").tolist()))
+    positive = recipe.data.positive
+    if not recipe.check.labels:
+        quoted = ", ".join(json.dumps(label) for label in labels)
+        severity: Severity = "note" if len(labels) <= 2 else "warning"
+        hint = f"all but {positive!r} count as negative; to have others refused: [check] labels = [{quoted}]"
+        add(problems, severity, taken.name, "labels that the recipe does not declare", labels, hint)
+    if positive not in labels:
+        add(problems, "error", taken.name, "no image of the positive label", [positive], "is data.positive right?")
+    elif len(labels) == 1:
+        add(problems, "error", taken.name, "one label only", labels, "both classes are needed")
+
+
+def _splits(
+    taken: Inventory, content: splits.Content, positive: str, found: dict[str, Any], problems: list[Problem]
+) -> None:
+    split = taken.column("split")
+    if not taken.has("split"):
+        hint = "training wants a column split; a patient-disjoint 70/20/10 is proposed in split.csv of the work folder"
+        try:
+            found["proposed_split"] = dict(
+                zip(taken.column("file").tolist(), splits.three_way(content).tolist(), strict=True)
+            )
+        except RecipeError as error:
+            hint = str(error)
+        add(problems, "error", taken.name, "no splits", [], hint, count=1)
+        return
+    other = sorted(set(split.tolist()) - set(_SPLITS))
+    add(problems, "error", taken.name, "unknown splits", other, f"known are {', '.join(_SPLITS)}")
+    leaks = splits.leaks(taken.column("patient_id"), split)
+    found["patients_in_two_splits"] = leaks
+    examples = [f"{patient} in {' and '.join(names)}" for patient, names in leaks.items()]
+    add(
+        problems,
+        "error",
+        taken.name,
+        "patients in two splits",
+        examples,
+        "what was learned of a patient is known in the test: keep each patient in one split",
+    )
+    missing = []
+    for name in _SPLITS:
+        there = set((content.labels[taken.used & (split == name)] == positive).tolist())
+        missing += [
+            f"{name}: no {'positive' if which else 'negative'}" for which in (True, False) if which not in there
+        ]
+    add(problems, "error", taken.name, "splits without one of the classes", missing, "both are needed in each split")
+
+
+def _amounts(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems: list[Problem]) -> dict[str, Any]:
+    """Weights, and what the numbers mean for a task of this kind."""
+    labels = taken.column("label")
+    if not len(chosen):
+        return {}
+    parameters = sum(each.numel() for each in MobileNetV2(1, recipe.train.dropout).parameters())
+    segments = taken.has("mask")
+    weighting = balance.weighting(labels[chosen], recipe.data.positive)
+    bands = {
+        "training images": balance.band(len(chosen), balance.TRAINING_MASKS if segments else balance.TRAINING_IMAGES),
+        "parameters per training image": balance.band(round(parameters / len(chosen)), balance.PARAMETERS_PER_SAMPLE),
+    }
+    in_test = taken.used & (taken.column("split") == "test")
+    if in_test.any():
+        _, numbers = np.unique(labels[in_test], return_counts=True)
+        bands["test images of the rarest label"] = balance.band(int(numbers.min()), balance.TEST_OF_EACH_CLASS)
+    few = [f"{name}: {each['value']:,}" for name, each in bands.items() if each["in_words"].startswith(("few", "high"))]
+    add(problems, "warning", taken.name, "numbers that are unusual for a task of this kind", few, "see the bands")
+    if weighting["imbalance"] >= _IMBALANCE:
+        add(
+            problems,
+            "note",
+            taken.name,
+            "imbalance",
+            [f"{weighting['imbalance']} to 1"],
+            f"weights by inverse frequency: {weighting['toml']}",
+        )
+    return {"parameters": parameters, "weighting": weighting, "bands": bands}
+
+
+def _confounders(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems: list[Problem]) -> dict[str, Any]:
+    positive = taken.column("label")[chosen] == recipe.data.positive
+    if positive.all() or not positive.any():
+        return {}
+    patients = taken.column("patient_id")[chosen]
+    found: dict[str, Any] = {"images": len(chosen), "together": {}}
+    for kind, table in (("stored", taken.stored), ("prepared", taken.prepared), ("list", None)):
+        if table is None:
+            ranked = confounders.columns([taken.rows[index] for index in chosen], positive)
+        else:
+            part = {name: values[chosen] for name, values in table.items()}
+            ranked = confounders.rank(part, positive, kind)
+            found["together"][kind] = confounders.together(part, positive, patients) if ranked else None
+        found[kind] = [each.as_json() for each in ranked]
+        examples = [f"{each.name} (AUC {each.auc:.2f})" for each in ranked if each.flagged]
+        add(problems, "warning", taken.name, _TELLING[kind][0], examples, _TELLING[kind][1])
+    return found
+
+
+def _label_errors(recipe: Recipe, taken: Inventory, weights: Path | None, problems: list[Problem]) -> dict[str, Any]:
+    used = np.flatnonzero(taken.used)
+    labels, patients = taken.column("label")[used], taken.column("patient_id")[used]
+    features, what = label_errors.features(taken.small[used], weights, recipe.train.threads)
+    suspicion = label_errors.find(features, labels, patients)
+    if suspicion is None:
+        return {"features": what, "skipped": "one label only, fewer than five patients of one, or images all alike"}
+    suspects = [
+        {
+            "file": taken.rows[used[each.index]]["file"],
+            "index": int(used[each.index]),
+            "split": taken.rows[used[each.index]].get("split", ""),
+            "given": each.given,
+            "suggested": each.suggested,
+            "probability": each.probability,
+            "margin": each.margin,
+        }
+        for each in suspicion.suspects
+    ]
+    knows = suspicion.auc >= _KNOWS_SOMETHING
+    hint = f"have a reader look at the first ones; estimated share of wrong labels {suspicion.noise:.1%}"
+    if not knows:
+        hint = f"the simple model knows little here (AUC {suspicion.auc:.2f}), so this says little about the labels"
+    add(
+        problems,
+        "warning" if knows else "note",
+        taken.name,
+        "labels that look wrong",
+        [
+            f"{each['file']}: {each['given']}, looks like {each['suggested']} ({each['probability']:.2f})"
+            for each in suspects
+        ],
+        hint,
+    )
+    return {"features": what, **suspicion.as_json(), "suspects": suspects}
+
+
+def _readers(path: Path, taken: Inventory, problems: list[Problem]) -> dict[str, Any]:
+    readings = readers.read(path)
+    decided, ties = readers.adjudicate(readings)
+    given = dict(zip(taken.column("file").tolist(), taken.column("label").tolist(), strict=True))
+    unknown = sorted(set(readings.images) - set(given))
+    against = {image: label for image, label in decided.items() if image in given and given[image] != label}
+    add(problems, "warning", taken.name, "ties between readers", list(ties), "have a further reader settle them")
+    words = [f"{image}: {given[image]}, readers say {label}" for image, label in against.items()]
+    add(problems, "warning", taken.name, "labels against the readers' majority", words, "settle them")
+    add(
+        problems, "warning", taken.name, "read images that the list lacks", unknown, f"is {path.name} of this data set?"
+    )
+    return {**readers.agreement(readings), "ties": ties, "against_the_list": against}
+
+
+def _peak_memory() -> int:
+    """Peak resident memory of this process in MB."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) // 1024

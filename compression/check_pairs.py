@@ -1,0 +1,139 @@
+"""The part of ``check-data`` that looks for the same picture twice, within and between splits and data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from compression import duplicates
+from compression.inventory import Inventory
+from compression.problems import Problem, add
+
+_PAIRS_KEPT = 1000  # in the JSON; the counts are of all
+
+
+@dataclass(frozen=True)
+class _All:
+    """The used images of all sets in one row; a set without splits counts as one split of its own name."""
+
+    files: list[str]
+    labels: list[str]
+    patients: list[str]
+    splits: list[str]
+    places: list[tuple[int, int]]
+
+    def describe(self, group: Sequence[int]) -> str:
+        return " = ".join(f"{self.files[index]} ({self.splits[index]})" for index in group)
+
+
+def find(sets: Sequence[Inventory], problems: list[Problem]) -> dict[str, Any]:
+    """Exact and near duplicates among the used images of all sets, and what was measured to tell them apart."""
+    everything = _all(sets)
+    digests = np.concatenate([taken.digests[taken.used] for taken in sets])
+    small = np.concatenate([taken.small[taken.used] for taken in sets])
+    groups = duplicates.exact(digests)
+    described = duplicates.descriptors(small)
+    pairs = [pair for pair in duplicates.near(described) if digests[pair.one] != digests[pair.other]]
+    nearest = duplicates.nearest_other_patient(described, np.array(everything.patients))
+    all_names = " and ".join(taken.name for taken in sets)
+    _exact_problems(everything, groups, all_names, problems)
+    _near_problems(everything, pairs, all_names, problems)
+    for taken in sets:
+        kept = set(taken.digests[taken.used].tolist())
+        wrong = [taken.rows[index]["file"] for index in np.flatnonzero(~taken.used) if taken.digests[index] not in kept]
+        add(
+            problems,
+            "warning",
+            taken.name,
+            "rows left out as duplicates whose pixels are nowhere else",
+            wrong,
+            "are they left out for good reason?",
+        )
+    return {
+        "exact": [[everything.files[index] for index in group] for group in groups],
+        "near_count": len(pairs),
+        "near": [_pair(everything, pair) for pair in pairs[:_PAIRS_KEPT]],
+        "limit": duplicates.LIMIT,
+        "copies_made_on_purpose": duplicates.margins(small, described),
+        "nearest_other_patient": {
+            "percentiles": [0, 0.1, 1, 10, 50],
+            "distances": np.percentile(nearest, [0, 0.1, 1, 10, 50]).round(4).tolist(),
+            "histogram": np.histogram(nearest, bins=50, range=(0, 1))[0].tolist(),
+        },
+    }
+
+
+def _all(sets: Sequence[Inventory]) -> _All:
+    files, labels, patients, names, places = [], [], [], [], []
+    for number, taken in enumerate(sets):
+        for index in np.flatnonzero(taken.used):
+            row = taken.rows[index]
+            files.append(row["file"])
+            labels.append(row["label"])
+            patients.append(f"{taken.name}: {row['patient_id']}")
+            names.append(row.get("split") or taken.name if number == 0 else taken.name)
+            places.append((number, int(index)))
+    return _All(files, labels, patients, names, places)
+
+
+def _pair(everything: _All, pair: duplicates.Pair) -> dict[str, Any]:
+    both = (pair.one, pair.other)
+    return {
+        "files": [everything.files[index] for index in both],
+        "splits": [everything.splits[index] for index in both],
+        "labels": [everything.labels[index] for index in both],
+        "same_patient": everything.patients[pair.one] == everything.patients[pair.other],
+        "distance": pair.distance,
+        "places": [everything.places[index] for index in both],
+    }
+
+
+def _exact_problems(everything: _All, groups: list[list[int]], name: str, problems: list[Problem]) -> None:
+    def those(differ: list[str]) -> list[str]:
+        return [everything.describe(group) for group in groups if len({differ[index] for index in group}) > 1]
+
+    add(problems, "error", name, "the same picture in two splits", those(everything.splits), "keep one of them")
+    add(problems, "error", name, "the same picture with two labels", those(everything.labels), "settle the label")
+    add(
+        problems,
+        "warning",
+        name,
+        "the same picture under two patients",
+        those(everything.patients),
+        "one person may be in training and validation: join the two identifiers",
+    )
+    hint = "name the first one in the column exact_duplicate_of of the others: training then leaves them out"
+    plain = [everything.describe(group) for group in groups]
+    add(problems, "warning", name, "the same picture more than once", plain, hint)
+
+
+def _near_problems(everything: _All, pairs: list[duplicates.Pair], name: str, problems: list[Problem]) -> None:
+    between, others, same = [], [], []
+    for pair in pairs:
+        words = f"{everything.describe((pair.one, pair.other))}, distance {pair.distance:.3f}"
+        if everything.splits[pair.one] != everything.splits[pair.other]:
+            between.append(words)
+        elif everything.patients[pair.one] != everything.patients[pair.other]:
+            others.append(words)
+        else:
+            same.append(words)
+    add(
+        problems,
+        "warning",
+        name,
+        "near duplicates between splits",
+        between,
+        "look at them: copies don't belong in both",
+    )
+    add(
+        problems,
+        "warning",
+        name,
+        "near duplicates of two patients",
+        others,
+        "look at them: one person may be in training and validation",
+    )
+    add(problems, "note", name, "near duplicates of one patient in one split", same, "harmless, if few")
