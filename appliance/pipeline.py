@@ -29,7 +29,8 @@ from appliance.proof import Trial
 from appliance.receipt import Receipt, calibrated
 from appliance.result import Finding, Prediction, Provenance
 from appliance.route import route
-from appliance.serving import TRIES, Answer, Server
+from appliance.serving import Answer, Server
+from appliance.store import MOST_CRASHES
 from appliance.writers import WRITERS
 
 log = logging.getLogger("scanside.pipeline")
@@ -223,7 +224,7 @@ class Pipeline:
         prepared: Prepared,
         stopwatch: Stopwatch,
         until: float = math.inf,
-        tries: int = TRIES,
+        tries: int = MOST_CRASHES,
         on_stop: Callable[[str], object] = log.debug,
     ) -> Reading:
         """Run the network, unless it has seen these very pixels; parameters and errors as of `Server.run`."""

@@ -21,10 +21,10 @@ from appliance.errors import BackendError, InferenceStoppedError, NotServedError
 from appliance.inference import InferenceProcess, Output
 from appliance.package import Package
 from appliance.receipt import Receipt
+from appliance.store import MOST_CRASHES
 
 log = logging.getLogger("scanside.serving")
 
-TRIES = 2  # on the backend that serves
 _START_SECONDS = 60.0
 _SHORTEST_RESTART_SECONDS = 5.0  # while an image waits
 _REMEMBERED = 200
@@ -135,7 +135,7 @@ class Server:
         self,
         inputs: dict[str, np.ndarray],
         until: float = math.inf,
-        tries: int = TRIES,
+        tries: int = MOST_CRASHES,
         on_stop: Callable[[str], object] = log.debug,
     ) -> Answer:
         """The answer for one image.

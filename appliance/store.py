@@ -26,7 +26,7 @@ from appliance.errors import SpoolError
 
 FINAL_STATES = ("delivered", "rejected", "failed")
 STATES = ("received", "claimed", "written", *FINAL_STATES)
-MOST_CRASHES = 2
+MOST_CRASHES = 2  # so often an image may stop a process that reads it
 _DESCRIBED = (
     "sop_instance_uid", "sop_class_uid", "study_instance_uid", "patient_id", "patient_name", "patient_sex",
     "patient_age", "modality", "body_part", "view", "acquired_at", "institution",

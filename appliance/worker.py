@@ -27,7 +27,6 @@ from appliance.errors import ApplianceError, BackendError, DiskFullError, InputE
 from appliance.inference import InferenceProcess
 from appliance.pipeline import Pipeline, Prepared, Stopwatch
 from appliance.readiness import Readiness
-from appliance.serving import TRIES
 from appliance.spool import Spool, write_durably
 from appliance.store import MOST_CRASHES, LeaseLostError, Store, WrittenObject
 
@@ -168,7 +167,7 @@ class Worker:
                     begun.prepared,
                     stopwatch,
                     begun.until,
-                    tries=max(TRIES - begun.claim["crashes"], 1),
+                    tries=max(MOST_CRASHES - begun.claim["crashes"], 1),
                     on_stop=partial(self._count_crash, identifier),
                 )
                 with stopwatch("write"):
