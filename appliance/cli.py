@@ -288,15 +288,14 @@ def prove(backend: str | None, as_json: bool, config_path: Path | None, data_dir
     The receipts are signed and kept in the ledger of the data folder, where there is one. Where an appliance runs on
     it, that one is asked, and goes on with whatever is fastest then. Exit code 1 where no backend has a valid receipt.
     """
-    from appliance import backends, log, pipeline, receipts
+    from appliance import log, pipeline, proof, receipts
     from appliance.health import is_running
     from appliance.infer import override
 
     config = override(load(config_path, data_dir), backend, None)
     log.set_up("error")
     wanted = config.inference.backend
-    if wanted != "auto":
-        backends.module(wanted)  # says so where there is none of that name
+    proof.options(config)  # says so where there is no backend of that name
     if is_running(config):
         rows = [(name, trial) for name, trial in receipts.ask(config) if wanted in ("auto", trial.backend)]
         if not rows:

@@ -46,7 +46,15 @@ class Trial:
 
 
 def options(config: Config) -> Options:
-    """How networks are opened here, but for the device; raises `ConfigError` for more threads than cores."""
+    """How networks are opened here, but for the device.
+
+    Raises
+    ------
+    BackendError, ConfigError
+        There is no backend of the configured name, or there are fewer cores than threads.
+    """
+    if config.inference.backend != "auto":
+        backends.module(config.inference.backend)
     present, wanted = cores(), config.inference.threads
     if wanted > present:
         raise ConfigError(

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from appliance import __version__, process, signature, worker
+from appliance import __version__, process, proof, signature, worker
 from appliance.config import LOOPBACK, Config
 from appliance.delivery.outbox import Outbox
 from appliance.errors import ApplianceError, ConfigError, SpoolError
@@ -47,6 +47,7 @@ class Appliance:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._stop = threading.Event()
+        proof.options(config)  # what can't be right on any day is refused at the start
         self._lock = _lock(config.data)
         cleaned = sum(
             clean_temporary_files(folder)

@@ -243,7 +243,16 @@ def test_the_documented_configuration_is_the_default(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("[web]\nprot = 1", "prot"), ("[web]\nport = 'x'", "web.port"), ("data = 1", "data"), ("x", "=")]
+    ("text", "word"),
+    [
+        ("[inference]\nbackend = 'abacus'", "abacus"),
+        ("[inference]\nthreads = 999", "999"),
+        ("[inference]\nlease_seconds = 5", "leaves no time"),
+        ("[web]\nprot = 1", "prot"),
+        ("[web]\nport = 'x'", "web.port"),
+        ("data = 1", "data"),
+        ("x", "="),
+    ],
 )
 def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, word: str) -> None:
     config = tmp_path / "scanside.toml"
