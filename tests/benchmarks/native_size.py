@@ -1,8 +1,8 @@
 """How much the score moves between an image's 224-pixel copy, which training saw, and its larger one, as a scanner's.
 
-``python -m tests.benchmarks.native_size`` reads each radiograph of lungs-kermany (longest side 320, aspect kept) and its
-copy in chest-kermany (224 x 224, squashed) through the package's preprocessing and network. The radiographs are of the
-training split, so the scores say nothing of the model's accuracy; only how far they move counts.
+``python -m tests.benchmarks.native_size`` reads each radiograph of lungs-kermany (longest side 320, aspect kept) and
+its copy in chest-kermany (224 x 224, squashed) through the package's preprocessing and network. The radiographs are of
+the training split, so the scores say nothing of the model's accuracy; only how far they move counts.
 """
 
 from __future__ import annotations
