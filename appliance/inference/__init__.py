@@ -34,7 +34,7 @@ from appliance.receipt import Receipt
 log = logging.getLogger("scanside.inference")
 
 START_SECONDS = 120.0
-_SLOTS_PER_LANE = 2  # one that is computed, one that is filled
+_SLOTS_PER_LANE = 4  # one that is computed, and others that wait where all cores are busy and the parent is not next
 _ALIGNMENT = 64  # a cache line, and what runtimes ask for to take an array as it is
 _STOP_SECONDS = 2.0
 _LARGEST_MESSAGE = 1 << 16

@@ -85,7 +85,9 @@ class _Server:
         """One lane: a job after another until the parent is gone."""
         while message := line.recv(JOB.size):
             slot, count = JOB.unpack(message)
-            inputs = {name: array[:count] for name, array in self._inputs[slot].items()}
+            inputs = self._inputs[slot]
+            if count < len(next(iter(inputs.values()))):  # one image in a slot for a batch
+                inputs = {name: array[:count] for name, array in inputs.items()}
             begin = time.perf_counter()
             try:
                 results = self._backends[count].run(inputs)
