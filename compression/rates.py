@@ -1,0 +1,123 @@
+"""Sensitivity, specificity and what follows from them: intervals, differences, predictive values, likelihood ratios."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import norm
+
+from compression.roc import Z95
+
+Interval = tuple[float, float, float]
+
+
+class Rate(NamedTuple):
+    """So many of so many; not whole numbers where images were counted down to independent ones."""
+
+    hits: float
+    count: float
+
+    @property
+    def value(self) -> float:
+        return self.hits / self.count
+
+
+def rate(right: np.ndarray, patients: np.ndarray) -> Rate:
+    """How often ``right`` is true, counted as independent images (Rao & Scott, Biometrics 1992).
+
+    Images of one patient tend to be right or wrong together, so they count for fewer, never for more, than they are.
+    Where all are right or all wrong nothing tells how many fewer: then each patient counts once.
+
+    Parameters
+    ----------
+    right, patients
+        bool and identifiers ``(images,)``, at least one image.
+    """
+    names, index = np.unique(patients, return_inverse=True)
+    images, value = len(right), float(right.mean())
+    if value in (0.0, 1.0) or len(names) == 1:
+        return Rate(value * len(names), len(names))
+    off = np.bincount(index, right - value)
+    variance = len(names) / (len(names) - 1) * float(off @ off) / images**2
+    count = min(images, value * (1 - value) / variance) if variance > 0 else images
+    return Rate(value * count, count)
+
+
+def wilson(given: Rate, z: float = Z95) -> Interval:
+    """A rate with Wilson's score interval (JASA 1927)."""
+    hits, count = given
+    middle = (hits + z**2 / 2) / (count + z**2)
+    half = z * np.sqrt(hits * (count - hits) / count + z**2 / 4) / (count + z**2)
+    return given.value, float(max(middle - half, 0.0)), float(min(middle + half, 1.0))
+
+
+def difference(one: Rate, other: Rate) -> tuple[float, float, float, float]:
+    """How much larger one rate is than an independent other: value, 95 % interval, two-sided p.
+
+    The interval is Newcombe's (method 10, Statistics in Medicine 1998), p that of the score test (pooled z).
+    """
+    gap = one.value - other.value
+    (_, low, high), (_, other_low, other_high) = wilson(one), wilson(other)
+    below = np.hypot(one.value - low, other_high - other.value)
+    above = np.hypot(high - one.value, other.value - other_low)
+    pooled = (one.hits + other.hits) / (one.count + other.count)
+    error = np.sqrt(pooled * (1 - pooled) * (1 / one.count + 1 / other.count))
+    return gap, float(gap - below), float(gap + above), float(2 * norm.sf(abs(gap) / error)) if error > 0 else 1.0
+
+
+def predictive_values(sensitivity: Rate, specificity: Rate, prevalence: float) -> tuple[Interval, Interval]:
+    """What a positive and a negative result mean where the finding is so frequent: PPV and NPV with 95 % intervals.
+
+    By Bayes' rule; the intervals are on the logit scale (Mercaldo, Lau & Zhou, Statistics in Medicine 2007), from
+    rates that are drawn towards one half (their adjusted form) where one of the two is 0 or 1.
+    """
+    adjusted = any(each.value in (0.0, 1.0) for each in (sensitivity, specificity))
+    found, right = (_adjusted(each) if adjusted else each for each in (sensitivity, specificity))
+    odds = prevalence / (1 - prevalence)
+    return (
+        _logit_interval(
+            (sensitivity.value * odds, 1 - specificity.value),
+            found.value * odds / (1 - right.value),
+            (1 - found.value) / found.hits + right.value / (right.count - right.hits),
+        ),
+        _logit_interval(
+            (specificity.value / odds, 1 - sensitivity.value),
+            right.value / odds / (1 - found.value),
+            found.value / (found.count - found.hits) + (1 - right.value) / right.hits,
+        ),
+    )
+
+
+def likelihood_ratios(sensitivity: Rate, specificity: Rate) -> tuple[Interval, Interval]:
+    """By how much a positive and a negative result change the odds of the finding (Simel et al., J Clin Epidemiol 1991).
+
+    Where a rate is 0 or 1, half an image is added to each of the four counts, so that no ratio is infinite.
+    """
+    if any(each.value in (0.0, 1.0) for each in (sensitivity, specificity)):
+        sensitivity, specificity = (Rate(each.hits + 0.5, each.count + 1) for each in (sensitivity, specificity))
+    missed = Rate(sensitivity.count - sensitivity.hits, sensitivity.count)
+    false_alarm = Rate(specificity.count - specificity.hits, specificity.count)
+    return _ratio(sensitivity, false_alarm), _ratio(missed, specificity)
+
+
+def _ratio(one: Rate, other: Rate) -> Interval:
+    value = one.value / other.value
+    spread = float(np.exp(Z95 * np.sqrt(1 / one.hits - 1 / one.count + 1 / other.hits - 1 / other.count)))
+    return value, value / spread, value * spread
+
+
+def _adjusted(given: Rate) -> Rate:
+    return Rate(given.hits + Z95**2 / 2, given.count + Z95**2)
+
+
+def _logit_interval(shares: tuple[float, float], odds: float, variance: float) -> Interval:
+    """Of the results of one kind, the right ones among ``shares`` of right and wrong ones.
+
+    Where there was no such result at all, what the adjusted rates say.
+    """
+    right, wrong = shares
+    spread = np.exp(Z95 * np.sqrt(variance))
+    low, middle, high = (float(each / (1 + each)) for each in (odds / spread, odds, odds * spread))
+    value = right / (right + wrong) if right + wrong > 0 else middle
+    return value, min(low, value), max(high, value)
