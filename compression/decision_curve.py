@@ -1,4 +1,4 @@
-"""Is acting on the model better than acting on everybody or on nobody? And does it beat a rule that looks at nothing?"""
+"""Is the model better than acting on everybody or on nobody, and than rules that don't look at the image?"""
 
 from __future__ import annotations
 
@@ -48,8 +48,6 @@ def rules_that_look_at_nothing(labels: np.ndarray) -> dict[str, dict[str, float]
     }
 
 
-def _balance(
-    hits: np.ndarray | float, alarms: np.ndarray | float, images: int, thresholds: np.ndarray
-) -> np.ndarray:
+def _balance(hits: np.ndarray | float, alarms: np.ndarray | float, images: int, thresholds: np.ndarray) -> np.ndarray:
     balance: np.ndarray = (hits - alarms * thresholds / (1 - thresholds)) / images
     return balance

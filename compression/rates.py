@@ -16,11 +16,11 @@ class Rate(NamedTuple):
     """So many of so many; not whole numbers where images were counted down to independent ones."""
 
     hits: float
-    count: float
+    total: float
 
     @property
     def value(self) -> float:
-        return self.hits / self.count
+        return self.hits / self.total
 
 
 def rate(right: np.ndarray, patients: np.ndarray) -> Rate:
@@ -40,15 +40,15 @@ def rate(right: np.ndarray, patients: np.ndarray) -> Rate:
         return Rate(value * len(names), len(names))
     off = np.bincount(index, right - value)
     variance = len(names) / (len(names) - 1) * float(off @ off) / images**2
-    count = min(images, value * (1 - value) / variance) if variance > 0 else images
-    return Rate(value * count, count)
+    total = min(images, value * (1 - value) / variance) if variance > 0 else images
+    return Rate(value * total, total)
 
 
 def wilson(given: Rate, z: float = Z95) -> Interval:
     """A rate with Wilson's score interval (JASA 1927)."""
-    hits, count = given
-    middle = (hits + z**2 / 2) / (count + z**2)
-    half = z * np.sqrt(hits * (count - hits) / count + z**2 / 4) / (count + z**2)
+    hits, total = given
+    middle = (hits + z**2 / 2) / (total + z**2)
+    half = z * np.sqrt(hits * (total - hits) / total + z**2 / 4) / (total + z**2)
     return given.value, float(max(middle - half, 0.0)), float(min(middle + half, 1.0))
 
 
@@ -61,8 +61,8 @@ def difference(one: Rate, other: Rate) -> tuple[float, float, float, float]:
     (_, low, high), (_, other_low, other_high) = wilson(one), wilson(other)
     below = np.hypot(one.value - low, other_high - other.value)
     above = np.hypot(high - one.value, other.value - other_low)
-    pooled = (one.hits + other.hits) / (one.count + other.count)
-    error = np.sqrt(pooled * (1 - pooled) * (1 / one.count + 1 / other.count))
+    pooled = (one.hits + other.hits) / (one.total + other.total)
+    error = np.sqrt(pooled * (1 - pooled) * (1 / one.total + 1 / other.total))
     return gap, float(gap - below), float(gap + above), float(2 * norm.sf(abs(gap) / error)) if error > 0 else 1.0
 
 
@@ -79,36 +79,36 @@ def predictive_values(sensitivity: Rate, specificity: Rate, prevalence: float) -
         _logit_interval(
             (sensitivity.value * odds, 1 - specificity.value),
             found.value * odds / (1 - right.value),
-            (1 - found.value) / found.hits + right.value / (right.count - right.hits),
+            (1 - found.value) / found.hits + right.value / (right.total - right.hits),
         ),
         _logit_interval(
             (specificity.value / odds, 1 - sensitivity.value),
             right.value / odds / (1 - found.value),
-            found.value / (found.count - found.hits) + (1 - right.value) / right.hits,
+            found.value / (found.total - found.hits) + (1 - right.value) / right.hits,
         ),
     )
 
 
 def likelihood_ratios(sensitivity: Rate, specificity: Rate) -> tuple[Interval, Interval]:
-    """By how much a positive and a negative result change the odds of the finding (Simel et al., J Clin Epidemiol 1991).
+    """By how much a positive and a negative result change the odds of the finding (Simel et al., 1991).
 
     Where a rate is 0 or 1, half an image is added to each of the four counts, so that no ratio is infinite.
     """
     if any(each.value in (0.0, 1.0) for each in (sensitivity, specificity)):
-        sensitivity, specificity = (Rate(each.hits + 0.5, each.count + 1) for each in (sensitivity, specificity))
-    missed = Rate(sensitivity.count - sensitivity.hits, sensitivity.count)
-    false_alarm = Rate(specificity.count - specificity.hits, specificity.count)
+        sensitivity, specificity = (Rate(each.hits + 0.5, each.total + 1) for each in (sensitivity, specificity))
+    missed = Rate(sensitivity.total - sensitivity.hits, sensitivity.total)
+    false_alarm = Rate(specificity.total - specificity.hits, specificity.total)
     return _ratio(sensitivity, false_alarm), _ratio(missed, specificity)
 
 
 def _ratio(one: Rate, other: Rate) -> Interval:
     value = one.value / other.value
-    spread = float(np.exp(Z95 * np.sqrt(1 / one.hits - 1 / one.count + 1 / other.hits - 1 / other.count)))
+    spread = float(np.exp(Z95 * np.sqrt(1 / one.hits - 1 / one.total + 1 / other.hits - 1 / other.total)))
     return value, value / spread, value * spread
 
 
 def _adjusted(given: Rate) -> Rate:
-    return Rate(given.hits + Z95**2 / 2, given.count + Z95**2)
+    return Rate(given.hits + Z95**2 / 2, given.total + Z95**2)
 
 
 def _logit_interval(shares: tuple[float, float], odds: float, variance: float) -> Interval:

@@ -140,7 +140,12 @@ class GoldenRecipe(_Table, frozen=True):
 
 
 class EvaluateRecipe(_Table, frozen=True):
+    """``site_prevalence``: how often the finding is there, of the images that a site will send. ``subgroup_margin``: by
+    how much a subgroup may be worse than the rest before the report calls it an alarm."""
+
     bootstrap: Count
+    site_prevalence: Share = 0.1
+    subgroup_margin: Share = 0.05
 
 
 class CardRecipe(_Table, frozen=True):

@@ -7,6 +7,7 @@ were made in the set. No alarm is no proof that there is no gap: the interval te
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,5 +120,5 @@ def holm(p: np.ndarray) -> np.ndarray:
     return corrected
 
 
-def rounded(values: tuple[float, ...] | list[float]) -> list[float]:
+def rounded(values: Iterable[float]) -> list[float]:
     return [round(float(each), 4) for each in values]
