@@ -75,8 +75,7 @@ def _summary(sets: dict[str, Any]) -> str:
     for name in ("test", "external"):
         if name in sets:
             found = sets[name]["networks"].items()
-            parts.append(f"{name} AUC " + ", ".join(f"{key} {each['auc'][0]:.4f}" for key, each in found
-                                                    if "auc" in each))  # fmt: skip
+            parts.append(f"{name} AUC " + ", ".join(f"{key} {each['auc'][0]:.4f}" for key, each in found))
     alarms = {
         row["subgroup"]
         for found in sets.values()
@@ -195,13 +194,11 @@ def _set_figures(build: Build, contenders: dict[str, Contender], given: Set, ans
             found["against"][name] = {
                 other: _difference(answers, name, other, given.files) for other in (UNPRUNED, PRUNED)
             }
-    if 0 < images.labels.sum() < len(images):
-        found |= _decisions(contenders, samples, recipe)
-    return found
+    return found | _decisions(contenders, samples, recipe)
 
 
 def _decisions(contenders: dict[str, Contender], samples: dict[str, Sample], recipe: EvaluateRecipe) -> dict[str, Any]:
-    """What decisions on a set of both classes are worth, beside rules that don't look at the image."""
+    """What decisions are worth, beside rules that don't look at the image."""
     labels = next(iter(samples.values())).labels
     points: dict[str, Any] = {}
     for name, sample in samples.items():

@@ -111,8 +111,10 @@ def _set_parts(title: str, found: dict[str, Any]) -> list[str]:
         for other, costs in others.items():
             changed = ", ".join(each["file"] or f"number {each['number']}" for each in costs["changed"])
             rows.append((name, other, f"{costs['flips']:.2%}", f"{costs['p99_probability']:.3f}",
-                         f"{costs['map_correlation']:.3f}", interval(costs["auc_loss"], 4), changed))  # fmt: skip
-    parts.append(table(("int8", "against", "flips", "p99 |dp|", "map correlation", "AUC loss", "changed"), rows))
+                         f"{costs['map_correlation']:.3f}", interval(costs["auc_loss"], 4), f"{costs['auc_p']:.3f}",
+                         changed))  # fmt: skip
+    header = ("int8", "against", "flips", "p99 |dp|", "map correlation", "AUC loss", "p (DeLong)", "changed")
+    parts.append(table(header, rows))
     parts.append("<h3>Conformal coverage</h3>")
     rows = [
         (name, *(f"{each[key]:.1%}" for key in ("stated", "all", "absent", "present")))

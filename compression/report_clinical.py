@@ -31,10 +31,7 @@ def side_by_side(whole: dict[str, Any], targets: tuple[str, ...], titles: dict[s
     names = (evaluate.UNPRUNED, *targets)
     for name in names:
         for figure in ("auc", "sensitivity", "specificity"):
-            cells = [
-                interval(found["networks"][name][figure], 3) if figure in found["networks"][name] else ""
-                for found in sets.values()
-            ]
+            cells = [interval(found["networks"][name][figure], 3) for found in sets.values()]
             lost = (drop or {}).get(name, {}).get(figure)
             rows.append((name, _word(figure), *cells, *([interval(lost["gap"], 3) if lost else ""] if drop else [])))
     header = ("network", "figure", *(titles[name] for name in sets), *(["lost from test to external"] if drop else []))
@@ -56,11 +53,10 @@ def side_by_side(whole: dict[str, Any], targets: tuple[str, ...], titles: dict[s
 
 def of_set(whole: dict[str, Any], name: str, targets: tuple[str, ...], point: str) -> list[str]:
     """Operating points beside rules that look at nothing; of sets that chose nothing, also use and gaps."""
-    found, parts = whole["sets"][name], []
-    if "operating_points" in found:
-        parts += _operating_points(found, targets, point, whole["site_prevalence"])
-        if name != "validation":
-            parts += [*_predictive_values(found, targets, point), *_decision_curve(found, targets)]
+    found = whole["sets"][name]
+    parts = _operating_points(found, targets, point, whole["site_prevalence"])
+    if name != "validation":
+        parts += [*_predictive_values(found, targets, point), *_decision_curve(found, targets)]
     if any(found["gaps"][target] for target in targets):
         parts += _gaps(found["gaps"], targets, whole["subgroup_margin"])
     return parts

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import binom, norm
@@ -30,6 +32,67 @@ class Power:
     images: int
     pass_at: int
     power: float
+
+
+@dataclass(frozen=True)
+class Question:
+    """A rate that is asked for: what is expected, what must be beaten (None: expected less margin), and the share of
+    all images that it is measured on."""
+
+    figure: str
+    expected: float
+    floor: float | None
+    share: float
+
+
+def plan(questions: Sequence[Question], margin: float, power: float, confidence: float) -> dict[str, Any]:
+    """What a study needs that answers all questions: by precision, by power, and in all."""
+    found: dict[str, Any] = {"margin": margin, "power": power, "confidence": confidence, "figures": {}}
+    for each in questions:
+        floor = each.expected - margin if each.floor is None else each.floor
+        if floor <= 0:
+            raise SampleSizeError(
+                f"{each.figure} {each.expected:.3g} less the margin {margin:.3g} leaves no floor; give one, or a "
+                "smaller margin"
+            )
+        precise = for_precision(each.expected, margin, confidence)
+        shown = for_power(each.expected, floor, power, (1 - confidence) / 2)
+        found["figures"][each.figure] = {
+            "expected": each.expected,
+            "share": each.share,
+            "precision": {"of_class": precise, "in_all": in_all(precise, each.share)},
+            "power": {
+                "floor": floor,
+                "of_class": shown.images,
+                "in_all": in_all(shown.images, each.share),
+                "pass_at": shown.pass_at,
+                "power": round(shown.power, 4),
+            },
+        }
+    for answer in ("precision", "power"):
+        found[f"in_all_for_{answer}"] = max(each[answer]["in_all"] for each in found["figures"].values())
+    return found
+
+
+def sentences(found: dict[str, Any]) -> str:
+    """What `plan` found, to read."""
+    lines = []
+    for name, each in found["figures"].items():
+        kind = "with" if name == "sensitivity" else "without"
+        precision, power = each["precision"], each["power"]
+        lines += [
+            f"{name}, expected {each['expected']:.1%}, measured on the {each['share']:.0%} {kind} the finding:",
+            f"  to within {found['margin']:.1%}: {precision['of_class']:,} images {kind} the finding, "
+            f"{precision['in_all']:,} in all",
+            f"  to show it above {power['floor']:.1%}: {power['of_class']:,} images {kind} the finding, "
+            f"{power['in_all']:,} in all; it passes with {power['pass_at']:,} of {power['of_class']:,} right, "
+            f"with a power of {power['power']:.1%}",
+        ]
+    lines.append(
+        f"In all: {found['in_all_for_precision']:,} images for precision, {found['in_all_for_power']:,} for power, of "
+        "as many patients."
+    )
+    return "\n".join(lines)
 
 
 def for_precision(rate: float, margin: float, confidence: float) -> int:
