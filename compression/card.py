@@ -106,7 +106,7 @@ def _meaning_lines(recipe: Recipe, targets: list[str], report: dict[str, Any]) -
         "",
         f"### What a result means where {prevalence:.0%} have the finding",
         "",
-        f"| network at {point} | accuracy on {recipe.card.test} | positive result is right | negative result is right |",
+        f"| network at {point} | accuracy on {recipe.card.test} | right if positive | right if negative |",
         "|---|---|---|---|",
     ]
     for name in targets:

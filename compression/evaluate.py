@@ -227,7 +227,7 @@ def _drop(internal: Sample, external: Sample) -> dict[str, Any]:
     return {
         figure: subgroups.compare(internal, external, figure)
         for figure in subgroups.FIGURES
-        if internal.can_tell(figure) and external.can_tell(figure)
+        if min(each.patients_of(figure) for each in (internal, external)) >= subgroups.FEWEST_PATIENTS
     }
 
 

@@ -39,7 +39,7 @@ def rate(right: np.ndarray, patients: np.ndarray) -> Rate:
     if value in (0.0, 1.0) or len(names) == 1:
         return Rate(value * len(names), len(names))
     off = np.bincount(index, right - value)
-    variance = len(names) / (len(names) - 1) * float(off @ off) / images**2
+    variance = float(off @ off) / images**2
     total = min(images, value * (1 - value) / variance) if variance > 0 else images
     return Rate(value * total, total)
 
@@ -69,22 +69,23 @@ def difference(one: Rate, other: Rate) -> tuple[float, float, float, float]:
 def predictive_values(sensitivity: Rate, specificity: Rate, prevalence: float) -> tuple[Interval, Interval]:
     """What a positive and a negative result mean where the finding is so frequent: PPV and NPV with 95 % intervals.
 
-    By Bayes' rule; the intervals are on the logit scale (Mercaldo, Lau & Zhou, Statistics in Medicine 2007), from
-    rates that are drawn towards one half (their adjusted form) where one of the two is 0 or 1.
+    By Bayes' rule; the intervals are on the logit scale (Mercaldo, Lau & Zhou, Statistics in Medicine 2007). Where
+    sensitivity or specificity is 0 or 1, both are drawn towards one half first (the paper's adjusted form).
     """
-    adjusted = any(each.value in (0.0, 1.0) for each in (sensitivity, specificity))
-    found, right = (_adjusted(each) if adjusted else each for each in (sensitivity, specificity))
+    if any(each.value in (0.0, 1.0) for each in (sensitivity, specificity)):
+        sensitivity, specificity = (
+            Rate(each.hits + Z95**2 / 2, each.total + Z95**2) for each in (sensitivity, specificity)
+        )
     odds = prevalence / (1 - prevalence)
+    missed, alarms = sensitivity.total - sensitivity.hits, specificity.total - specificity.hits
     return (
         _logit_interval(
-            (sensitivity.value * odds, 1 - specificity.value),
-            found.value * odds / (1 - right.value),
-            (1 - found.value) / found.hits + right.value / (right.total - right.hits),
+            sensitivity.value * odds / (1 - specificity.value),
+            (1 - sensitivity.value) / sensitivity.hits + specificity.value / alarms,
         ),
         _logit_interval(
-            (specificity.value / odds, 1 - sensitivity.value),
-            right.value / odds / (1 - found.value),
-            found.value / (found.total - found.hits) + (1 - right.value) / right.hits,
+            specificity.value / odds / (1 - sensitivity.value),
+            sensitivity.value / missed + (1 - specificity.value) / specificity.hits,
         ),
     )
 
@@ -107,17 +108,7 @@ def _ratio(one: Rate, other: Rate) -> Interval:
     return value, value / spread, value * spread
 
 
-def _adjusted(given: Rate) -> Rate:
-    return Rate(given.hits + Z95**2 / 2, given.total + Z95**2)
-
-
-def _logit_interval(shares: tuple[float, float], odds: float, variance: float) -> Interval:
-    """Of the results of one kind, the right ones among ``shares`` of right and wrong ones.
-
-    Where there was no such result at all, what the adjusted rates say.
-    """
-    right, wrong = shares
-    spread = np.exp(Z95 * np.sqrt(variance))
-    low, middle, high = (float(each / (1 + each)) for each in (odds / spread, odds, odds * spread))
-    value = right / (right + wrong) if right + wrong > 0 else middle
-    return value, min(low, value), max(high, value)
+def _logit_interval(odds: float, variance: float) -> Interval:
+    spread = float(np.exp(Z95 * np.sqrt(variance)))
+    low, value, high = (each / (1 + each) for each in (odds / spread, odds, odds * spread))
+    return value, low, high

@@ -124,6 +124,7 @@ def _score_interval(value: float, positive: int, negative: int) -> tuple[float, 
         spread = 1 + weight * ((1 - area) / (2 - area) + area / (1 + area))
         return (value - area) ** 2 - Z95**2 * area * (1 - area) * spread / (positive * negative)
 
-    low = 0.0 if value <= 0.0 else float(brentq(beyond, 0.0, value))
-    high = 1.0 if value >= 1.0 else float(brentq(beyond, value, 1.0))
+    # At the value itself it is no bound, though an equality where the value is 0 or 1: so begin beside it.
+    low = 0.0 if value <= 0.0 else float(brentq(beyond, 0.0, value * _FULL))
+    high = 1.0 if value >= 1.0 else float(brentq(beyond, 1.0 - (1.0 - value) * _FULL, 1.0))
     return low, high

@@ -62,7 +62,7 @@ def plan(questions: Sequence[Question], margin: float, power: float, confidence:
             "share": each.share,
             "precision": {"of_class": precise, "in_all": in_all(precise, each.share)},
             "power": {
-                "floor": floor,
+                "floor": round(floor, 9),
                 "of_class": shown.images,
                 "in_all": in_all(shown.images, each.share),
                 "pass_at": shown.pass_at,
@@ -81,7 +81,7 @@ def sentences(found: dict[str, Any]) -> str:
         kind = "with" if name == "sensitivity" else "without"
         precision, power = each["precision"], each["power"]
         lines += [
-            f"{name}, expected {each['expected']:.1%}, measured on the {each['share']:.0%} {kind} the finding:",
+            f"{name}, expected {each['expected']:.1%}, measured on the {each['share']:.1%} {kind} the finding:",
             f"  to within {found['margin']:.1%}: {precision['of_class']:,} images {kind} the finding, "
             f"{precision['in_all']:,} in all",
             f"  to show it above {power['floor']:.1%}: {power['of_class']:,} images {kind} the finding, "

@@ -51,10 +51,10 @@ class Sample:
         """Which images a figure is about, bool ``(images,)``."""
         return {"sensitivity": self.labels, "specificity": ~self.labels, "auc": np.ones_like(self.labels)}[figure]
 
-    def can_tell(self, figure: str) -> bool:
-        """Are there enough patients of each class that the figure needs?"""
+    def patients_of(self, figure: str) -> int:
+        """How many patients have an image of the class that a figure needs; of two classes, the fewer."""
         classes = {"sensitivity": (True,), "specificity": (False,), "auc": (True, False)}[figure]
-        return all(len(np.unique(self.patients[self.labels == each])) >= FEWEST_PATIENTS for each in classes)
+        return min(len(np.unique(self.patients[self.labels == each])) for each in classes)
 
 
 def compare(one: Sample, other: Sample, figure: str) -> dict[str, Any]:
@@ -99,9 +99,10 @@ def gaps(sample: Sample, columns: dict[str, np.ndarray], margin: float) -> list[
             inside, rest = sample.where(values == value), sample.where(values != value)
             for figure in FIGURES:
                 row: dict[str, Any] = {"subgroup": f"{column}: {value}", "figure": figure}
-                if inside.can_tell(figure) and rest.can_tell(figure):
+                patients = min(inside.patients_of(figure), rest.patients_of(figure))
+                if patients >= FEWEST_PATIENTS:
                     judged.append({**row, **compare(inside, rest, figure)})
-                elif inside.images_of(figure).any() and rest.images_of(figure).any():
+                elif patients > 0:
                     images = [int(each.images_of(figure).sum()) for each in (inside, rest)]
                     too_few.append({**row, "images": images})
     for row, p in zip(judged, holm(np.array([row["p"] for row in judged])), strict=True):
