@@ -10,6 +10,7 @@ import numpy as np
 
 from compression import evaluate
 from compression.page import drawing, interval, table
+from compression.subgroups import FIGURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,7 @@ def side_by_side(whole: dict[str, Any], targets: tuple[str, ...], titles: dict[s
     rows = []
     names = (evaluate.UNPRUNED, *targets)
     for name in names:
-        for figure in ("auc", "sensitivity", "specificity"):
+        for figure in FIGURES:
             cells = [interval(found["networks"][name][figure], 3) for found in sets.values()]
             lost = (drop or {}).get(name, {}).get(figure)
             rows.append((name, _word(figure), *cells, *([interval(lost["gap"], 3) if lost else ""] if drop else [])))

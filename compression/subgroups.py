@@ -15,7 +15,7 @@ import numpy as np
 
 from compression import rates, roc
 
-FIGURES = ("sensitivity", "specificity", "auc")
+FIGURES = ("auc", "sensitivity", "specificity")
 # Fewer patients than this with an image of the class tell nothing: an interval of half the scale.
 FEWEST_PATIENTS = 10
 _LEVEL = 0.05

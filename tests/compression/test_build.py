@@ -176,8 +176,10 @@ def test_another_hospital_stands_beside_the_test_set_and_who_fares_worse_there_i
     built: Path, tmp_path: Path
 ) -> None:
     """Elsewhere, the network's own images of women are shown with the labels turned round."""
-    far = write_data_set(built / "work-quick" / "data-set" / "chest-far", patients=80)
-    rows = list(csv.DictReader((far / "manifest.csv").open()))
+    shutil.copytree(built / "work-quick", tmp_path / "work-quick", symlinks=True)
+    far = write_data_set(tmp_path / "work-quick" / "data-set" / "chest-far", patients=80)
+    with (far / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     for row in rows:
         number = int(row["patient_id"][1:])
         row |= {"sex": "F" if number % 4 < 2 else "M", "age": str(number), "view": "" if number % 8 < 4 else "AP"}
@@ -188,13 +190,9 @@ def test_another_hospital_stands_beside_the_test_set_and_who_fares_worse_there_i
         writer.writeheader()
         writer.writerows(rows)
     key, _ = signature.load_or_create_private_key(built / "key.pem")
-    shutil.copytree(built / "work-quick", tmp_path / "work-quick", symlinks=True)
     started = quick.shrink(Build(read(RECIPE), RECIPE, built / "data", WEIGHTS, tmp_path / "work", key, tmp_path))
-    started = dataclasses.replace(
-        started,
-        data_root=built / "work-quick" / "data-set",
-        recipe=replace(started.recipe, data=replace(started.recipe.data, external="chest-far")),
-    )
+    data = replace(started.recipe.data, external="chest-far")
+    started = dataclasses.replace(started, recipe=replace(started.recipe, data=data))
     summary = evaluate.run(started)
     assert "external AUC" in summary
     assert "alarms: sex: F" in summary
