@@ -31,9 +31,10 @@ def treat_all(prevalence: float, thresholds: np.ndarray) -> np.ndarray:
     return _balance(prevalence, 1 - prevalence, 1, thresholds)
 
 
-def better_than_both(model: np.ndarray, everybody: np.ndarray) -> np.ndarray:
-    """Where the model is of use: more net benefit than acting on everybody and than acting on nobody."""
-    return (model > everybody) & (model > 0)
+def gain(probabilities: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Net benefit above the better one of acting on everybody and on nobody ``(thresholds,)``: is the model of use?"""
+    without = np.maximum(treat_all(float(labels.mean()), thresholds), 0.0)
+    return net_benefit(probabilities, labels, thresholds) - without
 
 
 def rules_that_look_at_nothing(labels: np.ndarray) -> dict[str, dict[str, float]]:

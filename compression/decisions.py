@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from compression import rates
-from compression.decision_curve import better_than_both, net_benefit, treat_all
+from compression.decision_curve import gain, net_benefit
 from compression.statistics import bootstrap
 from compression.subgroups import Sample, rounded
 
@@ -41,12 +41,17 @@ def at_point(sample: Sample, site_prevalence: float) -> dict[str, Any]:
 
 
 def curve(probabilities: np.ndarray, labels: np.ndarray, patients: np.ndarray, resamples: int) -> dict[str, Any]:
-    """Net benefit at each of `THRESHOLDS`, ``[value, low, high]``, and where the model is of use there."""
-    found = bootstrap(
-        lambda chosen: net_benefit(probabilities[chosen], labels[chosen], THRESHOLDS).tolist(),
-        labels, patients, resamples,
-    )  # fmt: skip
-    useful = better_than_both(
-        net_benefit(probabilities, labels, THRESHOLDS), treat_all(float(labels.mean()), THRESHOLDS)
-    )
-    return {"net_benefit": found, "useful": useful.tolist()}
+    """Net benefit and gain at each of `THRESHOLDS`, ``[value, low, high]``, and where the gain is shown to be one."""
+
+    def measure(chosen: np.ndarray) -> list[float]:
+        return [
+            float(value)
+            for figure in (net_benefit, gain)
+            for value in figure(probabilities[chosen], labels[chosen], THRESHOLDS)
+        ]
+
+    found = bootstrap(measure, labels, patients, resamples)
+    gains = found[len(THRESHOLDS) :]
+    return {
+        "net_benefit": found[: len(THRESHOLDS)], "gain": gains, "useful": [low > 0 for _, low, _ in gains]
+    }  # fmt: skip

@@ -113,16 +113,15 @@ def _decision_curve(found: dict[str, Any], targets: tuple[str, ...]) -> list[str
     curve = found["decision_curve"]
     said = []
     for target in targets:
-        useful = [
-            f"{at:.0%}" for at, good in zip(curve["thresholds"], curve["networks"][target]["useful"], strict=True)
-            if good
-        ]  # fmt: skip
-        said.append(f"{target}: {', '.join(useful) or 'nowhere'}")
+        useful = curve["networks"][target]["useful"]
+        at = [f"{threshold:.0%}" for threshold, good in zip(curve["thresholds"], useful, strict=True) if good]
+        said.append(f"{target}: {', '.join(at) or 'nowhere'}")
     return [
         "<h3>Decision curve</h3>",
         "<p>Who would act at a probability of 10 % takes nine needless actions for one that is needed. Net benefit is "
         "true positives an image less false positives at that price (Vickers & Elkin 2006), at the prevalence of this "
-        f"set. More than acting on everybody and on nobody at: {html.escape('; '.join(said))}.</p>",
+        f"set. The interval of what is gained over acting on everybody and on nobody lies above 0 at: "
+        f"{html.escape('; '.join(said))}.</p>",
         drawing(_curves(curve, targets)),
     ]
 
@@ -157,7 +156,8 @@ def _gaps(gaps: dict[str, list[dict[str, Any]]], targets: tuple[str, ...], margi
                 alarms.append(f"{target}, {row['subgroup']}: {_word(row['figure'])} {row['values'][0][0]:.3f}, of the "
                               f"rest {row['values'][1][0]:.3f}; gap {interval(row['gap'], 3)}")  # fmt: skip
             rows.append((*words, *(interval(each, 3) for each in row["values"]), interval(row["gap"], 3),
-                         f"{row['p_holm']:.4f}", "ALARM" if row["alarm"] else ""))  # fmt: skip
+                         f"{row['p_holm']:.4f}" if row["p_holm"] >= 1e-4 else "< 0.0001",
+                         "ALARM" if row["alarm"] else ""))  # fmt: skip
     header = ("network", "subgroup", "figure", "images / rest", "subgroup's", "the rest's", "gap", "p (Holm)", "")
     parts = [
         "<h3>Gaps between subgroups</h3>",

@@ -76,11 +76,11 @@ def delong(scores: np.ndarray, labels: np.ndarray, patients: np.ndarray) -> Area
 def auc_interval(areas: Areas, model: int = 0) -> tuple[float, float, float]:
     """An area with its 95 % interval, on the logit scale (Pepe, 2003, 5.2), so that it stays below 1.
 
-    Where the classes don't overlap, DeLong's variance is zero and says nothing; then Newcombe's score interval (method
-    5, Statistics in Medicine 2006) tells how little is known.
+    Where the classes don't overlap, or one has a single patient, DeLong's variance says nothing; then Newcombe's score
+    interval (method 5, Statistics in Medicine 2006) tells how little is known.
     """
     value, error = float(areas.value[model]), float(np.sqrt(max(areas.covariance[model, model], 0.0)))
-    if not 1.0 - _FULL < value < _FULL or error == 0.0:
+    if not 1.0 - _FULL < value < _FULL or error == 0.0 or min(areas.positive, areas.negative) < 2:
         return (value, *_score_interval(value, areas.positive, areas.negative))
     middle, half = np.log(value / (1 - value)), Z95 * error / (value * (1 - value))
     return value, float(1 / (1 + np.exp(half - middle))), float(1 / (1 + np.exp(-half - middle)))

@@ -60,7 +60,8 @@ class Sample:
 def compare(one: Sample, other: Sample, figure: str) -> dict[str, Any]:
     """A figure in each of two samples that share no image, and the gap, one less the other, with its interval and p.
 
-    Rates: Newcombe's interval and the score test. Areas: a normal approximation with DeLong's variances.
+    Rates: Newcombe's interval and the score test. Areas: a normal approximation with DeLong's variances. The samples
+    count as independent; who has images in both makes the interval wider than it need be.
     """
     if figure == "auc":
         here, there = one.areas(), other.areas()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compression import decisions
-from compression.decision_curve import better_than_both, net_benefit, rules_that_look_at_nothing, treat_all
+from compression.decision_curve import gain, net_benefit, rules_that_look_at_nothing, treat_all
 from compression.subgroups import Sample
 
 THRESHOLDS = np.linspace(0.01, 0.99, 50)
@@ -27,7 +27,7 @@ def test_a_model_that_says_yes_or_no_to_all_is_acting_on_everybody_or_nobody(see
     everybody = net_benefit(np.ones(len(labels)), labels, THRESHOLDS)
     assert everybody == pytest.approx(treat_all(float(labels.mean()), THRESHOLDS))
     assert not net_benefit(np.zeros(len(labels)), labels, THRESHOLDS).any()
-    assert not better_than_both(everybody, treat_all(float(labels.mean()), THRESHOLDS) + 1e-9).any()
+    assert (gain(np.ones(len(labels)), labels, THRESHOLDS) <= 1e-12).all()
 
 
 @given(seed=st.integers(0, 1000), prevalence=st.floats(0.1, 0.9))
@@ -55,9 +55,10 @@ def test_honest_probabilities_are_of_use_and_turned_ones_are_not() -> None:
     found, turned = (
         decisions.curve(each, labels, np.arange(4000), resamples=50) for each in (probabilities, 1 - probabilities)
     )
-    assert all(found["useful"][4:-2])
+    assert all(found["useful"][5:-2])
     assert not any(turned["useful"])
     assert all(low <= value <= high for value, low, high in found["net_benefit"])
+    assert len(found["net_benefit"]) == len(found["gain"]) == len(found["useful"]) == len(decisions.THRESHOLDS)
 
 
 def test_balance_makes_accuracy_out_of_nothing() -> None:

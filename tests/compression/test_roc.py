@@ -93,6 +93,14 @@ def test_classes_that_do_not_overlap_still_leave_doubt(labels: list[bool]) -> No
     assert roc.auc_interval(roc.delong(-np.arange(count)[None], truth, np.arange(count)))[:2] == (0.0, 0.0)
 
 
+def test_a_class_of_one_patient_leaves_more_doubt_than_its_variance_says() -> None:
+    labels = np.arange(40) == 35
+    value, low, high = roc.auc_interval(roc.delong(np.arange(40)[None], labels, np.arange(40)))
+    assert value == pytest.approx(35 / 39)
+    assert low < 0.4
+    assert high < 1
+
+
 def test_the_test_of_two_models_errs_as_often_as_stated_and_finds_what_is_there() -> None:
     chance, labels, patients = np.random.default_rng(1), np.arange(120) % 2 == 0, np.arange(120)
     wrong = found = 0
