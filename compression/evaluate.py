@@ -146,8 +146,7 @@ def _age_group(years: str) -> str:
 
 @dataclass(frozen=True)
 class Answers:
-    """What each network said of the images of a set: calibrated probabilities and the default operating point's
-    decisions, and its activation maps."""
+    """What each network said of a set: calibrated probabilities, the default operating point's decisions, the maps."""
 
     samples: dict[str, Sample]
     maps: dict[str, np.ndarray]

@@ -140,11 +140,14 @@ class GoldenRecipe(_Table, frozen=True):
 
 
 class EvaluateRecipe(_Table, frozen=True):
-    """``site_prevalence``: how often the finding is there, of the images that a site will send. ``subgroup_margin``: by
-    how much a subgroup may be worse than the rest before the report calls it an alarm."""
+    """How the report judges.
+
+    ``site_prevalence``: how often the finding is there on a site's images, a guess until it has counted them; the report
+    has a table of others, too. ``subgroup_margin``: by how much a subgroup may be worse than the rest without an alarm.
+    """
 
     bootstrap: Count
-    site_prevalence: Share = 0.1
+    site_prevalence: Share = 0.2
     subgroup_margin: Share = 0.05
 
 
