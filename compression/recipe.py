@@ -142,7 +142,7 @@ class GoldenRecipe(_Table, frozen=True):
 class EvaluateRecipe(_Table, frozen=True):
     """How the report judges.
 
-    ``site_prevalence``: how often the finding is there on a site's images, a guess until it has counted them; the report
+    ``site_prevalence``: how often the finding is there at a site, a guess until it has counted; the report
     has a table of others, too. ``subgroup_margin``: by how much a subgroup may be worse than the rest without an alarm.
     """
 
