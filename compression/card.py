@@ -25,8 +25,8 @@ def write_card(recipe: Recipe, manifest: Manifest, report: dict[str, Any]) -> st
         "",
         "## How well it does",
         "",
-        "Calibrated probability, each network with its own threshold. 95 % intervals by a bootstrap over patients. "
-        "Nothing was chosen on test or external data. `report.html` has subgroups and all that was tried.",
+        "Calibrated probability, each network with its own threshold. 95 % intervals over patients (DeLong's, "
+        "Wilson's). Nothing was chosen on test or external data. `report.html` has subgroups and all that was tried.",
     ]
     for key, title in (("test", recipe.card.test), ("validation", "Validation"), ("external", recipe.data.external)):
         if key in report["sets"]:
@@ -38,6 +38,8 @@ def write_card(recipe: Recipe, manifest: Manifest, report: dict[str, Any]) -> st
         lines += _set_lines(f"{recipe.data.external}, {name}", each, names)
     if recipe.card.external_note:
         lines += ["", recipe.card.external_note]
+    if "site_prevalence" in report:  # which the report of an older build lacks
+        lines += _meaning_lines(recipe, list(manifest.targets), report)
     lines += [
         "",
         "## Targets",
@@ -93,12 +95,48 @@ def _set_lines(title: str, found: dict[str, Any], names: list[str]) -> list[str]
     ]
 
 
+def _meaning_lines(recipe: Recipe, targets: list[str], report: dict[str, Any]) -> list[str]:
+    """What a result means at the site's prevalence, beside no model at all; what is lost outside; subgroup alarms."""
+    test, prevalence, point = (
+        report["sets"]["test"],
+        report["site_prevalence"],
+        recipe.calibrate.default_operating_point,
+    )
+    lines = [
+        "",
+        f"### What a result means where {prevalence:.0%} have the finding",
+        "",
+        f"| network at {point} | accuracy on {recipe.card.test} | right if positive | right if negative |",
+        "|---|---|---|---|",
+    ]
+    for name in targets:
+        each = test["operating_points"][name][point]
+        site = next(row for row in each["predictive_values"] if row["prevalence"] == prevalence)
+        lines.append(f"| {name} | {_cell(each['accuracy'])} | {_cell(site['ppv'])} | {_cell(site['npv'])} |")
+    lines += [f"| no model: {name} | {rule['accuracy']:.3f} | | |" for name, rule in test["no_model"].items()]
+    for name, figures in report.get("drop", {}).items():
+        if name in targets:
+            lost = ", ".join(f"{figure} {_cell(each['gap'])}" for figure, each in figures.items())
+            lines += ["", f"{name}, lost from {recipe.card.test} to {recipe.data.external}: {lost}."]
+    alarms = {
+        f"{row['subgroup']} ({row['figure']})"
+        for found in report["sets"].values()
+        for name in targets
+        for row in found["gaps"][name]
+        if row.get("alarm")
+    }
+    if alarms:
+        lines += ["", f"Does worse than in the rest of its set, see the report: {', '.join(sorted(alarms))}."]
+    return lines
+
+
 def _cells(figures: dict[str, list[float]]) -> str:
-    cells = []
-    for name in ("auc", "sensitivity", "specificity"):
-        value = figures.get(name)
-        cells.append(f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]" if value else "")
-    return " | ".join(cells)
+    return " | ".join(_cell(figures[name]) if name in figures else "" for name in ("auc", "sensitivity", "specificity"))
+
+
+def _cell(figure: list[float]) -> str:
+    value, low, high = figure
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _target_row(name: str, manifest: Manifest, report: dict[str, Any], test: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from appliance.signature import key_id, load_or_create_private_key
 from compression.recipe import RecipeError, read
 
 _STAGES = ("data", "train", "prune", "choose", "export", "quantize", "gate", "golden", "evaluate", "report", "pack")
+_SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 _DEVELOPMENT_KEY = Path(".build") / "development.pem"
 
 
@@ -153,3 +154,60 @@ def keygen(path: Path, trust: Path | None) -> None:
     key, _ = load_or_create_private_key(path)
     public = write_public_key(key, trust or path.parent)
     click.echo(f"Key {key_id(key.public_key())}: private {path}, public {public}")
+
+
+@main.command("sample-size")
+@click.option("--sensitivity", type=_SHARE, required=True, help="What you expect, from a pilot or a report.")
+@click.option("--specificity", type=_SHARE, help="The same of images without the finding; they are counted, too.")
+@click.option("--margin", type=_SHARE, default=0.05, show_default=True,
+              help="Half the width of the interval that you can live with.")  # fmt: skip
+@click.option("--prevalence", type=_SHARE, required=True, help="Share of the study's images that have the finding.")
+@click.option("--sensitivity-floor", type=_SHARE,
+              help="What the study must show sensitivity to be above.  [default: sensitivity less margin]")  # fmt: skip
+@click.option("--specificity-floor", type=_SHARE,
+              help="What it must show specificity to be above.  [default: specificity less margin]")  # fmt: skip
+@click.option("--power", type=_SHARE, default=0.9, show_default=True,
+              help="How likely the study shall succeed if the model is as good as you expect.")  # fmt: skip
+@click.option("--confidence", type=_SHARE, default=0.95, show_default=True,
+              help="Of the two-sided interval; the one-sided test has half of what is left.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of sentences.")
+def sample_size(
+    sensitivity: float,
+    specificity: float | None,
+    margin: float,
+    prevalence: float,
+    sensitivity_floor: float | None,
+    specificity_floor: float | None,
+    power: float,
+    confidence: float,
+    as_json: bool,
+) -> None:
+    """Tell how many images a study needs, before it begins.
+
+    Two questions, two answers. Precision: how many images, so that sensitivity is known to within +-MARGIN
+    (Buderer 1996)? Power: how many, so that a model as good as you expect passes a test that it is above a floor
+    (exact binomial)? Take the larger one where the study must do both.
+
+    Sensitivity is measured on images with the finding alone. At a prevalence of 20 % only one image in five counts, so
+    five times as many are needed, unless the images are picked by their label. Half of all studies draw fewer cases
+    than expected: plan some more.
+
+    Count patients: two images of one patient are less than two images. Count a subgroup on its own, if you want to say
+    something of it. A floor close to what you expect needs many images: halving the distance takes four times as many.
+
+    \b
+    Example: sensitivity 95 % to within 5 points, one image in five with the finding, and shown to be above 92 %.
+      python -m compression sample-size --sensitivity 0.95 --margin 0.05 --prevalence 0.2 --sensitivity-floor 0.92
+    """
+    from compression.sample_size import Question, SampleSizeError, plan, sentences
+
+    questions = [Question("sensitivity", sensitivity, sensitivity_floor, prevalence)]
+    if specificity is not None:
+        questions.append(Question("specificity", specificity, specificity_floor, 1 - prevalence))
+    elif specificity_floor is not None:
+        raise click.UsageError("--specificity-floor needs --specificity")
+    try:
+        found = plan(questions, margin, power, confidence)
+    except SampleSizeError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(json.dumps(found, indent=1) if as_json else sentences(found))

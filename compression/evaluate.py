@@ -6,28 +6,30 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
 
-from compression import data, export, gate, quantize, train
+from compression import data, decisions, export, gate, quantize, rates, roc, subgroups, train
 from compression.calibrate import Calibration
+from compression.decision_curve import rules_that_look_at_nothing, treat_all
 from compression.inference import ACTIVATION_MAP, LOGITS, Network, tensors
 from compression.statistics import bootstrap, map_correlation
+from compression.subgroups import Sample, rounded
 from compression.timing import milliseconds
 
 if TYPE_CHECKING:
     from compression.build import Build
+    from compression.recipe import EvaluateRecipe
 
 SECTIONS = ("input", "augment", "data", "evaluate", "calibrate")
 UNPRUNED, PRUNED, EAGER = "unpruned float", "pruned float", "unpruned float, torch eager"
 _SMALLEST_SUBGROUP = 20
-_FIGURES = ("auc", "pr_auc", "sensitivity", "specificity")
+_COLUMNS = ("sublabel", "view", "sex", "site", "device")
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,35 @@ def run(build: Build) -> str:
     sets = {"validation": Set(data.load(build, "validation"), (), {}), "test": _test(build)}
     if build.recipe.data.external:
         sets["external"] = _external(build)
-    report = {
+    answers = {name: _answers(build, contenders, each, name) for name, each in sets.items()}
+    report: dict[str, Any] = {
         "networks": _costs(build, contenders),
-        "sets": {name: _set_figures(build, contenders, each, name) for name, each in sets.items()},
+        "sets": {name: _set_figures(build, contenders, each, answers[name]) for name, each in sets.items()},
+        "site_prevalence": build.recipe.evaluate.site_prevalence,
+        "subgroup_margin": build.recipe.evaluate.subgroup_margin,
     }
+    if "external" in answers:
+        report["drop"] = {
+            name: _drop(answers["test"].samples[name], answers["external"].samples[name]) for name in contenders
+        }
     (build.folder("evaluate") / "report.json").write_text(json.dumps(report, indent=1))
-    figures = report["sets"]["test"]["networks"]
-    return "test AUC " + ", ".join(f"{name} {each['auc'][0]:.4f}" for name, each in figures.items())
+    return _summary(report["sets"])
+
+
+def _summary(sets: dict[str, Any]) -> str:
+    parts = []
+    for name in ("test", "external"):
+        if name in sets:
+            found = sets[name]["networks"].items()
+            parts.append(f"{name} AUC " + ", ".join(f"{key} {each['auc'][0]:.4f}" for key, each in found))
+    alarms = {
+        row["subgroup"]
+        for found in sets.values()
+        for rows in found["gaps"].values()
+        for row in rows
+        if row.get("alarm")
+    }
+    return "; ".join([*parts, f"alarms: {', '.join(sorted(alarms))}" if alarms else "no subgroup alarm"])
 
 
 def load(build: Build) -> dict[str, Any]:
@@ -84,11 +108,10 @@ def _contenders(build: Build) -> dict[str, Contender]:
 
 
 def _test(build: Build) -> Set:
-    """The official test, with the sublabels of its list where it has them; the same rows as stage ``data`` took."""
+    """The official test: the same rows as stage ``data`` took."""
     folder = build.data_root / build.recipe.data.train
     rows = [row for row in data.read_manifest(folder) if not row.get("exact_duplicate_of") and row["split"] == "test"]
-    columns = {"sublabel": np.array([row["sublabel"] for row in rows])} if "sublabel" in rows[0] else {}
-    return Set(data.load(build, "test"), tuple(row["file"] for row in rows), columns)
+    return Set(data.load(build, "test"), tuple(row["file"] for row in rows), _columns(rows))
 
 
 def _external(build: Build) -> Set:
@@ -100,13 +123,15 @@ def _external(build: Build) -> Set:
         np.array([row["label"] == build.recipe.data.positive for row in rows]),
         np.array([row["patient_id"] for row in rows]),
     )
-    columns: dict[str, np.ndarray] = {}
-    for name in ("view", "sex"):
-        if name in rows[0]:
-            columns[name] = np.array([row[name] or "unknown" for row in rows])
+    return Set(images, tuple(row["file"] for row in rows), _columns(rows))
+
+
+def _columns(rows: list[dict[str, str]]) -> dict[str, np.ndarray]:
+    """What a list knows about its images that may make subgroups."""
+    columns = {name: np.array([row[name] or "unknown" for row in rows]) for name in _COLUMNS if name in rows[0]}
     if "age" in rows[0]:
         columns["age"] = np.array([_age_group(row["age"]) for row in rows])
-    return Set(images, tuple(row["file"] for row in rows), columns)
+    return columns
 
 
 def _age_group(years: str) -> str:
@@ -119,27 +144,37 @@ def _age_group(years: str) -> str:
 # --- figures ---------------------------------------------------------------------------------------------------------
 
 
-def _set_figures(build: Build, contenders: dict[str, Contender], given: Set, what: str) -> dict[str, Any]:
-    images, recipe = given.images, build.recipe
-    point, resamples = recipe.calibrate.default_operating_point, recipe.evaluate.bootstrap
-    logits, maps = {}, {}
+@dataclass(frozen=True)
+class Answers:
+    """What each network said of a set: calibrated probabilities, the default operating point's decisions, the maps."""
+
+    samples: dict[str, Sample]
+    maps: dict[str, np.ndarray]
+
+
+def _answers(build: Build, contenders: dict[str, Contender], given: Set, what: str) -> Answers:
+    images, point = given.images, build.recipe.calibrate.default_operating_point
+    samples, maps = {}, {}
     for name, contender in contenders.items():
         outputs = Network(contender.path, contender.target).run(tensors(build, images.pixels, f"{what}: {name}"))
-        logits[name], maps[name] = outputs[LOGITS][:, 0], outputs[ACTIVATION_MAP][:, 0]
-    probabilities = {name: each.calibration.probabilities(logits[name]) for name, each in contenders.items()}
-    thresholds = {name: each.calibration.threshold(point) for name, each in contenders.items()}
-    decided = {name: probabilities[name] >= thresholds[name] for name in contenders}
+        probabilities = contender.calibration.probabilities(outputs[LOGITS][:, 0])
+        said = probabilities >= contender.calibration.threshold(point)
+        samples[name] = Sample(probabilities, said, images.labels, images.patients)
+        maps[name] = outputs[ACTIVATION_MAP][:, 0]
+    return Answers(samples, maps)
+
+
+def _set_figures(build: Build, contenders: dict[str, Contender], given: Set, answers: Answers) -> dict[str, Any]:
+    images, samples, recipe = given.images, answers.samples, build.recipe.evaluate
     found: dict[str, Any] = {
         "images": len(images),
         "positive": int(images.labels.sum()),
-        "networks": {
-            name: figures(probabilities[name], images.labels, images.patients, thresholds[name], resamples)
-            for name in contenders
-        },
+        "networks": {name: figures(sample, recipe.bootstrap) for name, sample in samples.items()},
         "subgroups": {},
+        "gaps": {name: subgroups.gaps(each, given.columns, recipe.subgroup_margin) for name, each in samples.items()},
         "against": {},
         "conformal_coverage": {
-            name: _coverage(probabilities[name], images.labels, each.calibration) for name, each in contenders.items()
+            name: _coverage(samples[name].scores, images.labels, each.calibration) for name, each in contenders.items()
         },
     }
     for column, values in given.columns.items():
@@ -150,78 +185,82 @@ def _set_figures(build: Build, contenders: dict[str, Contender], given: Set, wha
                     "images": len(chosen),
                     "positive": int(images.labels[chosen].sum()),
                     "networks": {
-                        name: figures(probabilities[name][chosen], images.labels[chosen], images.patients[chosen],
-                                      thresholds[name], resamples)
-                        for name in contenders
+                        name: figures(sample.where(chosen), recipe.bootstrap) for name, sample in samples.items()
                     },
-                }  # fmt: skip
+                }
     for name in contenders:
         if name not in (UNPRUNED, PRUNED):
             found["against"][name] = {
-                other: _difference(images, probabilities, decided, maps, name, other, given.files, resamples)
-                for other in (UNPRUNED, PRUNED)
+                other: _difference(answers, name, other, given.files) for other in (UNPRUNED, PRUNED)
             }
+    return found | _decisions(contenders, samples, recipe)
+
+
+def _decisions(contenders: dict[str, Contender], samples: dict[str, Sample], recipe: EvaluateRecipe) -> dict[str, Any]:
+    """What decisions are worth, beside rules that don't look at the image."""
+    labels = next(iter(samples.values())).labels
+    points: dict[str, Any] = {}
+    for name, sample in samples.items():
+        points[name] = {}
+        for point in contenders[name].calibration.operating_points:
+            said = replace(sample, said=sample.scores >= point.threshold)
+            points[name][point.name] = {
+                "threshold": point.threshold, **decisions.at_point(said, recipe.site_prevalence)
+            }  # fmt: skip
+    return {
+        "operating_points": points,
+        "no_model": rules_that_look_at_nothing(labels),
+        "decision_curve": {
+            "thresholds": rounded(decisions.THRESHOLDS),
+            "treat_all": rounded(treat_all(float(labels.mean()), decisions.THRESHOLDS)),
+            "networks": {
+                name: decisions.curve(each.scores, labels, each.patients, recipe.bootstrap)
+                for name, each in samples.items()
+            },
+        },
+    }
+
+
+def _drop(internal: Sample, external: Sample) -> dict[str, Any]:
+    """How much of each figure is lost on the way from the test to the external set."""
+    return {
+        figure: subgroups.compare(internal, external, figure)
+        for figure in subgroups.FIGURES
+        if min(each.patients_of(figure) for each in (internal, external)) >= subgroups.FEWEST_PATIENTS
+    }
+
+
+def figures(sample: Sample, resamples: int) -> dict[str, list[float]]:
+    """``[value, low, high]`` of each figure, 95 % intervals; of one class only, what can be said of it."""
+    labels, found = sample.labels, {}
+    if 0 < labels.sum() < len(labels):
+        found["auc"] = rounded(roc.auc_interval(sample.areas()))
+        (found["pr_auc"],) = bootstrap(
+            lambda chosen: [roc.average_precision(sample.scores[chosen], labels[chosen])],
+            labels, sample.patients, resamples,
+        )  # fmt: skip
+    if labels.any():
+        found["sensitivity"] = rounded(rates.wilson(sample.rate(True)))
+    if not labels.all():
+        found["specificity"] = rounded(rates.wilson(sample.rate(False)))
     return found
 
 
-def figures(
-    probabilities: np.ndarray, labels: np.ndarray, patients: np.ndarray, threshold: float, resamples: int
-) -> dict[str, list[float]]:
-    """``[value, low, high]`` of each figure, 95 % intervals; of one class only, what can be said of it."""
-    positive = probabilities >= threshold
-
-    def measure(chosen: np.ndarray) -> list[float]:
-        truth, said = labels[chosen], positive[chosen]
-        return [
-            float(roc_auc_score(truth, probabilities[chosen])),
-            float(average_precision_score(truth, probabilities[chosen])),
-            float(said[truth].mean()),
-            float((~said[~truth]).mean()),
-        ]
-
-    if 0 < labels.sum() < len(labels):
-        return dict(zip(_FIGURES, bootstrap(measure, labels, patients, resamples), strict=True))
-    return {"sensitivity" if labels.all() else "specificity": _wilson(int((positive == labels).sum()), len(labels))}
-
-
-def _wilson(hits: int, count: int) -> list[float]:
-    """A rate with Wilson's 95 % interval (1927), for subgroups of one class."""
-    z, rate = 1.96, hits / count
-    middle = (rate + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * np.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return [round(rate, 4), round(float(middle - half), 4), round(float(middle + half), 4)]
-
-
-def _difference(
-    images: data.Images,
-    probabilities: dict[str, np.ndarray],
-    decided: dict[str, np.ndarray],
-    maps: dict[str, np.ndarray],
-    name: str,
-    other: str,
-    files: tuple[str, ...],
-    resamples: int,
-) -> dict[str, Any]:
+def _difference(answers: Answers, name: str, other: str, files: tuple[str, ...]) -> dict[str, Any]:
     """What one network costs against another, each judged by its own calibration; the files whose decision changed."""
-    changed = np.flatnonzero(decided[name] != decided[other])
-    labels = images.labels
-
-    def loss(chosen: np.ndarray) -> list[float]:
-        return [
-            float(roc_auc_score(labels[chosen], probabilities[other][chosen]))
-            - float(roc_auc_score(labels[chosen], probabilities[name][chosen]))
-        ]
-
-    (auc_loss,) = bootstrap(loss, labels, images.patients, resamples)
+    after, before = answers.samples[name], answers.samples[other]
+    changed, labels = np.flatnonzero(after.said != before.said), after.labels
+    areas = roc.delong(np.stack([before.scores, after.scores]), labels, after.patients)
+    *auc_loss, p = roc.auc_difference(areas, 0, 1)
     return {
-        "flips": round(len(changed) / len(images), 4),
-        "p99_probability": round(float(np.percentile(np.abs(probabilities[name] - probabilities[other]), 99)), 4),
-        "map_correlation": round(map_correlation(maps[other], maps[name]), 4),
-        "auc_loss": auc_loss,
+        "flips": round(len(changed) / len(labels), 4),
+        "p99_probability": round(float(np.percentile(np.abs(after.scores - before.scores), 99)), 4),
+        "map_correlation": round(map_correlation(answers.maps[other], answers.maps[name]), 4),
+        "auc_loss": rounded(auc_loss),
+        "auc_p": round(p, 4),
         "changed": [
             {"number": int(index), "file": files[index] if files else "", "positive": bool(labels[index]),
-             "before": round(float(probabilities[other][index]), 4),
-             "after": round(float(probabilities[name][index]), 4)}
+             "before": round(float(before.scores[index]), 4), "after": round(float(after.scores[index]), 4)}
             for index in changed
         ],
     }  # fmt: skip

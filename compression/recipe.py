@@ -140,7 +140,15 @@ class GoldenRecipe(_Table, frozen=True):
 
 
 class EvaluateRecipe(_Table, frozen=True):
+    """How the report judges.
+
+    ``site_prevalence``: how often the finding is there at a site, a guess until it has counted; the report
+    has a table of others, too. ``subgroup_margin``: by how much a subgroup may be worse than the rest without an alarm.
+    """
+
     bootstrap: Count
+    site_prevalence: Share = 0.2
+    subgroup_margin: Share = 0.05
 
 
 class CardRecipe(_Table, frozen=True):

@@ -10,23 +10,21 @@ import base64
 import html
 import io
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import matplotlib.pyplot
 import numpy as np
 from PIL import Image as PillowImage
 
-from compression import choose, data, evaluate, gate
+from compression import choose, data, evaluate, gate, report_clinical
 from compression.calibrate import Calibration
+from compression.page import drawing, interval, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from compression.build import Build
 
-matplotlib.use("Agg")
 SECTIONS = ("package", "card")
 NAME = "report"
 _COVERAGE_TOLERANCE = 0.02
@@ -55,12 +53,14 @@ def run(build: Build) -> str:
 
 def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
     choices = gate.load(build)
+    names, titles = tuple(choices), {name: _title(build, name) for name in whole["sets"]}
     parts = [
         f"<h1>{html.escape(whole['package'])}: from float to int8</h1>",
-        f"<p>{html.escape(build.recipe.package.intended_use.statement)} 95 % intervals by a bootstrap over patients "
-        "(of subgroups of one class: Wilson's). Nothing was chosen on test or external data.</p>",
+        f"<p>{html.escape(build.recipe.package.intended_use.statement)} {report_clinical.METHODS} Nothing was chosen "
+        "on test or external data.</p>",
+        *report_clinical.side_by_side(whole, names, titles),
         "<h2>What ships</h2>",
-        _table(
+        table(
             ("target", "producer", "why", "calibrated with"),
             [(name, each.shipped.producer, each.reason, gate.runtime(name)) for name, each in choices.items()],
         ),
@@ -77,10 +77,11 @@ def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
         _gate(whole["gate"]),
         "<h2>Calibration</h2>",
         _calibration(build, whole["networks"]),
-        _figure(_reliability({name: each.shipped.calibration for name, each in choices.items()})),
+        drawing(_reliability({name: each.shipped.calibration for name, each in choices.items()})),
     ]
     for name, found in whole["sets"].items():
-        parts += _set_parts(_title(build, name), found)
+        parts += _set_parts(titles[name], found)
+        parts += report_clinical.of_set(whole, name, names, build.recipe.calibrate.default_operating_point)
         if images and name == "test":
             parts.append(_contact_sheet(build, found["against"]))
     note = build.recipe.card.external_note
@@ -110,14 +111,16 @@ def _set_parts(title: str, found: dict[str, Any]) -> list[str]:
         for other, costs in others.items():
             changed = ", ".join(each["file"] or f"number {each['number']}" for each in costs["changed"])
             rows.append((name, other, f"{costs['flips']:.2%}", f"{costs['p99_probability']:.3f}",
-                         f"{costs['map_correlation']:.3f}", _interval(costs["auc_loss"], 4), changed))  # fmt: skip
-    parts.append(_table(("int8", "against", "flips", "p99 |dp|", "map correlation", "AUC loss", "changed"), rows))
+                         f"{costs['map_correlation']:.3f}", interval(costs["auc_loss"], 4), f"{costs['auc_p']:.3f}",
+                         changed))  # fmt: skip
+    header = ("int8", "against", "flips", "p99 |dp|", "map correlation", "AUC loss", "p (DeLong)", "changed")
+    parts.append(table(header, rows))
     parts.append("<h3>Conformal coverage</h3>")
     rows = [
         (name, *(f"{each[key]:.1%}" for key in ("stated", "all", "absent", "present")))
         for name, each in found["conformal_coverage"].items()
     ]
-    parts.append(_table(("network", "stated", "all", "absent", "present"), rows))
+    parts.append(table(("network", "stated", "all", "absent", "present"), rows))
     parts += [f"<p class='bad'>{html.escape(each)}</p>" for each in _coverage_missed(found["conformal_coverage"])]
     return parts
 
@@ -143,20 +146,20 @@ def _costs(networks: dict[str, Any]) -> str:
         size = f"{each['bytes'] / 1e6:.2f} MB ({each['bytes'] / full:.0%})" if "bytes" in each else ""
         memory = f"{each['memory_mb']} MB" if "memory_mb" in each else ""
         rows.append((name, size, f"{each['milliseconds']:.2f} ms", f"{each['times_as_fast']:.1f}", memory))
-    return _table(("network", "file", "one image", "times as fast as torch eager", "memory"), rows)
+    return table(("network", "file", "one image", "times as fast as torch eager", "memory"), rows)
 
 
-def _prune(table: list[dict[str, Any]]) -> str:
-    full = table[0]
+def _prune(networks: list[dict[str, Any]]) -> str:
+    full = networks[0]
     rows = [
         (row["name"], f"{row['parameters']:,} ({row['parameters'] / full['parameters']:.0%})",
-         f"{row['macs'] / 1e6:.0f} M ({row['macs'] / full['macs']:.0%})", _interval(row["auc"], 4),
+         f"{row['macs'] / 1e6:.0f} M ({row['macs'] / full['macs']:.0%})", interval(row["auc"], 4),
          f"{row['flips']:.2%}", f"{row['p99_probability']:.3f}", f"{row['map_correlation']:.3f}",
          "goes on" if row["chosen"] else "")
-        for row in table
+        for row in networks
     ]  # fmt: skip
     header = ("network", "parameters", "MACs", "AUC, validation and copies", "flips", "p99 |dp|", "map correlation", "")
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _gate(found: dict[str, list[dict[str, Any]]]) -> str:
@@ -167,7 +170,7 @@ def _gate(found: dict[str, list[dict[str, Any]]]) -> str:
             verdict = "ships" if each["shipped"] else "; ".join(each["broken"])
             rows.append((target, each["producer"], f"{each['bytes'] / 1e6:.2f} MB", f"{each['milliseconds']:.2f} ms",
                          costs, verdict))  # fmt: skip
-    return _table(("target", "producer", "file", "one image", "costs", ""), rows)
+    return table(("target", "producer", "file", "one image", "costs", ""), rows)
 
 
 def _calibration(build: Build, networks: dict[str, Any]) -> str:
@@ -177,27 +180,16 @@ def _calibration(build: Build, networks: dict[str, Any]) -> str:
          f"{each['ece_after']:.3f}" + ("" if each["ece_after"] <= limit else " (above the limit)"))
         for name, each in networks.items() if "bias" in each
     ]  # fmt: skip
-    return _table(("network", "temperature", "bias", "ECE before", "ECE after"), rows)
+    return table(("network", "temperature", "bias", "ECE before", "ECE after"), rows)
 
 
 def _figures(networks: dict[str, dict[str, list[float]]]) -> str:
     names = list(dict.fromkeys(figure for each in networks.values() for figure in each))
     rows = [
-        (name, *(_interval(each[figure], 3) if figure in each else "" for figure in names))
+        (name, *(interval(each[figure], 3) if figure in each else "" for figure in names))
         for name, each in networks.items()
     ]
-    return _table(("network", *(name.replace("_", " ") for name in names)), rows)
-
-
-def _interval(triple: list[float], digits: int) -> str:
-    value, low, high = triple
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    cells = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{cells}</tr>{body}</table>"
+    return table(("network", *(name.replace("_", " ") for name in names)), rows)
 
 
 def _reliability(calibrations: dict[str, Calibration]) -> Figure:
@@ -210,16 +202,6 @@ def _reliability(calibrations: dict[str, Calibration]) -> Figure:
         axis.set(title=f"{name}: ECE {calibration.ece_after:.3f}", xlabel="mean probability", ylabel="observed rate")
     figure.tight_layout()
     return figure
-
-
-def _figure(figure: Figure) -> str:
-    """An SVG that stands in the page itself, the same for the same numbers."""
-    with matplotlib.rc_context({"svg.hashsalt": "scanside", "svg.fonttype": "none"}):
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    matplotlib.pyplot.close(figure)
-    drawing = buffer.getvalue()
-    return drawing[drawing.index("<svg") :]
 
 
 def _contact_sheet(build: Build, against: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import os
@@ -20,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from appliance import package, receipt, signature
 from appliance.errors import PackageError
 from appliance.preprocess import preprocess
-from compression import gate, quick
+from compression import evaluate, gate, pack, quick, report
 from compression.build import Build
 from compression.inference import RUNTIMES, open_network
 from compression.quantize import aware, openvino
@@ -137,13 +138,22 @@ def test_the_tensorrt_artifact_is_in_form_and_the_linter_sees_what_is_not(opened
 
 def test_the_report_says_what_it_measured_and_names_no_image_it_may_not_show(built: Path) -> None:
     out = built / "work-quick"
-    report = json.loads((out / "report.json").read_text())
-    assert {"unpruned float", "pruned float", *TARGETS} <= set(report["networks"])
-    assert [row["chosen"] for row in report["prune"]].count(True) == 1
+    measured = json.loads((out / "report.json").read_text())
+    assert {"unpruned float", "pruned float", *TARGETS} <= set(measured["networks"])
+    assert [row["chosen"] for row in measured["prune"]].count(True) == 1
     page = (out / "report.html").read_text()
     assert not re.search(r"""(src|href)=["']https?:|url\((?!#)|@import""", page)  # it opens offline
     assert "data:image" not in page
     assert "<svg" in page
+    for told in ("No external set was measured", "no model: always normal", "PPV at 20%", "Decision curve"):
+        assert told in page
+    for found in measured["sets"].values():
+        always_normal = found["no_model"]["always normal"]["accuracy"]
+        assert always_normal == pytest.approx(1 - found["positive"] / found["images"])
+        for target in TARGETS:
+            assert set(found["operating_points"][target]) == {"high_sensitivity", "balanced", "high_specificity"}
+            at_default = found["operating_points"][target]["balanced"]
+            assert at_default["sensitivity"] == found["networks"][target]["sensitivity"]
 
 
 def test_a_second_run_keeps_every_stage(built: Path) -> None:
@@ -160,6 +170,52 @@ def test_two_builds_from_the_same_inputs_give_the_same_package(built: Path, path
     again = run(tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "work-quick" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_another_hospital_stands_beside_the_test_set_and_who_fares_worse_there_is_named(
+    built: Path, tmp_path: Path
+) -> None:
+    """Elsewhere, the network's own images of women are shown with the labels turned round."""
+    shutil.copytree(built / "work-quick", tmp_path / "work-quick", symlinks=True)
+    far = write_data_set(tmp_path / "work-quick" / "data-set" / "chest-far", patients=80)
+    with (far / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        number = int(row["patient_id"][1:])
+        row |= {"sex": "F" if number % 4 < 2 else "M", "age": str(number), "view": "" if number % 8 < 4 else "AP"}
+        if row["sex"] == "F":
+            row["label"] = "NORMAL" if row["label"] == "PNEUMONIA" else "PNEUMONIA"
+    with (far / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    key, _ = signature.load_or_create_private_key(built / "key.pem")
+    started = quick.shrink(Build(read(RECIPE), RECIPE, built / "data", WEIGHTS, tmp_path / "work", key, tmp_path))
+    data = replace(started.recipe.data, external="chest-far")
+    started = dataclasses.replace(started, recipe=replace(started.recipe, data=data))
+    summary = evaluate.run(started)
+    assert "external AUC" in summary
+    assert "alarms: sex: F" in summary
+    report.run(started)
+    pack.run(started)
+    found = json.loads((started.out / "report.json").read_text())
+    for target in TARGETS:
+        lost, test, external = (
+            found["drop"][target]["auc"],
+            *(found["sets"][name]["networks"][target]["auc"] for name in ("test", "external")),
+        )
+        assert lost["values"] == [test, external]
+        assert lost["gap"][0] == pytest.approx(test[0] - external[0], abs=2e-4)
+        assert lost["gap"][1] > 0.2
+        rows = found["sets"]["external"]["gaps"][target]
+        assert {"sex: F", "view: unknown", "age: 18 to 39"} <= {row["subgroup"] for row in rows}
+        assert {row["subgroup"] for row in rows if row.get("alarm")} == {"sex: F"}
+    page, card = (started.out / "report.html").read_text(), (started.out / "card.md").read_text()
+    assert "cpu does worse outside: AUC by" in page
+    assert "cpu, sex: F: sensitivity" in page
+    assert "too few patients to tell" in page
+    assert "cpu, lost from" in card
+    assert "sex: F (auc)" in card
 
 
 @pytest.mark.filterwarnings("default")  # of NNCF and torch

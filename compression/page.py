@@ -1,0 +1,37 @@
+"""Parts that every page is made of: tables, figures with intervals, drawings; nothing in them comes from elsewhere."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib
+import matplotlib.pyplot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+matplotlib.use("Agg")
+
+
+def interval(triple: list[float], digits: int) -> str:
+    value, low, high = triple
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    cells = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{cells}</tr>{body}</table>"
+
+
+def drawing(figure: Figure) -> str:
+    """An SVG that stands in the page itself, the same for the same numbers."""
+    with matplotlib.rc_context({"svg.hashsalt": "scanside", "svg.fonttype": "none"}):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    matplotlib.pyplot.close(figure)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,176 @@
+"""The report's parts for who must decide whether to use the model: drops, operating points, use, gaps."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot
+import numpy as np
+
+from compression import evaluate
+from compression.page import drawing, interval, table
+from compression.subgroups import FIGURES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METHODS = (
+    "95 % intervals count patients, not images: of an AUC and of a difference of AUCs DeLong's, summed over patients "
+    "(Obuchowski 1997); of a rate Wilson's, of as many images as the patients make independent ones (Rao & Scott "
+    "1992); of the area under the precision-recall curve and of net benefit a bootstrap over patients."
+)
+_WORDS = {"auc": "AUC", "pr_auc": "PR AUC"}
+_COLORS = ("#215a8f", "#b3361b", "#3f7d4e", "#7a5195")
+
+
+def side_by_side(whole: dict[str, Any], targets: tuple[str, ...], titles: dict[str, str]) -> list[str]:
+    """Every set in one table, and what is lost from the test set to the external one."""
+    heading = "<h2>Inside and outside, side by side</h2>"
+    sets, drop = whole["sets"], whole.get("drop")
+    rows = []
+    names = (evaluate.UNPRUNED, *targets)
+    for name in names:
+        for figure in FIGURES:
+            cells = [interval(found["networks"][name][figure], 3) for found in sets.values()]
+            lost = (drop or {}).get(name, {}).get(figure)
+            rows.append((name, _word(figure), *cells, *([interval(lost["gap"], 3) if lost else ""] if drop else [])))
+    header = ("network", "figure", *(titles[name] for name in sets), *(["lost from test to external"] if drop else []))
+    parts = [heading, table(header, rows)]
+    if drop is None:
+        return [*parts, "<p class='bad'>No external set was measured: how well the model does at another hospital is "
+                "not known.</p>"]  # fmt: skip
+    margin = whole["subgroup_margin"]
+    for name in targets:
+        fallen = [
+            f"{_word(figure)} by {interval(each['gap'], 3)}"
+            for figure, each in drop[name].items()
+            if each["gap"][0] > margin and each["gap"][1] > 0
+        ]
+        if fallen:
+            parts.append(f"<p class='bad'>{html.escape(name)} does worse outside: {', '.join(fallen)}.</p>")
+    return parts
+
+
+def of_set(whole: dict[str, Any], name: str, targets: tuple[str, ...], point: str) -> list[str]:
+    """Operating points beside rules that look at nothing; of sets that chose nothing, also use and gaps."""
+    found = whole["sets"][name]
+    parts = _operating_points(found, targets, point, whole["site_prevalence"])
+    if name != "validation":
+        parts += [*_predictive_values(found, targets, point), *_decision_curve(found, targets)]
+    if any(found["gaps"][target] for target in targets):
+        parts += _gaps(found["gaps"], targets, whole["subgroup_margin"])
+    return parts
+
+
+def _operating_points(found: dict[str, Any], targets: tuple[str, ...], point: str, prevalence: float) -> list[str]:
+    rows, fooled = [], []
+    best, accuracy = max(
+        ((name, rule["accuracy"]) for name, rule in found["no_model"].items()), key=lambda pair: pair[1]
+    )
+    for target in targets:
+        for name, each in found["operating_points"][target].items():
+            site = next(row for row in each["predictive_values"] if row["prevalence"] == prevalence)
+            rows.append((
+                target, name, f"{each['threshold']:.4f}",
+                *(interval(each[figure], 3) for figure in ("accuracy", "sensitivity", "specificity")),
+                *(interval(each[f"likelihood_ratio_{sign}"], 2) for sign in ("positive", "negative")),
+                interval(site["ppv"], 3), interval(site["npv"], 3),
+            ))  # fmt: skip
+        if found["operating_points"][target][point]["accuracy"][1] <= accuracy:
+            fooled.append(target)
+    for name, rule in found["no_model"].items():
+        cells = (f"{rule[figure]:.3f}" for figure in ("accuracy", "sensitivity", "specificity"))
+        rows.append((f"no model: {name}", "", "", *cells, "", "", "", ""))
+    header = (
+        "network", "operating point", "threshold", "accuracy", "sensitivity", "specificity", "LR+", "LR−",
+        f"PPV at {prevalence:.0%}", f"NPV at {prevalence:.0%}",
+    )  # fmt: skip
+    parts = ["<h3>Operating points, and rules that don't look at the image</h3>", table(header, rows)]
+    if fooled:
+        parts.append(
+            f"<p class='bad'>{html.escape(', '.join(fooled))} at {html.escape(point)}: not shown to be more accurate "
+            f"here than the rule “{best}” ({accuracy:.1%}).</p>"
+        )
+    return parts
+
+
+def _predictive_values(found: dict[str, Any], targets: tuple[str, ...], point: str) -> list[str]:
+    tables = [found["operating_points"][target][point]["predictive_values"] for target in targets]
+    rows = [
+        (f"{same[0]['prevalence']:.0%}", *(interval(each[key], 3) for each in same for key in ("ppv", "npv")))
+        for same in zip(*tables, strict=True)
+    ]
+    header = ("prevalence", *(f"{target}: {word}" for target in targets for word in ("PPV", "NPV")))
+    return [
+        f"<h3>What a result means where the finding is rarer or more frequent ({html.escape(point)})</h3>",
+        "<p>By Bayes' rule (Mercaldo et al. 2007), if sensitivity and specificity are as here.</p>",
+        table(header, rows),
+    ]
+
+
+def _decision_curve(found: dict[str, Any], targets: tuple[str, ...]) -> list[str]:
+    curve = found["decision_curve"]
+    said = []
+    for target in targets:
+        useful = curve["networks"][target]["useful"]
+        at = [f"{threshold:.0%}" for threshold, good in zip(curve["thresholds"], useful, strict=True) if good]
+        said.append(f"{target}: {', '.join(at) or 'nowhere'}")
+    return [
+        "<h3>Decision curve</h3>",
+        "<p>Who would act at a probability of 10 % takes nine needless actions for one that is needed. Net benefit is "
+        "true positives an image less false positives at that price (Vickers & Elkin 2006), at the prevalence of this "
+        f"set. The interval of what is gained over acting on everybody and on nobody lies above 0 at: "
+        f"{html.escape('; '.join(said))}.</p>",
+        drawing(_curves(curve, targets)),
+    ]
+
+
+def _curves(curve: dict[str, Any], targets: tuple[str, ...]) -> Figure:
+    figure, axis = matplotlib.pyplot.subplots(figsize=(7, 3.8))
+    thresholds, everybody = np.array(curve["thresholds"]), np.array(curve["treat_all"])
+    axis.plot(thresholds, everybody, color="#a3b1b8", label="act on everybody")
+    axis.axhline(0, color="#16212a", linewidth=1, label="act on nobody")
+    for target, color in zip(targets, _COLORS, strict=False):
+        value, low, high = np.array(curve["networks"][target]["net_benefit"]).T
+        axis.plot(thresholds, value, color=color, label=target)
+        axis.fill_between(thresholds, low, high, color=color, alpha=0.12, linewidth=0)
+    top = max(float(everybody.max()), 0.05)
+    axis.set(xlabel="threshold probability", ylabel="net benefit", ylim=(-0.3 * top, 1.1 * top))
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def _gaps(gaps: dict[str, list[dict[str, Any]]], targets: tuple[str, ...], margin: float) -> list[str]:
+    """Alarms in plain sight; all comparisons folded away."""
+    rows, alarms = [], []
+    for target in targets:
+        for row in gaps[target]:
+            inside, rest = row["images"]
+            words = (target, row["subgroup"], _word(row["figure"]), f"{inside} / {rest}")
+            if "gap" not in row:
+                rows.append((*words, "", "", "", "", "too few patients to tell"))
+                continue
+            if row["alarm"]:
+                alarms.append(f"{target}, {row['subgroup']}: {_word(row['figure'])} {row['values'][0][0]:.3f}, of the "
+                              f"rest {row['values'][1][0]:.3f}; gap {interval(row['gap'], 3)}")  # fmt: skip
+            rows.append((*words, *(interval(each, 3) for each in row["values"]), interval(row["gap"], 3),
+                         f"{row['p_holm']:.4f}" if row["p_holm"] >= 1e-4 else "< 0.0001",
+                         "ALARM" if row["alarm"] else ""))  # fmt: skip
+    header = ("network", "subgroup", "figure", "images / rest", "subgroup's", "the rest's", "gap", "p (Holm)", "")
+    parts = [
+        "<h3>Gaps between subgroups</h3>",
+        f"<p>An alarm: worse than the rest by more than {margin:.0%}, the interval of the gap excludes 0 (Newcombe's "
+        "of rates, DeLong's of AUCs), and p is below 0.05 after Holm's correction for all comparisons of a network "
+        "here (score test; z of AUCs). No alarm does not show that there is no gap: see how far the interval reaches."
+        "</p>",
+        *(f"<p class='bad'>{html.escape(each)}</p>" for each in alarms),
+    ]
+    if not alarms:
+        parts.append("<p>No alarm.</p>")
+    return [*parts, f"<details><summary>All comparisons</summary>{table(header, rows)}</details>"]
+
+
+def _word(figure: str) -> str:
+    return _WORDS.get(figure, figure)
