@@ -1,4 +1,4 @@
-"""How many images a study needs: published examples, the exact test by hand, and the command."""
+"""How many images a study needs: the formula and the exact test by hand, and the command."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ def asked(*options: str) -> str:
     return done.output
 
 
-# The worked example of Buderer's method in Jones et al., Emergency Medicine Journal 2003;20:453: sensitivity 95 %,
-# specificity 80 %, +-5 %, 30 % with the fracture.
-def test_buderers_steps_give_the_published_numbers() -> None:
+# The question of the worked example in Jones et al., Emergency Medicine Journal 2003;20:453: sensitivity 95 %,
+# specificity 80 %, +-5 %, 30 % with the fracture. The answers are Buderer's formula by hand, each step rounded up:
+# 1.96² 0.95 0.05 / 0.05² = 72.99 and 1.96² 0.8 0.2 / 0.05² = 245.86.
+def test_buderers_steps_give_what_they_give_by_hand() -> None:
     assert for_precision(0.95, 0.05, 0.95) == 73
     assert in_all(73, 0.3) == 244
     assert for_precision(0.8, 0.05, 0.95) == 246
     assert in_all(246, 0.7) == 352
 
 
-# n = z² p (1 - p) / w² at 95 %, as any table of it has them.
+# n = 1.96² p (1 - p) / w², rounded up, by hand.
 @pytest.mark.parametrize(
     ("rate", "margin", "images"),
     [(0.5, 0.05, 385), (0.5, 0.1, 97), (0.7, 0.1, 81), (0.8, 0.1, 62), (0.85, 0.1, 49), (0.9, 0.05, 139),
      (0.9, 0.1, 35), (0.95, 0.03, 203), (0.95, 0.1, 19)],
 )  # fmt: skip
-def test_sizes_for_precision_are_those_of_the_table(rate: float, margin: float, images: int) -> None:
+def test_sizes_for_precision_are_those_of_the_formula(rate: float, margin: float, images: int) -> None:
     assert for_precision(rate, margin, 0.95) == images
 
 
