@@ -253,15 +253,13 @@ def show_backends(as_json: bool, config_path: Path | None, data_dir: Path | None
 
     Each is probed in a process of its own, so a broken driver is a line in the table.
     """
-    from appliance import backends, pipeline
+    from appliance import backends, pipeline, proof
 
     opened = list(pipeline.packages(load(config_path, data_dir)))
     rows: list[dict[str, Any]] = []
     for name in backends.names():
         module = backends.module(name)
-        lacking = [f"{each} has no artifact for target {module.TARGET}" for each in opened
-                   if module.TARGET not in each.manifest.targets]  # fmt: skip
-        reason = backends.probe(name) or "; ".join(lacking)
+        reason = backends.probe(name) or "; ".join(filter(None, (proof.unusable(name, each) for each in opened)))
         versions = {} if backends.missing(name) else module.versions(backends.device(name))
         rows.append({"backend": name, "target": module.TARGET, "versions": versions, "reason": reason})
     if as_json:

@@ -11,7 +11,6 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import matplotlib.pyplot
 import numpy as np
 from matplotlib.figure import Figure
@@ -20,8 +19,8 @@ from PIL import Image as PillowImage
 from compression import confounders, duplicates
 from compression.check_text import kappa
 from compression.inventory import Inventory
+from compression.page import drawing, table
 
-matplotlib.use("Agg")
 _PICTURES = 40
 _HISTOGRAMS = 8
 _ONE, _OTHER = "#b3361b", "#215a8f"  # positive, negative
@@ -87,7 +86,7 @@ def _set(name: str, found: dict[str, Any], taken: Inventory, pictures: bool, num
         f"duplicates, {counts['used']} used, of {counts['patients']} patients (median {each['median']:g} images, at "
         f"most {each['most']}); {counts['patients_with_several_labels']} patients have images with different "
         "labels.</p>",
-        _table(
+        table(
             ("", "images", "patients"),
             [
                 (f"{column}: {value or '(empty)'}", both["images"], both["patients"])
@@ -95,13 +94,13 @@ def _set(name: str, found: dict[str, Any], taken: Inventory, pictures: bool, num
                 for value, both in values.items()
             ],
         ),
-        _figure(_bars(counts), f"counts-{number}"),
+        drawing(_bars(counts), f"counts-{number}"),
     ]
     if "weighting" in found:
         weighting = found["weighting"]
         parts += [
             "<h3>Is it enough?</h3>",
-            _table(
+            table(
                 ("", "", "in plain words", "source"),
                 [(what, f"{of['value']:,}", of["in_words"], of["source"]) for what, of in found["bands"].items()],
             ),
@@ -112,7 +111,7 @@ def _set(name: str, found: dict[str, Any], taken: Inventory, pictures: bool, num
     if found["confounders"]:
         parts += _confounders(found["confounders"], number)
         if found["confounders"]["stored"]:
-            parts.append(_figure(_histograms(found, taken), f"histograms-{number}"))
+            parts.append(drawing(_histograms(found, taken), f"histograms-{number}"))
     parts += _label_errors(found["label_errors"], taken if pictures else None)
     if "readers" in found:
         parts += _readers(found["readers"])
@@ -137,8 +136,8 @@ def _confounders(found: dict[str, Any], number: int) -> list[str]:
         f"flagged outside {low} to {high}. <em>Stored</em>: the image as it is. <em>Prepared</em>: as the network gets "
         "it. <em>List</em>: a column of the list; of groups, the share of positives in each. A model will use what is "
         f"easy. All statistics together, on other patients: {together or 'not told'}.</p>",
-        _figure(_areas(found), f"areas-{number}"),
-        _table(("statistic", "of", "AUC", "median, positive", "median, negative", ""), rows),
+        drawing(_areas(found), f"areas-{number}"),
+        table(("statistic", "of", "AUC", "median, positive", "median, negative", ""), rows),
     ]
 
 
@@ -153,7 +152,7 @@ def _label_errors(found: dict[str, Any], pictured: Inventory | None) -> list[str
     )
     joint = [(f"labeled {name}", *(f"{share:.2%}" for share in row)) for name, row in
              zip(found["labels"], found["joint"], strict=True)]  # fmt: skip
-    parts.append(_table(("", *(f"truly {name}" for name in found["labels"])), joint))
+    parts.append(table(("", *(f"truly {name}" for name in found["labels"])), joint))
     shown = found["suspects"][:_PICTURES]
     words = [
         f"{each['file']}: {each['given']}, looks like {each['suggested']} ({each['probability']:.2f})" for each in shown
@@ -173,12 +172,12 @@ def _duplicates(found: dict[str, Any], pictured: Sequence[Inventory]) -> list[st
         f"{found['limit']}, which is 1 - the cosine of two descriptors (compression/duplicates.py).</p>",
         "<p>Measured on this data: how far copies made on purpose lie from their originals, and how far each image "
         "lies from the closest one of another patient. The limit should stand between them.</p>",
-        _figure(_distances(found), "distances"),
-        _table(
+        drawing(_distances(found), "distances"),
+        table(
             ("copy", "median", "95 %", "farthest"),
             [(name, *(f"{value:.3f}" for value in row)) for name, row in found["copies_made_on_purpose"].items()],
         ),
-        _table(
+        table(
             [f"{share:g} %" for share in found["nearest_other_patient"]["percentiles"]],
             [[f"{value:.3f}" for value in found["nearest_other_patient"]["distances"]]],
         ),
@@ -206,15 +205,9 @@ def _readers(found: dict[str, Any]) -> list[str]:
     ties = ", ".join(found["ties"]) or "none"
     return [
         "<h3>Readers</h3>",
-        _table(("", "images", "kappa, 95 % by a bootstrap over images", "Landis & Koch"), rows),
+        table(("", "images", "kappa, 95 % by a bootstrap over images", "Landis & Koch"), rows),
         f"<p>For adjudication: {html.escape(ties)}.</p>",
     ]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    cells = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{cells}</tr>{body}</table>"
 
 
 def _picture(images: Sequence[np.ndarray], caption: str, kind: str) -> str:
@@ -301,13 +294,3 @@ def _distances(found: dict[str, Any]) -> Figure:
     axis.legend(fontsize=8)
     figure.tight_layout()
     return figure
-
-
-def _figure(figure: Figure, salt: str) -> str:
-    """An SVG that stands in the page itself; identifiers differ between figures by ``salt``."""
-    with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    matplotlib.pyplot.close(figure)
-    drawing = buffer.getvalue()
-    return drawing[drawing.index("<svg") :]

@@ -21,15 +21,15 @@ def interval(triple: list[float], digits: int) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     cells = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{cells}</tr>{body}</table>"
 
 
-def drawing(figure: Figure) -> str:
-    """An SVG that stands in the page itself, the same for the same numbers."""
-    with matplotlib.rc_context({"svg.hashsalt": "scanside", "svg.fonttype": "none"}):
+def drawing(figure: Figure, salt: str = "scanside") -> str:
+    """An SVG that stands in the page itself, the same for the same numbers; its identifiers differ by ``salt``."""
+    with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     matplotlib.pyplot.close(figure)
