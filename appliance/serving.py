@@ -169,7 +169,8 @@ class Server:
                 try:
                     process = self._running(receipt, min(self._restart_seconds, left))
                 except BackendError as error:
-                    self._drop(receipt, error.message)
+                    if left >= self._restart_seconds:  # else it was only too late to start it
+                        self._drop(receipt, error.message)
                     reasons.append(error.message)
                     break
                 tried = True
@@ -188,7 +189,7 @@ class Server:
                     return answer
         self._tidy_up()
         if not tried:
-            raise self._none_left()
+            raise NotServedError("; ".join(dict.fromkeys(reasons))) if self._receipts else self._none_left()
         raise BackendError("; ".join(dict.fromkeys(reasons)))
 
     def run_together(self, images: Sequence[dict[str, np.ndarray]]) -> list[Answer]:

@@ -306,6 +306,12 @@ def test_no_try_goes_on_when_its_time_is_over(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="no time is left"):
         server.run(inputs(opened)[1], until=begin + 1.0)
     assert time.monotonic() - begin < 3.0
+    # Nor is a backend dropped because there was no time left to start it.
+    assert server.process is None
+    with pytest.raises(NotServedError, match="no answer within"):
+        server.run(inputs(opened)[0], until=time.monotonic() + 0.02)
+    assert server.dropped == {}
+    assert server.run(inputs(opened)[0]).receipt.backend == "fake"
     server.close()
 
 
