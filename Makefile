@@ -7,6 +7,8 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 SAMPLES ?= ../shared/data/chest-kermany/test
 COUNT ?= 6
 PYTEST ?=
+# A process for each core, whole files to each: what a file builds once, its tests share.
+TESTS = .venv-dev/bin/python -m pytest -n logical --dist loadfile
 
 .PHONY: demo test lint clean
 
@@ -15,7 +17,8 @@ demo: .venv/ready
 
 test: .venv/ready .venv-dev/ready
 	.ci/debian-packages
-	.venv-dev/bin/python -m pytest $(PYTEST)
+	.ci/node-packages
+	$(if $(PYTEST),.venv-dev/bin/python -m pytest $(PYTEST),$(TESTS))
 
 lint: .venv-dev/ready
 	.venv-dev/bin/ruff check .

@@ -57,7 +57,7 @@ class Backend(Protocol):
     device: str
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Output name -> array, for input name -> float32 ``(batch, channel, rows, columns)``.
+        """Output name -> array, for input name -> float32 ``(batch, channel, [slices,] rows, columns)``.
 
         Inputs are not written to, and what is returned stays as it is. Raises `appliance.errors.BackendError`.
         """

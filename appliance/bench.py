@@ -11,12 +11,11 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from appliance import backends
+from appliance import backends, golden
 from appliance.backend import Options, cores
 from appliance.errors import BackendError
 from appliance.inference import InferenceProcess
 from appliance.package import Package
-from appliance.preprocess import preprocess
 from appliance.proof import Trial
 
 _WARM_UP = 10
@@ -62,8 +61,7 @@ def variants(trial: Trial, options: Options) -> list[Options]:
 
 def measure(opened: Package, tried: Sequence[Trial], options: Options, seconds: float) -> Iterator[Measured]:
     """Every backend that has a valid receipt, in all its variants, ``seconds`` each."""
-    spec = opened.manifest.input
-    images = [{spec.name: preprocess(image, spec.steps)} for image in opened.golden()["images"]]
+    images = [{opened.manifest.input.name: tensor} for tensor in golden.tensors(opened, opened.golden())]
     for trial in tried:
         for variant in variants(trial, options):
             about = Measured(trial.backend, "", trial.target, variant.threads, variant.lanes, variant.batch)

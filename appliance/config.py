@@ -5,8 +5,10 @@ Loaded once by the command line and passed down. `scanside.toml` in the reposito
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -14,11 +16,32 @@ from msgspec import Meta
 from appliance.errors import ConfigError
 
 AETitle = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]*[!-\[\]-~][ -\[\]-~]*$")]
+AETitleOrNone = Annotated[str, Meta(max_length=16, pattern=r"^([ -\[\]-~]*[!-\[\]-~][ -\[\]-~]*)?$")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
+Hours = Annotated[float, Meta(gt=0)]
+Clock = Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+_WORKING_DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri")
 Count = Annotated[int, Meta(ge=1)]
 Priority = Literal["stat", "routine", "low"]
-ResultKind = Literal["structured_report", "secondary_capture"]
+ResultKind = Literal[
+    "structured_report", "secondary_capture", "segmentation", "fractional_segmentation", "presentation_state",
+    "parametric_map",
+]  # fmt: skip
+_ALL_KINDS: tuple[ResultKind, ...] = get_args(ResultKind)
+MessageKind = Literal["hl7_oru", "fhir_bundle"]
+Protocol = Literal["dicom", "stow", "mllp", "fhir", "folder"]
+# What a destination must have by its protocol, and what it may have besides.
+_PROTOCOLS: dict[Protocol, tuple[set[str], set[str]]] = {
+    "dicom": ({"ae_title", "host", "port"}, {"tls", "storage_commitment"}),
+    "stow": ({"url"}, {"tls", "login"}),
+    "mllp": ({"host", "port"}, {"tls"}),
+    "fhir": ({"url"}, {"tls", "login"}),
+    "folder": ({"path"}, set()),
+}
+# Protocols that carry messages only, and which.
+_MESSAGE_OF: dict[Protocol, MessageKind] = {"mllp": "hl7_oru", "fhir": "fhir_bundle"}
 _ROOM_SECONDS = 10.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -27,12 +50,37 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     pass
 
 
+class Modality(_Table, frozen=True):
+    ae_title: AETitle | None = None
+    address: str | None = None
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+
+
+class Tls(_Table, frozen=True):
+    key: str
+    certificate: str
+    ca: str
+
+
 class StorageScp(_Table, frozen=True):
     enabled: bool = True
     ae_title: AETitle = "SCANSIDE"
     host: str = "0.0.0.0"  # noqa: S104 (scanners are other machines)
     port: Port = 11112
     max_associations: Count = 20
+    max_associations_per_address: Count = 10
+    reserved_associations: Annotated[int, Meta(ge=0)] = 5
+    modalities: tuple[Modality, ...] = ()
+    only_modalities: bool = False
+    called_ae_titles: tuple[AETitle, ...] = ()
+    undecodable: Literal["store", "refuse"] = "store"
+    storage_commitment: bool = True
+    storage_commitment_hours: Hours = 24.0
+    performed_procedure_step: bool = True
+    request_seconds: Seconds = 10.0
+    pdu_seconds: Seconds = 30.0
+    idle_seconds: Seconds = 120.0
+    tls: Tls | None = None
 
 
 class DropFolder(_Table, frozen=True):
@@ -55,7 +103,7 @@ class Inference(_Table, frozen=True):
     deadline_seconds: Seconds = 5.0
     lease_seconds: Seconds = 30.0
     gathering_seconds: Annotated[float, Meta(ge=0)] = 1.0
-    receipts_at: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "03:00"
+    receipts_at: Clock = "03:00"
 
 
 class SchedulingRule(_Table, frozen=True):
@@ -65,29 +113,99 @@ class SchedulingRule(_Table, frozen=True):
     matches: Annotated[str, Meta(min_length=1)] | None = None
 
 
+class Retention(_Table, frozen=True):
+    images_days: Annotated[float, Meta(ge=0)] = 0.0
+    results_days: Annotated[float, Meta(ge=0)] = 0.0
+    disk_percent: Annotated[float, Meta(ge=0, le=99)] = 0.0
+    at: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "02:00"
+
+
+class Sandbox(_Table, frozen=True):
+    memory_mib: Annotated[int, Meta(ge=768)] = 2048
+    seconds: Annotated[float, Meta(ge=3, le=9)] = 9.0
+
+
 class Scheduling(_Table, frozen=True):
     ageing_seconds: Seconds = 300.0
     rules: tuple[SchedulingRule, ...] = ()
 
 
+class Series(_Table, frozen=True):
+    quiet_seconds: Annotated[float, Meta(gt=0, le=20)] = 10.0
+
+
 class Results(_Table, frozen=True):
     path: str = "results"
-    kinds: tuple[ResultKind, ...] = ("structured_report", "secondary_capture")
+    # What any viewer shows, and no more: a PACS is not to be flooded.
+    kinds: tuple[ResultKind, ...] = ("structured_report", "secondary_capture", "segmentation")
+    messages: tuple[MessageKind, ...] = ()
+    # ASCII, which every Specific Character Set can carry.
+    label: Annotated[str, Meta(max_length=64, pattern=r"^[ -~]*[!-~][ -~]*$")] = (
+        "AI RESULT - RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
+    )
+    least_map_share: Annotated[float, Meta(ge=0, le=1)] = 0.35
+
+
+class Hl7(_Table, frozen=True):
+    sending_application: str = "SCANSIDE"
+    sending_facility: str = ""
+    receiving_application: str = ""
+    receiving_facility: str = ""
+    assigning_authority: str = ""
+    character_set: Literal["UNICODE UTF-8", "8859/1", "8859/2", "8859/5", "8859/15", "ASCII"] = "UNICODE UTF-8"
+
+
+class Fhir(_Table, frozen=True):
+    patient_system: str = ""
+    accession_system: str = ""
+
+
+class DestinationTls(_Table, frozen=True):
+    ca: str | None = None
+    key: str | None = None
+    certificate: str | None = None
+    name: str | None = None
+
+
+class DestinationLogin(_Table, frozen=True):
+    username: str | None = None
+    password_file: str | None = None
+    token_file: str | None = None
 
 
 class Destination(_Table, frozen=True):
+    """Where results go, and how; `protocol` says which of the other keys it needs (see `_PROTOCOLS`)."""
+
     name: Annotated[str, Meta(min_length=1)]
-    ae_title: AETitle
-    host: str
-    port: Annotated[int, Meta(ge=1, le=65535)]
-    send: tuple[ResultKind, ...] = ("structured_report", "secondary_capture")
+    protocol: Protocol = "dicom"
+    ae_title: AETitleOrNone = ""
+    host: str = ""
+    port: Port = 0
+    url: str = ""
+    path: str = ""
+    send: tuple[ResultKind | MessageKind, ...] = _ALL_KINDS  # those of them that are made; see `load` for messages
+    when: Literal["all", "positive", "urgent"] = "all"
+    storage_commitment: bool = False
+    tls: DestinationTls | None = None
+    login: DestinationLogin | None = None
 
 
 class Delivery(_Table, frozen=True):
     calling_ae_title: AETitle = "SCANSIDE"
     first_retry_seconds: Seconds = 5.0
     longest_retry_seconds: Seconds = 300.0
+    longest_probe_seconds: Seconds = 60.0
+    undelivered_hours: Annotated[float, Meta(gt=0)] = 72.0
+    commitment_seconds: Seconds = 300.0
     timeout_seconds: Seconds = 30.0
+
+
+class Worklist(_Table, frozen=True):
+    """Priority that a result of each tier gives to its image in the worklist of those who read."""
+
+    high_confidence: Priority = "stat"
+    medium_confidence: Priority = "routine"
+    low_confidence: Priority = "low"
 
 
 class Login(_Table, frozen=True):
@@ -103,6 +221,27 @@ class Web(_Table, frozen=True):
     login: Login | None = None
 
 
+class Uploads(_Table, frozen=True):
+    enabled: bool = True
+    largest_file_mb: Count = 4_000
+    largest_request_mb: Count = 32_000
+
+
+class ExpectedHours(_Table, frozen=True):
+    ae_title: AETitle
+    days: tuple[Day, ...] = _WORKING_DAYS
+    begin: Clock = "08:00"
+    end: Clock = "17:00"
+    minutes: Count = 60
+
+
+class Silence(_Table, frozen=True):
+    enabled: bool = True
+    weeks: Annotated[int, Meta(ge=2, le=26)] = 8
+    least_weeks: Annotated[int, Meta(ge=2, le=26)] = 3
+    expected: tuple[ExpectedHours, ...] = ()
+
+
 class Log(_Table, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -115,11 +254,19 @@ class Config(_Table, frozen=True):
     drop_folder: DropFolder = DropFolder()
     models: Models = Models()
     inference: Inference = Inference()
+    sandbox: Sandbox = Sandbox()
+    retention: Retention = Retention()
     scheduling: Scheduling = Scheduling()
+    series: Series = Series()
     results: Results = Results()
+    hl7: Hl7 = Hl7()
+    fhir: Fhir = Fhir()
     destinations: tuple[Destination, ...] = ()
     delivery: Delivery = Delivery()
+    worklist: Worklist = Worklist()
     web: Web = Web()
+    uploads: Uploads = Uploads()
+    silence: Silence = Silence()
     log: Log = Log()
 
     @property
@@ -145,6 +292,11 @@ class Config(_Table, frozen=True):
     @property
     def previews_path(self) -> Path:
         return self.data / "previews"
+
+    @property
+    def reader_studies_path(self) -> Path:
+        """Pictures of blinded reader studies."""
+        return self.data / "reader-studies"
 
     @property
     def engines_path(self) -> Path:
@@ -183,9 +335,19 @@ def load(path: Path | None, data_dir: Path | None = None) -> Config:
             raise ConfigError(f"{path}: {error}", hint="scanside.toml in the sources lists every key") from error
     base = path.resolve().parent if path is not None else Path.cwd()
     folder = (data_dir or base / config.data_dir).expanduser().absolute()
-    config = msgspec.structs.replace(config, data_dir=str(folder))
+    config = msgspec.structs.replace(
+        config, data_dir=str(folder), destinations=tuple(map(_with_its_kinds, config.destinations))
+    )
     _check(config, path)
     return config
+
+
+def _with_its_kinds(destination: Destination) -> Destination:
+    """Where ``send`` is left out, a protocol for one kind of message gets that."""
+    kind = _MESSAGE_OF.get(destination.protocol)
+    if kind is None or destination.send != _ALL_KINDS:
+        return destination
+    return msgspec.structs.replace(destination, send=(kind,))
 
 
 def _check(config: Config, path: Path | None) -> None:
@@ -208,14 +370,91 @@ def _check(config: Config, path: Path | None) -> None:
         if names.count(name) > 1:
             raise ConfigError(f"{where}: two destinations are named {name!r}", hint="each needs a name of its own")
     for destination in config.destinations:
-        missing = set(destination.send) - set(config.results.kinds)
-        if missing:
+        _check_destination(config, destination, f"{where}: destination {destination.name!r}")
+        missing = set(destination.send) - {*config.results.kinds, *config.results.messages}
+        if missing and destination.send != _ALL_KINDS:
             raise ConfigError(
                 f"{where}: destination {destination.name!r} is to be sent {', '.join(sorted(missing))}, "
-                "which results.kinds does not make"
+                "which results.kinds and results.messages do not make"
             )
+    _check_modalities(config.storage_scp, f"{where}: storage_scp")
     for number, rule in enumerate(config.scheduling.rules, 1):
         _check_rule(rule, f"{where}: scheduling.rules, rule {number}")
+
+
+def _check_destination(config: Config, destination: Destination, where: str) -> None:
+    needed, allowed = _PROTOCOLS[destination.protocol]
+    protocol = f"protocol = {destination.protocol!r}"
+    for key in sorted(set().union(*(set.union(*keys) for keys in _PROTOCOLS.values()))):
+        given = bool(getattr(destination, key))
+        if key in needed and not given:
+            raise ConfigError(f"{where} has no {key}", hint=f"{protocol} needs {', '.join(sorted(needed))}")
+        if given and key not in needed | allowed:
+            raise ConfigError(f"{where}: {key} is not for {protocol}", hint=f"leave {key} out, or change the protocol")
+    if destination.url:
+        url = urlsplit(destination.url)
+        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or "@" in url.netloc:
+            raise ConfigError(
+                f"{where}: url = {destination.url!r} is no address of a service",
+                hint="write it as in url = 'https://pacs.example/dicom-web'; who logs in stands in login",
+            )
+        if url.scheme == "http" and destination.tls is not None:
+            raise ConfigError(f"{where}: tls is given, but url begins with http:", hint="write https:")
+        if url.scheme == "http" and destination.login is not None and url.hostname not in LOOPBACK:
+            raise ConfigError(f"{where}: its login would go over the network in the clear", hint="write https:")
+    _check_credentials(destination, where)
+    carried = _MESSAGE_OF.get(destination.protocol)
+    messages = set(destination.send) & set(_MESSAGE_OF.values())
+    if carried is not None and destination.send != (carried,):
+        raise ConfigError(f"{where}: {protocol} carries {carried} only", hint=f"write send = ['{carried}']")
+    if messages and carried is None and destination.protocol != "folder":
+        raise ConfigError(
+            f"{where}: {protocol} carries no {', '.join(sorted(messages))}", hint="mllp, fhir and folder do"
+        )
+    if destination.storage_commitment and not config.storage_scp.enabled:
+        raise ConfigError(
+            f"{where}: storage_commitment needs the Storage SCP, to which the peer reports",
+            hint="set storage_scp.enabled = true, or storage_commitment = false",
+        )
+    called = config.storage_scp.called_ae_titles
+    if destination.storage_commitment and called and config.delivery.calling_ae_title not in called:
+        raise ConfigError(
+            f"{where} reports storage commitment to {config.delivery.calling_ae_title!r}, which "
+            "storage_scp.called_ae_titles does not list",
+            hint="add delivery.calling_ae_title there",
+        )
+
+
+def _check_credentials(destination: Destination, where: str) -> None:
+    tls, login = destination.tls, destination.login
+    if tls is not None and (tls.key is None) != (tls.certificate is None):
+        raise ConfigError(f"{where}: tls has only one of key and certificate", hint="one needs the other")
+    if login is not None:
+        basic = login.username is not None and login.password_file is not None
+        half = (login.username is None) != (login.password_file is None)
+        if half or basic == (login.token_file is not None):
+            raise ConfigError(
+                f"{where}: login can't be used", hint="give it username and password_file, or token_file alone"
+            )
+
+
+def _check_modalities(settings: StorageScp, where: str) -> None:
+    for number, modality in enumerate(settings.modalities, 1):
+        if modality.ae_title is None and modality.address is None:
+            raise ConfigError(f"{where}.modalities, modality {number} names nobody", hint="give it ae_title or address")
+        if modality.address is not None:
+            try:
+                ipaddress.ip_network(modality.address)
+            except ValueError as error:
+                raise ConfigError(
+                    f"{where}.modalities, modality {number}: {error}",
+                    hint="write an IP address or a network, as in address = '192.0.2.0/24'; names are not looked up",
+                ) from error
+    if settings.only_modalities and not settings.modalities:
+        raise ConfigError(
+            f"{where}.only_modalities = true, but no modality is listed, so that nobody could send",
+            hint="add a table [[storage_scp.modalities]] for each modality",
+        )
 
 
 def _check_rule(rule: SchedulingRule, where: str) -> None:

@@ -7,25 +7,33 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from appliance.errors import DiskFullError, SpoolError
 
-_VERSION = 2
 _SCHEMA = Path(__file__).with_name("schema.sql")
-_MIGRATIONS = {1: Path(__file__).with_name("schema_1_to_2.sql")}
+# In their order: each brings a ledger to the next version, the first one a ledger of version 1. The schema is what the
+# last one makes.
+_MIGRATIONS = tuple(
+    Path(__file__).with_name(name)
+    for name in ("schema_1_to_2.sql", "schema_2_to_3.sql", "schema_3_to_4.sql", "schema_4_to_5.sql")
+)
+_VERSION = 1 + len(_MIGRATIONS)
 
 
 class Database:
     """One SQLite file in WAL mode, safe to use from several threads and processes.
 
-    A commit is on disk when its transaction ends (``synchronous = FULL``).
+    A commit is on disk when its transaction ends (``synchronous = FULL``), unless ``flushed`` is False.
 
     Parameters
     ----------
     path
         Made, with its schema, where there is none; brought to this version's schema where it is older (unless
         ``read_only``).
+    flushed
+        If not, commits are not brought to the disk (``synchronous = NORMAL``): every process sees them, and no kill
+        takes them away, but a power cut takes the latest ones, down to the last that was flushed by anybody.
 
     Raises
     ------
@@ -33,28 +41,46 @@ class Database:
         It can't be opened, or a later version of Scanside has written it.
     """
 
-    def __init__(self, path: Path, read_only: bool = False) -> None:
+    def __init__(self, path: Path, read_only: bool = False, flushed: bool = True) -> None:
         self.path = path
-        self._read_only = read_only
+        self._read_only, self._flushed = read_only, flushed
         self._local = threading.local()
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._create()
 
+    def unflushed(self) -> Self:
+        """The same file, with commits that are not brought to the disk."""
+        return type(self)(self.path, self._read_only, flushed=False)
+
     def _create(self) -> None:
         connection = self._connection()
         with self._transaction():
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > _VERSION:
-                raise SpoolError(
-                    f"the ledger {self.path} is of version {version}, and this Scanside knows no later one than "
-                    f"{_VERSION}",
-                    hint="run the Scanside that wrote it, or a later one",
-                )
-            scripts = [_MIGRATIONS[number] for number in range(version, _VERSION)] if version else [_SCHEMA]
+            self._refuse_later(version)
+            if version == _VERSION:
+                return  # nothing is written, so that a ledger on a full disk can be opened
+            scripts = _MIGRATIONS[version - 1 :] if version else (_SCHEMA,)
             for script in scripts:
                 for statement in script.read_text().split(";\n"):
                     connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+    def _refuse_later(self, version: int) -> None:
+        if version > _VERSION:
+            raise SpoolError(
+                f"the ledger {self.path} is of version {version}, and this Scanside knows no later one than {_VERSION}",
+                hint="run the Scanside that wrote it, or a later one",
+            )
+
+    def _refuse_other_versions(self, connection: sqlite3.Connection) -> None:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        self._refuse_later(version)
+        if version < _VERSION:
+            raise SpoolError(
+                f"the ledger {self.path} is of version {version}, and this Scanside reads version {_VERSION} only",
+                hint="start this Scanside once on it with `scanside run`, which brings it up to date",
+            )
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -62,9 +88,11 @@ class Database:
             uri = f"{self.path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
             connection = sqlite3.connect(uri, uri=True, timeout=20.0, isolation_level=None)
             connection.row_factory = sqlite3.Row
-            if not self._read_only:
+            if self._read_only:
+                self._refuse_other_versions(connection)
+            else:
                 connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(f"PRAGMA synchronous = {'FULL' if self._flushed else 'NORMAL'}")
             connection.execute("PRAGMA foreign_keys = ON")
             self._local.connection = connection
         return connection
@@ -77,9 +105,29 @@ class Database:
             self._local.connection = None
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """What this thread calls meanwhile is one transaction: all of it, or none, and one fsync."""
+        with self._transaction():
+            yield
+
+    def flush(self) -> None:
+        """Bring to the disk whatever anybody has committed; not for a ledger that is not ``flushed``.
+
+        Raises
+        ------
+        DiskFullError, SpoolError
+        """
+        with self._transaction() as connection:
+            # A commit that changes nothing would write nothing, and not sync what others have written before it.
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with _errors_in_words(self.path):
             connection = self._connection()
+            if connection.in_transaction:
+                yield connection
+                return
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
@@ -92,6 +140,12 @@ class Database:
     def _rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         with _errors_in_words(self.path):
             return [dict(row) for row in self._connection().execute(sql, parameters)]
+
+    @staticmethod
+    def _event(connection: sqlite3.Connection, instance_id: int, at: float, what: str, detail: str) -> None:
+        connection.execute(
+            "INSERT INTO event (instance_id, at, what, detail) VALUES (?, ?, ?, ?)", (instance_id, at, what, detail)
+        )
 
 
 @contextmanager

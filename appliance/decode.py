@@ -17,9 +17,9 @@ from pydicom.encaps import generate_frames
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEGExtended12Bit
 
-from appliance.errors import ImageError
+from appliance.errors import ImageError, QuarantineError
 
-MAX_PIXELS = 100_000_000
+MAX_PIXELS = 50_000_000  # a spine that is stitched together has 30 million
 
 _NATIVE = ""
 # Transfer syntax -> the one decoding plugin that serves it ("" for uncompressed pixels, which need none).
@@ -69,8 +69,10 @@ def check_header(header: Dataset) -> None:
             f"The image is not grayscale (Photometric Interpretation {interpretation or 'missing'}, "
             f"{samples} samples per pixel)."
         )
-    if rows * columns > MAX_PIXELS:
-        raise ImageError(f"The image of {rows} x {columns} pixels is larger than any radiograph.")
+    if rows * columns * frames * samples > MAX_PIXELS:
+        raise QuarantineError(
+            f"The image of {rows} x {columns} pixels is larger than any radiograph ({MAX_PIXELS:,} pixels)."
+        )
     allocated, stored = number(header, "BitsAllocated", 0), number(header, "BitsStored", 0)
     if allocated not in (8, 16, 32) or not 1 <= stored <= allocated:
         raise ImageError(f"Bits Allocated {allocated} and Bits Stored {stored} don't describe a grayscale image.")
@@ -83,7 +85,10 @@ def _check_pixels(dataset: Dataset) -> None:
         raise ImageError(
             "The object has no pixel data.", hint="send the image itself, or the file again if it was cut off"
         )
-    data = dataset.PixelData or b""
+    try:
+        data = dataset.PixelData or b""
+    except Exception as error:  # pydicom has a dozen for an element that is none
+        raise ImageError("The pixel data element is damaged.", hint=_SEND_AGAIN) from error
     syntax = str(dataset.file_meta.TransferSyntaxUID)
     if DECODERS[syntax] == _NATIVE:
         expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
@@ -136,7 +141,7 @@ def stored_values(dataset: Dataset) -> np.ndarray:
             else:
                 pixels, _ = get_decoder(syntax).as_array(dataset, decoding_plugin=plugin)
     except MemoryError as error:
-        raise ImageError("There is not enough memory to decode the image.") from error
+        raise QuarantineError("Decoding its pixels needs more memory than it may have.") from error
     except Exception as error:  # each decoder has errors of its own
         raise ImageError(f"The pixel data is damaged: {_first_line(error)}", hint=_SEND_AGAIN) from error
     if pixels.shape != (dataset.Rows, dataset.Columns):

@@ -26,6 +26,7 @@ from appliance.store import FINAL_STATES, Store
 _READY_SECONDS = 30.0
 _RESULT_SECONDS = 60.0
 _PICTURES = (".png", ".jpg", ".jpeg", ".dcm")
+_MODEL = "chest-pneumonia"  # whose generated images are sent
 _AGE = "004Y"  # of the generated and the wrapped samples: within the bundled model's validated use
 
 
@@ -115,7 +116,7 @@ def _samples(samples: Path | None, count: int, folder: Path) -> tuple[list[Path]
         chosen = random.Random(0).sample(found, min(count, len(found)))
         return chosen, f"{len(chosen)} radiographs of {samples}, wrapped as DICOM"
     folder.mkdir()
-    images = package.read(package.bundled()[0], None).golden()["images"]
+    images = package.read(package.bundled(_MODEL)[0], None).golden()["images"]
     paths = []
     for index, pixels in enumerate(images[:count]):
         path = folder / f"generated-{index:02d}.png"

@@ -17,13 +17,27 @@ def describe(package: Package, signature: str) -> str:
         f"file       {package.path} ({package.path.stat().st_size / 1e6:.1f} MB, sha256 {package.sha256})",
         f"signature  {signature}",
         f"accepts    {', '.join(manifest.accepts.modalities)}, {', '.join(manifest.accepts.body_parts)}, "
-        f"view {', '.join(manifest.accepts.views)}, {', '.join(manifest.accepts.photometric_interpretations)}",
-        f"finds      {', '.join(f'{each.label} ({each.code.scheme} {each.code.value})' for each in manifest.findings)}",
-        f"golden     {manifest.golden.count} images; probabilities within {manifest.golden.probability_tolerance}",
+        f"view {', '.join(manifest.accepts.views) or 'any'}, "
+        f"{', '.join(manifest.accepts.photometric_interpretations)}"
+        f"{'; a whole series as one volume' if package.takes_volumes else ''}",
+        *_says(package),
     ]
     for name, target in manifest.targets.items():
         lines += ["", f"target {name}", *(f"  {line}" for line in _target(package, name, target))]
     return "\n".join([*lines, "", package.card])
+
+
+def _says(package: Package) -> Iterator[str]:
+    """What it looks for or draws, and how its golden vectors are held to it."""
+    manifest, golden = package.manifest, package.manifest.golden
+    if package.segments:
+        drawn = (f"{each.label} ({each.type.scheme} {each.type.value})" for each in manifest.segments)
+        yield f"outlines   {', '.join(drawn)}"
+        yield f"golden     {golden.count} images; Dice coefficient of each segment at least {golden.smallest_dice}"
+    else:
+        found = (f"{each.label} ({each.code.scheme} {each.code.value})" for each in manifest.findings)
+        yield f"finds      {', '.join(found)}"
+        yield f"golden     {golden.count} images; probabilities within {golden.probability_tolerance}"
 
 
 def _target(package: Package, name: str, target: Target) -> Iterator[str]:
@@ -40,9 +54,13 @@ def _target(package: Package, name: str, target: Target) -> Iterator[str]:
     if target.why:
         yield f"why         {target.why}"
     yield f"calibrated  with {target.calibrated_with}"
-    yield f"thresholds  {points}"
+    if target.operating_points:
+        yield f"thresholds  {points}"
     if target.conformal is not None:
         yield f"coverage    prediction sets hold the truth in {target.conformal.coverage:.0%} (see the card)"
+    heads = package.heads(name)
+    if target.ensemble is not None and heads is not None:
+        yield f"ensemble    {len(heads.weights)} heads; unsure where their spread is above {target.ensemble.limit:.3f}"
 
 
 def _runs_here(target: str) -> str:

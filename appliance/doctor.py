@@ -6,30 +6,18 @@ import platform
 import shutil
 import socket
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+
+import msgspec
 
 from appliance import decode, pipeline, proof, spool
+from appliance.checks import Check
 from appliance.config import Config, Destination
-from appliance.delivery.storage_scu import echo
-from appliance.errors import ApplianceError, DeliveryError
+from appliance.delivery import way_to
+from appliance.errors import ApplianceError
 from appliance.health import is_running
 from appliance.package import Package
 
 _LOW_DISK_BYTES = 2 * 1024**3
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question and its answer."""
-
-    what: str
-    outcome: Literal["ok", "warning", "fail"]
-    detail: str
-    hint: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def examine(config: Config) -> list[Check]:
@@ -121,10 +109,11 @@ def _port(name: str, host: str, port: int, running: bool) -> Check:
 
 def _destination(config: Config, destination: Destination) -> Check:
     what = f"destination {destination.name}"
-    where = f"{destination.ae_title}@{destination.host}:{destination.port}"
+    where = destination.url or f"{destination.ae_title}@{destination.host}:{destination.port}"
+    soon = msgspec.structs.replace(config.delivery, timeout_seconds=5.0)
     try:
-        echo(destination.host, destination.port, destination.ae_title, config.delivery.calling_ae_title, timeout=5.0)
-    except DeliveryError as error:
+        way_to(destination, msgspec.structs.replace(config, delivery=soon)).check()
+    except ApplianceError as error:
         hint = f"{error.hint or 'check its address'}; results wait and are sent once it answers"
         return Check(what, "warning", f"{where}: {error.message}", hint)
-    return Check(what, "ok", f"{where} answers C-ECHO")
+    return Check(what, "ok", f"{where} answers")

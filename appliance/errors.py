@@ -10,10 +10,15 @@ ApplianceError                 what happened, to what, and (``hint``) what to do
 │   └── NotServedError         ... because no process of any backend runs: an image waits, it is not to blame
 ├── InputError                 an input is turned away; the message is the reason that a technician reads
 │   ├── ImageError             it can't be decoded
+│   │   └── QuarantineError    ... because it exceeds a limit or breaks what reads it; it is set aside
+│   ├── ArchiveError           a zip archive is refused as a whole
 │   └── NotAcceptedError       no installed package is meant for it
+├── SandboxError               no process could read a file: an image waits, it is not to blame
 ├── SpoolError                 a file can't be stored durably
-│   └── DiskFullError          ... because the disk is full
-└── DeliveryError              a destination did not take an object
+│   ├── DiskFullError          ... because the disk is full
+│   └── LeaseLostError         another process holds the instance now; what was computed for it must be dropped
+├── DeliveryError              a destination did not take an object
+└── ReaderStudyError           a reader study can't be made, found or answered so
 """
 
 from __future__ import annotations
@@ -78,8 +83,20 @@ class ImageError(InputError):
     """An input can't be decoded into pixels."""
 
 
+class QuarantineError(ImageError):
+    """Reading an input exceeds a limit, or breaks what reads it; it is set aside, and its bytes are kept."""
+
+
+class ArchiveError(InputError):
+    """A zip archive is damaged, or nothing of it may be taken."""
+
+
 class NotAcceptedError(InputError):
     """No installed package is meant for this input."""
+
+
+class SandboxError(ApplianceError):
+    """The process that reads received files can't be started, or gets no processor; the file is not to blame."""
 
 
 class SpoolError(ApplianceError):
@@ -90,5 +107,13 @@ class DiskFullError(SpoolError):
     """The disk has no room left."""
 
 
+class LeaseLostError(SpoolError):
+    """Another process holds this instance now; what was computed for it must be dropped."""
+
+
 class DeliveryError(ApplianceError):
     """A destination did not take an object."""
+
+
+class ReaderStudyError(ApplianceError):
+    """A reader study can't be made, found or answered so."""

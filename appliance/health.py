@@ -11,6 +11,7 @@ import psutil
 
 from appliance import __version__, thermal
 from appliance.config import Config
+from appliance.recount import COMPONENT
 from appliance.store import Store
 
 # A part that has said nothing for so long isn't running.
@@ -37,15 +38,19 @@ def health(config: Config, store: Store) -> dict[str, Any]:
 
     Returns
     -------
-    ``version``, ``running``, ``uptime_seconds``, ``counts`` (state -> instances), ``components`` (part -> its last
-    words with ``age_seconds`` and ``stale``), ``destinations``, ``cpu_percent``, ``memory`` and ``disk`` (bytes),
-    ``temperature_celsius`` (None where the machine has no sensor) of ``temperature_zone``, ``throttling`` (``now``:
-    whether the machine runs slower than it can, None where it doesn't tell; ``reason``; ``events`` since it was
-    started). Nothing of a patient.
+    ``version``, ``running``, ``uptime_seconds``, ``counts`` (state -> instances), ``series`` (those that wait to be
+    complete: the number of their first ``instance``, how many ``images`` are here, what each ``waits_for``, since how
+    many ``seconds``), ``components`` (part -> its last words with ``age_seconds`` and ``stale``), ``destinations``
+    (how many results are in which state, why they wait, since when it fails), ``recount`` (the latest outcome of
+    `appliance.recount`, None before the first), ``cpu_percent``, ``memory`` and ``disk`` (bytes),
+    ``temperature_celsius`` (None where the machine has no sensor) of ``temperature_zone``,
+    ``throttling`` (``now``: whether the machine runs slower than it can, None where it doesn't tell; ``reason``;
+    ``events`` since it was started). Nothing of a patient.
     """
     now = time.time()
     running = is_running(config)
     components = store.components()
+    recounted = components.pop(COMPONENT, None)
     for part in components.values():
         part["age_seconds"] = round(now - part.pop("updated_at"), 1)
         part["stale"] = not running or part["age_seconds"] > STALE_SECONDS
@@ -57,8 +62,20 @@ def health(config: Config, store: Store) -> dict[str, Any]:
         "running": running,
         "uptime_seconds": round(now - appliance["started_at"]) if running and appliance else None,
         "counts": store.counts(),
+        "series": [
+            {
+                "instance": row["lead_id"],
+                "modality": row["modality"],
+                "body_part": row["body_part"],
+                "images": row["images"],
+                "waits_for": row["why"],
+                "seconds": round(now - row["received_at"], 1),
+            }
+            for row in store.gathered()
+        ],
         "components": components,
         "destinations": store.destinations(),
+        "recount": recounted and {key: value for key, value in recounted.items() if key != "updated_at"},
         "cpu_percent": psutil.cpu_percent(),
         "memory": {
             "total": memory.total,

@@ -9,31 +9,28 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import struct
 import warnings
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 import pydicom
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.charset import default_encoding
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID
 
-from appliance import decode
-from appliance.errors import ImageError
-
-MAX_INFLATED_BYTES = 1 << 30
+from appliance import budget, decode
+from appliance.completeness import Slice
+from appliance.errors import ImageError, QuarantineError
 
 _SEND_AGAIN = "send it again"
 _PIXEL_DATA = Tag("PixelData")
@@ -70,6 +67,14 @@ class Image:
         return str(self.header.file_meta.TransferSyntaxUID)
 
 
+class Reader(Protocol):
+    """What reads files: this module, in the process that calls it, or `appliance.sandbox.Sandbox`."""
+
+    def read_header(self, path: Path) -> Dataset: ...
+
+    def load(self, path: Path, header: Dataset) -> Image: ...
+
+
 def read_header(path: Path) -> Dataset:
     """The data set up to its pixel data, with its file meta information.
 
@@ -90,9 +95,16 @@ def load(path: Path, header: Dataset | None = None) -> Image:
         It has no pixels, several frames, color, an unknown transfer syntax, or is damaged.
     """
     header = read_header(path) if header is None else header
-    with _quiet():
+    with quiet():
         decode.check_header(header)
+    return Image(read_pixels(path), header, spacing(header))
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """The pixels of an `Image` alone, for a process that keeps no header; raises `ImageError` as `load` does."""
+    with quiet():
         dataset = _read(path, pixels=True)
+        decode.check_header(dataset)
         stored = decode.stored_values(dataset)
         try:
             pixels = apply_modality_lut(stored, dataset)
@@ -103,14 +115,14 @@ def load(path: Path, header: Dataset | None = None) -> Image:
         pixels = np.where(padding, pixels[~padding].min(), pixels)
     if _is_inverted(dataset):
         pixels = np.float32(pixels.max()) + np.float32(pixels.min()) - pixels.astype(np.float32)
-    return Image(np.asarray(pixels), header, _spacing(header))
+    return np.asarray(pixels)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hostile values make pydicom warn by the thousand; what matters becomes an `ImageError`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -122,20 +134,20 @@ def _read(path: Path, pixels: bool) -> Dataset:
         if path.stat().st_size == 0:
             raise ImageError("The file is empty (0 bytes).", hint=_SEND_AGAIN)
         with path.open("rb") as file:
-            return _parse(path, file, pixels)
+            return _parse(file, pixels)
     except OSError as error:
         raise ImageError(f"The file can't be read: {error.strerror}.") from error
-    except RecursionError as error:
-        raise ImageError("Its sequences are nested too deeply to be a real image.") from error
+    except (MemoryError, RecursionError) as error:
+        raise QuarantineError(f"Reading its header exceeds a limit ({type(error).__name__}).") from error
     except ImageError:
         raise
     except Exception as error:  # pydicom raises whatever a broken file provokes
         raise ImageError(f"The DICOM header is damaged ({type(error).__name__}).", hint=_SEND_AGAIN) from error
 
 
-def _parse(path: Path, file: io.BufferedReader, pixels: bool) -> Dataset:
-    with _quiet():
-        _check_deflated(path, file)
+def _parse(file: io.BufferedReader, pixels: bool) -> Dataset:
+    with quiet():
+        budget.check(file)
         file.seek(0)
         try:
             dataset = pydicom.dcmread(file, stop_before_pixels=not pixels)
@@ -184,27 +196,6 @@ def _read_without_preamble(file: io.BufferedReader, pixels: bool) -> Dataset:
     return dataset
 
 
-def _check_deflated(path: Path, file: io.BufferedReader) -> None:
-    """Refuse a deflated data set that would inflate beyond all reason; pydicom inflates without a limit."""
-    try:
-        meta = read_file_meta_info(path)
-    except (InvalidDicomError, EOFError):
-        return
-    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-        return
-    # Preamble, prefix, and the group length's own 12 bytes come before what it counts (PS3.10 section 7.1).
-    file.seek(132 + 12 + meta.FileMetaInformationGroupLength)
-    inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    while chunk := file.read(1 << 16):
-        while chunk:
-            inflated += len(inflater.decompress(chunk, 1 << 22))
-            chunk = inflater.unconsumed_tail
-            if inflated > MAX_INFLATED_BYTES:
-                raise ImageError(f"The deflated data set grows beyond {MAX_INFLATED_BYTES >> 30} GiB.")
-    if not inflater.eof:
-        raise ImageError("The deflated data set ends early.", hint=_SEND_AGAIN)
-
-
 # --- pixels -------------------------------------------------------------------------------------------------------
 
 
@@ -223,7 +214,8 @@ def _is_inverted(dataset: Dataset) -> bool:
     return str(dataset.PhotometricInterpretation) == "MONOCHROME1"
 
 
-def _spacing(header: Dataset) -> tuple[float, float] | None:
+def spacing(header: Dataset) -> tuple[float, float] | None:
+    """Millimeters between rows and between columns, None where the header does not say."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
         try:
             rows, columns = (float(value) for value in header.get(keyword) or ())
@@ -237,10 +229,27 @@ def _spacing(header: Dataset) -> tuple[float, float] | None:
 # --- what the header says -------------------------------------------------------------------------------------------
 
 
+def peek(header: Dataset, keyword: str) -> DataElement | None:
+    """An element, decoded, while the header keeps it as it was read; None where it is missing.
+
+    Results take over the bytes of what nobody has decoded (`appliance.writer.inherit`), so looking changes nothing.
+    Raises whatever pydicom raises for a value that it can't read.
+    """
+    tag = Tag(keyword)
+    kept = header.get_item(tag)
+    if kept is None:
+        return None
+    decoded = header[tag]
+    if isinstance(kept, RawDataElement):
+        header[tag] = kept
+    return decoded
+
+
 def text(header: Dataset, keyword: str) -> str:
     """A value as text for people; '' where it is missing or can't be read. Several values are joined by a backslash."""
     try:
-        value = header.get(keyword)
+        element = peek(header, keyword)
+        value = element.value if element is not None else None
         if value is None:
             return ""
         if isinstance(value, MultiValue | list | tuple):
@@ -276,6 +285,42 @@ def describe(header: Dataset) -> dict[str, str]:
     }
 
 
+def place_in_series(header: Dataset) -> Slice:
+    """What an image says of its place in its series; a value that can't be read counts as not stated."""
+    orientation, origin = _numbers(header, "ImageOrientationPatient", 6), _numbers(header, "ImagePositionPatient", 3)
+    normal = position = None
+    if orientation is not None and origin is not None:
+        across = np.cross(orientation[:3], orientation[3:])
+        length = float(np.linalg.norm(across))
+        if length > 0:
+            x, y, z = (across / length).tolist()
+            normal, position = (x, y, z), float(np.dot((x, y, z), origin))
+    spacing = _numbers(header, "SpacingBetweenSlices", 1)
+    return Slice(
+        instance_number=_whole(header, "InstanceNumber"),
+        acquisition_number=_whole(header, "AcquisitionNumber"),
+        position=position,
+        normal=normal,
+        spacing_between_slices=abs(spacing[0]) or None if spacing is not None else None,
+        images_in_acquisition=_whole(header, "ImagesInAcquisition"),
+        number_of_series_related_instances=_whole(header, "NumberOfSeriesRelatedInstances"),
+    )
+
+
+def _numbers(header: Dataset, keyword: str, count: int) -> list[float] | None:
+    """Finite numbers, as many as there must be; None where these are not what the header has."""
+    try:
+        values = [float(value) for value in text(header, keyword).split("\\")]
+    except ValueError:
+        return None
+    return values if len(values) == count and np.isfinite(values).all() else None
+
+
+def _whole(header: Dataset, keyword: str) -> int | None:
+    found = _numbers(header, keyword, 1)
+    return int(found[0]) if found is not None and abs(found[0]) < 2**31 else None
+
+
 def _acquired_at(header: Dataset) -> str:
     """ISO 8601 without offset: the acquisition's time, or the content's, or the study's."""
     stamp = text(header, "AcquisitionDateTime")
@@ -309,38 +354,13 @@ def age_years(header: Dataset) -> float | None:
     return years if 0 <= years < 130 else None
 
 
-# --- is it whole? ----------------------------------------------------------------------------------------------------
+def side_at_left(header: Dataset) -> tuple[Literal["R", "L"] | None, bool]:
+    """Which side of the patient lies at the left edge of a frontal radiograph, and whether the header states it.
 
-
-def is_complete(path: Path) -> bool:
-    """Whether a file is evidently a whole DICOM file: its pixel data ends where it says it does.
-
-    False where that can't be told: not DICOM, no pixel data, or still being written.
+    By Patient Orientation (PS3.3 C.7.6.1.1.1), which says where rows lead to. Without it a frontal view is taken to
+    hang as usual, facing the viewer; of another view there is no such side.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file, _quiet():
-            header = pydicom.dcmread(file, stop_before_pixels=True)
-            syntax = header.file_meta.TransferSyntaxUID
-            if syntax == DeflatedExplicitVRLittleEndian:
-                return False
-            return _ends(file, size, syntax)
-    except Exception:  # noqa: BLE001  whatever a broken or half-written file provokes, it is no evidence
-        return False
-
-
-def _ends(file: io.BufferedReader, size: int, syntax: UID) -> bool:
-    """Read the pixel data element's head at the current position and look for its end (PS3.5 section 7.1, A.4)."""
-    order = "<" if syntax.is_little_endian else ">"
-    element = file.read(8)
-    if syntax.is_implicit_VR:
-        group, _, length = struct.unpack(f"{order}HHL", element)
-    else:
-        group, _ = struct.unpack(f"{order}HH", element[:4])
-        (length,) = struct.unpack(f"{order}L", file.read(4))
-    if group != 0x7FE0:
-        return False
-    if length != 0xFFFFFFFF:
-        return file.tell() + length <= size
-    file.seek(max(size - 4096, 0))
-    return b"\xfe\xff\xdd\xe0\0\0\0\0" in file.read()
+    rows = text(header, "PatientOrientation").upper().split("\\")[0]
+    if rows:
+        return ("R" if rows[0] == "L" else "L" if rows[0] == "R" else None), True
+    return ("R" if text(header, "ViewPosition").upper() in ("PA", "AP") else None), False

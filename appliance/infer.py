@@ -1,4 +1,4 @@
-"""``scanside infer``: the pipeline on single files, without ledger, spool or network."""
+"""``scanside infer``: the pipeline on files and folders, without ledger, spool or network."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from appliance import signature, writer
 from appliance.config import Config
-from appliance.errors import InputError
-from appliance.image import describe, read_header
-from appliance.pipeline import Pipeline, Stopwatch, try_out, write_objects
+from appliance.errors import InputError, QuarantineError
+from appliance.image import text
+from appliance.pipeline import Pipeline, Stopwatch, try_out, write_results
+from appliance.sandbox import Sandbox
 from appliance.spool import write_durably
 
 _STAGES = ("decode", "preprocess", "infer", "total")
@@ -32,7 +33,7 @@ def override(config: Config, backend: str | None, package: Path | None) -> Confi
 
 
 def infer_files(config: Config, paths: Sequence[Path], out: Path | None) -> Iterator[dict[str, Any]]:
-    """One answer per file, folders searched to the bottom, in order of the names.
+    """One answer per file, folders searched to the bottom, in order of the names; one per series that is a volume.
 
     Raises
     ------
@@ -49,24 +50,45 @@ def infer_files(config: Config, paths: Sequence[Path], out: Path | None) -> Iter
         for path in paths
         for file in (sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path])
     ]
+    sandbox = Sandbox(config.sandbox)
     with click.progressbar(length=len(files), label="reading", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
-        for file in files:
-            yield _infer(opened, config, file, out)
-            bar.update(1)
+        for group in _grouped(opened, sandbox, files):
+            yield _infer(opened, sandbox, config, group, out)
+            bar.update(len(group))
+    sandbox.close()
     opened.close()
 
 
-def _infer(opened: Pipeline, config: Config, file: Path, out: Path | None) -> dict[str, Any]:
+def _grouped(opened: Pipeline, sandbox: Sandbox, files: Sequence[Path]) -> list[list[Path]]:
+    """Each file alone, but for those of a series that is read as one volume."""
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        key = str(file)
+        try:
+            header = sandbox.read_header(file)
+            if opened.reads_series(header):
+                key = f"series {text(header, 'SeriesInstanceUID')}"
+        except InputError:
+            pass  # it will be said where the file is read
+        groups.setdefault(key, []).append(file)
+    return list(groups.values())
+
+
+def _infer(
+    opened: Pipeline, sandbox: Sandbox, config: Config, files: Sequence[Path], out: Path | None
+) -> dict[str, Any]:
     answer: dict[str, Any] = {
-        "file": str(file), "sop_instance_uid": None, "status": "resulted", "reason": "", "package": None,
-        "version": None, "backend": None, "device": None, "findings": [], "warnings": [], "seconds": {},
+        "file": str(files[0]), "files": len(files), "sop_instance_uid": None, "series_instance_uid": None,
+        "status": "resulted", "reason": "", "package": None, "version": None, "backend": None, "device": None,
+        "findings": [], "segments": [], "warnings": [], "seconds": {},
     }  # fmt: skip
     stopwatch = Stopwatch()
     try:
         with stopwatch("total"):
-            header = read_header(file)
-            answer["sop_instance_uid"] = describe(header)["sop_instance_uid"]
-            reading = opened.infer(opened.prepare(file, header, stopwatch), stopwatch)
+            headers = [sandbox.read_header(file) for file in files]
+            answer["sop_instance_uid"] = text(headers[0], "SOPInstanceUID")
+            answer["series_instance_uid"] = text(headers[0], "SeriesInstanceUID")
+            reading = opened.infer(opened.prepare(files, headers, stopwatch, sandbox), stopwatch)
         provenance = reading.provenance
         answer.update(
             package=provenance.package,
@@ -74,11 +96,14 @@ def _infer(opened: Pipeline, config: Config, file: Path, out: Path | None) -> di
             backend=provenance.backend,
             device=provenance.device,
             findings=msgspec.to_builtins(reading.prediction.findings),
+            segments=msgspec.to_builtins(reading.prediction.segments),
             warnings=list(reading.prediction.warnings),
         )
         if out is not None:
-            for kind, dataset in write_objects(reading, config.results.kinds):
-                write_durably(out / f"{dataset.SOPInstanceUID}.{kind}.dcm", writer.to_bytes(dataset))
+            for file in write_results(reading, config):
+                write_durably(out / f"{file.uid}.{file.kind}.{file.suffix}", file.content)
+    except QuarantineError as error:
+        answer.update(status="quarantined", reason=str(error))
     except InputError as error:
         answer.update(status="rejected", reason=str(error))
     except Exception as error:  # noqa: BLE001  one file's surprise must not keep the others from being read

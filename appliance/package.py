@@ -21,10 +21,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from appliance import signature
 from appliance.errors import PackageError
 from appliance.preprocess import Step
+from appliance.probability import Heads
 from appliance.result import Code
 
 FORMAT = "scanside-package/1"
 SUFFIX = ".scanside"
+TASKS = ("classification", "segmentation")
 MAX_BYTES = 512 * 1024 * 1024  # of all files together, unpacked
 _MANIFEST, _SIGNATURE = "manifest.json", "manifest.sig"
 
@@ -46,7 +48,7 @@ class Accepts(_Strict, frozen=True):
     """The inputs that the model takes, in DICOM's terms.
 
     ``sop_classes`` are UIDs; ``body_parts`` are values of Body Part Examined (or words that occur in the
-    descriptions where that is empty); ``views`` are values of View Position.
+    descriptions where that is empty); ``views`` are values of View Position, none where any is taken.
     """
 
     sop_classes: tuple[str, ...]
@@ -57,7 +59,11 @@ class Accepts(_Strict, frozen=True):
 
 
 class InputSpec(_Strict, frozen=True):
-    """The network's input: its name, shape ``(batch, channels, rows, columns)``, and the steps that make it."""
+    """The network's input: its name, shape, and the steps that make it.
+
+    ``shape``: ``(batch, channels, rows, columns)`` of an image, or ``(batch, channels, slices, rows, columns)`` of a
+    volume, which is a whole series.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -67,8 +73,9 @@ class InputSpec(_Strict, frozen=True):
 class OutputSpec(_Strict, frozen=True):
     """Names of the network's outputs.
 
-    ``logits`` ``(batch, findings)``, ``activation_map`` ``(batch, findings, rows, columns)`` in units of the
-    logit, ``embedding`` ``(batch, features)``.
+    Of a classification: ``logits`` ``(batch, findings)``, ``activation_map`` ``(batch, findings, rows, columns)`` in
+    units of the logit, ``embedding`` ``(batch, features)``. Of a segmentation: ``logits`` ``(batch, 1 + segments,
+    ...)``, of the background and then of each segment, on the input's grid; there is no ``activation_map`` ("").
     """
 
     logits: str
@@ -84,6 +91,20 @@ class FindingSpec(_Strict, frozen=True):
     words_positive: str
     words_negative: str
     urgent: bool
+
+
+class SegmentSpec(_Strict, frozen=True):
+    """A segment that the model draws, in the terms of the Segmentation IOD (PS3.3 section C.8.20.4).
+
+    ``category`` and ``type``: what it is, from CID 7150 and the context group for its kind; ``modifier`` narrows the
+    type ("anterior"). ``color``: RGB for the page and for viewers.
+    """
+
+    label: str
+    category: Code
+    type: Code
+    color: tuple[int, int, int]
+    modifier: Code | None = None
 
 
 class OperatingPoint(_Strict, frozen=True):
@@ -108,6 +129,20 @@ class Conformal(_Strict, frozen=True):
     present: float
 
 
+class Ensemble(_Strict, frozen=True):
+    """Heads on a target's embedding, each of another sample of the training patients: where they disagree, so might
+    other training sets have.
+
+    ``file`` is an npz with the arrays of `appliance.probability.Heads`, ``<target>/weights`` and ``<target>/bias``. An
+    image whose spread lies above ``limit`` is one that the model is unsure of; a share ``answered`` of the augmented
+    validation images lies at or below it.
+    """
+
+    file: str
+    limit: float
+    answered: float
+
+
 class Target(_Strict, frozen=True):
     """One network file, for one kind of runtime, with the calibration that belongs to this very file.
 
@@ -116,6 +151,7 @@ class Target(_Strict, frozen=True):
     ``why`` says why this precision was chosen.
     ``activation_map_scale``: the activation (in logits) that is drawn as full strength.
     ``measured`` holds figures with their intervals and data set, for the card, the page and the report.
+    A segmentation has no operating points, and its temperature is 1.
     """
 
     artifact: str
@@ -129,6 +165,7 @@ class Target(_Strict, frozen=True):
     measured: dict[str, Any]
     bias: float = 0.0
     conformal: Conformal | None = None
+    ensemble: Ensemble | None = None
     why: str = ""
 
     def operating_point(self, name: str | None = None) -> OperatingPoint:
@@ -144,17 +181,26 @@ class GoldenSpec(_Strict, frozen=True):
     """Generated images and the outputs that each target must give for them.
 
     ``file`` is an npz with ``images`` uint8 ``(count, rows, columns)``, before preprocessing, and for each
-    target ``<target>/logits`` ``(count, findings)`` and ``<target>/activation_map``, float32.
+    target ``<target>/logits`` ``(count, findings)`` and ``<target>/activation_map``, float32; of one with an ensemble
+    also ``<target>/heads`` ``(count, heads, findings)``, the probabilities of its heads.
     ``probability_tolerance`` is the largest accepted difference of a calibrated probability.
+
+    Of a segmentation, ``images`` are float32 or uint8 ``(count, ...)``, volumes at the spacing that the steps resample
+    to, and for each target there is ``<target>/labels``, uint8, the number of the most probable segment (0 is
+    background) on the input's grid; ``smallest_dice`` is the least accepted Dice coefficient with it, of any segment.
     """
 
     file: str
     count: int
     probability_tolerance: float
+    smallest_dice: float = 0.0
 
 
 class Manifest(_Strict, frozen=True):
-    """All that a device must know to run a model and to say what it is."""
+    """All that a device must know to run a model and to say what it is.
+
+    ``task`` is ``classification``, with ``findings``, or ``segmentation``, with ``segments``.
+    """
 
     format: str
     id: str
@@ -172,6 +218,7 @@ class Manifest(_Strict, frozen=True):
     training: dict[str, Any]
     card: str
     files: dict[str, str]
+    segments: tuple[SegmentSpec, ...] = ()
 
 
 class Package:
@@ -193,9 +240,20 @@ class Package:
         self.manifest = manifest
         self.signed_by = signed_by
         self._files = files
+        self._heads: dict[str, Heads | None] = {}
 
     def __str__(self) -> str:
         return f"{self.manifest.id} {self.manifest.version}"
+
+    @property
+    def segments(self) -> bool:
+        """Whether it draws segments, instead of looking for findings."""
+        return self.manifest.task == "segmentation"
+
+    @property
+    def takes_volumes(self) -> bool:
+        """Whether it reads a whole series as one volume, instead of single images."""
+        return len(self.manifest.input.shape) == 5
 
     def file(self, name: str) -> bytes:
         return self._files[name]
@@ -215,11 +273,30 @@ class Package:
 
     def golden(self) -> dict[str, np.ndarray]:
         """The arrays of `GoldenSpec`."""
+        return self._arrays(self.manifest.golden.file)
+
+    def _arrays(self, name: str) -> dict[str, np.ndarray]:
         try:
-            with np.load(io.BytesIO(self._files[self.manifest.golden.file]), allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
+            with np.load(io.BytesIO(self._files[name]), allow_pickle=False) as arrays:
+                return {each: arrays[each] for each in arrays.files}
         except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise PackageError(f"{self.path}: its golden vectors can't be read: {error}") from error
+            raise PackageError(f"{self.path}: {name} can't be read: {error}") from error
+
+    def heads(self, target: str) -> Heads | None:
+        """The ensemble of a target, None where it has none."""
+        if target not in self._heads:
+            self._heads[target] = self._read_heads(target)
+        return self._heads[target]
+
+    def _read_heads(self, target: str) -> Heads | None:
+        spec = self.target(target).ensemble
+        if spec is None:
+            return None
+        arrays = self._arrays(spec.file)
+        try:
+            return Heads(arrays[f"{target}/weights"], arrays[f"{target}/bias"])
+        except KeyError as error:
+            raise PackageError(f"{self.path}: {spec.file} has no array {error}") from error
 
     @property
     def card(self) -> str:
@@ -291,13 +368,25 @@ def _check(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Non
     for name, expected in manifest.files.items():
         if hashlib.sha256(contents[name]).hexdigest() != expected:
             raise PackageError(f"{path}: {name} is damaged (its SHA-256 differs)", hint="copy it again")
-    named = {manifest.golden.file, manifest.card, *(target.artifact for target in manifest.targets.values())}
+    targets = manifest.targets.values()
+    ensembles = {target.ensemble.file for target in targets if target.ensemble}
+    named = {manifest.golden.file, manifest.card, *(target.artifact for target in targets), *ensembles}
     for name in named - set(contents):
         raise PackageError(f"{path}: the manifest names {name}, which is not in it")
-    if not manifest.findings or not manifest.targets:
-        raise PackageError(f"{path}: the manifest has no findings or no targets")
+    if manifest.task not in TASKS:
+        raise PackageError(f"{path}: its task {manifest.task!r} is not known here", hint="update the appliance")
+    classifies = manifest.task == "classification"
+    if not (manifest.findings if classifies else manifest.segments) or not manifest.targets:
+        raise PackageError(f"{path}: the manifest has no {'findings' if classifies else 'segments'} or no targets")
+    dimensions = len(manifest.input.shape)
+    if dimensions not in (4, 5) or (dimensions == 5 and classifies):
+        raise PackageError(
+            f"{path}: its input of {dimensions} axes can't be read here for a {manifest.task}",
+            hint="update the appliance",
+        )
     for name, target in manifest.targets.items():
-        target.operating_point()
+        if classifies:
+            target.operating_point()
         if not target.temperature > 0 or not target.activation_map_scale > 0:
             raise PackageError(f"{path}: target {name}: temperature and activation_map_scale must be above 0")
 
@@ -327,8 +416,8 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes], key: Ed255
     temporary.replace(path)
 
 
-def bundled() -> tuple[Path, ...]:
-    """The packages that come with this installation: in the wheel, or in ``models/`` of a checkout."""
-    here = Path(__file__).resolve().parent
-    found = sorted((here / "bundled").glob(f"*{SUFFIX}"))
-    return tuple(found or sorted((here.parent / "models").glob(f"*/*{SUFFIX}")))
+def bundled(identifier: str = "*") -> tuple[Path, ...]:
+    """The packages that come along, or those of one id: in the wheel, or in ``models/`` of a checkout."""
+    here, name = Path(__file__).resolve().parent, f"{identifier}-[0-9]*{SUFFIX}"
+    found = sorted((here / "bundled").glob(name))
+    return tuple(found or sorted((here.parent / "models").glob(f"*/{name}")))

@@ -1,45 +1,52 @@
-"""From a DICOM file to a prediction, and from a prediction to objects: the straight line that everything shares.
+"""From DICOM files to a prediction, and from a prediction to objects: the straight line that everything shares.
 
-`appliance.worker` runs it for the ledger, ``scanside infer`` for single files; it knows neither.
+`appliance.worker` runs it for the ledger, ``scanside infer`` for files and folders; it knows neither.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset
 
-from appliance import __version__, backends, package, proof, render, signature, writer
+from appliance import (
+    __version__,
+    answers,
+    companion,
+    image,
+    interpret,
+    package,
+    pictures,
+    proof,
+    route,
+    signature,
+    writer,
+)
 from appliance.config import Config
-from appliance.errors import BackendError, NotAcceptedError, PackageError
-from appliance.image import Image, load, read_header
-from appliance.package import Conformal, Package
+from appliance.errors import ApplianceError, BackendError, NotAcceptedError, PackageError
+from appliance.image import Image, Reader
+from appliance.interpret import Source
+from appliance.package import Package
 from appliance.preprocess import preprocess
 from appliance.proof import Trial
-from appliance.receipt import Receipt, calibrated
-from appliance.result import Finding, Prediction, Provenance
-from appliance.route import route
+from appliance.receipt import Receipt
+from appliance.result import Outlines, Prediction, Provenance
 from appliance.serving import Answer, Server
 from appliance.store import MOST_CRASHES
-from appliance.writers import WRITERS
+from appliance.volume import Volume, load_volume
+from appliance.writers import WRITERS, message_writers
 
 log = logging.getLogger("scanside.pipeline")
 
-PREVIEW_LONGEST = 1024
-_REMEMBERED = 256  # answers; each takes a few KB
-
 Tried = tuple[Package, tuple[Trial, ...]]
-_Key = tuple[bytes, str, str]  # pixels, package, backend
 
 
 @dataclass(frozen=True)
@@ -54,55 +61,12 @@ class Engine:
     def package(self) -> Package:
         return self.server.package
 
-    def predict(self, answer: Answer, warnings: tuple[str, ...]) -> Prediction:
-        """What an answer means, by the calibration of the very artifact that gave it."""
-        manifest, target = self.package.manifest, self.package.target(answer.receipt.target)
-        point = target.operating_point(self.operating_point)
-        outputs, threshold = answer.outputs, point.threshold
-        probabilities = calibrated(outputs[manifest.outputs.logits], target.temperature, target.bias)
-        evidence = np.clip(outputs[manifest.outputs.activation_map] / target.activation_map_scale, 0.0, 1.0)
-        findings, doubts = [], []
-        for spec, probability in zip(manifest.findings, probabilities, strict=True):
-            positive = bool(probability >= threshold)
-            doubt = _doubt(target.conformal, float(probability), positive) if target.conformal else None
-            if doubt:
-                doubts.append(f"The model is unsure about {spec.label.lower()} on this image: {doubt}")
-            words = f"Unsure about {spec.label.lower()}." if doubt else spec.words_negative
-            findings.append(
-                Finding(
-                    label=spec.label,
-                    code=spec.code,
-                    probability=float(probability),
-                    threshold=threshold,
-                    operating_point=point.name,
-                    positive=positive,
-                    urgent=spec.urgent,
-                    words=spec.words_positive if positive else words,
-                    unsure=doubt is not None,
-                )
-            )
-        return Prediction(
-            findings=tuple(findings),
-            activation_maps={spec.label: evidence[index] for index, spec in enumerate(manifest.findings)},
-            embedding=outputs[manifest.outputs.embedding],
-            warnings=(*warnings, *doubts),
-        )
-
-
-def _doubt(conformal: Conformal, probability: float, positive: bool) -> str | None:
-    """Why the prediction set is not just the decision, in words; None where it is.
-
-    The set holds what the probability is usual for: in all but a share of ``1 - coverage`` of each class.
-    """
-    present, absent = 1.0 - probability <= conformal.present, probability <= conformal.absent
-    said = f"a probability of {probability:.1%} is"
-    if present == absent:
-        return f"{said} {'usual both with and' if present else 'unusual both with and'} without it."
-    if present != positive:
-        return (
-            f"{said} usual {'with' if present else 'without'} it, but {'below' if present else 'above'} the threshold."
-        )
-    return None
+    def predict(self, answer: Answer, source: Source) -> Prediction:
+        """What an answer means."""
+        if self.package.segments:
+            return interpret.segments(self.package, answer.outputs, source)
+        target, shape = answer.receipt.target, source.pixels.shape
+        return interpret.findings(self.package, target, answer.outputs, self.operating_point, shape)
 
 
 @dataclass
@@ -122,23 +86,42 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A decoded image on its way into a network; ``key`` is the SHA-256 of its pixels."""
+    """A decoded image or volume on its way into a network.
 
-    image: Image
+    ``key`` is the SHA-256 of what decides the answer. ``companion``: the same image for a package that draws segments
+    beside the findings of this one.
+    """
+
+    source: Source = field(repr=False)
     engine: Engine
     inputs: dict[str, np.ndarray] = field(repr=False)
     warnings: tuple[str, ...]
     key: bytes
+    companion: Prepared | None = None
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What became of one image; ``reused``: the same pixels were read before, and that answer was taken."""
+    """What became of one image or series; ``reused``: the same pixels were read before, and that answer was taken."""
 
-    image: Image
+    source: Source
     prediction: Prediction
     provenance: Provenance
     reused: bool
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """The source images; of a volume in geometric order."""
+        return self.source.images if isinstance(self.source, Volume) else (self.source,)
+
+    @property
+    def outlines(self) -> Outlines | None:
+        """The segments for the ledger; None where nothing draws any."""
+        said = self.prediction
+        if said.mask is None:
+            return None
+        slices = len(self.source.pixels) if isinstance(self.source, Volume) else 1
+        return Outlines(said.segments, said.segmented_by or self.provenance, slices)
 
 
 class Pipeline:
@@ -150,14 +133,17 @@ class Pipeline:
         One for each package.
     device_uid
         Identifies this device in the objects that it writes.
+    least_map_share
+        An activation map of which less lies inside the segments that accompany it is withheld.
     """
 
-    def __init__(self, engines: Sequence[Engine], device_uid: str) -> None:
+    def __init__(self, engines: Sequence[Engine], device_uid: str, least_map_share: float) -> None:
         self.engines = tuple(engines)
         self.reused = 0  # answers that were taken from earlier ones
         self._device_uid = device_uid
-        self._answers: OrderedDict[_Key, Answer] = OrderedDict()
-        self._ahead: dict[_Key, Answer] = {}
+        self._least_map_share = least_map_share
+        self._answers = answers.Answers()
+        self._ahead: dict[answers.Key, Answer] = {}
 
     @classmethod
     def open(
@@ -180,44 +166,89 @@ class Pipeline:
         try:
             for opened, trials in tried:
                 receipts = proof.ranked(trials, (serving or {}).get(opened.sha256))
-                for receipt in receipts:
+                for receipt in receipts if not opened.segments else ():
                     opened.target(receipt.target).operating_point(config.models.operating_point)
                 server = Server(opened, receipts, proof.options(config), config.inference.deadline_seconds)
                 engines.append(Engine(server, config.models.operating_point, trials))
                 server.keep_alive()
-                _warn_of_other_runtime(opened, server.receipt)
+                proof.warn_of_other_runtime(opened, server.receipt)
         except BaseException:
-            cls(engines, device_uid).close()
+            for engine in engines:
+                engine.server.close()
             raise
-        return cls(engines, device_uid)
+        return cls(engines, device_uid, config.results.least_map_share)
 
     def close(self) -> None:
         for engine in self.engines:
             engine.server.close()
 
-    def prepare(self, path: Path, header: Dataset | None, stopwatch: Stopwatch) -> Prepared:
-        """Route, decode and preprocess one file.
+    def reads_series(self, header: Dataset) -> bool:
+        """Whether an instance is but a slice of what is read as one volume, with all of its series."""
+        try:
+            chosen, _ = route.route(header, [engine.package for engine in self.engines])
+        except NotAcceptedError:
+            return False
+        return chosen.takes_volumes
+
+    def prepare(
+        self,
+        paths: Sequence[Path],
+        headers: Sequence[Dataset] | None,
+        stopwatch: Stopwatch,
+        reader: Reader = image,
+    ) -> Prepared:
+        """Route, decode and preprocess the one file of an image, or all files of a series that is read as a volume.
+
+        Parameters
+        ----------
+        headers
+            Of the files, in the same order; None reads them.
+        reader
+            What decodes them: files from elsewhere are for an `appliance.sandbox.Sandbox`.
 
         Raises
         ------
         InputError
-            With the reason why this file is turned away.
+            With the reason why this is turned away.
         """
         with stopwatch("decode"):
-            header = read_header(path) if header is None else header
-            chosen, warnings = route(header, [engine.package for engine in self.engines])
-            if missing := writer.missing(header):
+            headers = [reader.read_header(path) for path in paths] if headers is None else headers
+            packages = [engine.package for engine in self.engines]
+            chosen, warnings = route.route(headers[0], packages)
+            if missing := sorted({keyword for header in headers for keyword in writer.missing(header)}):
                 raise NotAcceptedError(
                     f"The image lacks {', '.join(missing)}, so no result could be filed with its study.",
                     hint="send it again from the modality with these attributes",
                 )
-            image = load(path, header)
-        engine = next(engine for engine in self.engines if engine.package is chosen)
+            if chosen.takes_volumes:
+                source: Source = load_volume(paths, headers, reader)
+            elif len(paths) > 1:
+                raise NotAcceptedError(
+                    f"{chosen} reads single images, not {len(paths)} at once.", hint="send each alone"
+                )
+            else:
+                source = reader.load(paths[0], headers[0])
         with stopwatch("preprocess"):
-            spec = chosen.manifest.input
-            return Prepared(
-                image, engine, {spec.name: preprocess(image.pixels, spec.steps)}, warnings, _digest(image.pixels)
-            )
+            prepared = self._prepared(chosen, source, warnings)
+            if (beside := route.companion(headers[0], packages, chosen)) is None:
+                return prepared
+            try:
+                return replace(prepared, companion=self._prepared(beside[0], source, beside[1]))
+            except ApplianceError as error:
+                log.error("%s can't accompany %s: %s", beside[0], chosen, error)
+                return replace(prepared, warnings=(*warnings, companion.missing(beside[0])))
+
+    def _prepared(self, chosen: Package, source: Source, warnings: tuple[str, ...]) -> Prepared:
+        engine = next(engine for engine in self.engines if engine.package is chosen)
+        spec = chosen.manifest.input
+        resampled = any(step.name == "resample" for step in spec.steps)
+        if resampled and source.spacing is None:
+            raise NotAcceptedError("The image does not state its Pixel Spacing, without which it can't be read here.")
+        spacing = source.spacing if resampled else None
+        if isinstance(source, Volume):
+            warnings = (*warnings, *source.warnings)
+        tensor = preprocess(source.pixels, spec.steps, spacing)
+        return Prepared(source, engine, {spec.name: tensor}, warnings, answers.digest(source.pixels, spacing))
 
     def infer(
         self,
@@ -230,33 +261,50 @@ class Pipeline:
         """Run the network, unless it has seen these very pixels; parameters and errors as of `Server.run`."""
         engine = prepared.engine
         with stopwatch("infer"):
-            key = _key(prepared, engine.server.receipt)
-            answer = self._answers.get(key)
-            reused = answer is not None
-            if answer is None:
-                answer = self._ahead.pop(key, None) or engine.server.run(prepared.inputs, until, tries, on_stop)
-            self._remember(_key(prepared, answer.receipt), answer)
-            prediction = engine.predict(answer, prepared.warnings)
-        self.reused += reused
-        return Reading(prepared.image, prediction, self._provenance(engine, answer.receipt), reused)
+            answer, reused = self._answer(prepared, until, tries, on_stop)
+            self.reused += reused
+            prediction = engine.predict(answer, prepared.source)
+            prediction = replace(prediction, warnings=(*prepared.warnings, *prediction.warnings))
+            if prepared.companion is not None:
+                prediction = self._accompanied(prediction, prepared.companion, until)
+        return Reading(prepared.source, prediction, self._provenance(engine, answer.receipt), reused)
+
+    def _answer(
+        self, prepared: Prepared, until: float, tries: int, on_stop: Callable[[str], object]
+    ) -> tuple[Answer, bool]:
+        """And whether it is one of earlier."""
+        server = prepared.engine.server
+        key = answers.key(prepared.key, server.receipt)
+        known = self._answers.get(key)
+        answer = known or self._ahead.pop(key, None) or server.run(prepared.inputs, until, tries, on_stop)
+        self._answers.put(answers.key(prepared.key, answer.receipt), answer)
+        return answer, known is not None
+
+    def _accompanied(self, prediction: Prediction, beside: Prepared, until: float) -> Prediction:
+        """With the segments of the companion, or the reason why there are none; it costs nobody the findings."""
+        engine = beside.engine
+        try:
+            # It is tried once: an image that stopped the process of a companion is not to blame for more.
+            answer, _ = self._answer(beside, until, 1, log.debug)
+            drawn = engine.predict(answer, beside.source)
+            drawn = replace(drawn, warnings=(*beside.warnings, *drawn.warnings))
+        except Exception as error:
+            log.error("%s draws nothing: %s", engine.package, error, exc_info=not isinstance(error, ApplianceError))
+            return replace(prediction, warnings=(*prediction.warnings, companion.missing(engine.package)))
+        made_by = self._provenance(engine, answer.receipt)
+        return companion.join(prediction, drawn, made_by, self._least_map_share)
 
     def infer_ahead(self, group: Sequence[Prepared]) -> bool:
         """Run several images of one package at once, for `infer` to take; False where it failed: read each alone."""
         self._ahead.clear()
         try:
-            answers = group[0].engine.server.run_together([each.inputs for each in group])
+            together = group[0].engine.server.run_together([each.inputs for each in group])
         except BackendError as error:
             log.warning("a group of %d failed, so each is read alone: %s", len(group), error)
             return False
-        for each, answer in zip(group, answers, strict=True):
-            self._ahead[_key(each, answer.receipt)] = answer
+        for each, answer in zip(group, together, strict=True):
+            self._ahead[answers.key(each.key, answer.receipt)] = answer
         return True
-
-    def _remember(self, key: _Key, answer: Answer) -> None:
-        self._answers[key] = answer
-        self._answers.move_to_end(key)
-        if len(self._answers) > _REMEMBERED:
-            self._answers.popitem(last=False)
 
     def _provenance(self, engine: Engine, receipt: Receipt) -> Provenance:
         manifest = engine.package.manifest
@@ -302,42 +350,54 @@ def try_out(config: Config, known: Sequence[Receipt] = (), since: datetime | Non
     ]
 
 
-def _key(prepared: Prepared, receipt: Receipt) -> _Key:
-    return prepared.key, receipt.package_sha256, receipt.backend
+def write_objects(
+    reading: Reading, kinds: Sequence[str], label: str = writer.RESEARCH_USE
+) -> list[tuple[str, Dataset]]:
+    """The result objects of a reading: ``(kind, data set)``, of those kinds that apply to it.
 
-
-def _digest(pixels: np.ndarray) -> bytes:
-    """SHA-256 of an image's type, shape and values."""
-    digest = hashlib.sha256(f"{pixels.dtype.str}{pixels.shape}".encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.digest()
-
-
-def _warn_of_other_runtime(opened: Package, receipt: Receipt) -> None:
-    """The thresholds belong to the runtime that they were chosen on; the golden vectors have held on this one, too."""
-    calibrated_with = opened.target(receipt.target).calibrated_with
-    module = backends.module(receipt.backend)
-    here = ", ".join(f"{name} {version}" for name, version in module.versions(module.DEVICES[0]).items())
-    if here not in calibrated_with:
-        log.warning("%s was calibrated with %s, this is %s", opened, calibrated_with, here)
-
-
-def write_objects(reading: Reading, kinds: Sequence[str]) -> list[tuple[str, Dataset]]:
-    """The result objects of a reading: ``(kind, data set)``, of those kinds that apply to it."""
+    ``label``: the words on every picture and below every statement.
+    """
+    settings = writer.Settings(tuple(kinds), label)
     written: list[tuple[str, Dataset]] = []
     for kind in kinds:
         one = WRITERS[kind]
         if one.accepts(reading.prediction):
-            datasets = one.write([reading.image], reading.prediction, reading.provenance)
+            datasets = one.write(reading.images, reading.prediction, reading.provenance, settings)
             written.extend((kind, dataset) for dataset in datasets)
     return written
 
 
+@dataclass(frozen=True)
+class ResultFile:
+    """One result as a file: a DICOM object, or a message.
+
+    ``uid`` is the SOP Instance UID, or of a message what identifies it in the same way; a message has no
+    ``sop_class_uid``.
+    """
+
+    kind: str
+    sop_class_uid: str
+    uid: str
+    suffix: str
+    content: bytes = field(repr=False)
+
+
+def write_results(reading: Reading, config: Config) -> list[ResultFile]:
+    """The results of a reading, of those configured kinds that apply to it: DICOM objects, then messages."""
+    images, said, provenance = reading.images, reading.prediction, reading.provenance
+    written = [
+        ResultFile(kind, dataset.SOPClassUID, dataset.SOPInstanceUID, "dcm", writer.to_bytes(dataset))
+        for kind, dataset in write_objects(reading, config.results.kinds, config.results.label)
+    ]
+    messages = message_writers(config)
+    for kind in config.results.messages:
+        if messages[kind].accepts(said):
+            content = messages[kind].write(images, said, provenance)
+            uid = writer.instance_uid(images, provenance, kind)
+            written.append(ResultFile(kind, "", uid, messages[kind].suffix, content))
+    return written
+
+
 def previews(reading: Reading) -> dict[str, bytes]:
-    """PNG files for the page: the image, and an overlay of the same size for each finding's heat map."""
-    picture = render.display(reading.image, PREVIEW_LONGEST)
-    files = {"image.png": render.png(picture)}
-    for index, finding in enumerate(reading.prediction.findings):
-        overlay = render.heat(reading.prediction.activation_maps[finding.label], picture.shape)
-        files[f"heat-{index}.png"] = render.png(overlay)
-    return files
+    """PNG files for the page, by name."""
+    return pictures.previews(reading.source, reading.prediction)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,7 +100,8 @@ def _main() -> None:
                 raise BackendError(f"{path} was changed meanwhile")
             preparing = backends.preparing(module)
             if preparing is not None:
-                _prepare(preparing, opened.artifact(module.TARGET), options, say)
+                sizes = (1,) if opened.segments else (1, *BATCHES)  # outlines are drawn one by one
+                _prepare(preparing, opened.artifact(module.TARGET), options, sizes, say)
                 if not preparing.is_prepared(opened.artifact(module.TARGET), options):
                     raise BackendError(f"what was compiled could not be kept in {options.cache}: is the disk full?")
             say(Step(1.0, "done"))
@@ -108,9 +109,10 @@ def _main() -> None:
             say(Step(failed=str(error)))
 
 
-def _prepare(module: Preparing, artifact: bytes, options: Options, say: Callable[[Step], None]) -> None:
+def _prepare(
+    module: Preparing, artifact: bytes, options: Options, sizes: Sequence[int], say: Callable[[Step], None]
+) -> None:
     """For one image in a call, then for each batch that the backend takes."""
-    sizes = (1, *BATCHES)
     for number, size in enumerate(sizes):
 
         def progress(share: float, what: str, done: int = number) -> None:

@@ -1,17 +1,19 @@
 """Child processes of the appliance: started with its configuration, gone when it is gone.
 
 A child is ``python -m appliance.process MODULE``: it reads the configuration as JSON from standard input and calls
-``MODULE.main(config, fd)`` with an inherited file descriptor (a socket to its parent, or one to listen on).
+``MODULE.main(config, *fds)`` with inherited file descriptors (a socket to its parent; one to listen on).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import msgspec
 
@@ -21,12 +23,12 @@ from appliance.config import Config
 _PR_SET_PDEATHSIG = 1
 
 
-def start(module: str, config: Config, descriptor: int) -> subprocess.Popen[bytes]:
+def start(module: str, config: Config, *descriptors: int) -> subprocess.Popen[bytes]:
     """Start a child; call it from the main thread, with whose end the child is killed (prctl(2))."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "appliance.process", module, str(descriptor), str(os.getpid())],
+        [sys.executable, "-m", "appliance.process", module, str(os.getpid()), *map(str, descriptors)],
         stdin=subprocess.PIPE,
-        pass_fds=(descriptor,),
+        pass_fds=descriptors,
         start_new_session=True,  # Ctrl-C reaches the parent alone, which stops its children in order
     )
     assert process.stdin is not None
@@ -42,12 +44,18 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def be_the_first_to_go() -> None:
+    """Where memory runs out the kernel shall end this process, which is replaced, and not the one that receives."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("800")
+
+
 def _main() -> None:
-    name, descriptor, parent = sys.argv[1:]
+    name, parent, *descriptors = sys.argv[1:]
     die_with_parent(int(parent))
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=Config)
     log.set_up(config.log.level)
-    import_module(name).main(config, int(descriptor))
+    import_module(name).main(config, *map(int, descriptors))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ it becomes a reason, not a crash.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
@@ -22,6 +23,9 @@ from appliance.package import Package
 from appliance.receipt import Receipt
 
 _CLEARLY = 1.3  # times slower than the fastest: less is noise
+log = logging.getLogger("scanside.proof")
+
+_SLOWER = 4.0  # times slower than one that has proved itself: more is not worth waiting for
 _PATIENCE_SECONDS = 15.0  # images wait meanwhile, and are to be read within 30 s
 _MOST_THREADS = 8  # more gain nothing on images of this size
 
@@ -84,7 +88,7 @@ def trials(
     deadline
         Seconds after which a backend that has not answered is given up; fewer where images could be read without it.
     """
-    proved = False
+    proved: Receipt | None = None
     for each in backends.names() if name == "auto" else (name,):
         target = backends.module(each).TARGET
         reason = unusable(each, opened)
@@ -93,10 +97,15 @@ def trials(
             continue
         mine = replace(options, device=backends.device(each), batch=1)
         valid = next((old for old in known if is_valid(old, opened, each, mine, since)), None)
-        patience = min(deadline, _PATIENCE_SECONDS) if proved else deadline
+        patience = min(deadline, _patience(proved)) if proved else deadline
         answer = Started(receipt=valid) if valid is not None else _prove(each, opened, mine, patience)
-        proved = proved or answer.receipt is not None
+        proved = proved or answer.receipt
         yield Trial(each, target, answer.receipt, answer.reason, answer.unprepared)
+
+
+def _patience(proved: Receipt) -> float:
+    """Seconds for another backend; a network that is slow on one that has proved itself gets longer."""
+    return max(_PATIENCE_SECONDS, _SLOWER * proved.count * proved.latency_p95)
 
 
 def _prove(name: str, opened: Package, options: Options, deadline: float) -> Started:
@@ -149,3 +158,14 @@ def ranked(tried: Sequence[Trial], serving: str | None = None) -> list[Receipt]:
         raise BackendError(f"no inference backend can be used: {reasons}", hint="run `scanside doctor`")
     stays = [each for each in valid if each.backend == serving and each.latency_p50 <= _CLEARLY * valid[0].latency_p50]
     return [*stays, *(each for each in valid if each not in stays)]
+
+
+def warn_of_other_runtime(opened: Package, receipt: Receipt) -> None:
+    """The thresholds belong to the runtime that they were chosen on; the golden vectors have held on this one, too."""
+    if opened.segments:
+        return
+    calibrated_with = opened.target(receipt.target).calibrated_with
+    module = backends.module(receipt.backend)
+    here = ", ".join(f"{name} {version}" for name, version in module.versions(module.DEVICES[0]).items())
+    if here not in calibrated_with:
+        log.warning("%s was calibrated with %s, this is %s", opened, calibrated_with, here)

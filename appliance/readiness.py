@@ -24,6 +24,7 @@ from appliance.inference import InferenceProcess
 from appliance.package import Package
 from appliance.pipeline import Pipeline, Tried
 from appliance.preparation import Preparation
+from appliance.serving import Server
 from appliance.store import Store
 
 log = logging.getLogger("scanside.readiness")
@@ -164,21 +165,8 @@ class Readiness:
         """Write how the worker and its inference are, when it changes and from time to time."""
         servers = [engine.server for engine in self.pipeline.engines] if self.pipeline is not None else []
         if servers:
-            opened, receipt = servers[0].package, servers[0].receipt
-            manifest = opened.manifest
-            self._say_worker(
-                "ready",
-                package={
-                    "id": manifest.id,
-                    "version": manifest.version,
-                    "title": manifest.title,
-                    "sha256": opened.sha256,
-                    "signed_by": opened.signed_by,
-                },
-                backend=receipt.backend,
-                device=receipt.device,
-                receipt={"id": receipt.identifier, **msgspec.to_builtins(receipt)},
-            )
+            first, *beside = map(_in_words, servers)
+            self._say_worker("ready", **first, beside=beside)
         else:
             self._say_worker("waiting")
         self._last_stop = next((each.last_stop for each in servers if each.last_stop), self._last_stop)
@@ -213,6 +201,7 @@ class Readiness:
     def _trials_in_words(self) -> Iterator[dict[str, Any]]:
         engines = self.pipeline.engines if self.pipeline is not None else ()
         dropped = {engine.package.sha256: engine.server.dropped for engine in engines}
+        serving = {(engine.package.sha256, engine.server.backend) for engine in engines}
         for opened, trials in self._tried:
             for trial in trials:
                 key = opened.sha256, trial.backend
@@ -232,6 +221,8 @@ class Readiness:
                     "seconds": trial.receipt.latency_p50 if trial.receipt and not reason else None,
                     "progress": progress,
                     "receipt": trial.receipt and trial.receipt.identifier,
+                    "min_dice": (trial.receipt and trial.receipt.min_dice) or None,
+                    "serves": key in serving,
                 }
 
     def _all_stops(self) -> Counter[str]:
@@ -244,6 +235,23 @@ class Readiness:
         if content != self._said.get(part) or now - self._said_at[part] > _HEARTBEAT_SECONDS:
             self._store.set_component(part, {**content, **(figures or {})})
             self._said[part], self._said_at[part] = content, now
+
+
+def _in_words(server: Server) -> dict[str, Any]:
+    """What serves, and why it may."""
+    manifest, receipt = server.package.manifest, server.receipt
+    return {
+        "package": {
+            "id": manifest.id,
+            "version": manifest.version,
+            "title": manifest.title,
+            "sha256": server.package.sha256,
+            "signed_by": server.package.signed_by,
+        },
+        "backend": receipt.backend,
+        "device": receipt.device,
+        "receipt": {"id": receipt.identifier, **msgspec.to_builtins(receipt)},
+    }
 
 
 def _now() -> datetime:

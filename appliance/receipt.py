@@ -17,12 +17,12 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 
-from appliance import backends
+from appliance import backends, golden
 from appliance.backend import Backend, BackendModule, Options
 from appliance.errors import BackendError, ReceiptError
-from appliance.package import Package, Target
-from appliance.preprocess import preprocess
+from appliance.package import Package
 
 log = logging.getLogger("scanside.receipt")
 
@@ -30,7 +30,6 @@ log = logging.getLogger("scanside.receipt")
 _TELLING_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 
 BATCHES = (4, 8)
-MAP_TOLERANCE = 0.2  # largest difference of an activation map, as a share of its scale: 0 to 1 is what is drawn
 _FEWEST_TIMES, _LONGEST_SECONDS, _WARM_UP, _BATCH_TIMES = 64, 1.0, 3, 8
 
 
@@ -47,7 +46,8 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``max_abs_dp`` is the largest difference of a calibrated probability, ``flips`` the number of decisions at the
     default operating point that differ, ``max_abs_dmap`` the largest difference of an activation map as a share
     of its scale; latencies in seconds for one image on ``threads`` threads, without preprocessing. ``batches``: those
-    that the backend can be opened with.
+    that the backend can be opened with. ``min_dice``, of a segmentation only: the smallest Dice coefficient between a
+    segment as it is drawn here and as the package promises.
     """
 
     package: str
@@ -69,16 +69,19 @@ class Receipt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     made_at: str
     threads: int = 1
     batches: tuple[Batch, ...] = ()
+    min_dice: float | UnsetType = UNSET  # left out of the JSON then, so that older receipts keep their identifiers
 
     @property
     def identifier(self) -> str:
         return hashlib.sha256(self.to_json()).hexdigest()[:16]
 
     def summary(self) -> str:
-        return (
-            f"{self.count} golden vectors on {self.device}, largest difference of a probability {self.max_abs_dp:.1g}, "
-            f"{self.latency_p50 * 1000:.2f} ms an image"
+        agrees = (
+            f"largest difference of a probability {self.max_abs_dp:.1g}"
+            if self.min_dice is UNSET
+            else f"smallest Dice coefficient of a segment {self.min_dice:.4f}"
         )
+        return f"{self.count} golden vectors on {self.device}, {agrees}, {self.latency_p50 * 1000:.2f} ms an image"
 
     def to_json(self) -> bytes:
         return msgspec.json.encode(self, order="deterministic")
@@ -90,33 +93,23 @@ def prove(package: Package, module: BackendModule, backend: Backend, options: Op
     Raises
     ------
     ReceiptError
-        A probability or an activation map differs by more than is allowed, a decision flips, or an output is missing,
-        has another shape, or is no number.
+        A probability or an activation map differs by more than is allowed, a decision flips, a segment is drawn
+        otherwise, or an output is missing, has another shape, or is no number.
     """
-    target, golden = package.target(module.TARGET), package.golden()
-    tensors = [preprocess(image, package.manifest.input.steps) for image in golden["images"]]
-    spec = package.manifest.outputs
-    expected_maps = golden[f"{module.TARGET}/activation_map"]
+    vectors = package.golden()
+    tensors = golden.tensors(package, vectors)
     answers, seconds = [], []
     for tensor in tensors:
         outputs, taken = _timed(package, backend, tensor)
-        _check_outputs(package, outputs, (1, *expected_maps.shape[1:]), backend.name)
+        _check_shapes(package, module, backend, vectors, outputs, 1)
         answers.append(outputs)
         seconds.append(taken)
     while len(seconds) < _FEWEST_TIMES and sum(seconds) < _LONGEST_SECONDS:
         seconds.append(_timed(package, backend, tensors[len(seconds) % len(tensors)])[1])
-    max_dp, flips = _difference(
-        target, np.stack([each[spec.logits][0] for each in answers]), golden[f"{module.TARGET}/logits"]
-    )
-    maps = np.stack([each[spec.activation_map][0] for each in answers])
-    max_dmap = float(np.abs(maps - expected_maps).max()) / target.activation_map_scale
-    count, tolerance = len(tensors), package.manifest.golden.probability_tolerance
-    # `not <=` also catches NaN.
-    if flips or not max_dp <= tolerance or not max_dmap <= MAP_TOLERANCE:
+    found = golden.agreement(package, module.TARGET, vectors, answers)
+    if objection := found.objection(package, len(tensors)):
         raise ReceiptError(
-            f"{backend.name} on {backend.device} does not reproduce {package}: largest difference of a probability "
-            f"{max_dp:.4f} (allowed {tolerance:.4f}), {flips} of {count} decisions differ, largest difference of an "
-            f"activation map {max_dmap:.3f} of its scale (allowed {MAP_TOLERANCE})",
+            f"{backend.name} on {backend.device} does not reproduce {package}: {objection}",
             hint="use another backend, or a package that was built for this device",
         )
     cpu, cpu_flags = processor()
@@ -131,15 +124,16 @@ def prove(package: Package, module: BackendModule, backend: Backend, options: Op
         cpu=cpu,
         cpu_flags=cpu_flags,
         versions=versions(module, options.device),
-        count=count,
-        max_abs_dp=max_dp,
-        flips=flips,
-        max_abs_dmap=max_dmap,
+        count=len(tensors),
+        max_abs_dp=found.max_abs_dp,
+        flips=found.flips,
+        max_abs_dmap=found.max_abs_dmap,
         latency_p50=float(np.percentile(seconds[_WARM_UP:] or seconds, 50)),
         latency_p95=float(np.percentile(seconds[_WARM_UP:] or seconds, 95)),
         made_at=datetime.now().astimezone().isoformat(timespec="seconds"),
         threads=options.threads,
-        batches=tuple(_batches(package, module, options, tensors, answers)),
+        batches=() if package.segments else tuple(_batches(package, module, options, tensors, answers)),
+        min_dice=UNSET if found.min_dice is None else found.min_dice,
     )
 
 
@@ -154,18 +148,30 @@ def check(package: Package, module: BackendModule, backend: Backend) -> dict[str
     ------
     ReceiptError
     """
-    golden = package.golden()
-    outputs, _ = _timed(package, backend, preprocess(golden["images"][0], package.manifest.input.steps))
-    _check_outputs(package, outputs, golden[f"{module.TARGET}/activation_map"][:1].shape, backend.name)
-    given, wanted = outputs[package.manifest.outputs.logits], golden[f"{module.TARGET}/logits"][:1]
-    max_dp, flips = _difference(package.target(module.TARGET), given, wanted)
-    if flips or not max_dp <= package.manifest.golden.probability_tolerance:
+    vectors = package.golden()
+    first = {**vectors, "images": vectors["images"][:1]}
+    outputs, _ = _timed(package, backend, golden.tensors(package, first)[0])
+    _check_shapes(package, module, backend, vectors, outputs, 1)
+    if objection := golden.agreement(package, module.TARGET, vectors, [outputs]).objection(package, 1):
         raise ReceiptError(
-            f"{backend.name} on {backend.device} does not reproduce a golden vector of {package}: "
-            f"the probability differs by {max_dp:.4f}",
+            f"{backend.name} on {backend.device} does not reproduce a golden vector of {package}: {objection}",
             hint="run `scanside receipt`",
         )
     return {name: value.shape[1:] for name, value in outputs.items()}
+
+
+def _check_shapes(
+    package: Package,
+    module: BackendModule,
+    backend: Backend,
+    vectors: dict[str, np.ndarray],
+    outputs: dict[str, np.ndarray],
+    batch: int,
+) -> None:
+    try:
+        golden.check_shapes(package, module.TARGET, vectors, outputs, batch)
+    except ReceiptError as error:
+        raise ReceiptError(f"{backend.name}: {error.message}") from error
 
 
 def _batches(
@@ -200,10 +206,10 @@ def _batch(
     """Raises `ReceiptError` where a batch gets other answers than its images alone."""
     batch = np.concatenate([tensors[number % len(tensors)] for number in range(size)])
     outputs, first = _timed(package, backend, batch)
-    logits, activation_map = package.manifest.outputs.logits, package.manifest.outputs.activation_map
-    _check_outputs(package, outputs, (size, *answers[0][activation_map].shape[1:]), backend.name)
+    _check_shapes(package, module, backend, package.golden(), outputs, size)
+    logits = package.manifest.outputs.logits
     alone = np.concatenate([answers[number % len(answers)][logits] for number in range(size)])
-    max_dp, flips = _difference(package.target(module.TARGET), outputs[logits], alone)
+    max_dp, flips = golden.difference(package.target(module.TARGET), outputs[logits], alone)
     if flips or not max_dp <= package.manifest.golden.probability_tolerance:
         raise ReceiptError(f"{backend.name} gives images other answers in a batch of {size}")
     seconds = [first]
@@ -216,41 +222,6 @@ def _timed(package: Package, backend: Backend, tensor: np.ndarray) -> tuple[dict
     start = time.perf_counter()
     outputs = backend.run({package.manifest.input.name: tensor})
     return outputs, time.perf_counter() - start
-
-
-def _difference(target: Target, given: np.ndarray, wanted: np.ndarray) -> tuple[float, int]:
-    """The largest difference of a calibrated probability, and how many decisions differ."""
-    got = calibrated(given, target.temperature, target.bias)
-    expected = calibrated(wanted, target.temperature, target.bias)
-    threshold = target.operating_point().threshold
-    return float(np.abs(got - expected).max()), int(((got >= threshold) != (expected >= threshold)).sum())
-
-
-def _check_outputs(package: Package, outputs: dict[str, np.ndarray], map_shape: tuple[int, ...], name: str) -> None:
-    """``map_shape`` is that of a whole batch; raises `ReceiptError`."""
-    manifest, batch = package.manifest, map_shape[0]
-    wanted = {
-        manifest.outputs.logits: (batch, len(manifest.findings)),
-        manifest.outputs.activation_map: map_shape,
-        manifest.outputs.embedding: (batch, None),
-    }
-    for output, shape in wanted.items():
-        given = outputs.get(output)
-        if given is None:
-            raise ReceiptError(f"{name} gives no output {output!r} of {package} (it gives {', '.join(outputs)})")
-        fits = given.ndim == len(shape) and all(
-            want in (None, have) for want, have in zip(shape, given.shape, strict=True)
-        )
-        if not fits:
-            raise ReceiptError(f"{name} gives {output!r} of {package} the shape {given.shape}, not {shape}")
-        if not np.isfinite(given).all():
-            raise ReceiptError(f"{name} gives values in {output!r} of {package} that are no numbers")
-
-
-def calibrated(logits: np.ndarray, temperature: float, bias: float = 0.0) -> np.ndarray:
-    """Calibrated probabilities: the logistic function of ``logits / temperature + bias`` (Platt, 1999)."""
-    # The hyperbolic tangent is the same curve and can't overflow.
-    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * (logits.astype(np.float64) / temperature + bias)))
 
 
 def _cpu_info(key: str) -> str:

@@ -22,7 +22,12 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     ``probability`` is calibrated, in [0, 1]; ``positive`` is ``probability >= threshold``, where the
     threshold is the named operating point of the artifact that ran. ``unsure``: the prediction set is not just that
-    decision; what is not positive then is reported as neither present nor absent.
+    decision; what is not positive then is reported as neither present nor absent. ``map_share``: how much of its
+    activation map lies inside the segments that accompany it, in [0, 1], None where that was not looked at;
+    ``map_withheld``: too little, so the map is not shown. ``heads``: the probabilities that the heads of an ensemble
+    give, from the lowest on; none where the package has no ensemble. ``prediction_set``: the answers that the
+    probability is usual for; it holds the truth in a share ``coverage`` of the images of each class. Both are None
+    where the package has no conformal quantiles.
     """
 
     label: str
@@ -34,6 +39,11 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     urgent: bool
     words: str
     unsure: bool = False
+    map_share: float | None = None
+    map_withheld: bool = False
+    heads: tuple[float, ...] = ()
+    prediction_set: tuple[Literal["absent", "present"], ...] | None = None
+    coverage: float | None = None
 
     @property
     def reported_as(self) -> Literal["present", "absent", "indeterminate"]:
@@ -42,27 +52,78 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return "indeterminate" if self.unsure else "absent"
 
 
+class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One segment that a model drew, in the terms of the Segmentation IOD (PS3.3 section C.8.20.4), and its size.
+
+    ``voxels`` counts the source's own (of an image, its pixels); ``mean_probability`` is over them, and
+    ``uncertain_share`` the share of them whose probability is below `SURE`; both are 0 where there are none. Of a
+    volume, ``volume_ml``; of an image, ``area_share`` of its pixels, and ``area_mm2`` where its spacing is known
+    (that at the detector, where the image states no other).
+    """
+
+    label: str
+    category: Code
+    type: Code
+    color: tuple[int, int, int]
+    voxels: int
+    mean_probability: float
+    uncertain_share: float
+    modifier: Code | None = None
+    volume_ml: float | None = None
+    area_share: float | None = None
+    area_mm2: float | None = None
+
+    @property
+    def size(self) -> str:
+        """For people: "1.62 mL", or "31.4 % of the image"."""
+        if self.volume_ml is not None:
+            return f"{self.volume_ml:.2f} mL"
+        return f"{self.area_share or 0.0:.1%} of the image".replace("%", " %")
+
+
+OUTSIDE_VALIDATED_USE = "Outside validated use"  # how a warning begins that says so
+SURE = 0.8  # a probability from which a voxel counts as certain
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """Findings of one image and the maps behind them.
+    """What was found in one image or volume, what was drawn in it, and the maps behind the findings.
 
     Attributes
     ----------
     findings
-        One per finding of the package's manifest, in its order.
+        One per finding of the package's manifest, in its order; none of a segmentation.
     activation_maps
         label -> float32 ``(rows, columns)`` evidence in [0, 1] on the model's coarse grid; 0 is none and
-        1 is the package's reference strength. It covers the whole image.
+        1 is the package's reference strength. It covers the whole image. One that is withheld is not there.
     embedding
         float32 ``(n,)``: the pooled features of the network.
     warnings
-        Sentences that must be shown with the findings, such as "outside validated use".
+        Sentences that must be shown with the result, such as "outside validated use".
+    segments
+        One per segment of the manifest of the package that drew them, in its order.
+    mask
+        uint8 ``(images, rows, columns)``: the number of the segment from 1 on, 0 where there is none, on the grid of
+        the source images and in their order; None where nothing draws segments.
+    probabilities
+        float32 ``(segments, images, rows, columns)`` on the same grid, what lies beyond the network's view being 0; a
+        view that is not contiguous. None where there is no mask.
+    segmented_by
+        Who drew the segments, where that is another package than the one that made the findings.
     """
 
     findings: tuple[Finding, ...]
     activation_maps: dict[str, np.ndarray] = field(repr=False)
     embedding: np.ndarray = field(repr=False)
     warnings: tuple[str, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    mask: np.ndarray | None = field(default=None, repr=False)
+    probabilities: np.ndarray | None = field(default=None, repr=False)
+    segmented_by: Provenance | None = None
+
+    @property
+    def positive(self) -> bool:
+        return any(finding.positive for finding in self.findings)
 
     @property
     def urgent(self) -> bool:
@@ -94,3 +155,11 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def to_dict(self) -> dict[str, Any]:
         return msgspec.to_builtins(self)
+
+
+class Outlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Segments as the ledger keeps them: who drew them, and on how many slices (of an image, 1)."""
+
+    segments: tuple[Segment, ...]
+    provenance: Provenance
+    slices: int

@@ -16,6 +16,7 @@ from pydicom.uid import UID
 from appliance.errors import NotAcceptedError
 from appliance.image import age_years, text
 from appliance.package import Package
+from appliance.result import OUTSIDE_VALIDATED_USE
 
 _FOR_PROCESSING = {
     "1.2.840.10008.5.1.4.1.1.1.1.1",  # Digital X-Ray
@@ -39,32 +40,53 @@ _DESCRIPTIONS = (
 
 
 def route(header: Dataset, packages: Sequence[Package]) -> tuple[Package, tuple[str, ...]]:
-    """The first package that takes an instance, and the warnings that its result must carry.
+    """The first package that takes an instance, one that looks for findings before one that draws; and the warnings
+    that its result must carry.
 
     Raises
     ------
     NotAcceptedError
         With the reason of the package that came closest.
     """
-    closest: tuple[int, NotAcceptedError] | None = None
-    for package in packages:
-        for number, check in enumerate(_CHECKS):
-            reason = check(header, package)
-            if reason is not None:
-                if closest is None or number > closest[0]:
-                    closest = number, NotAcceptedError(reason, hint=f"this device reads {_wanted(package)}")
-                break
-        else:
+    ordered = sorted(packages, key=lambda package: package.segments)
+    closest: tuple[int, str] | None = None
+    for package in ordered:
+        refusal = _refusal(header, package)
+        if refusal is None:
             return package, _warnings(header, package)
+        if closest is None or refusal[0] > closest[0]:
+            closest = refusal
     if closest is None:
         raise NotAcceptedError("No model package is installed.")
-    raise closest[1]
+    wanted = list(dict.fromkeys(_wanted(package) for package in ordered))
+    raise NotAcceptedError(closest[1], hint=f"this device reads {' and '.join(wanted)}")
+
+
+def companion(header: Dataset, packages: Sequence[Package], chosen: Package) -> tuple[Package, tuple[str, ...]] | None:
+    """The first package that draws segments on an image which ``chosen`` looks for findings in, and its warnings."""
+    if chosen.segments:
+        return None
+    for package in packages:
+        if package.segments and not package.takes_volumes and _refusal(header, package) is None:
+            return package, _warnings(header, package)
+    return None
+
+
+def _refusal(header: Dataset, package: Package) -> tuple[int, str] | None:
+    """Which check a package turns an instance away by, the later the closer, and why; None where it takes it."""
+    for number, check in enumerate(_CHECKS):
+        reason = check(header, package)
+        if reason is not None:
+            return number, reason
+    return None
 
 
 def _wanted(package: Package) -> str:
-    """What a package takes, in words: "frontal chest radiographs (CR, DX)"."""
+    """What a package takes, in words: "frontal chest images (CR, DX)"."""
     accepts = package.manifest.accepts
-    return f"{_views_in_words(package)} {accepts.body_parts[0].lower()} images ({', '.join(accepts.modalities)})"
+    view = f"{_views_in_words(package)} " if accepts.views else ""
+    kind = "series" if package.takes_volumes else "images"
+    return f"{view}{accepts.body_parts[0].lower()} {kind} ({', '.join(accepts.modalities)})"
 
 
 def _views_in_words(package: Package) -> str:
@@ -125,6 +147,8 @@ def _described(header: Dataset) -> str:
 
 
 def _view(header: Dataset, package: Package) -> str | None:
+    if not package.manifest.accepts.views:  # any
+        return None
     stated = _stated_view(header)
     views = {view.upper() for view in package.manifest.accepts.views}
     if stated:
@@ -153,7 +177,7 @@ _CHECKS = (_kind, _pixels, _body_part, _view)
 
 def _warnings(header: Dataset, package: Package) -> tuple[str, ...]:
     warnings = []
-    if not _stated_view(header):
+    if package.manifest.accepts.views and not _stated_view(header):
         warnings.append(
             f"The view position is not stated; the model is validated on {_views_in_words(package)} views only."
         )
@@ -165,7 +189,7 @@ def _warnings(header: Dataset, package: Package) -> tuple[str, ...]:
             warnings.append(f"The age is not stated; the model is validated for ages {low:g} to {high:g} years only.")
         elif not low <= age < high + 1:
             warnings.append(
-                f"Outside validated use: the patient is {_age_in_words(age)}, "
+                f"{OUTSIDE_VALIDATED_USE}: the patient is {_age_in_words(age)}, "
                 f"the model is validated for ages {low:g} to {high:g} years only."
             )
     return tuple(warnings)

@@ -7,7 +7,6 @@ a broken image nor a busy page can stop a scanner from being answered.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import signal
@@ -18,19 +17,18 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
-from typing import IO
 
-from appliance import __version__, process, proof, signature, worker
+from appliance import __version__, process, proof, signature, takeover, worker
 from appliance.config import LOOPBACK, Config
 from appliance.delivery.outbox import Outbox
-from appliance.errors import ApplianceError, ConfigError, SpoolError
+from appliance.errors import ApplianceError, SpoolError
+from appliance.housekeeping import Housekeeping
 from appliance.ingest import Intake
 from appliance.ingest.drop_folder import DropFolder
 from appliance.ingest.storage_scp import StorageScp
-from appliance.spool import Spool, clean_temporary_files
-from appliance.store import Store
+from appliance.silence_watch import SilenceWatch
+from appliance.spool import Spool
 
 log = logging.getLogger("scanside.run")
 
@@ -48,26 +46,22 @@ class Appliance:
         self._config = config
         self._stop = threading.Event()
         proof.options(config)  # what can't be right on any day is refused at the start
-        self._lock = _lock(config.data)
-        cleaned = sum(
-            clean_temporary_files(folder)
-            for folder in (config.spool_path, config.results_path, config.previews_path, config.engines_path)
-            if folder.exists()
-        )
-        if cleaned:
-            log.info("removed %d files that an earlier run left half written", cleaned)
+        self._lock = takeover.lock(config.data)
+        takeover.clean(config)
         signature.load_or_create_private_key(config.key_path)
-        self._store = Store(config.ledger_path)
-        released = self._store.release_all("the appliance was restarted")
-        if released:
-            log.info("%d instances that an earlier run had begun are read again", released)
+        self._store = takeover.ledger(config)
         self._worker = Child("worker", "appliance.worker", config)
         self._web: Child | None = None
         self._outbox = Outbox(config, self._store, config.results_path)
-        intake = Intake(Spool(config.spool_path), self._store, self._worker.wake)
-        self._scp = StorageScp(config.storage_scp, intake) if config.storage_scp.enabled else None
+        spool = Spool(config.spool_path)
+        intake = Intake(spool, self._store, self._worker.wake)
+        on_report = self._outbox.take_report if self._outbox.asks_for_commitment else None
+        scp = StorageScp(config.storage_scp, intake, config.data, on_report)
+        self._scp = scp if config.storage_scp.enabled else None
         self._drop = DropFolder(config.drop_folder, config.drop_path, intake) if config.drop_folder.enabled else None
+        self._housekeeping = Housekeeping(config)
         self._started_at = time.time()
+        self._silence = SilenceWatch(config, self._store, self._started_at) if config.silence.enabled else None
         self._scp_port = 0
 
     def run(self) -> None:
@@ -79,8 +73,7 @@ class Appliance:
             rounds = 0
             while not self._stop.wait(_WATCH_SECONDS):
                 self._watch()
-                if self._web:
-                    self._web.restart_if_dead()
+                self._watch_page()
                 rounds += 1
                 if rounds % _SAY_EVERY == 0:
                     self._say()
@@ -92,7 +85,6 @@ class Appliance:
         self._stop.set()
 
     def _start(self) -> None:
-        self._store.set_component("worker", {"state": "starting"})  # in place of an earlier run's last words
         self._worker.on_message = self._outbox.wake
         self._worker.start()
         ready = [f"data {self._config.data}"]
@@ -100,6 +92,7 @@ class Appliance:
             listener = _listen(self._config.web.host, self._config.web.port)
             port = listener.getsockname()[1]
             self._web = Child("page", "appliance.web.server", self._config, listener)
+            self._web.on_message = self._worker.wake
             self._web.start()
         self._outbox.start()
         if self._drop:
@@ -108,13 +101,14 @@ class Appliance:
         if self._scp:
             self._scp_port = self._scp.start()
             scp = self._config.storage_scp
-            ready.insert(0, f"DICOM {scp.ae_title}@{scp.host}:{self._scp_port}")
+            ready.insert(0, f"DICOM {scp.ae_title}@{scp.host}:{self._scp_port}{' over TLS' if scp.tls else ''}")
         if self._config.web.enabled:
             host = self._config.web.host if self._config.web.host in LOOPBACK else "127.0.0.1"
             url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
             self._wait_for_page(url)
             ready.insert(0, f"page {url}")
         self._say()
+        self._housekeeping.start()
         log.info("ready: %s", ", ".join(ready))
 
     def _wait_for_page(self, url: str) -> None:
@@ -134,6 +128,13 @@ class Appliance:
         except SpoolError as error:  # it goes on receiving, or saying so; the next round looks again
             log.error("the worker can't be watched: %s", error)
 
+    def _watch_page(self) -> None:
+        if self._web and self._web.restart_if_dead() is not None:
+            try:
+                self._store.abort_open_transfers(("stow", "upload"))
+            except SpoolError as error:  # series that wait for them are read once they have been quiet for a while
+                log.error("that uploads broke off is not recorded: %s", error)
+
     def _watch_worker(self) -> None:
         dead = self._worker.restart_if_dead()
         if dead is not None:
@@ -147,15 +148,18 @@ class Appliance:
         config, say = self._config, self._store.set_component
         try:
             say("appliance", {"started_at": self._started_at, "version": __version__, "pid": os.getpid()})
+            if self._silence:
+                say("silence", self._silence.look())
             if self._scp:
                 scp = config.storage_scp
                 say(
                     "storage_scp",
                     {"state": "ready", "ae_title": scp.ae_title, "host": scp.host, "port": self._scp_port},
                 )
+                say("storage_commitment", self._scp.storage_commitment())
             if self._drop:
-                problems = self._drop.problems
-                say("drop_folder", {"state": "ready", "path": str(config.drop_path), "problems": problems})
+                drop = {"path": str(config.drop_path), "problems": self._drop.problems}
+                say("drop_folder", {"state": "ready", **drop, "watch_problem": self._drop.watch_problem})
             say(
                 "delivery",
                 {"state": "ready", "destinations": [destination.name for destination in config.destinations]},
@@ -170,18 +174,19 @@ class Appliance:
         for child in (self._worker, self._web):
             if child:
                 child.stop()
+        self._housekeeping.stop()
         self._outbox.stop()
         self._store.close()
         self._lock.close()
 
 
 class Child:
-    """A child process with a socket, started again when it dies.
+    """A child process, joined to this one by a pair of sockets, started again when it dies.
 
     Parameters
     ----------
     listener
-        The socket that the child inherits; without one, a pair of sockets joins it to this process.
+        A socket that the child inherits besides, to listen on.
     """
 
     def __init__(self, name: str, module: str, config: Config, listener: socket.socket | None = None) -> None:
@@ -199,13 +204,11 @@ class Child:
 
     def start(self) -> None:
         self._started_at = time.monotonic()
-        if self._listener is not None:
-            self._process = process.start(self._module, self._config, self._listener.fileno())
-            return
         self._ours, theirs = socket.socketpair()
         self._ours.setblocking(True)
         with theirs:
-            self._process = process.start(self._module, self._config, theirs.fileno())
+            inherited = [theirs, self._listener] if self._listener is not None else [theirs]
+            self._process = process.start(self._module, self._config, *(each.fileno() for each in inherited))
         threading.Thread(target=self._listen, args=(self._ours,), daemon=True, name=f"{self._name}-messages").start()
 
     def _listen(self, ours: socket.socket) -> None:
@@ -257,25 +260,6 @@ class Child:
             self._process.wait()
         if self._ours is not None:
             self._ours.close()
-
-
-def _lock(folder: Path) -> IO[str]:
-    """The open lock file of a data folder; closing it, or the end of the process, gives the folder back."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("a+")
-    except OSError as error:
-        raise ConfigError(
-            f"the data folder {folder} can't be used: {error.strerror}", hint="choose another with --data"
-        ) from error
-    # A killed appliance's children hold nothing of this lock, but the kernel may need a moment to end it.
-    for _ in range(20):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
-        except BlockingIOError:
-            time.sleep(0.1)
-    raise ApplianceError(f"another scanside runs on {folder}", hint="stop it, or choose another folder with --data")
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -22,13 +23,14 @@ from pydicom.valuerep import STR_VR
 
 from appliance.config import Priority
 from appliance.delivery import storage_scu
-from appliance.delivery.storage_scu import Outcome
-from appliance.errors import ApplianceError, ImageError
+from appliance.delivery.storage_scu import File, Outcome
+from appliance.errors import ApplianceError, DeliveryError, ImageError
+from appliance.patients import TestPatient
+from appliance.scanner import Load, Manner, Scanner
 from appliance.schedule import C_STORE
 from appliance.writer import derived_uid
 
 _PICTURES = (".png", ".jpg", ".jpeg")
-_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ def send_files(
     attributes: Mapping[str, str],
     associations: int,
     priority: Priority = "routine",
+    patients: Sequence[TestPatient] = (),
+    manner: Manner = Manner(),  # noqa: B008  (frozen)
+    on_abort: Callable[[], None] = lambda: None,
 ) -> Iterator[Outcome]:
     """Send files and the files of folders, over several associations at once.
 
@@ -65,10 +70,16 @@ def send_files(
     ----------
     attributes
         DICOM keyword -> value, for pictures that are wrapped.
+    patients
+        Each of them is sent all files, as of this patient; none: the files are sent as they are.
+    manner
+        Everything else of how a scanner sends; ``associations`` and ``priority`` are those given here.
+    on_abort
+        Called for each association that was aborted on purpose.
 
     Yields
     ------
-    One outcome per file, as they come; ``path`` is the file that was given, not what it was wrapped into.
+    One outcome per image, as they come; ``path`` is the file that was given, not what it was wrapped into.
     """
     files = [
         file
@@ -77,49 +88,45 @@ def send_files(
     ]
     with tempfile.TemporaryDirectory(prefix="scanside-send-") as folder:
         ready: dict[Path, Path] = {}  # what is sent -> what it was made from
+        readable: list[File] = []
         for number, file in enumerate(files):
-            if file.suffix.lower() not in _PICTURES:
-                ready[file] = file
-                continue
-            wrapped = Path(folder) / f"{number}.dcm"
             try:
-                wrap_image(file, attributes).save_as(wrapped, enforce_file_format=True)
-            except ImageError as error:
-                yield Outcome(file, "", None, str(error), 0.0, 0.0)
-            else:
-                ready[wrapped] = file
-        yield from _send(ready, destination, calling_ae_title, associations, C_STORE[priority])
+                if file.suffix.lower() in _PICTURES:
+                    wrapped = Path(folder) / f"{number}.dcm"
+                    wrap_image(file, attributes).save_as(wrapped, enforce_file_format=True)
+                    ready[wrapped] = file
+                    readable.append(File.of(wrapped))
+                else:
+                    ready[file] = file
+                    readable.append(File.of(file))
+            except (ImageError, DeliveryError) as error:
+                yield Outcome(file, "", None, str(error), 0.0, time.time())
+        to = (destination.host, destination.port, destination.ae_title)
+        manner = replace(manner, associations=associations, priority=C_STORE[priority])
+        for group in storage_scu.groups(readable):
+            contexts = list(dict.fromkeys(context for file in group for context in file.contexts))
+            scanner = Scanner(to, calling_ae_title, contexts, manner, on_abort)
+            yield from scanner.send(_loads(group, ready, patients, Path(folder)))
 
 
-def _send(
-    ready: Mapping[Path, Path], destination: Destination, calling_ae_title: str, associations: int, priority: int
-) -> Iterator[Outcome]:
-    answers: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
+def _loads(
+    files: Sequence[File], ready: Mapping[Path, Path], patients: Sequence[TestPatient], folder: Path
+) -> Iterator[Load]:
+    for patient in patients or (None,):
+        for file in files:
+            prepare = partial(_of_patient, patient, file, folder) if patient else partial(_as_it_is, file)
+            yield Load(ready[file.path], prepare)
 
-    def one(paths: Sequence[Path]) -> None:
-        try:
-            to = (destination.host, destination.port, destination.ae_title)
-            for outcome in storage_scu.send(*to, calling_ae_title, paths, _TIMEOUT_SECONDS, priority):
-                answers.put(outcome)
-            answers.put(None)
-        except BaseException as error:  # noqa: BLE001  raised again where it is waited for
-            answers.put(error)
 
-    paths = list(ready)
-    with ThreadPoolExecutor(associations) as pool:
-        shares = [paths[number::associations] for number in range(associations)]
-        left = sum(1 for share in shares if share)
-        for share in shares:
-            if share:
-                pool.submit(one, share)
-        while left:
-            answer = answers.get()
-            if answer is None:
-                left -= 1
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                yield replace(answer, path=ready[answer.path])
+def _as_it_is(file: File) -> File:
+    return file
+
+
+def _of_patient(patient: TestPatient, file: File, folder: Path) -> File:
+    """Under a name that the sending thread uses again and again, so that many patients fill no disk."""
+    path = folder / f"patient-{threading.get_ident()}.dcm"
+    patient.examine(file.path).save_as(path)
+    return File.of(path)
 
 
 def wrap_image(path: Path, attributes: Mapping[str, str]) -> Dataset:

@@ -29,7 +29,7 @@ _START_SECONDS = 60.0
 _SHORTEST_RESTART_SECONDS = 5.0  # while an image waits
 _REMEMBERED = 200
 _BATCH_GAIN = 0.8  # a batch must take less than this share of the time, for each image
-
+_SLOWER = 4.0  # times slower than when it proved itself: more is no answer
 _GROUP_GAIN = 0.05  # of the time that an image takes in all
 
 
@@ -51,7 +51,7 @@ class Server:
     options
         For all of them, but for the device and the batch.
     deadline
-        Seconds within which one image must be answered.
+        Seconds within which one image must be answered, more where its receipt shows that the network is slower.
 
     Attributes
     ----------
@@ -101,6 +101,8 @@ class Server:
         usual_seconds
             All that one image takes, from its file to its result.
         """
+        if self.package.takes_volumes:  # their decoding alone would outlast what is gained
+            return 1
         receipt = self.receipt
         ways = {batch.size: batch.seconds for batch in receipt.batches if batch.size == self.batch}
         ways.setdefault(self._options.lanes, receipt.latency_p50 / self._options.lanes)
@@ -143,7 +145,7 @@ class Server:
         Parameters
         ----------
         inputs
-            For each input name -> float32 ``(1, channel, rows, columns)``.
+            For each input name -> float32 ``(1, channel, ...)``.
         until
             When there must be an answer, by the clock of `time.monotonic`.
         tries
@@ -175,7 +177,7 @@ class Server:
                     break
                 tried = True
                 try:
-                    (output,) = process.run([inputs], min(self._deadline, left))
+                    (output,) = process.run([inputs], min(self._patience(receipt), left))
                     answer = self._answer(receipt, output)
                 except InferenceStoppedError as error:
                     self._note_stop(receipt.backend, error.message)
@@ -202,11 +204,15 @@ class Server:
         """
         receipt = self.receipt
         try:
-            outputs = self._running(receipt, self._restart_seconds).run(images, self._deadline)
+            outputs = self._running(receipt, self._restart_seconds).run(images, self._patience(receipt))
         except InferenceStoppedError as error:
             self._note_stop(receipt.backend, error.message)
             raise
         return [self._answer(receipt, output) for output in outputs]
+
+    def _patience(self, receipt: Receipt) -> float:
+        """Seconds for an answer: the configured ones, or more of a network that is known to need them."""
+        return max(self._deadline, _SLOWER * receipt.latency_p95)
 
     def _answer(self, receipt: Receipt, output: Output) -> Answer:
         if not all(np.isfinite(array).all() for array in output.arrays.values()):

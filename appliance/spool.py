@@ -1,36 +1,49 @@
 """Durable files: temporary name -> fsync -> rename -> fsync of the folder.
 
 After a function here returns, the file is whole and survives a power cut; before that, nothing of it is to be
-seen under its final name.
+seen under its final name. What comes by C-STORE goes a shorter way to the same, see `appliance.landing`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import hashlib
 import os
 import shutil
 import tempfile
+import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from appliance.errors import DiskFullError, SpoolError
 
-_TEMPORARY = ".writing"
+TEMPORARY = ".writing"
+LANDING = "landing"  # the folder of `appliance.landing`, below the spool
 _LARGEST_RESERVE = 200 * 1024 * 1024
+_WRITERS = 64  # who may write at once, each without looking for room anew
+_LARGEST_ROOM = 4 * 1024 * 1024
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
 class SpooledFile:
-    """A received file: its path below the spool, the SHA-256 of its data set, its size in bytes."""
+    """A received file: its path below the spool, the SHA-256 of its data set, its size in bytes.
+
+    ``slot``: where it stays until its row is durable; see `appliance.landing`.
+    """
 
     name: str
     digest: str
     size: int
+    slot: Path | None = None
 
 
-def write_durably(path: Path, *parts: bytes) -> None:
-    """Write the parts as one file, readable by its owner only, that appears whole or not at all.
+def write_durably(path: Path, *parts: bytes, mode: int = 0o600) -> None:
+    """Write the parts as one file, by default readable by its owner only, that appears whole or not at all.
 
     Raises
     ------
@@ -39,20 +52,19 @@ def write_durably(path: Path, *parts: bytes) -> None:
     """
     temporary: str | None = None
     try:
-        _make_folder(path.parent)
-        descriptor, temporary = tempfile.mkstemp(suffix=_TEMPORARY, dir=path.parent)
+        make_folder(path.parent)
+        descriptor, temporary = tempfile.mkstemp(suffix=TEMPORARY, dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             for part in parts:
                 file.write(part)
             file.flush()
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         Path(temporary).replace(path)
         temporary = None
         fsync_folder(path.parent)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(f"no room left on the disk for {path}", hint="free some space") from error
-        raise SpoolError(f"{path} can't be written: {error.strerror}") from error
+        raise _in_words(error, path) from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
@@ -66,21 +78,136 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _make_folder(folder: Path) -> None:
+def sync_file_system(folder: Path) -> None:
+    """Bring to the disk whatever waits on the file system of a folder: hundreds of folders by one call.
+
+    Raises
+    ------
+    SpoolError
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _LIBC.syncfs(descriptor):
+            number = ctypes.get_errno()
+            raise _in_words(OSError(number, os.strerror(number)), folder)
+    finally:
+        os.close(descriptor)
+
+
+def file_name(digest: str) -> str:
+    """Of the file whose data set has this SHA-256, below the spool."""
+    return f"{digest[:2]}/{digest}.dcm"
+
+
+def new_name() -> str:
+    """A name of its own for a file that is being written."""
+    return f"{uuid.uuid4().hex}{TEMPORARY}"
+
+
+def make_folder(folder: Path) -> None:
     """Make a folder and those above it; each new one's name is on disk before anything is put into it."""
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
+    make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     fsync_folder(folder.parent)
 
 
 def clean_temporary_files(root: Path) -> int:
-    """Remove what a killed process left half written below ``root``; the number of files."""
-    leftovers = list(root.rglob(f"*{_TEMPORARY}"))
+    """Remove what a killed process left half written below ``root``; the number of files.
+
+    What lies in the landing folder may be whole; `appliance.landing.recover` tells.
+    """
+    leftovers = [path for path in root.rglob(f"*{TEMPORARY}") if path.parent.name != LANDING]
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+class Incoming:
+    """A file that is written as it comes, under a name of its own, and appears in the spool once it is whole.
+
+    Parameters
+    ----------
+    head
+        Preamble and file meta information; the data set follows by `write`.
+    slot
+        An empty file to be used.
+
+    Raises
+    ------
+    DiskFullError, SpoolError
+        From every method; nothing of the file is left then.
+    """
+
+    def __init__(self, spool: Spool, head: bytes, slot: Path | None = None) -> None:
+        self._spool = spool
+        self._hash = hashlib.sha256()
+        self._path: Path | None = slot or spool.root / new_name()
+        self._size = 0
+        self._descriptor = -1
+        with self._errors_in_words():
+            self._room = self._spool.check_room(len(head))  # bytes until it is to be looked at again
+            self._descriptor = os.open(self._path, os.O_WRONLY | (0 if slot else os.O_CREAT | os.O_EXCL), 0o600)
+            self._write(head)
+
+    def write(self, fragment: bytes | memoryview) -> None:
+        """Append a part of the data set."""
+        with self._errors_in_words():
+            if len(fragment) > self._room:
+                self._room = self._spool.check_room(len(fragment))
+            self._room -= len(fragment)
+            self._hash.update(fragment)
+            self._write(fragment)
+
+    def keep(self) -> SpooledFile:
+        """Make the file durable under its final name; the same data set is stored once."""
+        digest = self._hash.hexdigest()
+        name = file_name(digest)
+        path = self._spool.root / name
+        with self._errors_in_words():
+            if path.exists():
+                # Another thread, or a run that was killed, may have renamed it without coming to the fsync.
+                self.discard()
+            else:
+                assert self._path is not None
+                os.fsync(self._descriptor)
+                make_folder(path.parent)
+                self._path.replace(path)
+                self._path = None
+                self.discard()
+            fsync_folder(path.parent)
+        return SpooledFile(name, digest, self._size)
+
+    def discard(self) -> None:
+        """Close the file, and remove it where it was not kept."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if self._path:
+            self._path.unlink(missing_ok=True)
+            self._path = None
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._size += len(data)
+        while len(data):
+            data = data[os.write(self._descriptor, data) :]
+
+    @contextlib.contextmanager
+    def _errors_in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self.discard()
+            if isinstance(error, OSError):
+                raise _in_words(error, self._spool.root) from error
+            raise
+
+
+def _in_words(error: OSError, path: Path) -> SpoolError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(f"no room left on the disk for {path}", hint="free some space")
+    return SpoolError(f"{path} can't be written: {error.strerror}")
 
 
 class Spool:
@@ -99,26 +226,83 @@ class Spool:
         total = shutil.disk_usage(root).total
         self.reserve = min(total // 20, _LARGEST_RESERVE) if reserve is None else reserve
 
+    @classmethod
+    def without_room(cls, root: Path) -> Spool:
+        """One that takes nothing, as if the disk were full."""
+        return cls(root, reserve=1 << 63)
+
+    def make_folders(self) -> None:
+        """Make every folder that a name may need ahead of time, so that no sender waits for that.
+
+        Raises `DiskFullError` or `SpoolError`.
+        """
+        with self.errors_in_words():
+            for number in range(256):
+                (self.root / f"{number:02x}").mkdir(exist_ok=True)
+            fsync_folder(self.root)
+
     def put(self, head: bytes, body: bytes) -> SpooledFile:
         """Store one file made of ``head`` (preamble and file meta information) and ``body`` (the data set).
 
         The same data set is stored once. Raises `DiskFullError` or `SpoolError`.
         """
-        digest = hashlib.sha256(body).hexdigest()
-        name = f"{digest[:2]}/{digest}.dcm"
-        path = self.root / name
-        size = len(head) + len(body)
-        if path.exists():
-            # Another thread, or a run that was killed, may have renamed it without coming to the fsync.
-            fsync_folder(path.parent)
-        else:
-            if shutil.disk_usage(self.root).free < size + self.reserve:
-                raise DiskFullError(
-                    f"less than {self.reserve // 2**20} MiB would stay free on the disk of {self.root}",
-                    hint="free some space or attach a larger disk",
-                )
-            write_durably(path, head, body)
-        return SpooledFile(name, digest, size)
+        file = self.begin(head)
+        file.write(body)
+        return file.keep()
+
+    def begin(self, head: bytes) -> Incoming:
+        """A file whose data set comes in parts. Raises `DiskFullError` or `SpoolError`."""
+        return Incoming(self, head)
+
+    @contextlib.contextmanager
+    def set_aside(self, pieces: Iterable[bytes]) -> Iterator[IO[bytes]]:
+        """A file that is looked at before anything of it is taken, on this disk and for so long only.
+
+        Raises `DiskFullError` or `SpoolError`, and what ``pieces`` raises.
+        """
+        with contextlib.ExitStack() as stack:
+            with self.errors_in_words():
+                file = stack.enter_context(tempfile.NamedTemporaryFile(suffix=TEMPORARY, dir=self.root))
+            for piece in pieces:
+                with self.errors_in_words():
+                    self.check_room(len(piece))
+                    file.write(piece)
+            with self.errors_in_words():
+                file.seek(0)
+            yield file
+
+    @contextlib.contextmanager
+    def errors_in_words(self) -> Iterator[None]:
+        """An `OSError` within it becomes a `DiskFullError` or a `SpoolError`."""
+        try:
+            yield
+        except OSError as error:
+            raise _in_words(error, self.root) from error
+
+    def check_room(self, size: int) -> int:
+        """How much more than ``size`` bytes may be written before room is looked for again.
+
+        Raises
+        ------
+        DiskFullError
+            The reserve would be touched.
+        """
+        disk = os.statvfs(self.root)
+        free = disk.f_bavail * disk.f_frsize
+        room = free - size - self.reserve
+        if room < 0:
+            raise DiskFullError(
+                f"too little would stay free of the {free // 2**20} MiB on the disk of {self.root}",
+                hint="free some space or attach a larger disk",
+            )
+        return min(room // _WRITERS, _LARGEST_ROOM)
 
     def path(self, name: str) -> Path:
         return self.root / name
+
+    def has(self, name: str, size: int) -> bool:
+        """Whether a file is there, as long as it was received."""
+        try:
+            return self.path(name).stat().st_size == size
+        except OSError:
+            return False

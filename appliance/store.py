@@ -1,10 +1,12 @@
 """The ledger: every instance that was acknowledged, its state, its result, and what still has to be sent.
 
-The only module that knows its tables. Each call is one transaction; a commit is on disk when the call returns.
+Each call is one transaction; a commit is on disk when the call returns. `appliance.series_store` has what concerns
+images that are read together, `appliance.outbox_store` what goes out, `appliance.overview` what the pages and the
+command line ask.
 States::
 
     received -> claimed -> written -> delivered      (delivered at once where there is nothing to send)
-       ^           |-> rejected | failed
+       ^           |-> rejected | failed | quarantined
        '-----------'  released: the lease ran out, the disk was full, others go first
 
 The queue is in the order of ``due_at``. Until an instance is triaged, its header unread, it counts as due when it was
@@ -21,33 +23,33 @@ from typing import Any
 
 import msgspec
 
-from appliance.database import Database
-from appliance.errors import SpoolError
+from appliance import reading_order
+from appliance.config import Priority
+from appliance.errors import LeaseLostError
+from appliance.outbox_store import OutboxStore
+from appliance.overview import FINAL_STATES, MOST_CRASHES, STATES
+from appliance.reading_order import Tier
+from appliance.series_store import OPEN_TRANSFER
 
-FINAL_STATES = ("delivered", "rejected", "failed")
-STATES = ("received", "claimed", "written", *FINAL_STATES)
-MOST_CRASHES = 2  # so often an image may stop a process that reads it
-_DESCRIBED = (
-    "sop_instance_uid", "sop_class_uid", "study_instance_uid", "patient_id", "patient_name", "patient_sex",
-    "patient_age", "modality", "body_part", "view", "acquired_at", "institution",
-)  # fmt: skip
+__all__ = ["FINAL_STATES", "MOST_CRASHES", "STATES", "Admission", "Arrival", "LeaseLostError", "Store", "WrittenObject"]
 
 _INSERT_INSTANCE = """
 INSERT INTO instance (sop_instance_uid, sop_class_uid, digest, file, size, source, sender, received_at, state, reason,
-                      finished_at, ae_title, priority, due_at)
+                      finished_at, ae_title, priority, due_at, transfer_id)
 VALUES (:sop_instance_uid, :sop_class_uid, :digest, :file, :size, :source, :sender, :now, :state, :reason,
-        :finished_at, :ae_title, :priority, :now)
+        :finished_at, :ae_title, :priority, :now, nullif(:transfer_id, ''))
 """
 _SAME = """
 SELECT id, digest FROM instance
 WHERE digest = :digest
-   OR (sop_instance_uid = :sop_instance_uid AND sop_instance_uid <> '' AND state NOT IN ('rejected', 'failed'))
+   OR (sop_instance_uid = :sop_instance_uid AND sop_instance_uid <> ''
+       AND state NOT IN ('rejected', 'failed', 'quarantined'))
 ORDER BY digest <> :digest
 """
-# Its first term is the index's own, or SQLite could not use that. The index holds open instances only.
+# Its first two terms are the index's own, or SQLite could not use that. The index holds open instances only.
 _WAITING = """
 SELECT id FROM instance INDEXED BY instance_queue
-WHERE state IN ('received', 'claimed')
+WHERE state IN ('received', 'claimed') AND parked = 0
   AND ((state = 'received' AND not_before <= :now) OR (state = 'claimed' AND lease_until < :now))
 """
 _CLAIM = f"""
@@ -56,31 +58,16 @@ WHERE id = ({_WAITING} ORDER BY due_at, id LIMIT 1)
 RETURNING *
 """  # noqa: S608 (of this file)
 _GOES_BEFORE = f"{_WAITING} AND (due_at, id) < (:due_at, :id) LIMIT 1"
-_WORKLIST = """
-SELECT instance.*, result.findings, result.warnings, result.urgent, result.seconds
-FROM instance LEFT JOIN result ON result.instance_id = instance.id
-ORDER BY coalesce(result.urgent, 0) DESC, instance.id DESC LIMIT :limit OFFSET :offset
-"""
-_RECEIPTS = """
-SELECT id, made_at, content, signature
-FROM (SELECT *, row_number() OVER (PARTITION BY json_extract(content, '$.package_sha256'),
-                                   json_extract(content, '$.backend') ORDER BY made_at DESC) AS place FROM receipt)
-WHERE place = 1 ORDER BY made_at DESC
-"""
-_DUE = """
-SELECT outbox.*, object.path, object.kind, object.sop_class_uid, object.sop_instance_uid, object.instance_id
-FROM outbox JOIN object ON object.id = outbox.object_id
-WHERE outbox.destination = :destination AND outbox.state = 'waiting' AND outbox.next_attempt_at <= :now
-ORDER BY outbox.id LIMIT :limit
-"""
 
 
 @dataclass(frozen=True)
 class Arrival:
     """A file that lies in the spool and asks for its row.
 
-    ``source`` is ``storage_scp`` or ``drop_folder``; ``sender`` says who or which file, for the technician;
-    ``ae_title`` and ``priority`` are what a C-STORE request came with.
+    ``source`` is ``storage_scp``, ``stow``, ``upload`` or ``drop_folder``; ``sender`` says who or which file, for the
+    technician; ``ae_title`` and ``priority`` are what a C-STORE request came with; ``transfer_id`` names the
+    association, the request, or the batch of dropped files, that it belongs to; ``received_at`` is when it came
+    (seconds since 1970), None for now.
     """
 
     sop_instance_uid: str
@@ -92,6 +79,8 @@ class Arrival:
     sender: str
     ae_title: str = ""
     priority: str = "routine"
+    transfer_id: str = ""
+    received_at: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,19 +93,16 @@ class Admission:
 
 @dataclass(frozen=True)
 class WrittenObject:
-    """A result object on disk; ``path`` is below the results folder."""
+    """A result object on disk; ``path`` is below the results folder, ``digest`` the SHA-256 of the file."""
 
     kind: str
     sop_class_uid: str
     sop_instance_uid: str
     path: str
+    digest: str = ""
 
 
-class LeaseLostError(SpoolError):
-    """Another process holds this instance now; what was computed for it must be dropped."""
-
-
-class Store(Database):
+class Store(OutboxStore):
     """The ledger on its database; see `appliance.database.Database` for how it is opened."""
 
     # --- in ---------------------------------------------------------------------------------------------------
@@ -133,7 +119,7 @@ class Store(Database):
         DiskFullError, SpoolError
             The instance must not be acknowledged then.
         """
-        now = time.time()
+        now = time.time() if arrival.received_at is None else arrival.received_at
         with self._transaction() as connection:
             same = connection.execute(_SAME, vars(arrival)).fetchone()
             if same is not None and same["digest"] == arrival.digest:
@@ -147,6 +133,8 @@ class Store(Database):
                     f"The SOP Instance UID {arrival.sop_instance_uid} was received before with other content. "
                     "The sender must give a changed image a UID of its own."
                 )
+            if arrival.transfer_id:
+                connection.execute(OPEN_TRANSFER, {**vars(arrival), "now": now})
             cursor = connection.execute(
                 _INSERT_INSTANCE,
                 {
@@ -163,12 +151,25 @@ class Store(Database):
                 self._event(connection, identifier, now, "rejected", reason)
             return Admission(identifier, "conflict" if conflict else "new")
 
+    def readmit(self, arrival: Arrival) -> bool:
+        """As `receive`, of a file whose row a power cut may have taken; whether its place is in the spool.
+
+        Nothing changes where the row is there.
+        """
+        with self._transaction() as connection:
+            sql = "SELECT image_removed_at FROM instance WHERE digest = ?"
+            row = connection.execute(sql, (arrival.digest,)).fetchone()
+            if row is None:
+                self.receive(arrival)
+            return row is None or row["image_removed_at"] is None
+
     # --- work -------------------------------------------------------------------------------------------------
 
     def claim(self, owner: str, lease_seconds: float) -> dict[str, Any] | None:
         """The instance that is due first of those that wait, leased to ``owner``; None where nothing waits.
 
-        One that is not ``triaged`` must be, with `triage`, before it is read.
+        One that is not ``triaged`` must be, with `triage` or `park`, before it is read. ``files`` are all that are to
+        be read for it: where it leads a series (``lead_id``), those of the whole series, which is claimed with it.
         """
         now = time.time()
         with self._transaction() as connection:
@@ -179,10 +180,20 @@ class Store(Database):
                 return None
             if row["triaged"]:
                 self._event(connection, row["id"], now, "claimed", owner)
-            return dict(row)
+            claim = {**dict(row), "files": [row["file"]]}
+            if row["lead_id"] is not None:
+                self._claim_followers(connection, row)
+                claim["files"] = [each["file"] for each in self.members(row["id"])]
+            return claim
 
     def triage(
-        self, instance_id: int, owner: str, attributes: dict[str, str], priority: str, patience_seconds: float
+        self,
+        instance_id: int,
+        owner: str,
+        attributes: dict[str, str],
+        priority: Priority,
+        patience_seconds: float,
+        asked: Priority = "low",
     ) -> bool:
         """Put a claimed instance in its place in the queue, once its header is read.
 
@@ -192,6 +203,8 @@ class Store(Database):
             What the data set says of itself: columns ``study_instance_uid`` to ``institution``.
         patience_seconds
             It is due so long after it was received.
+        asked
+            What its sender asked for, where a rule has decided otherwise: those who read go by the more urgent one.
 
         Returns
         -------
@@ -202,16 +215,8 @@ class Store(Database):
         LeaseLostError
         """
         now = time.time()
-        values = {name: attributes[name] for name in _DESCRIBED if name in attributes}
-        assignments = "".join(f", {name} = :{name}" for name in values)
         with self._transaction() as connection:
-            row = connection.execute(  # the names are of our own list
-                "UPDATE instance SET priority = :priority, due_at = received_at + :patience, triaged = 1"  # noqa: S608
-                f"{assignments} WHERE id = :id AND state = 'claimed' AND claimed_by = :owner RETURNING due_at",
-                {**values, "priority": priority, "patience": patience_seconds, "id": instance_id, "owner": owner},
-            ).fetchone()
-            if row is None:
-                raise LeaseLostError(f"the lease of instance {instance_id} was lost by {owner}")
+            row = self._describe(connection, instance_id, owner, attributes, priority, patience_seconds, asked)
             self._event(connection, instance_id, now, "queued", priority)
             place = {"due_at": row["due_at"], "id": instance_id, "now": now}
             stands = connection.execute(_GOES_BEFORE, place).fetchone() is None
@@ -241,7 +246,7 @@ class Store(Database):
     def release_crashed(self, owner: str) -> int:
         """Give back what ``owner``, a process that died over it, held.
 
-        An instance that did this `MOST_CRASHES` times ends as failed.
+        An instance that did this `MOST_CRASHES` times ends as quarantined.
         """
         return self._release_claims("claimed_by = :owner", {"owner": owner}, "its reader stopped", crashed=True)
 
@@ -249,25 +254,26 @@ class Store(Database):
         now = time.time()
         with self._transaction() as connection:
             rows = connection.execute(
-                f"SELECT id, crashes FROM instance WHERE state = 'claimed' AND {where}",  # noqa: S608 (of this file)
+                f"SELECT id, crashes FROM instance WHERE state = 'claimed' AND parked = 0 AND {where}",  # noqa: S608
                 parameters,
             )
             claims = rows.fetchall()
             for row in claims:
                 crashes = row["crashes"] + crashed
-                failed = crashes >= MOST_CRASHES
-                state = "failed" if failed else "received"
+                given_up = crashes >= MOST_CRASHES
+                state = "quarantined" if given_up else "received"
                 why = (
                     f"Reading it stopped the reader {crashes} times; it is kept in the spool and not tried again."
-                    if failed
+                    if given_up
                     else reason
                 )
                 connection.execute(
                     "UPDATE instance SET state = ?, reason = ?, crashes = ?, claimed_by = NULL, lease_until = NULL, "
                     "finished_at = ? WHERE id = ?",
-                    (state, why if failed else "", crashes, now if failed else None, row["id"]),
+                    (state, why if given_up else "", crashes, now if given_up else None, row["id"]),
                 )
-                self._event(connection, row["id"], now, "failed" if failed else "released", why)
+                self._take_along(connection, row["id"], "claimed", now)
+                self._event(connection, row["id"], now, "quarantined" if given_up else "released", why)
             return len(claims)
 
     def count_crash(self, instance_id: int, owner: str, detail: str) -> int:
@@ -295,6 +301,10 @@ class Store(Database):
     def fail(self, instance_id: int, owner: str, reason: str) -> None:
         self._finish(instance_id, owner, "failed", reason)
 
+    def quarantine(self, instance_id: int, owner: str, reason: str) -> None:
+        """Set an instance aside whose reading exceeds a limit or breaks what reads it; `appliance.custody` retries."""
+        self._finish(instance_id, owner, "quarantined", reason)
+
     def _finish(self, instance_id: int, owner: str, state: str, reason: str) -> None:
         with self._transaction() as connection:
             self._end_claim(connection, instance_id, owner, state, reason, time.time())
@@ -307,17 +317,22 @@ class Store(Database):
         objects: Sequence[WrittenObject],
         outbox: Sequence[tuple[str, str]],
         note: str = "",
+        tier: Tier = "low",
+        raised_to: Priority = "low",
     ) -> None:
         """Record a result whose objects lie on disk, and what has to be sent where, at one stroke.
 
         Parameters
         ----------
         result
-            ``findings``, ``warnings``, ``provenance``, ``seconds`` (builtins, stored as JSON) and ``urgent``.
+            ``findings``, ``warnings``, ``provenance``, ``seconds``, where there are any ``outlines`` (builtins, stored
+            as JSON), and ``urgent``.
         outbox
             ``(kind, destination)`` pairs.
         note
             For the events: what was unusual.
+        tier, raised_to
+            By which its image is read earlier than it would be otherwise; see `appliance.reading_order`.
         """
         now = time.time()
         with self._transaction() as connection:
@@ -325,7 +340,7 @@ class Store(Database):
             if note:
                 self._event(connection, instance_id, now, "note", note)
             connection.execute(
-                "INSERT INTO result VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO result VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     instance_id,
                     *(
@@ -334,17 +349,24 @@ class Store(Database):
                     ),
                     int(result["urgent"]),
                     now,
+                    msgspec.json.encode(result.get("outlines")).decode(),
                 ),
+            )
+            self._supersede(connection, instance_id, now)
+            (before,) = connection.execute("SELECT reading_rank FROM instance WHERE id = ?", (instance_id,)).fetchone()
+            connection.execute(
+                "UPDATE instance SET reading_rank = ? WHERE id = ?",
+                (reading_order.raised(before, tier, raised_to), instance_id),
             )
             for item in objects:
                 cursor = connection.execute(
-                    "INSERT INTO object (instance_id, kind, sop_class_uid, sop_instance_uid, path) "
-                    "VALUES (?, ?, ?, ?, ?)",
-                    (instance_id, item.kind, item.sop_class_uid, item.sop_instance_uid, item.path),
+                    "INSERT INTO object (instance_id, kind, sop_class_uid, sop_instance_uid, path, digest) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (instance_id, item.kind, item.sop_class_uid, item.sop_instance_uid, item.path, item.digest),
                 )
                 connection.executemany(
-                    "INSERT INTO outbox (object_id, destination, next_attempt_at) VALUES (?, ?, ?)",
-                    [(cursor.lastrowid, destination, now) for kind, destination in outbox if kind == item.kind],
+                    "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, ?, ?)",
+                    [(cursor.lastrowid, destination, now, now) for kind, destination in outbox if kind == item.kind],
                 )
 
     def _end_claim(
@@ -365,147 +387,4 @@ class Store(Database):
         if cursor.rowcount != 1:
             raise LeaseLostError(f"the lease of instance {instance_id} was lost by {owner}")
         self._event(connection, instance_id, now, "released" if state == "received" else state, reason)
-
-    @staticmethod
-    def _event(connection: sqlite3.Connection, instance_id: int, at: float, what: str, detail: str) -> None:
-        connection.execute(
-            "INSERT INTO event (instance_id, at, what, detail) VALUES (?, ?, ?, ?)", (instance_id, at, what, detail)
-        )
-
-    # --- out --------------------------------------------------------------------------------------------------
-
-    def due(self, destination: str, limit: int = 500) -> list[dict[str, Any]]:
-        """Outbox items of a destination whose time has come, oldest first, with their object's columns."""
-        return self._rows(_DUE, destination=destination, now=time.time(), limit=limit)
-
-    def next_due_at(self, destination: str) -> float | None:
-        """When the next waiting item of a destination is to be tried (seconds since 1970), None if there is none."""
-        row = self._rows(
-            "SELECT min(next_attempt_at) AS at FROM outbox WHERE destination = :destination AND state = 'waiting'",
-            destination=destination,
-        )
-        at: float | None = row[0]["at"]
-        return at
-
-    def sent(self, outbox_id: int) -> None:
-        """Record that a destination took an object; its instance is delivered once nothing of it waits any more."""
-        now = time.time()
-        with self._transaction() as connection:
-            row = connection.execute(
-                "UPDATE outbox SET state = 'sent', attempts = attempts + 1, last_error = '', sent_at = ? "
-                "WHERE id = ? AND state = 'waiting' RETURNING object_id, destination",
-                (now, outbox_id),
-            ).fetchone()
-            if row is None:
-                return
-            item = connection.execute(
-                "SELECT instance_id, kind FROM object WHERE id = ?", (row["object_id"],)
-            ).fetchone()
-            identifier = item["instance_id"]
-            self._event(connection, identifier, now, "sent", f"{item['kind']} to {row['destination']}")
-            left = connection.execute(
-                "SELECT count(*) FROM outbox JOIN object ON object.id = outbox.object_id "
-                "WHERE object.instance_id = ? AND outbox.state = 'waiting'",
-                (identifier,),
-            ).fetchone()[0]
-            if left == 0:
-                connection.execute(
-                    "UPDATE instance SET state = 'delivered', finished_at = ? WHERE id = ? AND state = 'written'",
-                    (now, identifier),
-                )
-                self._event(connection, identifier, now, "delivered", "")
-
-    def retry(self, outbox_ids: Sequence[int], error: str, next_attempt_at: float) -> None:
-        """Record a failed attempt to send some items, and when to try them again."""
-        with self._transaction() as connection:
-            connection.executemany(
-                "UPDATE outbox SET attempts = attempts + 1, last_error = ?, next_attempt_at = ? WHERE id = ?",
-                [(error, next_attempt_at, outbox_id) for outbox_id in outbox_ids],
-            )
-
-    # --- what the pages and the command line show ---------------------------------------------------------------
-
-    def counts(self) -> dict[str, int]:
-        """Instances by state, every state named."""
-        found = {
-            row["state"]: row["n"] for row in self._rows("SELECT state, count(*) AS n FROM instance GROUP BY state")
-        }
-        return {state: found.get(state, 0) for state in STATES}
-
-    def instance(self, instance_id: int) -> dict[str, Any] | None:
-        """One row of the ledger with its result's columns (JSON decoded; None where there is no result).
-
-        ``quarantined``: it failed because it stopped the process that reads images `MOST_CRASHES` times.
-        """
-        rows = self._rows(
-            "SELECT instance.*, result.findings, result.warnings, result.provenance, result.seconds, result.urgent, "
-            "result.made_at FROM instance LEFT JOIN result ON result.instance_id = instance.id WHERE instance.id = :id",
-            id=instance_id,
-        )
-        return _decoded(rows[0]) if rows else None
-
-    def worklist(self, limit: int = 50, offset: int = 0) -> list[dict[str, Any]]:
-        """Instances with their findings, urgent ones first, then the latest first."""
-        return [_decoded(row) for row in self._rows(_WORKLIST, limit=limit, offset=offset)]
-
-    def change_mark(self) -> str:
-        """A text that is another one whenever the worklist may have changed."""
-        row = self._rows("SELECT coalesce(max(id), 0) AS n FROM event")[0]
-        return f"{row['n']}"
-
-    def events(self, instance_id: int) -> list[dict[str, Any]]:
-        return self._rows("SELECT at, what, detail FROM event WHERE instance_id = :id ORDER BY id", id=instance_id)
-
-    def objects(self, instance_id: int) -> list[dict[str, Any]]:
-        return self._rows("SELECT * FROM object WHERE instance_id = :id ORDER BY id", id=instance_id)
-
-    def deliveries(self, instance_id: int) -> list[dict[str, Any]]:
-        return self._rows(
-            "SELECT outbox.*, object.kind FROM outbox JOIN object ON object.id = outbox.object_id "
-            "WHERE object.instance_id = :id ORDER BY outbox.id",
-            id=instance_id,
-        )
-
-    def destinations(self) -> list[dict[str, Any]]:
-        """Per destination: items waiting and sent, and the last error of a waiting one."""
-        return self._rows(
-            "SELECT destination, sum(state = 'waiting') AS waiting, sum(state = 'sent') AS sent, "
-            "max(CASE WHEN state = 'waiting' THEN last_error ELSE '' END) AS last_error, "
-            "min(CASE WHEN state = 'waiting' THEN next_attempt_at END) AS next_attempt_at "
-            "FROM outbox GROUP BY destination ORDER BY destination"
-        )
-
-    # --- receipts and components ---------------------------------------------------------------------------------
-
-    def add_receipt(self, identifier: str, content: str, signature: str) -> None:
-        with self._transaction() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO receipt VALUES (?, ?, ?, ?)", (identifier, time.time(), content, signature)
-            )
-
-    def receipts(self) -> list[dict[str, Any]]:
-        """The latest receipt of each backend on each package, newest first."""
-        return self._rows(_RECEIPTS)
-
-    def set_component(self, name: str, content: dict[str, Any]) -> None:
-        """Say how a running part is; the page shows the latest word of each."""
-        with self._transaction() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO component VALUES (?, ?, ?)",
-                (name, msgspec.json.encode(content).decode(), time.time()),
-            )
-
-    def components(self) -> dict[str, dict[str, Any]]:
-        """name -> what it last said, with ``updated_at``."""
-        return {
-            row["name"]: {**msgspec.json.decode(row["content"]), "updated_at": row["updated_at"]}
-            for row in self._rows("SELECT * FROM component")
-        }
-
-
-def _decoded(row: dict[str, Any]) -> dict[str, Any]:
-    for key in ("findings", "warnings", "provenance", "seconds"):
-        if row.get(key) is not None:
-            row[key] = msgspec.json.decode(row[key])
-    row["quarantined"] = row["state"] == "failed" and row["crashes"] >= MOST_CRASHES
-    return row
+        self._take_along(connection, instance_id, "claimed", now)

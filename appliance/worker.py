@@ -1,10 +1,13 @@
 """The worker: claims what was received, has it read, and brings the result to disk. One process, one pipeline.
 
-It runs apart from the receiving process, so that an input that breaks a decoder takes nothing else with it.
+It also gathers images of volumes into their series, and starts those that are complete.
+
+It runs apart from the receiving process, and opens no received file itself: that is for `appliance.sandbox`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import select
@@ -21,12 +24,23 @@ from typing import Any
 import msgspec
 from pydicom import Dataset
 
-from appliance import image, pipeline, schedule, writer
+from appliance import completeness, image, pipeline, reading_order, schedule, writer
 from appliance.config import Config
-from appliance.errors import ApplianceError, BackendError, DiskFullError, InputError, NotServedError, SpoolError
+from appliance.errors import (
+    ApplianceError,
+    BackendError,
+    DiskFullError,
+    InputError,
+    NotServedError,
+    QuarantineError,
+    SandboxError,
+    SpoolError,
+)
 from appliance.inference import InferenceProcess
 from appliance.pipeline import Pipeline, Prepared, Stopwatch
 from appliance.readiness import Readiness
+from appliance.result import Prediction
+from appliance.sandbox import Sandbox
 from appliance.spool import Spool, write_durably
 from appliance.store import MOST_CRASHES, LeaseLostError, Store, WrittenObject
 
@@ -73,27 +87,50 @@ class Worker:
         self._parent = parent
         self._store = Store(config.ledger_path)
         self._spool = Spool(config.spool_path)
+        self._sandbox = Sandbox(config.sandbox)
         self._readiness = Readiness(config, self._store)
         self._owner = owner(os.getpid())
         self._stopping = False
-        self._usual_seconds: float | None = None  # of one image in all, the latest ones most
+        self._usual_seconds: float | None = None  # of one image that is read by itself, in all, the latest ones most
         signal.signal(signal.SIGTERM, self._stop)
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
     def run(self) -> None:
+        self._sandbox.start()
         while not self._stopping:
+            pause = _IDLE_SECONDS
             try:
                 opened = self._readiness.look_after()
+                pause = self._start_series()
                 claim = opened and self._claim()
                 if opened is not None and claim:
                     self._process(opened, claim)
                     continue
             except SpoolError as error:
                 self._wait_for_the_ledger(error)
-            self._sleep(_IDLE_SECONDS)
+            self._sleep(pause)
         self._readiness.close()
+        self._sandbox.close()
+
+    def _start_series(self) -> float:
+        """Put those series into the queue that are complete, or have been quiet; seconds until another may be."""
+        for series in self._store.to_judge():
+            judged = completeness.judge(
+                series.slices,
+                series.transfers,
+                series.last_arrival,
+                time.time(),
+                self._config.series.quiet_seconds,
+                series.performed,
+            )
+            if isinstance(judged, completeness.Waiting):
+                self._store.postpone_series(series, judged.reason, judged.look_again_at)
+            elif self._store.start_series(series, judged.reason):
+                log.info("instance %d: a series of %d images: %s", series.lead_id, series.images, judged.reason)
+        look_at = self._store.next_look_at()
+        return _IDLE_SECONDS if look_at is None else min(max(look_at - time.time(), 0.0), _IDLE_SECONDS)
 
     def _claim(self) -> dict[str, Any] | None:
         return self._store.claim(self._owner, self._config.inference.lease_seconds)
@@ -133,30 +170,53 @@ class Worker:
             self._end(opened, each)
 
     def _group_size(self, first: _Begun) -> int:
-        if self._usual_seconds is None or first.claim["priority"] == "stat" or first.claim["crashes"]:
+        alone = first.claim["priority"] == "stat" or first.claim["crashes"] or first.claim["lead_id"] is not None
+        if self._usual_seconds is None or alone:
             return 1
         return first.prepared.engine.server.group(self._usual_seconds)
 
     def _begin(self, opened: Pipeline, claim: dict[str, Any]) -> _Begun | None:
-        """header -> route -> decode -> preprocess; None where it ended there."""
-        identifier, path = claim["id"], self._spool.path(claim["file"])
+        """header -> route -> decode -> preprocess; None where it ended there, or waits for the rest of its series."""
+        identifier, paths = claim["id"], [self._spool.path(file) for file in claim["files"]]
         until = time.monotonic() + self._config.inference.lease_seconds - _WRITING_SECONDS
         stopwatch = Stopwatch()
         with self._recorded(identifier), stopwatch("total"):
-            header = image.read_header(path)
-            if not claim["triaged"] and not self._triage(claim, header):
+            headers = [self._sandbox.read_header(path) for path in paths]
+            if claim["lead_id"] is None and not self._is_next(opened, claim, headers[0]):
                 return None
-            return _Begun(claim, opened.prepare(path, header, stopwatch), stopwatch, until)
+            return _Begun(claim, opened.prepare(paths, headers, stopwatch, self._sandbox), stopwatch, until)
         return None
 
-    def _triage(self, claim: dict[str, Any], header: Dataset) -> bool:
-        """Describe an instance, give it its place in the queue; False where that is behind another that waits."""
+    def _is_next(self, opened: Pipeline, claim: dict[str, Any], header: Dataset) -> bool:
+        """Describe an instance, give it its place in the queue or in its series.
+
+        False where it is not to be read now: it waits behind another one, or for the rest of its series.
+        """
+        in_series = not writer.missing(header) and opened.reads_series(header)
+        if claim["triaged"] and not in_series:
+            return True
         settings = self._config.scheduling
         sent = claim["priority"] if claim["source"] == "storage_scp" else None
-        priority = schedule.decide(settings.rules, claim["ae_title"], sent, partial(image.requested, header))
+        texts_of = partial(image.requested, header)
+        priority = schedule.decide(settings.rules, claim["ae_title"], sent, texts_of)
+        asked = schedule.decide((), claim["ae_title"], sent, texts_of)
         patience = schedule.patience(priority, settings.ageing_seconds)
         claim["priority"] = priority
-        return self._store.triage(claim["id"], self._owner, image.describe(header), priority, patience)
+        described = image.describe(header)
+        if not in_series:
+            return self._store.triage(claim["id"], self._owner, described, priority, patience, asked)
+        self._store.park(
+            claim["id"],
+            self._owner,
+            described,
+            image.text(header, "SeriesInstanceUID"),
+            image.place_in_series(header),
+            priority,
+            patience,
+            self._config.series.quiet_seconds,
+            asked,
+        )
+        return False
 
     def _end(self, opened: Pipeline, begun: _Begun) -> None:
         """infer -> write -> ledger."""
@@ -174,7 +234,9 @@ class Worker:
                     objects = self._write(identifier, reading)
             self._finish(identifier, reading, stopwatch, objects)
             total = stopwatch.seconds["total"]
-            self._usual_seconds = total if self._usual_seconds is None else 0.9 * self._usual_seconds + 0.1 * total
+            if begun.claim["lead_id"] is None:
+                usual = self._usual_seconds
+                self._usual_seconds = total if usual is None else 0.9 * usual + 0.1 * total
             log.info("instance %d: result in %.3f s", identifier, total)
             self._tell_parent()
 
@@ -183,6 +245,9 @@ class Worker:
         """Whatever ends an image becomes its state in the ledger, with the reason."""
         try:
             yield
+        except QuarantineError as error:
+            log.error("instance %d is quarantined: %s", identifier, error)
+            self._store.quarantine(identifier, self._owner, str(error))
         except InputError as error:
             log.info("instance %d is turned away: %s", identifier, error)
             self._store.reject(identifier, self._owner, str(error))
@@ -191,40 +256,44 @@ class Worker:
             self._store.release(identifier, self._owner, f"Waiting: {error}", _RETRY_SECONDS)
         except LeaseLostError as error:
             log.warning("%s; its result is dropped", error)
-        except NotServedError as error:  # it is not the image's fault
+        except (NotServedError, SandboxError) as error:  # it is not the image's fault
             log.error("instance %d waits: %s", identifier, error)
             self._store.release(identifier, self._owner, f"Waiting: {error}", _RETRY_SECONDS)
         except BackendError as error:
-            log.error("instance %d failed: %s", identifier, error)
-            self._store.fail(identifier, self._owner, self._why_no_answer(identifier, error))
+            log.error("instance %d gets no answer: %s", identifier, error)
+            self._give_up(identifier, error)
         except SpoolError:
             raise  # the ledger's or the disk's trouble, not the image's
         except ApplianceError as error:
             log.error("instance %d failed: %s", identifier, error)
             self._store.fail(identifier, self._owner, str(error))
         except Exception as error:  # one input's surprise must neither stop the others nor go unrecorded
-            log.exception("instance %d failed", identifier)
+            log.exception("instance %d is quarantined", identifier)
             reason = (
                 f"The appliance failed on this image ({type(error).__name__}). Report it with its row {identifier}."
             )
-            self._store.fail(identifier, self._owner, reason)
+            self._store.quarantine(identifier, self._owner, reason)
 
     def _finish(
         self, identifier: int, reading: pipeline.Reading, stopwatch: Stopwatch, objects: list[WrittenObject]
     ) -> None:
+        tier = reading_order.tier(reading.prediction.findings)
         self._store.finish(
             identifier,
             self._owner,
             {
                 "findings": msgspec.to_builtins(reading.prediction.findings),
+                "outlines": msgspec.to_builtins(reading.outlines),
                 "warnings": reading.prediction.warnings,
                 "provenance": reading.provenance.to_dict(),
                 "seconds": stopwatch.seconds,
                 "urgent": reading.prediction.urgent,
             },
             objects,
-            self._outbox(objects),
+            self._outbox(objects, reading.prediction),
             "the answer to the same pixels was taken again" if reading.reused else "",
+            tier,
+            reading_order.raised_to(tier, self._config.worklist),
         )
 
     def _count_crash(self, identifier: int, reason: str) -> None:
@@ -233,31 +302,34 @@ class Worker:
         except SpoolError as error:  # the next try is worth more than the count
             log.error("instance %d: that it stopped the inference process is not recorded: %s", identifier, error)
 
-    def _why_no_answer(self, identifier: int, error: BackendError) -> str:
+    def _give_up(self, identifier: int, error: BackendError) -> None:
+        """No backend gave an answer; an image that stopped the process that reads them is not to do so again."""
         row = self._store.instance(identifier) or {}
-        if row.get("crashes", 0) >= MOST_CRASHES:
-            return (
-                f"Quarantined: it stopped the process that reads images {row['crashes']} times, so it is kept in the "
-                f"spool and not tried again. {error}"
-            )
-        return f"No backend gave an answer: {error}"
+        if row.get("crashes", 0) < MOST_CRASHES:
+            self._store.fail(identifier, self._owner, f"No backend gave an answer: {error}")
+            return
+        reason = f"It stopped the process that reads images {row['crashes']} times. {error}"
+        self._store.quarantine(identifier, self._owner, reason)
 
     def _write(self, identifier: int, reading: pipeline.Reading) -> list[WrittenObject]:
-        """The objects, then the page's pictures, durably; doing it again after a crash replaces the same files."""
+        """The results, then the page's pictures, durably; doing it again after a crash replaces the same files."""
         objects = []
-        for kind, dataset in pipeline.write_objects(reading, self._config.results.kinds):
-            name = Path(f"{identifier:08d}") / f"{kind}.dcm"
-            write_durably(self._config.results_path / name, writer.to_bytes(dataset))
-            objects.append(WrittenObject(kind, dataset.SOPClassUID, dataset.SOPInstanceUID, str(name)))
+        for file in pipeline.write_results(reading, self._config):
+            name = Path(f"{identifier:08d}") / f"{file.kind}.{file.suffix}"
+            write_durably(self._config.results_path / name, file.content)
+            digest = hashlib.sha256(file.content).hexdigest()
+            objects.append(WrittenObject(file.kind, file.sop_class_uid, file.uid, str(name), digest))
         for file_name, content in pipeline.previews(reading).items():
             write_durably(self._config.previews_path / str(identifier) / file_name, content)
         return objects
 
-    def _outbox(self, objects: list[WrittenObject]) -> list[tuple[str, str]]:
+    def _outbox(self, objects: list[WrittenObject], prediction: Prediction) -> list[tuple[str, str]]:
         kinds = [item.kind for item in objects]
+        wanted = {"all": True, "positive": prediction.positive, "urgent": prediction.urgent}
         return [
             (kind, destination.name)
             for destination in self._config.destinations
+            if wanted[destination.when]
             for kind in kinds
             if kind in destination.send
         ]

@@ -1,7 +1,7 @@
 """What every writer of result objects shares: the protocol, the headers, the UIDs, the file.
 
-Writers are pure: no network, no database, no clock, no chance. The same image, prediction and provenance give the same
-bytes, so that repeating the work after a crash can't make a second result.
+Writers are pure: no network, no database, no clock, no chance. The same image, prediction, provenance and settings give
+the same bytes, so that repeating the work after a crash can't make a second result.
 """
 
 from __future__ import annotations
@@ -13,22 +13,25 @@ import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from highdicom.sr import CodedConcept
 from pydicom import DataElement, Dataset, config
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import correct_ambiguous_vr, dcmwrite
+from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import validate_value
 
 from appliance import __version__
 from appliance.image import Image
-from appliance.result import Prediction, Provenance
+from appliance.result import Code, Prediction, Provenance
 
 MANUFACTURER = "Scanside"
 MODEL_NAME = "Scanside inference appliance"
@@ -55,7 +58,24 @@ _REQUIRED_EMPTY = (
 )  # fmt: skip
 _SEXES = ("M", "F", "O")
 _LONGEST_LO = 64
+_LONGEST_ST = 1024
 _OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the configuration says of the objects of one reading.
+
+    Attributes
+    ----------
+    kinds
+        Those that are made: an object refers to another one only where that is among them.
+    label
+        The words on every picture and below every statement; ASCII.
+    """
+
+    kinds: tuple[str, ...] = ()
+    label: str = RESEARCH_USE
 
 
 class Writer(Protocol):
@@ -67,7 +87,9 @@ class Writer(Protocol):
         """Whether this kind can say anything about a prediction."""
         ...
 
-    def write(self, images: Sequence[Image], prediction: Prediction, provenance: Provenance) -> list[Dataset]:
+    def write(
+        self, images: Sequence[Image], prediction: Prediction, provenance: Provenance, settings: Settings
+    ) -> list[Dataset]:
         """The objects, in the study of the images; `missing` must be empty for each image's header."""
         ...
 
@@ -80,7 +102,7 @@ def missing(header: Dataset) -> list[str]:
     Keywords of those that are missing or are no UID.
     """
     needed = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-    with _quiet():
+    with quiet():
         return [keyword for keyword in needed if not UID(str(header.get(keyword) or "")).is_valid]
 
 
@@ -89,12 +111,14 @@ def derived_uid(*parts: str) -> str:
     return f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(parts)).int}"
 
 
-def instance_uid(image: Image, provenance: Provenance, kind: str) -> str:
+def instance_uid(images: Sequence[Image], provenance: Provenance, kind: str) -> str:
     """The SOP Instance UID of a result of one kind.
 
-    The device is part of it: where two appliances read the same image, their results are two objects.
+    Every image is part of it: a series to which slices were added has another result. So is the device: where two
+    appliances read the same image, their results are two objects.
     """
-    return derived_uid(image.sop_instance_uid, provenance.package_sha256, provenance.device_uid, kind)
+    sources = [image.sop_instance_uid for image in images]
+    return derived_uid(*sources, provenance.package_sha256, provenance.device_uid, kind)
 
 
 def series_uid(image: Image, provenance: Provenance, kind: str) -> str:
@@ -102,10 +126,24 @@ def series_uid(image: Image, provenance: Provenance, kind: str) -> str:
     return derived_uid(str(image.header.StudyInstanceUID), provenance.package_sha256, provenance.device_uid, kind)
 
 
+def tracking_id(provenance: Provenance, label: str) -> str:
+    """What a finding or a segment of a package is tracked as, over images: for people."""
+    return ascii_text(f"{provenance.package} {label}")[:_LONGEST_LO]
+
+
+def tracking_uid(images: Sequence[Image], provenance: Provenance, label: str) -> str:
+    """The Tracking Unique Identifier of a finding or a segment: the same in each object that has it."""
+    return instance_uid(images, provenance, f"tracking of {label}")
+
+
+def coded(code: Code) -> CodedConcept:
+    return CodedConcept(code.value, code.scheme, ascii_text(code.meaning)[:_LONGEST_LO])
+
+
 def instance_number(image: Image) -> int:
     """The source's Instance Number, so that results sort as their sources do; 1 where it has none."""
-    with _quiet():
-        element = _valid(image.header, "InstanceNumber")
+    with quiet():
+        element = valid(image.header, "InstanceNumber")
     number = int(element.value) if element is not None else 1
     return number if 1 <= number < 2**31 else 1
 
@@ -126,9 +164,9 @@ def inherit(result: Dataset, image: Image) -> None:
     The result keeps the source's Specific Character Set, so that names are the same bytes; therefore every text that
     the appliance adds is ASCII (see `ascii_text`).
     """
-    with _quiet():
+    with quiet():
         for keyword in (*_IDENTITY, *_DESCRIPTION):
-            element = (_exact if keyword in _IDENTITY else _valid)(image.header, keyword)
+            element = (_exact if keyword in _IDENTITY else valid)(image.header, keyword)
             if element is not None:
                 result[keyword] = element
             elif keyword in _REQUIRED_EMPTY:
@@ -153,25 +191,33 @@ def _exact(header: Dataset, keyword: str) -> DataElement | RawDataElement | None
     return element._replace(VR=dictionary_VR(tag), value=value, length=len(value), is_implicit_VR=False)
 
 
-def _valid(header: Dataset, keyword: str) -> DataElement | None:
-    """The element, or None where it is missing, empty or breaks the rules of its value representation (PS3.5 6.2)."""
+def valid(header: Dataset, keyword: str) -> DataElement | None:
+    """The element, or None where it is missing, empty or breaks the rules of its value representation (PS3.5 6.2).
+
+    Of its representation by the data dictionary, too: a file may claim any other.
+    """
     try:
         element = header[keyword]
-        if element.VM != 1:
+        if element.VM != 1 or dictionary_VR(element.tag) != element.VR:
             return None
         validate_value(element.VR, str(element.value), config.RAISE)
     except (KeyError, ValueError, TypeError, OverflowError, NotImplementedError):
         return None  # these are what pydicom raises for values that it can't read
-    valid = keyword != "PatientSex" or element.value in _SEXES
-    return deepcopy(element) if valid else None
+    known = keyword != "PatientSex" or element.value in _SEXES
+    return deepcopy(element) if known else None
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without pydicom's warnings on values that come from the source: they are handled here."""
+def quiet() -> Iterator[None]:
+    """Without the libraries' warnings on values that come from the source: they are handled here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def is_utc_offset(text: str) -> bool:
+    """Whether this is a Timezone Offset From UTC (PS3.3 section C.12.1.1.8)."""
+    return _OFFSET.fullmatch(text) is not None
 
 
 def stamp(result: Dataset, image: Image, provenance: Provenance, series_description: str) -> None:
@@ -181,25 +227,65 @@ def stamp(result: Dataset, image: Image, provenance: Provenance, series_descript
     Timezone Offset From UTC would be a claim about the study's times too (PS3.3 C.12.1).
     """
     made_at = datetime.fromisoformat(provenance.made_at)
-    with _quiet():
-        offset = _valid(image.header, "TimezoneOffsetFromUTC")
-    if offset is not None and _OFFSET.fullmatch(offset.value):
+    with quiet():
+        offset = valid(image.header, "TimezoneOffsetFromUTC")
+    if offset is not None and is_utc_offset(offset.value):
         made_at = made_at.astimezone(datetime.strptime(offset.value, "%z").tzinfo)
         result.TimezoneOffsetFromUTC = offset.value
     result.InstanceCreationDate = result.ContentDate = made_at.strftime("%Y%m%d")
     result.InstanceCreationTime = result.ContentTime = made_at.strftime("%H%M%S")
-    result.pop("ContributingEquipmentSequence", None)  # highdicom's own entry, which carries the time of the call
-    result.SeriesDescription = _long_string(series_description)
+    # Instead of highdicom's own entry, which carries the time of the call.
+    result.ContributingEquipmentSequence = [_contribution(provenance, made_at)]
+    result.SeriesDescription = long_string(series_description)
     result.Manufacturer = MANUFACTURER
     result.ManufacturerModelName = MODEL_NAME
     result.DeviceSerialNumber = serial_number(provenance)
     result.SoftwareVersions = [
-        _long_string(provenance.software_version),
-        _long_string(f"{provenance.package} {provenance.version}"),
+        long_string(provenance.software_version),
+        long_string(f"{provenance.package} {provenance.version}"),
     ]
 
 
-def _long_string(text: str) -> str:
+def _contribution(provenance: Provenance, made_at: datetime) -> Dataset:
+    """That an algorithm on this appliance made it, which one, on what: the same in each kind (PS3.3 section C.12.1)."""
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.ProcessingEquipment)]
+    item.Manufacturer = MANUFACTURER
+    item.ManufacturerModelName = MODEL_NAME
+    item.DeviceSerialNumber = serial_number(provenance)
+    item.SoftwareVersions = long_string(provenance.software_version)
+    item.ContributionDateTime = made_at.strftime("%Y%m%d%H%M%S")
+    told = "; ".join(f"{name}: {value}" for name, value in algorithm_parameters(provenance).items())
+    item.ContributionDescription = ascii_text(
+        f"Made by the algorithm {provenance.package} {provenance.version}; {told}"
+    )[:_LONGEST_ST]
+    return item
+
+
+def algorithm_parameters(provenance: Provenance) -> dict[str, str]:
+    """Exactly which numbers, on which runtime, gave a result: ASCII."""
+    parameters = {
+        "package sha256": provenance.package_sha256,
+        "artifact sha256": provenance.artifact_sha256,
+        "target": provenance.target,
+        "backend": provenance.backend,
+        "device": provenance.device,
+        "receipt": provenance.receipt,
+    }
+    return {name: ascii_text(value) for name, value in parameters.items()}
+
+
+def source_reference(image: Image) -> Dataset:
+    """Why the source is referenced: it was the input of a process (PS3.16 CID 7202)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = image.sop_class_uid
+    item.ReferencedSOPInstanceUID = image.sop_instance_uid
+    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)]
+    return item
+
+
+def long_string(text: str) -> str:
+    """Text as a value of VR LO can hold it."""
     return ascii_text(text).replace("\\", "/")[:_LONGEST_LO]
 
 
@@ -223,7 +309,7 @@ def to_bytes(result: Dataset) -> bytes:
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     result.file_meta = meta
     buffer = io.BytesIO()
-    with _quiet():
+    with quiet():
         # Only where the encoding stays the original does pydicom write undecoded elements as they are; it then takes
         # the VRs as settled.
         correct_ambiguous_vr(result, is_little_endian=True)

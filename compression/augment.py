@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,49 +10,68 @@ import albumentations
 import cv2
 import numpy as np
 
-from compression.recipe import AugmentRecipe, RecipeError
-
-# The heart is on the left: a mirrored or turned chest radiograph shows another anatomy.
-_REFUSED = ("Flip", "Rotate90", "Transpose", "D4", "SquareSymmetry")
-_MOST_DEGREES = 15.0
+from compression import augment_policy
+from compression.recipe import AugmentPolicyRecipe, AugmentRecipe, RecipeError
+from compression.transforms import AbdomenBelow, BlackLevel
 
 cv2.setNumThreads(1)
 
-
-class BlackLevel(albumentations.ImageOnlyTransform):
-    """Subtract a random level up to ``limit`` (of 255) and stretch the rest: a scanner's cut-off at the dark end."""
-
-    def __init__(self, limit: float = 50, p: float = 0.5) -> None:
-        super().__init__(p=p)
-        self.limit = limit
-
-    def apply(self, img: np.ndarray, level: float = 0.0, **_: Any) -> np.ndarray:
-        return np.clip((img.astype(np.float32) - level) * (255.0 / (255.0 - level)), 0, 255).astype(np.uint8)
-
-    def get_params(self) -> dict[str, Any]:
-        return {"level": self.py_random.uniform(0, self.limit)}
+_OWN: dict[str, type[albumentations.BasicTransform]] = {"BlackLevel": BlackLevel, "AbdomenBelow": AbdomenBelow}
 
 
-def compose(steps: Sequence[AugmentRecipe], seed: int) -> albumentations.Compose:
+class Several(albumentations.SomeOf):
+    """From ``least`` to ``most`` of the transforms, in their order, each with certainty.
+
+    albumentations' own draws a fixed number, and leaves some of these out again by their ``p``; here ``p`` is how
+    likely a transform is drawn, compared with the others.
+    """
+
+    def __init__(self, transforms: Sequence[albumentations.BasicTransform], least: int, most: int) -> None:
+        shares = np.array([each.p for each in transforms])
+        for each in transforms:
+            each.p = 1.0
+        super().__init__(list(transforms), n=most)
+        self._shares, self._least, self._most = shares / shares.sum(), least, most
+
+    def _get_idx(self) -> np.ndarray:
+        count = self.py_random.randint(self._least, self._most)
+        return np.sort(self.random_generator.choice(len(self._shares), size=count, replace=False, p=self._shares))
+
+
+def compose(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, seed: int) -> albumentations.Compose:
     """The transforms of a recipe; call it with ``image=`` uint8 ``(rows, columns)``.
 
     Raises
     ------
     RecipeError
-        For a flip, a turn of more than 15 degrees, or a transform that is not known.
+        For what the policy refuses, a transform that is not known, or a parameter that it does not have.
     """
-    transforms = []
-    for step in steps:
-        if any(word in step.name for word in _REFUSED):
-            raise RecipeError(f"augment {step.name}: a chest radiograph must not be flipped or turned by 90 degrees")
-        degrees = np.abs(step.parameters.get("rotate", step.parameters.get("limit", 0) if "Rotate" in step.name else 0))
-        if np.max(degrees) > _MOST_DEGREES:
-            raise RecipeError(f"augment {step.name}: turns of more than {_MOST_DEGREES:g} degrees are refused")
-        kind = BlackLevel if step.name == "BlackLevel" else getattr(albumentations, step.name, None)
-        if kind is None:
-            raise RecipeError(f"augment {step.name}: albumentations {albumentations.__version__} has no such transform")
-        transforms.append(kind(**{key: _tuples(value) for key, value in step.parameters.items()}, p=step.p))
+    transforms = [make(step) for step in steps]
+    augment_policy.check(transforms, policy)
+    if policy.some_of is not None:
+        least, most = policy.some_of
+        if not least <= most <= sum(step.p > 0 for step in steps):
+            raise RecipeError(
+                f"augment_policy.some_of [{least}, {most}]: from fewer to more, and of no more than [[augment]] has"
+            )
+        transforms = [Several(transforms, least, most)]
     return albumentations.Compose(transforms, seed=seed)
+
+
+def make(step: AugmentRecipe) -> albumentations.BasicTransform:
+    """One transform; raises `RecipeError` where its name or a parameter is not known."""
+    kind = _OWN.get(step.name) or getattr(albumentations, step.name, None)
+    if not (isinstance(kind, type) and issubclass(kind, albumentations.BasicTransform)):
+        raise RecipeError(
+            f"augment {step.name}: albumentations {albumentations.__version__} has no such transform; "
+            "for some of them at a time there is augment_policy.some_of"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it only warns of a parameter that is misspelled, and leaves it out
+            return kind(**{key: _tuples(value) for key, value in step.parameters.items()}, p=step.p)
+    except (TypeError, ValueError, UserWarning) as error:
+        raise RecipeError(f"augment {step.name}: {error}") from error
 
 
 def _tuples(value: Any) -> Any:

@@ -14,10 +14,10 @@ import numpy as np
 from scipy.optimize import minimize
 
 from appliance.package import Conformal, OperatingPoint
-from appliance.receipt import calibrated
+from appliance.probability import Heads, calibrated
 from compression import data
 from compression.augment import compose
-from compression.inference import ACTIVATION_MAP, LOGITS, Network, tensors
+from compression.inference import ACTIVATION_MAP, EMBEDDING, LOGITS, Network, tensors
 
 if TYPE_CHECKING:
     from compression.build import Build
@@ -49,6 +49,10 @@ class Calibration(msgspec.Struct, frozen=True):
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         return calibrated(logits, self.temperature, self.bias)
 
+    def heads(self, heads: Heads, embeddings: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """Probabilities ``(heads, images)`` of an ensemble, of the one finding there is."""
+        return heads.probabilities(embeddings, logits[:, None], self.temperature, self.bias)[:, :, 0].T
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -62,23 +66,30 @@ class Answers:
         Activation maps of the images themselves, ``(images, rows, columns)``.
     labels
         bool ``(images,)``.
+    embeddings
+        ``(copies + 1, images, features)``, as the logits.
     """
 
     logits: np.ndarray
     maps: np.ndarray
     labels: np.ndarray
+    embeddings: np.ndarray
 
 
 def ask(build: Build, network: Network, what: str) -> Answers:
     """Run an artifact on what calibration needs; every artifact sees the same copies."""
     validation = data.load(build, "validation")
-    clean = network.run(tensors(build, validation.pixels, f"{what}: validation"))
-    augment = compose(build.recipe.augment, _AUGMENTATION_SEED)
-    logits = [clean[LOGITS][:, 0]]
+    augment = compose(build.recipe.augment, build.recipe.augment_policy, _AUGMENTATION_SEED)
+    outputs = [network.run(tensors(build, validation.pixels, f"{what}: validation"))]
     for number in range(build.recipe.calibrate.augmented_copies):
         copies = (augment(image=image)["image"] for image in validation.pixels)
-        logits.append(network.run(tensors(build, copies, f"{what}: copies {number + 1}"))[LOGITS][:, 0])
-    return Answers(np.stack(logits), clean[ACTIVATION_MAP][:, 0], validation.labels)
+        outputs.append(network.run(tensors(build, copies, f"{what}: copies {number + 1}")))
+    return Answers(
+        logits=np.stack([each[LOGITS][:, 0] for each in outputs]),
+        maps=outputs[0][ACTIVATION_MAP][:, 0],
+        labels=validation.labels,
+        embeddings=np.stack([each[EMBEDDING] for each in outputs]),
+    )
 
 
 def fit(recipe: CalibrateRecipe, answers: Answers) -> Calibration:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from appliance.package import Manifest
-from compression import evaluate
+from compression import augment_policy, evaluate
 from compression.recipe import Recipe
 
 
@@ -15,14 +15,7 @@ def write_card(recipe: Recipe, manifest: Manifest, report: dict[str, Any]) -> st
     test, validation = report["sets"]["test"], report["sets"]["validation"]
     names = [evaluate.UNPRUNED, evaluate.PRUNED, *manifest.targets]
     lines = [
-        f"# {manifest.title}",
-        "",
-        f"`{manifest.id}` {manifest.version}. {use.statement}",
-        "",
-        "## Not for",
-        "",
-        *(f"- {item}" for item in use.not_for),
-        "",
+        *head(manifest),
         "## How well it does",
         "",
         "Calibrated probability, each network with its own threshold. 95 % intervals over patients (DeLong's, "
@@ -75,13 +68,28 @@ def write_card(recipe: Recipe, manifest: Manifest, report: dict[str, Any]) -> st
         "",
         "## Limits",
         "",
-        *(f"- {limit}" for limit in recipe.card.limits),
+        *(f"- {limit}" for limit in (*recipe.card.limits, *augment_policy.exceptions(recipe.augment_policy))),
         f"- Probabilities are calibrated for images of which {validation['positive'] / validation['images']:.0%} are "
         "positive, as in validation. Where the finding is rarer, they are too high.",
         "- The activation map shows which regions pushed the score up. It is coarse and outlines nothing.",
         "",
     ]
     return "\n".join(lines)
+
+
+def head(manifest: Manifest) -> list[str]:
+    """What it is, and what it is not for."""
+    use = manifest.intended_use
+    return [
+        f"# {manifest.title}",
+        "",
+        f"`{manifest.id}` {manifest.version}. {use.statement}",
+        "",
+        "## Not for",
+        "",
+        *(f"- {item}" for item in use.not_for),
+        "",
+    ]
 
 
 def _set_lines(title: str, found: dict[str, Any], names: list[str]) -> list[str]:
@@ -118,6 +126,17 @@ def _meaning_lines(recipe: Recipe, targets: list[str], report: dict[str, Any]) -
         if name in targets:
             lost = ", ".join(f"{figure} {_cell(each['gap'])}" for figure, each in figures.items())
             lines += ["", f"{name}, lost from {recipe.card.test} to {recipe.data.external}: {lost}."]
+    for name, each in test.get("abstention", {}).items():
+        at = each["at_limit"]
+        rates = " and ".join(
+            f"{_cell(at[key])} {where}"
+            for key, where in (("errors_answered", "there"), ("errors_unsure", "on the rest"))
+            if key in at
+        )
+        lines += [
+            "",
+            f"{name}: the ensemble's heads agree on {at['answered']:.1%} of {recipe.card.test}; error rate {rates}.",
+        ]
     alarms = {
         f"{row['subgroup']} ({row['figure']})"
         for found in report["sets"].values()

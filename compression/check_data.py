@@ -14,8 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from compression import balance, check_page, check_pairs, confounders, inventory, label_errors, readers, splits
-from compression.architectures import MobileNetV2
+from compression import (
+    balance,
+    check_page,
+    check_pairs,
+    clipping,
+    confounders,
+    imported,
+    inventory,
+    label_errors,
+    readers,
+    splits,
+)
+from compression.architectures import NETWORKS
+from compression.content import content_version
 from compression.inventory import Inventory
 from compression.problems import Problem, Severity, add
 from compression.recipe import Recipe, RecipeError
@@ -24,13 +36,12 @@ NAME = "check-data"
 _SPLITS = ("train", "test")  # validation is taken from train
 _STOPPING = {
     "missing file", "corrupt image", "constant image", "label", "no patient", "missing mask", "corrupt mask",
-    "mask of another size", "more than 8 bits",
+    "mask of another size",
 }  # fmt: skip
 _KNOWS_SOMETHING = 0.7  # area under the curve below which the simple model is no judge of labels
 _IMBALANCE = 3.0  # to 1, from which on weights are proposed among the problems
 _MENDING = {
     "empty mask": "right where there is nothing to mark; else mend it",
-    "more than 8 bits": "scale to 8 bits first, with the same window for all",
 }
 _TELLING = {
     "stored": (
@@ -124,8 +135,15 @@ def _one_set(
         taken.column("patient_id"),
         taken.column(site) if site and taken.has(site) else None,
     )
-    found: dict[str, Any] = {"version": splits.version(content), "counts": balance.counts(taken, site)}
+    files = content_version(data_root / taken.name)
+    imported.check(data_root / taken.name, taken.name, files, problems)
+    found: dict[str, Any] = {
+        "version": splits.version(content),
+        "files": files,
+        "counts": balance.counts(taken, site),
+    }
     found["faults"] = _faults(taken, problems)
+    found["clipping"] = clipping.check(taken.name, taken.column("file").tolist(), taken.clipped, problems)
     _labels(recipe, taken, problems)
     chosen = np.flatnonzero(taken.used)
     if training:
@@ -213,7 +231,7 @@ def _amounts(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems: lis
     labels = taken.column("label")
     if not len(chosen):
         return {}
-    parameters = sum(each.numel() for each in MobileNetV2(1, recipe.train.dropout).parameters())
+    parameters = sum(each.numel() for each in NETWORKS[recipe.train.network].unpruned(1, 0.0).parameters())
     segments = taken.has("mask")
     weighting = balance.weighting(labels[chosen], recipe.data.positive)
     bands = {
@@ -260,7 +278,7 @@ def _confounders(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems:
 def _label_errors(recipe: Recipe, taken: Inventory, weights: Path | None, problems: list[Problem]) -> dict[str, Any]:
     used = np.flatnonzero(taken.used)
     labels, patients = taken.column("label")[used], taken.column("patient_id")[used]
-    features, what = label_errors.features(taken.small[used], weights, recipe.train.threads)
+    features, what = label_errors.features(taken.small[used], recipe.train.network, weights, recipe.train.threads)
     suspicion = label_errors.find(features, labels, patients)
     if suspicion is None:
         return {"features": what, "skipped": "one label only, fewer than five patients of one, or images all alike"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from compression import clipping
+
 _SHOWN = 10
 
 
@@ -16,6 +18,19 @@ def report(found: dict[str, Any]) -> str:
     lines += _duplicates(found["duplicates"])
     lines += _problems(found["problems"])
     lines.append(f"{found['seconds']} s, {found['memory_mb']} MB at most")
+    return "\n".join(lines)
+
+
+def cases(found: dict[str, Any]) -> str:
+    """What ``check-data`` found of a segmentation's cases."""
+    lines: list[str] = []
+    for name, each in found["sets"].items():
+        lines += ["", f"{name}   files {each['files'][:16]}", f"{each['cases']} cases of {each['patients']} patients"]
+        sizes = ", ".join(f"{size} ({count})" for size, count in each["sizes"].items())
+        lines.append(f"most frequent sizes: {sizes}")
+        lines += table(("segment", "share of pixels"), [(n, f"{s:.2%}") for n, s in each["share_of_segments"].items()])
+    lines += _problems(found["problems"])
+    lines.append(f"{found['seconds']} s")
     return "\n".join(lines)
 
 
@@ -61,11 +76,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 
 def _set(name: str, found: dict[str, Any]) -> Iterator[str]:
     counts = found["counts"]
-    yield f"\n{name}   version {found['version'][:16]}"
+    yield f"\n{name}   version {found['version'][:16]}, of its files {found['files'][:16]}"
     yield (
         f"{counts['listed']} listed, {counts['readable']} usable, {counts['left_out_as_duplicates']} left out as "
         f"duplicates, {counts['used']} used, {counts['patients']} patients"
     )
+    yield clipping.in_words(found["clipping"])
     each = counts["images_per_patient"]
     yield (
         f"images per patient: median {each['median']:g}, most {each['most']} ({each['patient_with_most']}); "

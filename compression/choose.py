@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from appliance.receipt import calibrated
+from appliance.probability import calibrated
 from compression import data, prune
 from compression.calibrate import fit_logistic
 
 if TYPE_CHECKING:
-    from compression.architectures import MobileNetV2
+    from compression.architectures import Classifier
     from compression.build import Build
     from compression.recipe import GateRecipe
 
@@ -39,7 +39,7 @@ def table(build: Build) -> list[dict[str, Any]]:
     return rows
 
 
-def load(build: Build) -> MobileNetV2:
+def load(build: Build) -> Classifier:
     """The network that goes on, in evaluation mode."""
     return prune.network(build, next(row for row in table(build) if row["chosen"])["name"])
 

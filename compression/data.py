@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,13 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image as PillowImage
 from sklearn.model_selection import StratifiedGroupKFold
-from tqdm import tqdm
 
-from appliance.preprocess import resize
+from appliance.preprocess import Step, preprocess
+from compression import cache, sources
+from compression.content import content_version
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
     from compression.build import Build
+    from compression.recipe import InputRecipe
 
 SECTIONS = ("data", "input")
 SPLITS = ("train", "validation", "test")
@@ -48,15 +51,14 @@ class Images:
 
 
 def fingerprint(build: Build) -> bytes:
-    return _manifest(build.data_root / build.recipe.data.train).read_bytes()
+    return content_version(build.data_root / build.recipe.data.train).encode()
 
 
 def run(build: Build) -> str:
     recipe = build.recipe
     folder = build.data_root / recipe.data.train
     rows = [row for row in read_manifest(folder) if not row.get("exact_duplicate_of")]
-    size = recipe.input.rows, recipe.input.columns
-    pixels = np.stack([_decode(folder / row["file"], size) for row in tqdm(rows, desc="decoding", unit="image")])
+    pixels = _pixels(build, folder, [folder / row["file"] for row in rows])
     labels = np.array([row["label"] == recipe.data.positive for row in rows])
     patients = np.array([row["patient_id"] for row in rows])
     split = np.array([row["split"] for row in rows], dtype=object)
@@ -80,6 +82,17 @@ def load(build: Build, split: str) -> Images:
         return Images(arrays["pixels"], arrays["labels"], arrays["patients"])
 
 
+def column(build: Build, split: str, name: str) -> np.ndarray:
+    """What the manifest's column says of each image of a split, ``(count,)``; of its patient, if that has several."""
+    folder = build.data_root / build.recipe.data.train
+    values: dict[str, set[str]] = {}
+    for row in read_manifest(folder):
+        if name not in row:
+            raise RecipeError(f"{_manifest(folder)} has no column {name}, which train.sampling_column names")
+        values.setdefault(row["patient_id"], set()).add(row[name])
+    return np.array([" and ".join(sorted(values[patient])) for patient in load(build, split).patients])
+
+
 def read_manifest(folder: Path) -> list[dict[str, str]]:
     """Rows of ``manifest.csv``: at least file, label, patient_id."""
     path = _manifest(folder)
@@ -94,21 +107,56 @@ def read_manifest(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
+def training_rows(folder: Path) -> list[dict[str, str]]:
+    """The list's rows of the training side, validation among them, without exact duplicates."""
+    rows = [row for row in read_manifest(folder) if row.get("split") == "train" and not row.get("exact_duplicate_of")]
+    if not rows:
+        raise RecipeError(f"{_manifest(folder)} has no row with the split train")
+    return rows
+
+
 def _manifest(folder: Path) -> Path:
     return folder / "manifest.csv"
 
 
 def decode(path: Path) -> np.ndarray:
-    """An image file as uint8 ``(rows, columns)``."""
+    """An image file as ``(rows, columns)``: uint8, or the stored levels where they have more than 8 bits."""
     try:
         with PillowImage.open(path) as image:
-            return np.asarray(image.convert("L"))
-    except OSError as error:
+            return sources.gray(image)
+    except (OSError, ValueError) as error:
         raise RecipeError(f"{path} can't be decoded: {error}") from error
 
 
-def _decode(path: Path, size: tuple[int, int]) -> np.ndarray:
-    return np.clip(resize(decode(path), rows=size[0], columns=size[1]) + 0.5, 0, 255).astype(np.uint8)
+def decode_to(path: Path, recipe: InputRecipe) -> np.ndarray:
+    """An image file at the network's size, uint8 ``(rows, columns)``, as the stages keep it."""
+    return eight_bits(decode(path), recipe.geometry())
+
+
+def eight_bits(pixels: np.ndarray, geometry: Sequence[Step]) -> np.ndarray:
+    """An image after steps that bring it to a size, as uint8 ``(rows, columns)``.
+
+    Levels of more than 8 bits are spread over 0 to 255 from the least to the greatest of the resized image. No level is
+    cut off, and percentile stretching, which is what the network's steps begin with, undoes any such scale. Levels of 8
+    bits stay as they are.
+    """
+    resized = preprocess(pixels, geometry)[0, 0]
+    if pixels.dtype != np.uint8:
+        low, high = float(resized.min()), float(resized.max())
+        resized = (resized - low) * (255 / (high - low) if high > low else 0.0)
+    return np.clip(resized + 0.5, 0, 255).astype(np.uint8)
+
+
+def _pixels(build: Build, folder: Path, paths: list[Path]) -> np.ndarray:
+    """All images at the network's size, uint8 ``(count, rows, columns)``, from the cache where it has them."""
+    recipe = build.recipe.input
+    arrays = cache.load(
+        build.work / "cache" / f"{folder.name}-{recipe.rows}x{recipe.columns}.h5",
+        cache.key(folder, [*recipe.geometry(), Step("eight_bits")]),
+        len(paths),
+        lambda number: {"pixels": decode_to(paths[number], recipe)},
+    )
+    return arrays["pixels"]
 
 
 def _validation(split: np.ndarray, labels: np.ndarray, patients: np.ndarray, folds: int, seed: int) -> np.ndarray:

@@ -14,10 +14,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from compression import data, decisions, export, gate, quantize, rates, roc, subgroups, train
+from appliance.probability import spread
+from compression import (
+    abstention,
+    data,
+    decisions,
+    ensemble,
+    export,
+    gate,
+    hard_cases,
+    quantize,
+    rates,
+    roc,
+    subgroups,
+    train,
+)
 from compression.calibrate import Calibration
 from compression.decision_curve import rules_that_look_at_nothing, treat_all
-from compression.inference import ACTIVATION_MAP, LOGITS, Network, tensors
+from compression.inference import ACTIVATION_MAP, EMBEDDING, LOGITS, Network, tensors
 from compression.statistics import bootstrap, map_correlation
 from compression.subgroups import Sample, rounded
 from compression.timing import milliseconds
@@ -43,16 +57,17 @@ class Contender:
 
 @dataclass(frozen=True)
 class Set:
-    """A data set with what its subgroups are made of: column -> value of each image."""
+    """A data set with what its subgroups are made of, and all that its list says: column -> value of each image."""
 
     images: data.Images
     files: tuple[str, ...]
     columns: dict[str, np.ndarray]
+    listed: dict[str, np.ndarray]
 
 
 def run(build: Build) -> str:
     contenders = _contenders(build)
-    sets = {"validation": Set(data.load(build, "validation"), (), {}), "test": _test(build)}
+    sets = {"validation": Set(data.load(build, "validation"), (), {}, {}), "test": _test(build)}
     if build.recipe.data.external:
         sets["external"] = _external(build)
     answers = {name: _answers(build, contenders, each, name) for name, each in sets.items()}
@@ -111,7 +126,9 @@ def _test(build: Build) -> Set:
     """The official test: the same rows as stage ``data`` took."""
     folder = build.data_root / build.recipe.data.train
     rows = [row for row in data.read_manifest(folder) if not row.get("exact_duplicate_of") and row["split"] == "test"]
-    return Set(data.load(build, "test"), tuple(row["file"] for row in rows), _columns(rows))
+    return Set(
+        data.load(build, "test"), tuple(row["file"] for row in rows), _columns(rows), hard_cases.columns(rows)
+    )  # fmt: skip
 
 
 def _external(build: Build) -> Set:
@@ -123,7 +140,7 @@ def _external(build: Build) -> Set:
         np.array([row["label"] == build.recipe.data.positive for row in rows]),
         np.array([row["patient_id"] for row in rows]),
     )
-    return Set(images, tuple(row["file"] for row in rows), _columns(rows))
+    return Set(images, tuple(row["file"] for row in rows), _columns(rows), hard_cases.columns(rows))
 
 
 def _columns(rows: list[dict[str, str]]) -> dict[str, np.ndarray]:
@@ -146,22 +163,29 @@ def _age_group(years: str) -> str:
 
 @dataclass(frozen=True)
 class Answers:
-    """What each network said of a set: calibrated probabilities, the default operating point's decisions, the maps."""
+    """What each network said of a set: calibrated probabilities, the default operating point's decisions, the maps.
+
+    ``apart``: of those that ship, the spread of the ensemble's heads.
+    """
 
     samples: dict[str, Sample]
     maps: dict[str, np.ndarray]
+    apart: dict[str, np.ndarray]
 
 
 def _answers(build: Build, contenders: dict[str, Contender], given: Set, what: str) -> Answers:
     images, point = given.images, build.recipe.calibrate.default_operating_point
-    samples, maps = {}, {}
+    answers = Answers({}, {}, {})
     for name, contender in contenders.items():
         outputs = Network(contender.path, contender.target).run(tensors(build, images.pixels, f"{what}: {name}"))
         probabilities = contender.calibration.probabilities(outputs[LOGITS][:, 0])
         said = probabilities >= contender.calibration.threshold(point)
-        samples[name] = Sample(probabilities, said, images.labels, images.patients)
-        maps[name] = outputs[ACTIVATION_MAP][:, 0]
-    return Answers(samples, maps)
+        answers.samples[name] = Sample(probabilities, said, images.labels, images.patients)
+        answers.maps[name] = outputs[ACTIVATION_MAP][:, 0]
+        if name not in (UNPRUNED, PRUNED):
+            heads = ensemble.load(build, name)
+            answers.apart[name] = spread(contender.calibration.heads(heads, outputs[EMBEDDING], outputs[LOGITS][:, 0]))
+    return answers
 
 
 def _set_figures(build: Build, contenders: dict[str, Contender], given: Set, answers: Answers) -> dict[str, Any]:
@@ -193,7 +217,25 @@ def _set_figures(build: Build, contenders: dict[str, Contender], given: Set, ans
             found["against"][name] = {
                 other: _difference(answers, name, other, given.files) for other in (UNPRUNED, PRUNED)
             }
+    point = build.recipe.calibrate.default_operating_point
+    found["abstention"] = {
+        name: abstention.measure(
+            samples[name], apart, ensemble.spec(build, name).limit, contenders[name].calibration.threshold(point)
+        )
+        for name, apart in answers.apart.items()
+    }
+    found["hard_cases"] = _hard_cases(build, contenders, given, answers) if given.files else {}
     return found | _decisions(contenders, samples, recipe)
+
+
+def _hard_cases(build: Build, contenders: dict[str, Contender], given: Set, answers: Answers) -> dict[str, Any]:
+    """Of the networks that ship, at the default operating point."""
+    point = build.recipe.calibrate.default_operating_point
+    return {
+        name: hard_cases.find(answers.samples[name], each.calibration.threshold(point), given.files, given.listed)
+        for name, each in contenders.items()
+        if name not in (UNPRUNED, PRUNED)
+    }
 
 
 def _decisions(contenders: dict[str, Contender], samples: dict[str, Sample], recipe: EvaluateRecipe) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,19 +18,21 @@ from compression.inference import ACTIVATION_MAP, EMBEDDING, INPUT, LOGITS, Netw
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
-    from compression.architectures import MobileNetV2
+    from compression.architectures import Classifier
     from compression.build import Build
 
 SECTIONS = ("input",)
-_LARGEST_DIFFERENCE = 1e-3
+OUTPUTS = (LOGITS, ACTIVATION_MAP, EMBEDDING)
+LARGEST_DIFFERENCE = 1e-3  # of a logit, between torch and ONNX
 
 
 @dataclass(frozen=True)
 class Source:
-    """What quantizers start from: a float network, as ONNX and in torch."""
+    """What quantizers start from: a float network, as ONNX and in torch, and the names of its outputs."""
 
     onnx: Path
-    network: MobileNetV2
+    network: torch.nn.Module
+    outputs: Sequence[str] = OUTPUTS
 
 
 def source(build: Build) -> Source:
@@ -57,24 +60,24 @@ def run(build: Build) -> str:
     return ", ".join(said)
 
 
-def write(build: Build, network: MobileNetV2, target: Path) -> Source:
+def write(build: Build, network: Classifier, target: Path) -> Source:
     """Export one network; raises `RecipeError` where it then says something else than in torch."""
     _export(build, network, target)
     return Source(target, network)
 
 
-def _export(build: Build, network: MobileNetV2, target: Path) -> float:
+def _export(build: Build, network: Classifier, target: Path) -> float:
     """Write one network and check it; the largest difference of a logit from torch's."""
     convert(network, (1, 1, build.recipe.input.rows, build.recipe.input.columns), target)
     pixels = data.load(build, "validation").pixels[:64]
     exported = Network(target).run(tensors(build, pixels))[LOGITS][:, 0]
     difference = float(np.abs(exported - train.logits(build, network, pixels)).max())
-    if not difference <= _LARGEST_DIFFERENCE:
+    if not difference <= LARGEST_DIFFERENCE:
         raise RecipeError(f"the exported network differs from the trained one by {difference:.4f} in a logit")
     return difference
 
 
-def convert(network: torch.nn.Module, shape: tuple[int, ...], target: Path) -> None:
+def convert(network: torch.nn.Module, shape: tuple[int, ...], target: Path, outputs: Sequence[str] = OUTPUTS) -> None:
     """Write a torch network as ONNX with the names that a package declares, and a static shape."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -83,7 +86,7 @@ def convert(network: torch.nn.Module, shape: tuple[int, ...], target: Path) -> N
             network,
             (torch.zeros(shape),),
             input_names=[INPUT],
-            output_names=[LOGITS, ACTIVATION_MAP, EMBEDDING],
+            output_names=list(outputs),
             dynamo=True,
             verbose=False,
         )

@@ -10,17 +10,17 @@ from __future__ import annotations
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
-from compression import calibrate, data, export, quantize
+from compression import calibrate, data, export, quantize, shipping
 from compression.calibrate import Answers, Calibration
 from compression.inference import RUNTIMES, Network, tensors
-from compression.recipe import GateRecipe, RecipeError
+from compression.recipe import GateRecipe
 from compression.statistics import map_correlation
 from compression.timing import milliseconds
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from compression.build import Build
 
 SECTIONS = ("input", "augment", "quantize", "calibrate", "gate")
-_AS_FAST = 1.15  # times the fastest: closer than that, times say little
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -94,11 +93,11 @@ def runtime(target: str) -> str:
 def _choose(build: Build, target: str, unpruned: tuple[Answers, Calibration]) -> Choice:
     paths = quantize.candidates(build, target)
     tried = _judge(build, target, paths, unpruned)
-    if not _good(tried):
+    if not shipping.good(tried):
         for more in quantize.fallbacks(build, target, build.folder("gate")):
             tqdm.write(f"{target}: no candidate passes so far; trying {', '.join(more)}")
             tried |= _judge(build, target, {quantize.FLOAT: paths[quantize.FLOAT], **more}, unpruned)
-            if _good(tried):
+            if shipping.good(tried):
                 break
     shipped, reason = decide(target, tried)
     return Choice(target, shipped, reason, tuple(tried.values()))
@@ -129,34 +128,12 @@ def _judge(
     return verdicts
 
 
-def _good(verdicts: dict[str, Verdict]) -> list[Verdict]:
-    """Those of int8 that break no limit."""
-    return [each for producer, each in verdicts.items() if producer != quantize.FLOAT and not each.broken]
-
-
 def decide(target: str, verdicts: dict[str, Verdict]) -> tuple[Verdict, str]:
-    """What ships, and why.
-
-    Of candidates that keep every limit and are about as fast as the fastest, the one with the fewest flips. Raises
-    `RecipeError` where none keeps them.
-    """
-    plain, good = verdicts[quantize.FLOAT], _good(verdicts)
-    if not good:
-        rest = [verdict for producer, verdict in verdicts.items() if producer != quantize.FLOAT]
-        reasons = "; ".join(f"{verdict.producer}: {', '.join(verdict.broken)}" for verdict in rest)
-        raise RecipeError(f"target {target}: no int8 candidate passes the gate ({reasons})")
-    fastest = min(verdict.milliseconds for verdict in good)
-    best = min(
-        (verdict for verdict in good if verdict.milliseconds <= _AS_FAST * fastest),
-        key=lambda verdict: (verdict.costs["flips"], verdict.costs["p99_probability"]),
+    """What ships, and why: see `shipping.decide`; of the fast ones, that with the fewest flips."""
+    shipped, _, reason = shipping.decide(
+        target, verdicts, lambda verdict: (verdict.costs["flips"], verdict.costs["p99_probability"])
     )
-    if target == "tensorrt":  # its speed shows on a GPU only
-        return best, "int8; its speed was not measured, for want of TensorRT"
-    if best.milliseconds >= plain.milliseconds:
-        if plain.broken:
-            raise RecipeError(f"target {target}: float is faster than int8, but {', '.join(plain.broken)}")
-        return plain, "float32, because int8 is no faster on this runtime"
-    return best, "int8, which is faster than float on this runtime and keeps every limit of the gate"
+    return shipped, reason
 
 
 def compare(
@@ -187,18 +164,3 @@ def broken(limits: GateRecipe, costs: dict[str, float], calibration_error: float
     if not calibration_error <= limits.calibration_error:
         faults.append(f"calibration_error {calibration_error} against {limits.calibration_error} allowed")
     return tuple(faults)
-
-
-def summary(choice: Choice) -> list[dict[str, Any]]:
-    """All that was tried for a target, for the manifest and the report."""
-    return [
-        {
-            "producer": verdict.producer,
-            "shipped": verdict.producer == choice.shipped.producer,
-            "bytes": verdict.bytes,
-            "milliseconds": verdict.milliseconds,
-            "costs": verdict.costs,
-            "broken": list(verdict.broken),
-        }
-        for verdict in choice.tried
-    ]

@@ -5,17 +5,16 @@ An image is the mean of one class plus its principal components with random coef
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.decomposition import PCA
 
 from appliance.preprocess import resize
-from compression import data, gate
-from compression.inference import ACTIVATION_MAP, LOGITS, Network, tensors
+from compression import data, ensemble, gate
+from compression.arrays import save_arrays
+from compression.inference import ACTIVATION_MAP, EMBEDDING, LOGITS, Network, tensors
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
@@ -61,21 +60,16 @@ def run(build: Build) -> str:
         for target, given in outputs.items()
         for name in (LOGITS, ACTIVATION_MAP)
     }
+    choices = gate.load(build)
+    for target, given in outputs.items():
+        calibration = choices[target].shipped.calibration
+        heads = ensemble.load(build, target)
+        answers = calibration.heads(heads, given[EMBEDDING][chosen], given[LOGITS][chosen, 0])
+        expected[f"{target}/heads"] = answers.T[:, :, None].astype(np.float32)
     save_arrays(path(build), {"images": candidates[chosen], **expected})
     facts = {"largest_correlation_with_a_training_image": round(closest, 4), "usual_between_patients": round(usual, 4)}
     (build.folder("golden") / "facts.json").write_text(json.dumps(facts))
     return f"{recipe.count} images for each target; nearest training image r = {closest:.3f} (usual {usual:.3f})"
-
-
-def save_arrays(target: Path, arrays: dict[str, np.ndarray]) -> None:
-    """An npz that is the same bytes for the same arrays, which numpy's own, with the time in it, is not."""
-    with zipfile.ZipFile(target, "w") as archive:
-        for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
-            info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, buffer.getvalue())
 
 
 def _draw(pixels: np.ndarray, recipe, chance: np.random.Generator, count: int) -> np.ndarray:  # type: ignore[no-untyped-def]

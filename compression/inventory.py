@@ -11,11 +11,12 @@ import numpy as np
 from PIL import Image as PillowImage
 from tqdm import tqdm
 
-from appliance.preprocess import Step, preprocess, resize
-from compression import confounders, data, duplicates
+from appliance.preprocess import Step, preprocess
+from compression import clipping, confounders, data, duplicates
 from compression.recipe import RecipeError
 
 SIDE = 128  # of the small copies, in pixels
+_SMALL = (Step("resize", {"rows": SIDE, "columns": SIDE}),)
 _LEFT_OUT = "exact_duplicate_of"  # the column whose rows stage ``data`` leaves out
 _UNREADABLE = (RecipeError, OSError, ValueError, SyntaxError, EOFError, PillowImage.DecompressionBombError)
 
@@ -47,6 +48,8 @@ class Inventory:
         str ``(count,)``: SHA-256 of decoded pixels; of masks, empty strings without.
     small
         uint8 ``(count, SIDE, SIDE)``.
+    clipped
+        float ``(count, 2)``: shares of pixels that preprocessing leaves at the lower and at the upper end.
     stored, prepared
         Statistics by name, float ``(count,)``: of the image as it is stored, and as the network gets it.
     faults
@@ -60,6 +63,7 @@ class Inventory:
     digests: np.ndarray
     mask_digests: np.ndarray
     small: np.ndarray
+    clipped: np.ndarray
     stored: dict[str, np.ndarray]
     prepared: dict[str, np.ndarray]
     faults: list[Fault]
@@ -105,7 +109,7 @@ def take_rows(
     """`take` for some rows of a list."""
     twins = _spelled_twice([row["label"] for row in listed])
     faults: list[Fault] = []
-    kept, digests, mask_digests, small = [], [], [], []
+    kept, digests, mask_digests, small, clipped = [], [], [], [], []
     stored: list[dict[str, float]] = []
     prepared: list[dict[str, float]] = []
     for row in tqdm(listed, desc=f"reading {folder.name}", unit="image"):
@@ -118,10 +122,14 @@ def take_rows(
         kept.append(row)
         digests.append(duplicates.digest(pixels))
         mask_digests.append(mask)
-        small.append(np.clip(resize(pixels, rows=SIDE, columns=SIDE) + 0.5, 0, 255).astype(np.uint8))
+        small.append(data.eight_bits(pixels, _SMALL))
         file_bytes = (folder / row["file"]).stat().st_size
-        stored.append(confounders.measure(pixels) | confounders.geometry(row, pixels.shape, file_bytes))
-        prepared.append(confounders.measure(preprocess(pixels, steps)[0, 0] * 255))
+        levels = pixels if pixels.dtype == np.uint8 else data.eight_bits(pixels, ())
+        bits = {"bits": 8.0 * pixels.itemsize}
+        stored.append(confounders.measure(levels) | confounders.geometry(row, pixels.shape, file_bytes) | bits)
+        network_input = preprocess(pixels, steps)[0, 0]
+        clipped.append(clipping.ends(network_input))
+        prepared.append(confounders.measure(network_input * 255))
     if kept and all(row.get(_LEFT_OUT) for row in kept):
         raise RecipeError(f"{folder}: {_LEFT_OUT} leaves out every image; name the first of each in it, not itself")
     if not kept:
@@ -134,6 +142,7 @@ def take_rows(
         digests=np.array(digests),
         mask_digests=np.array(mask_digests),
         small=np.stack(small),
+        clipped=np.array(clipped),
         stored=_columns(stored),
         prepared=_columns(prepared),
         faults=faults,
@@ -181,14 +190,10 @@ def _pixels(folder: Path, file: str, found: list[Fault]) -> np.ndarray | None:
         return None
     try:
         pixels = data.decode(folder / file)
-        with PillowImage.open(folder / file) as image:
-            mode = image.mode
     except _UNREADABLE as error:
         found.append(Fault("corrupt image", file, str(error).replace(f"{folder}/", "")))
         return None
-    if mode.startswith(("I", "F")):
-        found.append(Fault("more than 8 bits", file, f"training would cut its gray levels (mode {mode}) off at 255"))
-    elif pixels.min() == pixels.max():
+    if pixels.min() == pixels.max():
         found.append(Fault("constant image", file, f"every pixel is {pixels.min()}"))
         return None
     return pixels

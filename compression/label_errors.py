@@ -21,8 +21,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from compression import splits
-from compression.architectures import MobileNetV2
+from compression import architectures, splits
+from compression.recipe import NetworkName
 
 _FOLDS = 5
 _COMPONENTS = 64  # of the features, in principal components: more make the small model overconfident
@@ -155,25 +155,26 @@ def confident_joint(given: np.ndarray, probabilities: np.ndarray) -> tuple[np.nd
     return joint / joint.sum(), confident
 
 
-def features(small: np.ndarray, weights: Path | None, threads: int) -> tuple[np.ndarray, str]:
+def features(
+    small: np.ndarray, network_name: NetworkName, weights: Path | None, threads: int
+) -> tuple[np.ndarray, str]:
     """Features ``(count, features)`` of small uint8 images ``(count, rows, columns)``, and what they are.
 
-    Embeddings of a frozen MobileNetV2 with ImageNet weights; pixels where ``weights`` is None.
+    Embeddings of a frozen network with its initial weights; pixels where ``weights`` is None.
     """
     if weights is None:
         side = small.shape[1] // _PIXELS
         means = small.reshape(len(small), _PIXELS, side, _PIXELS, side).mean(axis=(2, 4))
         return _stretched(means).reshape(len(small), -1), f"pixels at {_PIXELS}x{_PIXELS}"
     torch.set_num_threads(threads)
-    network = MobileNetV2(findings=1, dropout=0.0)
-    network.load_imagenet(weights)
+    network = architectures.new(network_name, 0.0, weights)
     network.eval().to(memory_format=torch.channels_last)
     parts = []
     with torch.no_grad():
         for start in tqdm(range(0, len(small), _BATCH), desc="embedding", unit="batch"):
             batch = torch.from_numpy(_stretched(small[start : start + _BATCH])[:, None] * 2 - 1)
             parts.append(network(batch.to(memory_format=torch.channels_last))[2].numpy())
-    return np.concatenate(parts), f"MobileNetV2's embedding ({weights.name}, {small.shape[1]}x{small.shape[2]})"
+    return np.concatenate(parts), f"{network_name}'s embedding ({weights.name}, {small.shape[1]}x{small.shape[2]})"
 
 
 def _stretched(images: np.ndarray) -> np.ndarray:

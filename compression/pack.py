@@ -8,19 +8,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from appliance import package
 from appliance.package import FindingSpec, GoldenSpec, InputSpec, Manifest, OutputSpec, Target
 from appliance.signature import TRUSTED_KEYS, key_id, load_trusted_keys, public_pem
-from compression import choose, data, evaluate, gate, golden, quantize
+from compression import choose, data, ensemble, evaluate, gate, golden, quantize, shipping
 from compression.card import write_card
 from compression.inference import ACTIVATION_MAP, EMBEDDING, INPUT, LOGITS
 
 if TYPE_CHECKING:
+    from compression import stages
     from compression.build import Build
 
-SECTIONS = ("package", "card", "golden", "calibrate", "train", "quantize")
+SECTIONS = ("package", "card", "golden", "calibrate", "train", "quantize", "augment_policy", "ensemble")
 _MEASURED_ANEW = ("milliseconds", "times_as_fast", "memory_mb")
 _LIBRARIES = (
     "torch",
@@ -39,6 +41,12 @@ _LIBRARIES = (
 
 def fingerprint(build: Build) -> bytes:
     return public_pem(build.key)
+
+
+def published(build: stages.Build) -> tuple[Path, Path]:
+    """The package and its card."""
+    named = build.recipe.package
+    return build.out / f"{named.id}-{named.version}{package.SUFFIX}", build.out / "card.md"
 
 
 def run(build: Build) -> str:
@@ -70,12 +78,17 @@ def run(build: Build) -> str:
     files = {
         "golden.npz": golden.path(build).read_bytes(),
         "card.md": card.encode(),
+        ensemble.FILE: ensemble.path(build).read_bytes(),
         **{target.artifact: gate.artifact(build, name).read_bytes() for name, target in targets.items()},
     }
-    folder = build.out
-    path = folder / f"{recipe.package.id}-{recipe.package.version}{package.SUFFIX}"
+    return write(build, manifest, files, card)
+
+
+def write(build: stages.Build, manifest: Manifest, files: dict[str, bytes], card: str) -> str:
+    """Sign and write a package and its card; a line that says where, and who trusts it."""
+    path, beside = published(build)
     package.write(path, manifest, files, build.key)
-    (folder / "card.md").write_text(card)
+    beside.write_text(card)
     identifier = key_id(build.key.public_key())
     trusted = identifier in load_trusted_keys((TRUSTED_KEYS,))
     note = (
@@ -100,13 +113,15 @@ def _target(build: Build, choice: gate.Choice, report: dict[str, Any]) -> Target
         operating_points=calibration.operating_points,
         default_operating_point=build.recipe.calibrate.default_operating_point,
         conformal=calibration.conformal,
+        ensemble=ensemble.spec(build, name),
         why=choice.reason,
         measured={
-            "gate": [_timeless(each) for each in gate.summary(choice)],
+            "gate": [_timeless(each) for each in shipping.summary(choice.tried, choice.shipped)],
             "costs": _timeless(report["networks"][name]),
             "sets": {
                 key: {"figures": found["networks"][name], "against": _without_files(found["against"][name]),
-                      "conformal_coverage": found["conformal_coverage"][name]}
+                      "conformal_coverage": found["conformal_coverage"][name],
+                      "abstention": found["abstention"][name]}
                 for key, found in report["sets"].items()
             },
         },
@@ -142,6 +157,9 @@ def _provenance(build: Build) -> dict[str, Any]:
         "stages": build.keys,
         "data_manifest_sha256": hashlib.sha256(data.fingerprint(build)).hexdigest(),
         "images": {split: len(data.load(build, split)) for split in data.SPLITS},
+        "network": build.recipe.train.network,
+        "initial_weights": build.recipe.train.weights or "none: trained from scratch",
+        "augment_policy": msgspec.to_builtins(build.recipe.augment_policy),
         "epochs": json.loads((build.folder("train") / "log.json").read_text()),
         "prune": choose.table(build),
         "golden": json.loads((build.folder("golden") / "facts.json").read_text()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 import matplotlib.pyplot
+import numpy as np
+from PIL import Image as PillowImage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +28,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     cells = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{cells}</tr>{body}</table>"
+
+
+def thumbnail(pixels: np.ndarray, size: int = 160) -> str:
+    """A gray image, uint8 ``(rows, columns)``, as a small square PNG in a data URI."""
+    buffer = io.BytesIO()
+    PillowImage.fromarray(pixels).resize((size, size)).save(buffer, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def drawing(figure: Figure, salt: str = "scanside") -> str:

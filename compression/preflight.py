@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from compression import data, export, quantize
-from compression.architectures import MobileNetV2
+from compression import architectures, data, export, quantize, train
 from compression.augment import compose
 from compression.recipe import RecipeError
 
@@ -30,13 +29,13 @@ def check(build: Build) -> None:
         Naming the file, and the line where it is one.
     """
     recipe = build.recipe
-    compose(recipe.augment, seed=0)
+    compose(recipe.augment, recipe.augment_policy, seed=0)
     for target in recipe.quantize.targets:
         missing = [name for name in _NEEDED[target] if util.find_spec(name) is None]
         if missing:
             raise RecipeError(f"target {target} needs {', '.join(missing)}: pip install 'scanside[training]'")
-    weights = build.weights_root / recipe.train.weights
-    if not weights.is_file():
+    weights = train.initial_weights(build)
+    if weights is not None and not weights.is_file():
         raise RecipeError(f"the initial weights {weights} are not there; is --weights right?")
     if list(recipe.prune.ratios) != sorted(set(recipe.prune.ratios)):
         raise RecipeError(f"{build.recipe_path}: prune.ratios must rise from step to step")
@@ -48,11 +47,12 @@ def check(build: Build) -> None:
 
 
 def _check_operators(build: Build) -> None:
-    """Every target takes every operator of the network, which is exported untrained to see."""
-    network = MobileNetV2(findings=1, dropout=0.0).eval()
+    """The weights are of the network, and every target takes its operators: it is exported untrained to see."""
+    network = architectures.new(build.recipe.train.network, 0.0, train.initial_weights(build)).eval()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "untrained.onnx"
-        export.convert(network, (1, 1, build.recipe.input.rows, build.recipe.input.columns), path)
+        shape = (1, 1, build.recipe.input.rows, build.recipe.input.columns)
+        export.convert(network, shape, path)
         faults = quantize.unquantizable(onnx.load(str(path)), build.recipe.quantize.targets)
     if faults:
         raise RecipeError(f"{build.recipe_path}: {'; '.join(faults)}; change the network or quantize.targets")

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from compression.recipe import RecipeError
+
 _EXAMPLES = 5
+
+
+class DataError(RecipeError):
+    """A data set is wrong; the message names the file, what is wrong with it, and what to do next."""
+
 
 Severity = Literal["error", "warning", "note"]
 

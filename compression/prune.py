@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from appliance.preprocess import preprocess
 from compression import data, train
-from compression.architectures import MobileNetV2
+from compression.architectures import NETWORKS, Classifier
 from compression.augment import compose
 from compression.statistics import bootstrap, map_correlation
 
 if TYPE_CHECKING:
     from compression.build import Build
 
-SECTIONS = ("input", "train", "augment", "prune")
+SECTIONS = ("input", "train", "augment", "augment_policy", "prune")
 _AUGMENTATION_SEED = 11
 _ROUNDS, _GRADIENT_BATCHES = 4, 8
 
@@ -74,12 +74,12 @@ def logits(build: Build, name: str) -> np.ndarray:
     return np.asarray(np.load(build.folder("prune") / f"{name}.logits.npy"))
 
 
-def network(build: Build, name: str) -> MobileNetV2:
+def network(build: Build, name: str) -> Classifier:
     """A network of the table, in evaluation mode."""
     return _load(build, build.folder("prune") / f"{name}.pt")
 
 
-def remove_channels(build: Build, network: MobileNetV2, ratio: float) -> MobileNetV2:
+def remove_channels(build: Build, network: Classifier, ratio: float) -> Classifier:
     """A copy without the least important ``ratio`` of all channels, rounded to what the targets like.
 
     Importance is what the loss on training images would change by, to first order (Molchanov et al., CVPR 2019), ranked
@@ -104,10 +104,10 @@ def remove_channels(build: Build, network: MobileNetV2, ratio: float) -> MobileN
     for _ in range(_ROUNDS):
         _gradients(build, smaller)
         pruner.step()
-    return MobileNetV2.from_state(smaller.state_dict(), build.recipe.train.dropout)
+    return type(network).from_state(smaller.state_dict(), build.recipe.train.dropout)
 
 
-def _gradients(build: Build, network: MobileNetV2) -> None:
+def _gradients(build: Build, network: Classifier) -> None:
     """Leave the loss's gradients on some training images, half of each class, in the network's parameters."""
     training, steps = data.load(build, "train"), build.recipe.input.steps()
     chance = np.random.default_rng(build.recipe.data.seed)
@@ -120,14 +120,15 @@ def _gradients(build: Build, network: MobileNetV2) -> None:
         functional.binary_cross_entropy_with_logits(network(inputs)[0][:, 0], labels).backward()  # type: ignore[no-untyped-call]
 
 
-def _load(build: Build, path: Any) -> MobileNetV2:
-    return MobileNetV2.from_state(torch.load(path, weights_only=True), build.recipe.train.dropout).eval()
+def _load(build: Build, path: Any) -> Classifier:
+    recipe = build.recipe.train
+    return NETWORKS[recipe.network].from_state(torch.load(path, weights_only=True), recipe.dropout).eval()
 
 
-def _measure(build: Build, name: str, ratio: float, network: MobileNetV2, teacher: MobileNetV2) -> dict[str, Any]:
+def _measure(build: Build, name: str, ratio: float, network: Classifier, teacher: Classifier) -> dict[str, Any]:
     """Size, and what it does on validation images and augmented copies of them, which are harder; keeps the logits."""
     validation = data.load(build, "validation")
-    augment = compose(build.recipe.augment, _AUGMENTATION_SEED)
+    augment = compose(build.recipe.augment, build.recipe.augment_policy, _AUGMENTATION_SEED)
     copies = np.stack([augment(image=image)["image"] for image in validation.pixels])
     logits, maps = _answers(build, network, [validation.pixels, copies])
     _, theirs = _answers(build, teacher, [validation.pixels])
@@ -151,7 +152,7 @@ def _measure(build: Build, name: str, ratio: float, network: MobileNetV2, teache
 
 
 @torch.no_grad()
-def _answers(build: Build, network: MobileNetV2, sets: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _answers(build: Build, network: Classifier, sets: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Logits ``(sets, images)`` and activation maps ``(sets x images, rows, columns)``."""
     steps = build.recipe.input.steps()
     outputs = [

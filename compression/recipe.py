@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from appliance.package import Accepts, IntendedUse
+from appliance.package import TASKS, Accepts, IntendedUse
 from appliance.preprocess import Step
 from appliance.result import Code
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
+T = TypeVar("T")
+# The heart and the liver are on one side: mirrored, another anatomy is shown, and a rare disease of its own.
+_WITH_SIDES = ("chest", "heart", "abdomen")
+NetworkName = Literal["mobilenet_v2", "resnet18", "resnet50", "densenet121", "efficientnet_b0"]
 
 
 class RecipeError(Exception):
@@ -52,37 +56,93 @@ class DataRecipe(_Table, frozen=True):
 
 
 class InputRecipe(_Table, frozen=True):
+    """``aspect``: an image of other proportions is squashed to the network's, or padded to them."""
+
     rows: Count
     columns: Count
     percentile_low: float
     percentile_high: float
     mean: float
     std: float
+    aspect: Literal["squash", "pad"] = "squash"
+
+    def geometry(self) -> tuple[Step, ...]:
+        """Of these steps, those that bring an image to the network's size."""
+        size = {"rows": self.rows, "columns": self.columns}
+        squash = Step("resize", size)
+        return (Step("pad_to_aspect", size), squash) if self.aspect == "pad" else (squash,)
 
     def steps(self) -> tuple[Step, ...]:
         """The preprocessing that the package declares and the device runs."""
         return (
-            Step("resize", {"rows": self.rows, "columns": self.columns}),
+            *self.geometry(),
             Step("percentile_stretch", {"low": self.percentile_low, "high": self.percentile_high}),
             Step("normalize", {"mean": self.mean, "std": self.std}),
         )
 
 
-class TrainRecipe(_Table, frozen=True):
-    weights: str
+class TrainRecipe(_Table, frozen=True, kw_only=True):
+    """How the network learns, with AdamW.
+
+    What most trainings do well with: ``learning_rate`` 1e-4, ``dropout`` 0.2 to 0.3, ``weight_decay`` 0.01, ``clip``
+    1.0, ``patience`` 10 to 15 with ``keep`` "best". Where a key is left out:
+
+    ``loss``: bce, weighted inversely to how often each class is drawn, or focal with ``focal_gamma``. ``missed_cost``:
+    how much worse a missed finding is than a false alarm. ``sampling``: balanced draws both classes equally often, with
+    ``sampling_column``, of the manifest, each class equally often in each of its values, a site for instance.
+    ``clip``: the largest norm of a gradient, 0: any. ``keep``: the epoch whose weights go on. The rest is explained at
+    `compression.loop.Settings`. ``weights``: a file below the folder of the initial weights; empty means training from
+    scratch.
+    """
+
+    network: NetworkName = "mobilenet_v2"
+    weights: str = ""
     epochs: Count
     batch: Count
-    learning_rate: float
-    weight_decay: float
-    dropout: float
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.25
     average_decay: Share
     threads: Count
+    loss: Literal["bce", "focal"] = "bce"
+    focal_gamma: Annotated[float, Meta(ge=0)] = 2.0
+    missed_cost: Annotated[float, Meta(gt=0)] = 1.0
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    sampling_column: str | None = None
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    accumulate: Count = 1
+    clip: Annotated[float, Meta(ge=0)] = 0.0
+    patience: Count = 15
+    keep: Literal["best", "last"] = "last"
+    checkpoint_every: Count = 5
+    spike: Annotated[float, Meta(gt=1)] = 10.0
+    amp: Literal["auto", "off"] = "auto"
 
 
 class AugmentRecipe(_Table, frozen=True):
     name: str
     p: Annotated[float, Meta(ge=0, le=1)]
     parameters: dict[str, Any] = {}
+
+
+class AllowRecipe(_Table, frozen=True):
+    """An exception to the augmentation policy: a transform by its name, and why it is right for these images."""
+
+    transform: str
+    reason: Annotated[str, Meta(min_length=10)]
+
+
+class AugmentPolicyRecipe(_Table, frozen=True):
+    """What holds for all of ``[[augment]]``.
+
+    ``may_flip``: for anatomy that looks the same from both sides. ``some_of``: from how many to how many transforms an
+    image gets, drawn in proportion to their ``p``; without it each is applied by its own ``p``.
+    """
+
+    anatomy: str = "chest"
+    may_flip: tuple[Literal["left-right", "head-foot"], ...] = ()
+    some_of: tuple[Count, Count] | None = None
+    allow: tuple[AllowRecipe, ...] = ()
 
 
 class PruneRecipe(_Table, frozen=True):
@@ -128,6 +188,18 @@ class CalibrateRecipe(_Table, frozen=True):
     augmented_copies: Count
     default_operating_point: str
     operating_points: tuple[PointRecipe, ...]
+
+
+class EnsembleRecipe(_Table, frozen=True):
+    """The heads whose disagreement is a device's uncertainty.
+
+    ``inverse_regularization``: that of the logistic regressions; smaller is smoother. ``answered``: share of the
+    augmented validation images on which they count as agreeing.
+    """
+
+    heads: Annotated[int, Meta(ge=2)] = 5
+    inverse_regularization: Annotated[float, Meta(gt=0)] = 0.01
+    answered: Share = 0.95
 
 
 class GoldenRecipe(_Table, frozen=True):
@@ -185,25 +257,50 @@ class Recipe(_Table, frozen=True):
     gate: GateRecipe
     golden: GoldenRecipe
     evaluate: EvaluateRecipe
+    ensemble: EnsembleRecipe = EnsembleRecipe()
     check: CheckRecipe = CheckRecipe()
+    augment_policy: AugmentPolicyRecipe = AugmentPolicyRecipe()
 
 
-def read(path: Path) -> Recipe:
-    """Read a recipe; raises `RecipeError`."""
+def task(path: Path) -> str:
+    """What a recipe makes: ``classification``, where it doesn't say, or ``segmentation``; raises `RecipeError`."""
+    try:
+        found = msgspec.toml.decode(path.read_text()).get("task", "classification")
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} can't be read: {error}") from error
+    if found not in TASKS:
+        raise RecipeError(f"{path}: task {found!r} is none of {', '.join(TASKS)}")
+    return str(found)
+
+
+def decode(path: Path, kind: type[T]) -> T:
+    """A recipe's file as one kind of recipe; raises `RecipeError` with the line."""
     try:
         text = path.read_text()
-        recipe = msgspec.toml.decode(text, type=Recipe)
+        return msgspec.toml.decode(text, type=kind)
     except OSError as error:
         raise RecipeError(f"{path} can't be read: {error.strerror}") from error
     except msgspec.ValidationError as error:
         raise RecipeError(f"{path}{_line(text, str(error))}: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # of a TOML error, the line stands in its text
         raise RecipeError(f"{path}: {error}") from error
+
+
+def read(path: Path) -> Recipe:
+    """Read the recipe of a classification; raises `RecipeError`."""
+    recipe = decode(path, Recipe)
     names = [point.name for point in recipe.calibrate.operating_points]
     if recipe.calibrate.default_operating_point not in names:
         raise RecipeError(f"{path}: calibrate.default_operating_point is none of {', '.join(names)}")
+    if recipe.train.sampling_column and recipe.train.sampling == "uniform":
+        raise RecipeError(f'{path}: train.sampling_column needs train.sampling = "balanced"')
     if recipe.check.labels and recipe.data.positive not in recipe.check.labels:
         raise RecipeError(f"{path}: data.positive {recipe.data.positive!r} is not among check.labels")
+    if recipe.augment_policy.may_flip and recipe.augment_policy.anatomy in _WITH_SIDES:
+        raise RecipeError(
+            f"{path}: augment_policy.may_flip: a {recipe.augment_policy.anatomy} has sides; where a flip is right "
+            "nonetheless, augment_policy.allow names it with a reason"
+        )
     return recipe
 
 

@@ -6,29 +6,40 @@ package, which is committed, names their files instead: they are patients' image
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot
 import numpy as np
-from PIL import Image as PillowImage
 
-from compression import choose, data, evaluate, gate, report_clinical
+from compression import (
+    augment_policy,
+    choose,
+    data,
+    diagnosis,
+    evaluate,
+    gate,
+    report_clinical,
+    report_hard_cases,
+    shipping,
+    train,
+)
 from compression.calibrate import Calibration
-from compression.page import drawing, interval, table
+from compression.page import drawing, interval, table, thumbnail
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.figure import Figure
 
+    from compression import stages
     from compression.build import Build
 
-SECTIONS = ("package", "card")
+SECTIONS = ("package", "card", "augment_policy")
 NAME = "report"
 _COVERAGE_TOLERANCE = 0.02
-_STYLE = """
+STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #16212a; }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem; } th, td { text-align: left; padding: .25rem .8rem;
 border-bottom: 1px solid #d5dde1; font-variant-numeric: tabular-nums; } th { color: #50606a; font-size: .9em; }
@@ -37,12 +48,18 @@ border-bottom: 1px solid #d5dde1; font-variant-numeric: tabular-nums; } th { col
 """
 
 
+def published(build: stages.Build) -> tuple[Path, Path]:
+    """The report without images, as a page and as JSON."""
+    return build.out / f"{NAME}.html", build.out / f"{NAME}.json"
+
+
 def run(build: Build) -> str:
     measured = evaluate.load(build)
     whole = {
         "package": f"{build.recipe.package.id} {build.recipe.package.version}",
+        "diagnosis": diagnosis.sentences(train.log(build), build.recipe.train.epochs, train.Task.measure),
         "prune": choose.table(build),
-        "gate": {target: gate.summary(choice) for target, choice in gate.load(build).items()},
+        "gate": {target: shipping.summary(choice.tried, choice.shipped) for target, choice in gate.load(build).items()},
         **measured,
     }
     for folder, images in ((build.folder("report"), True), (build.out, False)):
@@ -58,6 +75,10 @@ def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
         f"<h1>{html.escape(whole['package'])}: from float to int8</h1>",
         f"<p>{html.escape(build.recipe.package.intended_use.statement)} {report_clinical.METHODS} Nothing was chosen "
         "on test or external data.</p>",
+        *(
+            f"<p class='bad'>{html.escape(each)}.</p>"
+            for each in augment_policy.exceptions(build.recipe.augment_policy)
+        ),
         *report_clinical.side_by_side(whole, names, titles),
         "<h2>What ships</h2>",
         table(
@@ -69,6 +90,8 @@ def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
         "the peak of a process that opens the network and runs it once, libraries included. The row tensorrt is its "
         "file on ONNX Runtime's CPU, which is not what it is made for.</p>",
         _costs(whole["networks"]),
+        "<h2>Training</h2>",
+        *(f"<p>{html.escape(each)}</p>" for each in whole["diagnosis"]),
         "<h2>Pruning</h2>",
         _prune(whole["prune"]),
         "<h2>Quantization: the gate</h2>",
@@ -82,13 +105,15 @@ def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
     for name, found in whole["sets"].items():
         parts += _set_parts(titles[name], found)
         parts += report_clinical.of_set(whole, name, names, build.recipe.calibrate.default_operating_point)
+        pixels = data.load(build, "test").pixels if images and name == "test" else None
+        parts += report_hard_cases.of_set(found, pixels)
         if images and name == "test":
             parts.append(_contact_sheet(build, found["against"]))
     note = build.recipe.card.external_note
     if note:
         parts.append(f"<p><strong>{html.escape(note)}</strong></p>")
     title = html.escape(whole["package"])
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     return head + "\n".join(parts) + "</html>\n"
 
 
@@ -211,13 +236,11 @@ def _contact_sheet(build: Build, against: dict[str, Any]) -> str:
         for other, costs in others.items():
             parts.append(f"<h4>{html.escape(name)} against {html.escape(other)}</h4><div class='sheet'>")
             for each in costs["changed"]:
-                buffer = io.BytesIO()
-                PillowImage.fromarray(pixels[each["number"]]).resize((160, 160)).save(buffer, format="PNG")
-                picture = base64.b64encode(buffer.getvalue()).decode()
                 truth = "positive" if each["positive"] else "negative"
                 parts.append(
-                    f"<figure><img src='data:image/png;base64,{picture}' alt=''><figcaption>{html.escape(each['file'])}"
-                    f"<br>{truth}: {each['before']:.3f} to {each['after']:.3f}</figcaption></figure>"
+                    f"<figure><img src='{thumbnail(pixels[each['number']])}' alt=''>"
+                    f"<figcaption>{html.escape(each['file'])}<br>"
+                    f"{truth}: {each['before']:.3f} to {each['after']:.3f}</figcaption></figure>"
                 )
             parts.append("</div>")
     return "".join(parts)

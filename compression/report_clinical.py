@@ -58,6 +58,7 @@ def of_set(whole: dict[str, Any], name: str, targets: tuple[str, ...], point: st
     parts = _operating_points(found, targets, point, whole["site_prevalence"])
     if name != "validation":
         parts += [*_predictive_values(found, targets, point), *_decision_curve(found, targets)]
+    parts += _abstention(found["abstention"], targets)
     if any(found["gaps"][target] for target in targets):
         parts += _gaps(found["gaps"], targets, whole["subgroup_margin"])
     return parts
@@ -137,6 +138,47 @@ def _curves(curve: dict[str, Any], targets: tuple[str, ...]) -> Figure:
         axis.fill_between(thresholds, low, high, color=color, alpha=0.12, linewidth=0)
     top = max(float(everybody.max()), 0.05)
     axis.set(xlabel="threshold probability", ylabel="net benefit", ylim=(-0.3 * top, 1.1 * top))
+    axis.legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def _abstention(found: dict[str, Any], targets: tuple[str, ...]) -> list[str]:
+    rows, better = [], []
+    for target in targets:
+        each = found[target]
+        at, area = each["at_limit"], each["area"]
+        rows.append((
+            target, f"{at['answered']:.1%}",
+            *(interval(at[name], 3) if name in at else "" for name in ("errors_answered", "errors_unsure")),
+            *(f"{area[name]:.4f}" for name in ("ensemble", "threshold", "random", "best")),
+        ))  # fmt: skip
+        if area["ensemble"] < area["threshold"]:
+            better.append(target)
+    header = (
+        "network", "heads agree on", "error rate there", "error rate elsewhere", "area: ensemble",
+        "area: distance from the threshold", "area: at random", "area: best order",
+    )  # fmt: skip
+    than = f"better on {html.escape(', '.join(better))}" if better else "no better on any network"
+    return [
+        "<h3>Where the model should keep silent</h3>",
+        "<p>Error rate at the default operating point among the images answered, where those of the largest doubt are "
+        "left to people. Doubt is the spread of the ensemble's heads, or how near the probability lies to the "
+        "threshold, which needs no ensemble. Smaller areas under the curve are better; here the ensemble's is "
+        f"{than} than the distance's.</p>",
+        table(header, rows),
+        drawing(_silence(found, targets)),
+    ]
+
+
+def _silence(found: dict[str, Any], targets: tuple[str, ...]) -> Figure:
+    figure, axis = matplotlib.pyplot.subplots(figsize=(7, 3.4))
+    for target, color in zip(targets, _COLORS, strict=False):
+        each = found[target]
+        for name, style in (("ensemble", "-"), ("threshold", ":")):
+            axis.plot(each["shares"], each["error_rates"][name], style, color=color, label=f"{target}: {name}")
+    axis.set(xlabel="share of the images answered", ylabel="error rate")
+    axis.set_ylim(bottom=0)
     axis.legend(frameon=False)
     figure.tight_layout()
     return figure

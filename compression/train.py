@@ -1,12 +1,12 @@
-"""Stage ``train``: fine-tuning from ImageNet weights, with a checkpoint after each epoch."""
+"""Stage ``train``: fine-tuning from initial weights, or from scratch, by the loop that all tasks share."""
 
 from __future__ import annotations
 
-import copy
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import albumentations
 import numpy as np
@@ -17,37 +17,66 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from appliance.preprocess import preprocess
-from compression import data
-from compression.architectures import MobileNetV2
+from compression import architectures, contact_sheet, data, distributed, loop, losses, sampling
+from compression.architectures import Classifier
 from compression.augment import compose
 
 if TYPE_CHECKING:
     from compression.build import Build
 
-SECTIONS = ("input", "train", "augment")
+SECTIONS = ("input", "train", "augment", "augment_policy")
+DISTRIBUTED = True
 
 
 def fingerprint(build: Build) -> bytes:
-    path = build.weights_root / build.recipe.train.weights
-    return path.read_bytes() if path.exists() else b""
+    path = initial_weights(build)
+    weights = path.read_bytes() if path is not None and path.exists() else b""
+    return architectures.sources(build.recipe.train.network) + weights
+
+
+def initial_weights(build: Build) -> Path | None:
+    """The file that training starts from; None where it starts from scratch."""
+    name = build.recipe.train.weights
+    return build.weights_root / name if name else None
 
 
 def run(build: Build) -> str:
     recipe, folder = build.recipe.train, build.folder("train")
+    if build.group.main:
+        _show_augmentation(build)
     torch.manual_seed(build.recipe.data.seed)
-    network = MobileNetV2(findings=1, dropout=recipe.dropout)
-    network.load_imagenet(build.weights_root / recipe.weights)
+    weights = initial_weights(build)
+    network = architectures.new(recipe.network, recipe.dropout, weights)
+    if weights is None:
+        tqdm.write(f"train: {recipe.network} from scratch, since the recipe names no initial weights")
     tuning = Tuning("train", recipe.epochs, recipe.learning_rate, build.recipe.data.seed)
     average, log = fit(build, network, tuning, folder / "checkpoint.pt")
-    torch.save(average.state_dict(), folder / "network.pt")
-    (folder / "log.json").write_text(json.dumps(log))
-    return f"{recipe.epochs} epochs, validation AUC {log[-1]['validation_auc']:.4f}"
+    if build.group.main:
+        torch.save(average.state_dict(), folder / "network.pt")
+        (folder / "log.json").write_text(json.dumps(log))
+    begun = "from scratch" if weights is None else f"from {weights.name}"
+    return f"{recipe.network} {begun}, {len(log)} epochs, validation AUC {log[-1]['score']:.4f}"
 
 
-def load(build: Build) -> MobileNetV2:
+def _show_augmentation(build: Build) -> None:
+    """Write the contact sheet before hours of training, and say where a transform destroys too much."""
+    sheet = contact_sheet.of_build(build)
+    path = contact_sheet.write(sheet, build.work / contact_sheet.NAME)
+    tqdm.write(f"train: augmented copies to look at: {path}")
+    for each in contact_sheet.warnings(sheet):
+        tqdm.write(f"train: warning: {each}")
+
+
+def load(build: Build) -> Classifier:
     """The trained network, unpruned, in evaluation mode."""
     state = torch.load(build.folder("train") / "network.pt", weights_only=True)
-    return MobileNetV2.from_state(state, build.recipe.train.dropout).eval()
+    return architectures.NETWORKS[build.recipe.train.network].from_state(state, build.recipe.train.dropout).eval()
+
+
+def log(build: Build) -> list[dict[str, Any]]:
+    """One entry for each epoch."""
+    entries: list[dict[str, Any]] = json.loads((build.folder("train") / "log.json").read_text())
+    return entries
 
 
 @dataclass(frozen=True)
@@ -58,7 +87,7 @@ class Teacher:
     counts the squared difference of the activation maps, in units of their variance.
     """
 
-    network: MobileNetV2
+    network: Classifier
     weight: float
     map_weight: float
 
@@ -74,100 +103,83 @@ class Tuning:
     teacher: Teacher | None = None
 
 
-def fit(
-    build: Build, network: MobileNetV2, tuning: Tuning, checkpoint: Path
-) -> tuple[MobileNetV2, list[dict[str, Any]]]:
-    """Fine-tune on the training images, or go on from a checkpoint.
-
-    Returns
-    -------
-    The network with averaged weights, in evaluation mode, and one entry per epoch.
-    """
+def fit(build: Build, network: Classifier, tuning: Tuning, checkpoint: Path) -> tuple[Classifier, list[dict[str, Any]]]:
+    """Fine-tune on the training images, or go on from a checkpoint; see `compression.loop.fit`."""
     recipe = build.recipe.train
     torch.set_num_threads(recipe.threads)
-    training, validation = data.load(build, "train"), data.load(build, "validation")
+    settings = loop.Settings(
+        epochs=tuning.epochs,
+        batch=recipe.batch,
+        learning_rate=tuning.learning_rate,
+        weight_decay=recipe.weight_decay,
+        clip=recipe.clip,
+        average_decay=recipe.average_decay,
+        patience=recipe.patience,
+        keep=recipe.keep,
+        schedule=recipe.schedule,
+        accumulate=recipe.accumulate,
+        checkpoint_every=recipe.checkpoint_every,
+        spike=recipe.spike,
+        amp=recipe.amp,
+    )
     network = network.to(memory_format=torch.channels_last)
-    steps = tuning.epochs * (len(training) // recipe.batch)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=tuning.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, tuning.learning_rate, total_steps=steps)
-    state: dict[str, Any] = {"epoch": 0, "log": []}
-    average = copy.deepcopy(network)
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        torch.set_rng_state(state["chance"])
-    for epoch in range(state["epoch"], tuning.epochs):
-        loss = _epoch(build, tuning, epoch, network, average, optimizer, schedule, training)
-        area = roc_auc_score(validation.labels, logits(build, average, validation.pixels))
-        state["log"].append({"epoch": epoch + 1, "loss": round(loss, 4), "validation_auc": round(float(area), 4)})
-        tqdm.write(f"{tuning.name}, epoch {epoch + 1} of {tuning.epochs}: loss {loss:.4f}, validation AUC {area:.4f}")
-        state |= {"epoch": epoch + 1, "network": network.state_dict(), "average": average.state_dict(),
-                  "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
-                  "chance": torch.get_rng_state()}  # fmt: skip
-        torch.save(state, checkpoint.with_suffix(".tmp"))
-        checkpoint.with_suffix(".tmp").replace(checkpoint)
-    return average.eval(), state["log"]
+    tuned, log = loop.fit(Task(build, tuning), network, settings, checkpoint, tuning.name, group=build.group)
+    if tuning.teacher:  # which went where its pupil was
+        tuning.teacher.network.cpu()
+    return cast("Classifier", tuned), log
 
 
-def _epoch(
-    build: Build,
-    tuning: Tuning,
-    epoch: int,
-    network: MobileNetV2,
-    average: MobileNetV2,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    training: data.Images,
-) -> float:
-    """One pass over the training images in random order; the mean loss."""
-    recipe = build.recipe.train
-    seed = tuning.seed + epoch
-    augment = compose(build.recipe.augment, seed)
-    order = np.random.default_rng(seed).permutation(len(training))
-    # Weighted by class: a positive counts less where there are more of them.
-    weight = torch.tensor((~training.labels).sum() / training.labels.sum())
-    network.train()
-    losses = []
-    count = len(training) // recipe.batch
-    progress = tqdm(range(count), desc=f"{tuning.name}, epoch {epoch + 1} of {tuning.epochs}", unit="batch")
-    for number in progress:
-        chosen = order[number * recipe.batch : (number + 1) * recipe.batch]
-        inputs = _batch(build, training.pixels[chosen], augment)
-        labels = torch.from_numpy(training.labels[chosen].astype(np.float32))
-        loss = _loss(network(inputs), inputs, labels, weight, tuning.teacher)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        _move(average, network, epoch * count + number, recipe.average_decay)
-        losses.append(loss.item())
-        progress.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}")
-    return float(np.mean(losses))
+class Task:
+    """Telling whether the finding is there; see `compression.loop.Task`."""
 
+    measure = "validation AUC"
 
-def _loss(
-    outputs: tuple[Tensor, Tensor, Tensor], inputs: Tensor, labels: Tensor, weight: Tensor, teacher: Teacher | None
-) -> Tensor:
-    own_logits, own_map, _ = outputs
-    loss = functional.binary_cross_entropy_with_logits(own_logits[:, 0], labels, pos_weight=weight)
-    if teacher is None:
-        return loss
-    with torch.no_grad():
-        their_logits, their_map, _ = teacher.network(inputs)
-    soft = functional.binary_cross_entropy_with_logits(own_logits[:, 0], torch.sigmoid(their_logits[:, 0]))
-    maps = nn.functional.mse_loss(own_map, their_map) / their_map.var()
-    return (1.0 - teacher.weight) * loss + teacher.weight * soft + teacher.map_weight * maps
+    def __init__(self, build: Build, tuning: Tuning) -> None:
+        self._build, self._recipe, self._tuning = build, build.recipe.train, tuning
+        self._training, self._validation = data.load(build, "train"), data.load(build, "validation")
+        labels, shares = self._training.labels, None
+        if self._recipe.sampling == "balanced":
+            column = self._recipe.sampling_column
+            shares = sampling.shares(labels, *([data.column(build, "train", column)] if column else []))
+        self._shares = shares
+        self._weight = losses.positive_weight(labels, self._recipe.missed_cost, shares)
 
+    def steps(self) -> int:
+        return sampling.steps(len(self._training), self._recipe.batch, self._build.group)
 
-@torch.no_grad()
-def _move(average: MobileNetV2, network: MobileNetV2, step: int, decay: float) -> None:
-    """Exponential moving average, faster during the first steps."""
-    weight = 1.0 - min(decay, (1 + step) / (10 + step))
-    for mean, value in zip(average.parameters(), network.parameters(), strict=True):
-        mean.lerp_(value, weight)
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        seed, group = self._tuning.seed + epoch, self._build.group
+        augment = compose(self._build.recipe.augment, self._build.recipe.augment_policy, seed + 100_000 * group.rank)
+        order = sampling.order(len(self._training), seed, self._shares)
+        for chosen in sampling.batches(order, self._recipe.batch, group):
+            inputs = _batch(self._build, self._training.pixels[chosen], augment)
+            yield inputs, torch.from_numpy(self._training.labels[chosen].astype(np.float32))
+
+    def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, labels = batch
+        own_logits, own_map, _ = network(inputs)
+        loss = self._of(own_logits[:, 0], labels)
+        teacher = self._tuning.teacher
+        if teacher is None:
+            return loss
+        with torch.no_grad():
+            their_logits, their_map, _ = teacher.network.to(inputs.device)(inputs)
+        soft = functional.binary_cross_entropy_with_logits(own_logits[:, 0], torch.sigmoid(their_logits[:, 0]))
+        maps = nn.functional.mse_loss(own_map, their_map) / their_map.var()
+        return (1.0 - teacher.weight) * loss + teacher.weight * soft + teacher.map_weight * maps
+
+    def validate(self, network: nn.Module) -> loop.Validation:
+        """The area under the ROC curve, the loss on the labels, and what is found of each class at 1 in 2."""
+        labels, said = self._validation.labels, logits(self._build, network, self._validation.pixels)
+        return loop.Validation(
+            float(roc_auc_score(labels, said)),
+            float(self._of(torch.from_numpy(said), torch.from_numpy(labels.astype(np.float32)))),
+            {"positive": float((said[labels] > 0).mean()), "negative": float((said[~labels] <= 0).mean())},
+        )
+
+    def _of(self, logits: Tensor, labels: Tensor) -> Tensor:
+        weight = self._weight.to(logits.device)
+        return losses.of_finding(self._recipe.loss, logits, labels, weight, self._recipe.focal_gamma)
 
 
 def _batch(build: Build, pixels: np.ndarray, augment: albumentations.Compose | None) -> Tensor:
@@ -180,9 +192,10 @@ def _batch(build: Build, pixels: np.ndarray, augment: albumentations.Compose | N
 
 
 @torch.no_grad()
-def logits(build: Build, network: MobileNetV2, pixels: np.ndarray) -> np.ndarray:
+def logits(build: Build, network: nn.Module, pixels: np.ndarray) -> np.ndarray:
     """Logits ``(count,)`` of images ``(count, rows, columns)``."""
     network.eval()
     size = build.recipe.train.batch
-    parts = [network(_batch(build, pixels[at : at + size], None))[0][:, 0] for at in range(0, len(pixels), size)]
-    return torch.cat(parts).numpy()
+    device = distributed.device_of(network)
+    batches = (_batch(build, pixels[at : at + size], None).to(device) for at in range(0, len(pixels), size))
+    return torch.cat([network(batch)[0][:, 0] for batch in batches]).cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
     ExplicitVRLittleEndian,
+    MRImageStorage,
     generate_uid,
 )
+
+from tests.peers import needs
 
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 
@@ -94,3 +98,77 @@ def make_radiograph(
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+def hippocampus_pixels(slices: int, rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    """A bright, bent body in gray noise, uint16 ``(slices, rows, columns)``: to the head, to the back, to the left."""
+    chance = np.random.default_rng(seed)
+    z, y, x = np.mgrid[-1 : 1 : slices * 1j, -1 : 1 : rows * 1j, -1 : 1 : columns * 1j]
+    distance = ((z - 0.25 * y) / 0.35) ** 2 + (y / 0.7) ** 2 + ((x - 0.2 * y**2) / 0.4) ** 2
+    picture = 0.2 + 0.6 / (1 + np.exp(8 * (distance - 1))) + chance.normal(0, 0.02, distance.shape)
+    return (np.clip(picture, 0, 1) * 1000).astype(np.uint16)
+
+
+def make_medium(folder: Path, count: int, seed: int = 0) -> list[Path]:
+    """A medium by dcmtk's own tool: images under names of media, and their DICOMDIR; skips where it is missing."""
+    paths = [make_radiograph(folder / "IMAGES" / f"IM{number}", seed=seed + number) for number in range(count)]
+    command = [needs("dcmmkdir"), "--input-directory", str(folder), "--recurse", "--invent",
+               "--output-file", str(folder / "DICOMDIR"), "IMAGES"]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    return paths
+
+
+CANONICAL = np.eye(3)[::-1]  # the directions of slices, rows and columns: to the head, to the back, to the left
+
+
+def make_series(
+    folder: Path,
+    pixels: np.ndarray,
+    *,
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    order: tuple[int, int, int] = (0, 1, 2),
+    flipped: tuple[int, ...] = (),
+    directions: np.ndarray = CANONICAL,
+    seed: int = 0,
+    **attributes: Any,
+) -> list[Path]:
+    """Write an MR series; the files are in an order that says nothing.
+
+    Parameters
+    ----------
+    pixels, spacing
+        ``(slices, rows, columns)``, by `CANONICAL`.
+    order, flipped
+        How it is cut: the axes of ``pixels`` that are stacked, run down and run along each image; which of these run
+        the other way. The stack is sorted along the normal where that is left out of ``flipped``.
+    directions
+        The patient's coordinates of the three axes of ``pixels``.
+    """
+    moved = np.flip(pixels.transpose(order), flipped)
+    along = [(-1.0 if place in flipped else 1.0) * directions[axis] for place, axis in enumerate(order)]
+    steps = [spacing[axis] for axis in order]
+    shape = moved.shape
+    # The first pixel lies at 0 of each axis of `pixels`, or at its end.
+    origin = sum(
+        (shape[place] - 1) * steps[place] * directions[axis] if place in flipped else np.zeros(3)
+        for place, axis in enumerate(order)
+    ) - np.array([30.0, 40.0, 50.0])  # fmt: skip
+    numbers = np.random.default_rng(seed).permutation(shape[0])
+    series, study = (generate_uid(entropy_srcs=[kind, str(folder), str(seed)]) for kind in ("series", "study"))
+    paths = []
+    for number, place in enumerate(numbers):
+        path = folder / f"{number}.dcm"
+        described = {
+            "SOPClassUID": MRImageStorage, "Modality": "MR", "BodyPartExamined": None, "ViewPosition": None,
+            "PatientOrientation": None, "SeriesDescription": "HippoCrop", "PatientAge": "040Y",
+            "StudyInstanceUID": study, "SeriesInstanceUID": series, "InstanceNumber": number + 1,
+            "FrameOfReferenceUID": f"{series}.1"[:64].rstrip("."), "PositionReferenceIndicator": "",
+            "ImagePositionPatient": [f"{value:.6f}" for value in origin + place * steps[0] * along[0]],
+            "ImageOrientationPatient": [f"{value:.8f}" for value in (*along[2], *along[1])],
+            "PixelSpacing": [f"{value:.6f}" for value in steps[1:]], "SliceThickness": 3,
+            "ScanningSequence": "GR", "SequenceVariant": "NONE", "ScanOptions": "", "MRAcquisitionType": "3D",
+            "EchoTime": 3, "EchoTrainLength": 1, **attributes,
+        }  # fmt: skip
+        make_radiograph(path, pixels=np.ascontiguousarray(moved[place]), bits=16, seed=seed, **described)
+        paths.append(path)
+    return paths

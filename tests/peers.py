@@ -18,9 +18,11 @@ import pytest
 
 _PACKAGES = {
     "storescu": "dcmtk", "storescp": "dcmtk", "echoscu": "dcmtk", "dcmsend": "dcmtk", "dsrdump": "dcmtk",
-    "dcmcjpeg": "dcmtk", "dcmdjpeg": "dcmtk",
+    "dcmcjpeg": "dcmtk", "dcmmkdir": "dcmtk", "wlmscpfs": "dcmtk", "dump2dcm": "dcmtk", "dcmdjpeg": "dcmtk",
     "dcmdjpls": "dcmtk", "dcmcjpls": "dcmtk", "dcmcrle": "dcmtk", "dcmconv": "dcmtk",
-    "dciodvfy": "dicom3tools", "Orthanc": "orthanc", "chromium": "chromium",
+    "findscu": "dcmtk", "dcmpschk": "dcmtk", "dcmp2pgm": "dcmtk",
+    "dciodvfy": "dicom3tools", "DicomSRValidator": "pixelmed-apps", "java": "default-jre-headless",
+    "Orthanc": "orthanc", "chromium": "chromium",
 }  # fmt: skip
 
 
@@ -30,6 +32,15 @@ def needs(program: str) -> str:
     if found is None:
         pytest.skip(f"{program} is not installed (Debian package {_PACKAGES[program]})")
     return found
+
+
+def dicomweb_plugin() -> str:
+    """Orthanc's plug-in that speaks DICOMweb; skips the test where it is missing."""
+    needs("Orthanc")
+    path = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+    if not path.exists():
+        pytest.skip(f"{path} is not installed (Debian package orthanc-dicomweb)")
+    return str(path)
 
 
 def free_port() -> int:
@@ -60,14 +71,19 @@ class Pacs:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=10) as answer:
             return json.load(answer)
 
+    def post(self, path: str, content: bytes) -> Any:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", data=content)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
     def sop_class_uids(self) -> list[str]:
         """Of every instance that it holds."""
         return [str(self.get(f"/instances/{name}/simplified-tags")["SOPClassUID"]) for name in self.get("/instances")]
 
 
 @contextmanager
-def orthanc(folder: Path, port: int | None = None) -> Iterator[Pacs]:
-    """Orthanc with an empty store, taking whatever is sent."""
+def orthanc(folder: Path, port: int | None = None, **more: Any) -> Iterator[Pacs]:
+    """Orthanc with an empty store, taking whatever is sent; ``more`` settings in its own words."""
     program = needs("Orthanc")
     folder.mkdir(parents=True, exist_ok=True)
     pacs = Pacs("ORTHANC", port or free_port(), free_port())
@@ -75,7 +91,7 @@ def orthanc(folder: Path, port: int | None = None) -> Iterator[Pacs]:
         "Name": "test", "StorageDirectory": str(folder / "store"), "IndexDirectory": str(folder / "store"),
         "DicomAet": pacs.ae_title, "DicomPort": pacs.port, "HttpPort": pacs.http_port, "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False, "DicomAlwaysAllowStore": True, "DicomAlwaysAllowEcho": True,
-        "DicomCheckCalledAet": True, "UnknownSopClassAccepted": False, "Plugins": [],
+        "DicomCheckCalledAet": True, "UnknownSopClassAccepted": False, "Plugins": [], **more,
     }  # fmt: skip
     path = folder / "orthanc.json"
     path.write_text(json.dumps(settings))

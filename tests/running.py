@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from appliance import package
 from appliance.store import FINAL_STATES, Store
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -45,6 +46,8 @@ class RunningAppliance:
         self.config_path = folder / "scanside.toml"
         self._lines: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
+        if "[models]" not in extra:  # one model, whatever else is bundled
+            extra += f"\n[models]\npackages = {[str(path) for path in package.bundled('chest-pneumonia')]}\n"
         self.config_path.write_text(
             f'data_dir = "box"\n[storage_scp]\nhost = "127.0.0.1"\nport = 0\n{scp}\n[web]\nport = 0\n{web}\n{extra}\n'
         )

@@ -17,44 +17,110 @@ LEVELS = [
         "appliance.log",
         "appliance.result",
         "appliance.spool",
+        "appliance.budget",
         "appliance.decode",
         "appliance.thermal",
+        "appliance.archive",
+        "appliance.part10",
+        "appliance.media",
+        "appliance.watching",
+        "appliance.checks",
+        "appliance.document",
+        "appliance.tls_client",
+        "appliance.unchanged",
     },
-    {"appliance.schedule"},
+    {
+        "appliance.schedule",
+        "appliance.completeness",
+        "appliance.silence",
+        "appliance.acceptor",
+        "appliance.reading_order",
+    },
+    {"appliance.database"},
+    {"appliance.overview"},
+    {"appliance.series_store"},
+    {"appliance.outbox_store"},
     {
         "appliance.signature",
         "appliance.preprocess",
+        "appliance.probability",
+        "appliance.occlusion",
         "appliance.process",
         "appliance.backend",
         "appliance.image",
+        "appliance.whole",
         "appliance.store",
-        "appliance.database",
+        "appliance.custody",
+        "appliance.group_commit",
+        "appliance.commitment_store",
+        "appliance.step_store",
+        "appliance.storage_commitment",
+        "appliance.performed_step",
+        "appliance.reader_study",
         "appliance.engine_cache",
     },
-    {"appliance.package"},
+    {"appliance.package", "appliance.volume", "appliance.sandbox"},
+    {"appliance.golden", "appliance.render"},
     {
         "appliance.route",
-        "appliance.render",
+        "appliance.companion",
+        "appliance.concepts",
+        "appliance.interpret",
         "appliance.receipt",
         "appliance.writer",
         "appliance.backends",
         "appliance.health",
+        "appliance.silence_watch",
+        "appliance.retention",
+        "appliance.recount",
+        "appliance.ledger_export",
+    },
+    {
+        "appliance.canvas",
+        "appliance.pictures",
+        "appliance.file_head",
+        "appliance.landing",
+        "appliance.source_grid",
+        "appliance.contour",
+        "appliance.message",
+        "appliance.difference",
     },
     {"appliance.writers", "appliance.ingest", "appliance.delivery", "appliance.inference", "appliance.preparation"},
-    {"appliance.proof", "appliance.serving"},
-    {"appliance.bench", "appliance.receipts"},
+    {"appliance.proof", "appliance.serving", "appliance.specimen"},
+    {"appliance.answers", "appliance.bench", "appliance.receipts"},
+    {"appliance.patients", "appliance.scanner"},
     {"appliance.pipeline", "appliance.send"},
-    {"appliance.readiness", "appliance.infer", "appliance.doctor", "appliance.describe", "appliance.web"},
-    {"appliance.worker"},
+    {
+        "appliance.readiness",
+        "appliance.infer",
+        "appliance.explain",
+        "appliance.replay",
+        "appliance.conformance",
+        "appliance.conformance_network",
+        "appliance.doctor",
+        "appliance.connection",
+        "appliance.describe",
+        "appliance.study_cases",
+        "appliance.web",
+    },
+    {"appliance.worker", "appliance.housekeeping", "appliance.takeover"},
     {"appliance.run", "appliance.demo"},
     {"appliance.cli"},
     {"appliance.__main__"},
 ]
-TRAINING_ONLY = {"torch", "onnx", "onnxscript", "sklearn", "albumentations", "matplotlib", "tqdm", "cv2", "compression"}
-BROTHERS = ("appliance.backends", "appliance.writers", "appliance.ingest", "appliance.delivery")
+TRAINING_ONLY = {
+    "torch", "onnx", "onnxscript", "sklearn", "albumentations", "matplotlib", "tqdm", "cv2", "h5py", "nibabel", "monai",
+    "dicomanonymizer", "compression",
+}  # fmt: skip
+BROTHERS = (
+    "appliance.backends", "appliance.writers", "appliance.ingest", "appliance.delivery", "compression.importers",
+)  # fmt: skip
 
-# The outbox stands above the ways out, in their folder: it calls them.
-USED_BY_ALL = {"appliance.delivery.storage_scu"}
+# The outbox stands above the ways out, in their folder: it calls them. A zip archive comes by several ways in.
+USED_BY_ALL = {
+    "appliance.delivery.commitment_scu", "appliance.delivery.lane", "appliance.delivery.storage_scu",
+    "appliance.delivery.way", "appliance.ingest.bundle",
+}  # fmt: skip
 
 
 def _level(module: str) -> int | None:
@@ -108,7 +174,10 @@ def test_brothers_never_see_each_other(folder: str) -> None:
 
 
 def test_training_uses_only_the_contracts_of_the_device() -> None:
-    names = ("preprocess", "image", "package", "signature", "errors", "result", "receipt", "backend", "backends")
+    names = (
+        "preprocess", "probability", "occlusion", "image", "package", "signature", "errors", "result", "receipt",
+        "backend", "backends",
+    )  # fmt: skip
     allowed = {f"appliance.{name}" for name in names}
     for module, path in _modules("compression"):
         for imported in _imports(path):
@@ -118,6 +187,34 @@ def test_training_uses_only_the_contracts_of_the_device() -> None:
                 )
 
 
+def test_the_training_loop_knows_no_task() -> None:
+    """Classification and segmentation come to the loop, and their stages to it; never the other way."""
+    below = {f"compression.{name}" for name in ("recipe", "precision", "optimization", "distributed", "spikes",
+                                                "diagnosis")}  # fmt: skip
+    middle = {f"compression.{name}" for name in ("checkpoint", "journal", "task", "losses", "sampling")}
+    modules = dict(_modules("compression"))
+    for names, allowed in ((below, {"compression.recipe"}), (middle, below), ({"compression.loop"}, below | middle)):
+        for name in names - {"compression.recipe"}:
+            for imported in _imports(modules[name]):
+                if imported.startswith("compression."):
+                    parents = {imported, imported.rpartition(".")[0]}
+                    assert parents & allowed, f"{name} imports {imported}, which stands above it or beside it"
+
+
 def test_only_the_ledger_knows_sql() -> None:
-    users = [module for module, path in _modules("appliance") if "sqlite3" in _imports(path)]
-    assert users == ["appliance.database", "appliance.store"]
+    users = {
+        module
+        for module, path in _modules("appliance")
+        if {"sqlite3", "appliance.database.Database", "appliance.overview.Overview"} & _imports(path)
+    }
+    assert users == {
+        "appliance.commitment_store",
+        "appliance.custody",
+        "appliance.database",
+        "appliance.outbox_store",
+        "appliance.overview",
+        "appliance.reader_study",
+        "appliance.series_store",
+        "appliance.step_store",
+        "appliance.store",
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import queue
@@ -36,10 +37,21 @@ _PRECISION = {"CPU": "f32", "GPU": "f16", "NPU": "f16"}
 _KERNEL_DRIVERS = {"GPU": ("i915", "xe"), "NPU": ("intel_vpu",)}
 
 
-def probe(device: str) -> str | None:
+@functools.cache
+def _core() -> Any:
+    """The one core of this process, which is never freed.
+
+    Each core's CPU plugin puts an alternate signal stack in the place of the one before, and puts that one back when it
+    is freed. Freed in the order of their making, two cores leave a stack that is no longer mapped, and the next signal
+    with a handler ends the process with a segmentation fault (seen with 2026.4).
+    """
     import openvino
 
-    found = openvino.Core().available_devices
+    return openvino.Core()
+
+
+def probe(device: str) -> str | None:
+    found = _core().available_devices
     if any(each.partition(".")[0] == device for each in found):
         return None
     return f"OpenVINO finds no {device} here (it finds {', '.join(found) or 'nothing'}): {_GET_DRIVER[device]}"
@@ -90,7 +102,7 @@ def _compile(artifact: bytes, options: Options) -> Any:
     """The compiled network, from the cache where it lies there whole."""
     import openvino
 
-    core, settings, cache = openvino.Core(), _settings(options), EngineCache(options.cache)
+    core, settings, cache = _core(), _settings(options), EngineCache(options.cache)
     key = _key(core, artifact, options)
     engine = cache.get(*key)
     if engine is not None:
@@ -138,9 +150,7 @@ def is_prepared(artifact: bytes, options: Options) -> bool:
     """A CPU compiles in a blink; a GPU or an NPU may take a minute."""
     if options.device == "CPU" or options.cache is None:
         return True
-    import openvino
-
-    return EngineCache(options.cache).has(*_key(openvino.Core(), artifact, options))
+    return EngineCache(options.cache).has(*_key(_core(), artifact, options))
 
 
 def prepare(artifact: bytes, options: Options, progress: Progress) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import dcmread, read_file_meta_info
@@ -18,11 +22,13 @@ from pynetdicom.sop_class import Verification
 from pynetdicom.status import code_to_category
 
 from appliance.errors import DeliveryError
-from appliance.schedule import C_STORE
 from appliance.writer import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _VERIFICATION = (Verification, ImplicitVRLittleEndian)
+Tls = tuple[ssl.SSLContext, str]
 _MOST_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd numbers up to 255
+_NOTICE_SECONDS = 1.0
+_LEAST_BYTES_PER_SECOND = 128 * 1024  # that a slow peer is given time for
 
 
 @dataclass(frozen=True)
@@ -45,62 +51,53 @@ class Outcome:
         return not self.error
 
 
-def echo(host: str, port: int, ae_title: str, calling_ae_title: str, timeout: float) -> None:
+@dataclass(frozen=True)
+class Peer:
+    """Whom to call, and how.
+
+    ``timeout``: seconds for an answer, and for any progress; ``tls``: None for plain DICOM, else a context, and the
+    name that must be in the peer's certificate.
+    """
+
+    host: str
+    port: int
+    ae_title: str
+    calling_ae_title: str
+    timeout: float
+    tls: Tls | None = None
+
+    def __str__(self) -> str:
+        return f"{self.ae_title}@{self.host}:{self.port}"
+
+
+def echo(peer: Peer) -> None:
     """C-ECHO; raises `DeliveryError` where the peer does not answer with success."""
-    with _associated(host, port, ae_title, calling_ae_title, timeout, [_VERIFICATION]) as association:
+    with associated(peer, [_VERIFICATION]) as association:
         status = association.send_c_echo()
         if status.get("Status") != 0x0000:
-            raise DeliveryError(f"{ae_title}@{host}:{port} does not answer C-ECHO with success")
-
-
-def send(
-    host: str,
-    port: int,
-    ae_title: str,
-    calling_ae_title: str,
-    paths: Sequence[Path],
-    timeout: float,
-    priority: int = C_STORE["routine"],
-) -> Iterator[Outcome]:
-    """Send files as they are, on as few associations as their SOP classes and transfer syntaxes allow.
-
-    Only where a peer refuses Explicit VR Little Endian is a data set encoded anew, as Implicit VR Little Endian, which
-    every peer must take (PS3.5 section 10.1) and which changes no value.
-
-    Parameters
-    ----------
-    priority
-        The C-STORE requests' (PS3.7 section 9.3.1.1); pynetdicom itself would say LOW.
-
-    Yields
-    ------
-    One `Outcome` per file, those that are no DICOM files first. A peer that can't be reached gives one with an error
-    for every file.
-    """
-    readable = []
-    for path in paths:
-        try:
-            meta = read_file_meta_info(path)
-            file = _File(
-                path, UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID), meta.MediaStorageSOPInstanceUID
-            )
-        except (OSError, InvalidDicomError, AttributeError, EOFError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            yield Outcome(path, "", None, f"{path} is not a DICOM file that can be sent: {reason}", 0.0, time.time())
-        else:
-            readable.append(file)
-    for group in _groups(readable):
-        yield from _send_group(host, port, ae_title, calling_ae_title, group, timeout, priority)
+            raise DeliveryError(f"{peer} does not answer C-ECHO with success")
 
 
 @dataclass(frozen=True)
-class _File:
+class File:
     """A file and what its file meta information says of it."""
 
     path: Path
     sop_class_uid: UID
     transfer_syntax_uid: UID
     sop_instance_uid: str
+
+    @classmethod
+    def of(cls, path: Path) -> File:
+        """Read its file meta information; raises `DeliveryError` where it is no DICOM file."""
+        try:
+            meta = read_file_meta_info(path)
+            return cls(
+                path, UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID), meta.MediaStorageSOPInstanceUID
+            )
+        except (OSError, InvalidDicomError, AttributeError, EOFError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DeliveryError(f"{path} is not a DICOM file that can be sent: {reason}") from error
 
     @property
     def contexts(self) -> list[tuple[UID, UID]]:
@@ -111,9 +108,9 @@ class _File:
         return [(self.sop_class_uid, syntax) for syntax in syntaxes]
 
 
-def _groups(files: Sequence[_File]) -> Iterator[list[_File]]:
+def groups(files: Sequence[File]) -> Iterator[list[File]]:
     """Runs of files that need no more than 128 presentation contexts."""
-    group: list[_File] = []
+    group: list[File] = []
     contexts: set[tuple[UID, UID]] = set()
     for file in files:
         if len(contexts.union(file.contexts)) > _MOST_CONTEXTS:
@@ -125,68 +122,100 @@ def _groups(files: Sequence[_File]) -> Iterator[list[_File]]:
         yield group
 
 
-def _send_group(
-    host: str, port: int, ae_title: str, calling_ae_title: str, files: Sequence[_File], timeout: float, priority: int
-) -> Iterator[Outcome]:
-    contexts = list(dict.fromkeys(context for file in files for context in file.contexts))
-    done = 0
-    try:
-        with _associated(host, port, ae_title, calling_ae_title, timeout, contexts) as association:
-            for file in files:
-                begin = time.monotonic()
-                status, error = _store(association, file, priority)
-                yield Outcome(file.path, file.sop_instance_uid, status, error, time.monotonic() - begin, time.time())
-                done += 1
-                if done < len(files) and not association.is_established:
-                    raise DeliveryError(f"{ae_title}@{host}:{port} ended the association")
-    except DeliveryError as error:
-        for file in files[done:]:
-            yield Outcome(file.path, file.sop_instance_uid, None, str(error), 0.0, time.time())
+class Stored(NamedTuple):
+    """What came of a C-STORE request.
+
+    ``status`` is the response's, None where there was none; ``error`` is empty where the peer has the object;
+    ``ended``: the association is of no more use, even where it does not know that yet.
+    """
+
+    status: int | None
+    error: str
+    ended: bool
 
 
-def _store(association: Association, file: _File, priority: int) -> tuple[int | None, str]:
+def store(association: Association, file: File, priority: int) -> Stored:
+    """C-STORE one file."""
     accepted = [
         (context.abstract_syntax, context.transfer_syntax[0])
         for context in association.accepted_contexts
         if (context.abstract_syntax, context.transfer_syntax[0]) in file.contexts
     ]
     if not accepted:
-        return None, f"the peer does not accept {file.sop_class_uid.name} in {file.transfer_syntax_uid.name}"
+        error = f"the peer does not accept {file.sop_class_uid.name} in {file.transfer_syntax_uid.name}"
+        return Stored(None, error, ended=False)
     try:
         as_it_is = file.contexts[0] in accepted
+        timeout = association.ae.dimse_timeout  # counts from when the first byte is sent
+        association.dimse_timeout = timeout + file.path.stat().st_size / _LEAST_BYTES_PER_SECOND
         answer = association.send_c_store(file.path if as_it_is else dcmread(file.path), priority=priority)
-    except (ValueError, AttributeError, InvalidDicomError) as error:
-        return None, f"{file.path} can't be sent: {error}"
-    except (RuntimeError, OSError) as error:
-        return None, str(error)
+    except (ValueError, AttributeError, InvalidDicomError, OSError) as error:
+        return Stored(None, f"{file.path} can't be sent: {error}", ended=False)
+    except RuntimeError as error:  # there is no association any more
+        return Stored(None, str(error), ended=True)
     status = answer.get("Status")
     if status is None:
-        return None, "the peer did not answer in time, or ended the association"
+        _wait_for_the_end(association)
+        return Stored(None, "the peer did not answer in time, or ended the association", ended=True)
     category = code_to_category(status)
     if category in ("Success", "Warning"):
-        return status, ""
+        return Stored(status, "", ended=False)
     comment = answer.get("ErrorComment")
-    return status, f"the peer answered {category} 0x{status:04X}{f': {comment}' if comment else ''}"
+    said = f"the peer answered {category} 0x{status:04X}{f': {comment}' if comment else ''}"
+    return Stored(status, said, ended=False)
+
+
+def _wait_for_the_end(association: Association) -> None:
+    """Until the association knows by itself that it is over: a release now would wait for an answer in vain."""
+    deadline = time.monotonic() + _NOTICE_SECONDS
+    while association.is_established and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 @contextmanager
-def _associated(
-    host: str, port: int, ae_title: str, calling_ae_title: str, timeout: float, contexts: Sequence[tuple[UID, UID]]
+def associated(
+    peer: Peer,
+    contexts: Sequence[tuple[UID, UID]],
+    on_sent: Callable[[evt.Event], None] = lambda _: None,
+    handlers: Sequence[tuple[Any, Callable[[evt.Event], Any]]] = (),
 ) -> Iterator[Association]:
-    """An association that is released at the end; raises `DeliveryError` in words where there is none."""
+    """An association that is released at the end; raises `DeliveryError` in words where there is none.
+
+    Parameters
+    ----------
+    on_sent
+        Called after each PDU, in the association's own thread.
+    handlers
+        More of pynetdicom's events, and what is called for them.
+    """
     _config.STORE_SEND_CHUNKED_DATASET = True  # a file's own bytes, neither decoded nor encoded again
     _config.LOG_HANDLER_LEVEL = "none"
-    entity = AE(ae_title=calling_ae_title)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = timeout
+    entity = AE(ae_title=peer.calling_ae_title)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = peer.timeout
     entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
     entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     for abstract_syntax, transfer_syntax in contexts:
         entity.add_requested_context(abstract_syntax, transfer_syntax)
     connected = threading.Event()
-    handlers = [(evt.EVT_CONN_OPEN, lambda _: connected.set())]
-    association = entity.associate(host, port, ae_title=ae_title, evt_handlers=handlers)
+
+    def on_open(event: evt.Event) -> None:
+        connected.set()
+        connection = event.assoc.dul.socket.socket
+        connection.settimeout(peer.timeout)  # or a peer that stops reading would hold this thread for ever
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def after_sent(event: evt.Event) -> None:
+        # Peers whose socket waits for this side's acknowledgment before it sends the rest of an answer (dcmtk, Orthanc)
+        # would wait 40 ms for each object.
+        with contextlib.suppress(OSError, AttributeError):
+            event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        on_sent(event)
+
+    bound = [(evt.EVT_CONN_OPEN, on_open), (evt.EVT_PDU_SENT, after_sent), *handlers]
+    association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=bound, tls_args=peer.tls)
     if not association.is_established:
-        raise _refusal(association, f"{ae_title}@{host}:{port}", connected.is_set())
+        raise _refusal(association, str(peer), connected.is_set(), peer.tls is not None)
     try:
         yield association
     finally:
@@ -194,14 +223,21 @@ def _associated(
             association.release()
 
 
-def _refusal(association: Association, peer: str, connected: bool) -> DeliveryError:
+def _refusal(association: Association, peer: str, connected: bool, over_tls: bool) -> DeliveryError:
     if association.is_rejected:
         answer = association.acceptor.primitive
         reason = answer.reason_str if answer is not None else "no reason given"
         hint = "enter this device's AE title and address at the peer, and check the peer's AE title here"
         return DeliveryError(f"{peer} refused the association: {reason}", hint=hint)
     if association.acceptor.primitive is not None:
-        return DeliveryError(f"{peer} accepts none of the objects' SOP classes and transfer syntaxes")
+        return NothingAcceptedError(f"{peer} accepts none of the objects' SOP classes and transfer syntaxes")
     if connected:
         return DeliveryError(f"{peer} does not answer as a DICOM peer", hint="check that this is its DICOM port")
+    if over_tls:
+        hint = "`scanside test-connection` tells which"
+        return DeliveryError(f"{peer} can't be reached, or not over TLS", hint=hint)
     return DeliveryError(f"{peer} can't be reached", hint="check that it runs, its address, its port and the firewall")
+
+
+class NothingAcceptedError(DeliveryError):
+    """The peer is there, but takes nothing of what is to be sent."""

@@ -210,7 +210,7 @@ class InferenceProcess:
         Parameters
         ----------
         images
-            For each input name -> float32 ``(1, channel, rows, columns)``.
+            For each input name -> float32 ``(1, channel, [slices,] rows, columns)``.
         seconds
             The longest time without an answer.
 

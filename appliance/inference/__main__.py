@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import signal
@@ -24,7 +23,7 @@ def main() -> None:
     parent, descriptor, memory_file, stderr = map(int, sys.argv[1:])
     process.die_with_parent(parent)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # to the whole service; its parent ends it when it is done with it
-    _be_the_first_to_go()
+    process.be_the_first_to_go()
     with socket.socket(fileno=descriptor) as line:
         start = msgspec.json.decode(line.recv(1 << 16), type=Start, dec_hook=lambda _, value: Path(value))
         try:
@@ -45,12 +44,6 @@ def main() -> None:
 
 class _UnpreparedError(BackendError):
     """The network has to be compiled first."""
-
-
-def _be_the_first_to_go() -> None:
-    """Where memory runs out the kernel shall end this process, which is replaced, and not the one that receives."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("800")
 
 
 class _Server:

@@ -1,45 +1,103 @@
-"""The mini Storage SCP: C-ECHO and C-STORE (PS3.4 annexes A and B), Success only after fsync and commit."""
+"""The mini Storage SCP: C-ECHO, C-STORE, Storage Commitment and Performed Procedure Steps (PS3.4 annexes A, B, J, F).
+
+Success is answered only after fsync and commit (see `appliance.landing`). Data sets go to the disk as they come, so
+that one of any size takes no more memory than a PDU.
+"""
 
 from __future__ import annotations
 
-import io
 import logging
-import socket
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID
-from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
-from pynetdicom.association import Association
-from pynetdicom.sop_class import Verification
+from pydicom.uid import RE_VALID_UID, UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, _config, evt
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.sop_class import ModalityPerformedProcedureStep, StorageCommitmentPushModel, Verification
 
-from appliance import config, schedule
+from appliance import config, schedule, tls_client
+from appliance.acceptor import tls
+from appliance.acceptor.access import Access
+from appliance.acceptor.association import AcceptedAssociation, Ending, Patience
+from appliance.acceptor.command import StoreRequest
+from appliance.acceptor.pdu import ProtocolError
+from appliance.acceptor.server import Acceptor
+from appliance.commitment_store import CommitmentStore
+from appliance.decode import DECODERS
 from appliance.errors import ApplianceError, DiskFullError, SpoolError
+from appliance.file_head import Heads
 from appliance.ingest import Intake
+from appliance.performed_step import PerformedStep
+from appliance.spool import Incoming
+from appliance.step_store import StepStore
+from appliance.storage_commitment import CommitmentReport, StorageCommitment, answer_report
 from appliance.writer import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 log = logging.getLogger("scanside.storage_scp")
 
-_PDU_BYTES = 131072  # dcmtk's most; halves the CPU of pynetdicom's default
+PDU_BYTES = 131072  # dcmtk's most
+LARGEST_BYTES = 2 * 1024**3
 _SUCCESS, _OUT_OF_RESOURCES, _CANNOT_UNDERSTAND, _PROCESSING_FAILURE = 0x0000, 0xA700, 0xC000, 0x0110
+# Where a peer leaves the choice: no loss, and value representations kept.
+PREFERRED = (ExplicitVRLittleEndian, *(syntax for syntax in DECODERS if syntax != ExplicitVRLittleEndian))
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_STANDARD = "1.2.840.10008."
+_SERVICES = (Verification, StorageCommitmentPushModel, ModalityPerformedProcedureStep)
+_SERVICE_SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian]  # deflated ones have no size before they are read
+_LONGEST_UID = 64
+_MOST_UNKNOWN = 100  # transfer syntaxes of one SOP class
+
+
+@dataclass
+class _Stored:
+    """What an open association has brought."""
+
+    sender: str
+    transfer_id: str
+    heads: Heads
+    count: int = 0
 
 
 class StorageScp:
-    """A Storage and Verification SCP on its own threads.
+    """A Storage, Storage Commitment, Performed Procedure Step and Verification SCP on its own threads.
 
-    Any called AE title is answered, since a wrong one costs a field engineer an hour and protects nothing. All storage
-    SOP classes and transfer syntaxes are taken: what can't be read is kept and turned away with its reason, which the
-    page shows, where a refused presentation context would show only in the scanner's log.
+    Any called AE title is answered unless some are listed, since a wrong one costs a field engineer an hour and
+    protects nothing. All storage SOP classes and transfer syntaxes are taken: what can't be read is kept and turned
+    away with its reason, which the page shows, where a refused presentation context would show only in the scanner's
+    log.
+
+    Parameters
+    ----------
+    folder
+        To which relative paths of keys and certificates are relative.
+    on_report
+        Given what a destination says of results that were sent to it, on an association of its own; returns whether it
+        was asked. None where none is asked.
     """
 
-    def __init__(self, settings: config.StorageScp, intake: Intake) -> None:
-        self._settings = settings
-        self._intake = intake
-        self._server: Any = None
-        self._stored: WeakKeyDictionary[Association, int] = WeakKeyDictionary()  # how many each association brought
+    def __init__(
+        self,
+        settings: config.StorageScp,
+        intake: Intake,
+        folder: Path = Path(),
+        on_report: Callable[[CommitmentReport], bool] | None = None,
+    ) -> None:
+        self._settings, self._intake, self._folder = settings, intake, folder
+        self._on_report = on_report
+        self._access = Access(settings)
+        self._acceptor: Acceptor | None = None
+        self._commitment: StorageCommitment | None = None
+        self._performed = PerformedStep(StepStore(intake.ledger), intake.look_again)
+        self._open: dict[AcceptedAssociation, _Stored] = {}
+        self._offered = {str(Verification)}
+        if settings.storage_commitment:
+            self._offered.add(str(StorageCommitmentPushModel))
+        if settings.performed_procedure_step:
+            self._offered.add(str(ModalityPerformedProcedureStep))
 
     def start(self) -> int:
         """Listen; the port (the one that was found free where the settings say 0).
@@ -47,104 +105,224 @@ class StorageScp:
         Raises
         ------
         ApplianceError
-            The port is in use, or the address isn't this machine's.
+            The port is in use, the address isn't this machine's, or the TLS files don't serve.
         """
         _config.LOG_HANDLER_LEVEL = "none"
-        entity = AE(ae_title=self._settings.ae_title)
-        entity.maximum_pdu_size = _PDU_BYTES
-        entity.maximum_associations = self._settings.max_associations
+        settings = self._settings
+        context = calling = None
+        if settings.tls is not None:
+            key, certificate, ca = (
+                self._folder / name for name in (settings.tls.key, settings.tls.certificate, settings.tls.ca)
+            )
+            context = tls.server_context(key, certificate, ca)
+            # A modality is called by the address that it came from.
+            calling = tls_client.client_context(tls_client.TlsFiles(ca, certificate, key, any_name=True))
+        entity = AE(ae_title=settings.ae_title)
+        entity.maximum_pdu_size = PDU_BYTES
+        entity.maximum_associations = settings.max_associations + 1  # they are counted before pynetdicom sees them
         entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        entity.add_supported_context(Verification)
-        for context in AllStoragePresentationContexts:
-            entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
-        handlers = [
-            (evt.EVT_CONN_OPEN, _set_nodelay),
-            (evt.EVT_ACCEPTED, self._on_accepted),
-            (evt.EVT_CONN_CLOSE, self._on_connection_closed),
-            (evt.EVT_C_ECHO, lambda _: _SUCCESS),
-            (evt.EVT_C_STORE, self._on_c_store),
-        ]
-        host, port = self._settings.host, self._settings.port
+        self._commitment = StorageCommitment(
+            CommitmentStore(self._intake.ledger),
+            self._port_of,
+            self._intake.kept,
+            entity,
+            settings.storage_commitment_hours,
+            calling,
+        )
+        patience = Patience(settings.idle_seconds, settings.pdu_seconds)
+        acceptor = Acceptor(entity, self, self._access, patience, settings.request_seconds, context, self._prepare)
         try:
-            self._server = entity.start_server((host, port), block=False, evt_handlers=handlers)
+            port = acceptor.start(settings.host, settings.port)
         except OSError as error:
             raise ApplianceError(
-                f"the Storage SCP can't listen on {host}:{port}: {error.strerror}",
+                f"the Storage SCP can't listen on {settings.host}:{settings.port}: {error.strerror}",
                 hint="stop what uses that port, or set storage_scp.port in the configuration (0 takes a free one)",
             ) from error
-        return int(self._server.socket.getsockname()[1])
+        self._acceptor = acceptor
+        self._commitment.start()
+        return port
 
     def stop(self) -> None:
         """Take no more associations, and abort those that are open: what was not answered is sent again."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.ae.shutdown()
-            self._server = None
+        if self._acceptor is not None:
+            self._acceptor.stop()
+            self._acceptor = None
+        if self._commitment is not None:
+            self._commitment.stop()
+        self._intake.settle()
 
-    def _on_accepted(self, event: evt.Event) -> None:
-        self._stored[event.assoc] = 0
-        requestor, called = event.assoc.requestor, event.assoc.requestor.primitive.called_ae_title
+    # --- appliance.acceptor.association.Service -------------------------------------------------------------------
+
+    def contexts(self, requested: list[PresentationContext]) -> list[PresentationContext]:
+        offered: dict[str, set[UID]] = {}
+        for context in requested:
+            offered.setdefault(str(context.abstract_syntax), set()).update(context.transfer_syntax)
+        supported = []
+        for name, syntaxes in offered.items():
+            if name in _SERVICES:
+                reports = name == StorageCommitmentPushModel and self._on_report is not None
+                if name == StorageCommitmentPushModel and (reports or name in self._offered):
+                    supported.append(self._commitment_context())
+                elif name in self._offered:
+                    supported.append(build_context(name, _SERVICE_SYNTAXES))
+            elif self._is_stored(name):
+                supported.append(build_context(name, self._in_order(syntaxes)))
+        return supported
+
+    def _commitment_context(self) -> PresentationContext:
+        """With the roles that the peer may have: SCU to ask, SCP to report (PS3.4 section J.3.3.1)."""
+        context = build_context(StorageCommitmentPushModel)
+        context.scu_role, context.scp_role = self._settings.storage_commitment, self._on_report is not None
+        return context
+
+    def _is_stored(self, sop_class_uid: str) -> bool:
+        if self._settings.undecodable == "refuse":
+            return sop_class_uid.startswith(_STORAGE) and "Image Storage" in UID(sop_class_uid).name
+        return sop_class_uid.startswith(_STORAGE) or not sop_class_uid.startswith(_STANDARD)
+
+    def _in_order(self, syntaxes: set[UID]) -> list[UID]:
+        decodable = [UID(syntax) for syntax in PREFERRED if syntax in syntaxes]
+        if self._settings.undecodable == "refuse":
+            return decodable
+        return [*decodable, *sorted(syntaxes.difference(decodable))[:_MOST_UNKNOWN]]
+
+    def accepted(self, association: AcceptedAssociation) -> None:
+        requestor, called = association.requestor, association.requestor.primitive.called_ae_title
+        sender, transfer_id = f"{requestor.ae_title} at {requestor.address}", uuid.uuid4().hex
+        heads = Heads("storage_scp", sender, requestor.ae_title, transfer_id)
+        self._open[association] = _Stored(sender, transfer_id, heads)
         log.info("association from %s at %s", requestor.ae_title, requestor.address)
         if called != self._settings.ae_title:
             log.warning("%s calls this device %r, not %r", requestor.ae_title, called, self._settings.ae_title)
 
-    def _on_connection_closed(self, event: evt.Event) -> None:
-        if event.assoc in self._stored:
-            requestor, count = event.assoc.requestor, self._stored[event.assoc]
-            log.info("association from %s at %s ended: %d instances", requestor.ae_title, requestor.address, count)
+    def ended(self, association: AcceptedAssociation, ending: Ending) -> None:
+        stored = self._open.pop(association)
+        log.info("association from %s %s: %d instances", stored.sender, ending, stored.count)
+        if stored.count:
+            self._intake.end_transfer(stored.transfer_id, ending)
+        self._intake.leave()
 
-    def _on_c_store(self, event: evt.Event) -> Any:
-        request, requestor = event.request, event.assoc.requestor
-        sop_class_uid, sop_instance_uid = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
-        if not UID(sop_instance_uid).is_valid or not UID(sop_class_uid).is_valid:
-            return _failure(_CANNOT_UNDERSTAND, "The SOP Class or SOP Instance UID is not valid")
+    def begin_store(self, association: AcceptedAssociation, request: StoreRequest) -> _Storing | _Refused:
+        if request.abstract_syntax_uid in _SERVICES:
+            raise ProtocolError("a C-STORE-RQ in a presentation context of another service")
+        if not _is_uid(request.sop_instance_uid) or not _is_uid(request.sop_class_uid):
+            return _Refused(_CANNOT_UNDERSTAND, "The SOP Class or SOP Instance UID is not valid")
+        stored = self._open[association]
+        priority = schedule.of_c_store(request.priority)
+        head = stored.heads.make(request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid, priority)
         try:
-            admission = self._intake.take(
-                _file_head(event, sop_class_uid, sop_instance_uid),
-                request.DataSet.getvalue(),
-                sop_instance_uid=sop_instance_uid,
-                sop_class_uid=sop_class_uid,
-                source="storage_scp",
-                sender=f"{requestor.ae_title} at {requestor.address}",
-                ae_title=requestor.ae_title,
-                priority=schedule.of_c_store(request.Priority),
-            )
-        except DiskFullError as error:
-            log.error("refused with 0xA700: %s", error)
-            return _failure(_OUT_OF_RESOURCES, "The disk is full")
+            file = self._intake.land(head)
         except SpoolError as error:
-            log.error("refused with 0x0110: %s", error)
-            return _failure(_PROCESSING_FAILURE, "The instance could not be stored")
+            return _refused(error)
+        return _Storing(file, self._intake, request, priority, stored, association.requestor.ae_title)
+
+    # --- other services -------------------------------------------------------------------------------------------
+
+    def storage_commitment(self) -> dict[str, Any]:
+        """How it is, for the page; raises `SpoolError`."""
+        assert self._commitment is not None
+        return self._commitment.say()
+
+    def _prepare(self, association: AcceptedAssociation) -> None:
+        association.bind(evt.EVT_N_ACTION, self._on_n_action)
+        association.bind(evt.EVT_N_CREATE, self._performed.on_n_create)
+        association.bind(evt.EVT_N_SET, self._performed.on_n_set)
+        if self._on_report is not None:
+            association.bind(evt.EVT_N_EVENT_REPORT, self._on_n_event_report)
+
+    def _on_n_action(self, event: evt.Event) -> Any:
+        assert self._commitment is not None
+        return self._commitment.on_n_action(event)
+
+    def _port_of(self, address: str, ae_title: str) -> int | None:
+        modality = self._access.modality(address, ae_title)
+        return modality.port if modality is not None else None
+
+    def _on_n_event_report(self, event: evt.Event) -> tuple[int, None]:
+        assert self._on_report is not None
+        return answer_report(event, self._on_report), None
+
+
+class _Storing:
+    """A C-STORE request whose data set goes to the disk as it comes."""
+
+    def __init__(
+        self,
+        file: Incoming,
+        intake: Intake,
+        request: StoreRequest,
+        priority: config.Priority,
+        stored: _Stored,
+        ae_title: str,
+    ) -> None:
+        self._file, self._intake, self._request, self._stored = file, intake, request, stored
+        self._priority, self._ae_title = priority, ae_title
+        self._size = 0
+        self._failure: _Refused | None = None
+
+    def write(self, fragment: memoryview) -> None:
+        if self._failure is not None:
+            return  # the peer sends it all before it reads the answer
+        self._size += len(fragment)
+        if self._size > LARGEST_BYTES:
+            self._file.discard()
+            self._failure = _Refused(_OUT_OF_RESOURCES, f"More than {LARGEST_BYTES // 2**30} GiB")
+            return
+        try:
+            self._file.write(fragment)
+        except SpoolError as error:
+            self._failure = _refused(error)
+
+    def finish(self) -> tuple[int, str]:
+        if self._failure is not None:
+            return self._failure.finish()
+        request = self._request
+        try:
+            admission = self._intake.admit(
+                self._file.keep(),
+                sop_instance_uid=request.sop_instance_uid,
+                sop_class_uid=request.sop_class_uid,
+                source="storage_scp",
+                sender=self._stored.sender,
+                ae_title=self._ae_title,
+                priority=self._priority,
+                transfer_id=self._stored.transfer_id,
+            )
+        except SpoolError as error:
+            return _refused(error).finish()
         # One in conflict is kept too, and its final state says why; sending it again would change nothing.
         log.info("instance %d: %s", admission.instance_id, admission.outcome)
-        self._stored[event.assoc] += 1
-        return _SUCCESS
+        self._stored.count += 1
+        return _SUCCESS, ""
+
+    def discard(self) -> None:
+        self._file.discard()
 
 
-def _set_nodelay(event: evt.Event) -> None:
-    """Answer at once: with Nagle's algorithm each instance waits 40 ms for the peer's acknowledgment."""
-    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+@dataclass(frozen=True)
+class _Refused:
+    """A C-STORE request that is answered with a failure once its data set has passed by."""
+
+    status: int
+    comment: str
+
+    def write(self, fragment: memoryview) -> None:
+        pass
+
+    def finish(self) -> tuple[int, str]:
+        return self.status, self.comment
+
+    def discard(self) -> None:
+        pass
 
 
-def _file_head(event: evt.Event, sop_class_uid: str, sop_instance_uid: str) -> bytes:
-    """Preamble and file meta information (PS3.10 section 7.1) for the data set as it came over the wire."""
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = sop_class_uid
-    meta.MediaStorageSOPInstanceUID = sop_instance_uid
-    meta.TransferSyntaxUID = event.context.transfer_syntax
-    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    meta.SourceApplicationEntityTitle = event.assoc.requestor.ae_title
-    buffer = io.BytesIO()
-    write_file_meta_info(buffer, meta)
-    return b"\0" * 128 + b"DICM" + buffer.getvalue()
+def _is_uid(text: str) -> bool:
+    return len(text) <= _LONGEST_UID and re.fullmatch(RE_VALID_UID, text) is not None
 
 
-def _failure(status: int, comment: str) -> Dataset:
-    """A C-STORE response's status elements (PS3.7 C.5); Error Comment holds 64 characters."""
-    answer = Dataset()
-    answer.Status = status
-    answer.ErrorComment = comment[:64]
-    return answer
+def _refused(error: SpoolError) -> _Refused:
+    full = isinstance(error, DiskFullError)
+    status = _OUT_OF_RESOURCES if full else _PROCESSING_FAILURE
+    log.error("refused with 0x%04X: %s", status, error)
+    return _Refused(status, "The disk is full" if full else "The instance could not be stored")

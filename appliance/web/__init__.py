@@ -1,1 +1,1 @@
-"""The local page. Imports neither numpy nor DICOM libraries: it shows what others have written."""
+"""The local page: it shows what others have written, and takes files in. Only the latter needs DICOM libraries."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import struct
 from typing import Any
 
 from flask import Flask
@@ -10,22 +13,24 @@ from gunicorn.app.base import BaseApplication
 
 from appliance.config import Config
 from appliance.process import die_with_parent
+from appliance.web import arrivals
 from appliance.web.app import create_app
 
-_THREADS = 6
+_STALLED_SECONDS = 20  # without a byte
+_THREADS = arrivals.MOST_AT_ONCE + 6
 
 
 class _Server(BaseApplication):
     """One worker process with threads: the page is for a few people at a time."""
 
-    def __init__(self, config: Config, descriptor: int) -> None:
-        self._config, self._descriptor = config, descriptor
+    def __init__(self, config: Config, parent: socket.socket, listener: int) -> None:
+        self._config, self._parent, self._listener = config, parent, listener
         self._arbiter = os.getpid()
         super().__init__()
 
     def load_config(self) -> None:
         settings: dict[str, Any] = {
-            "bind": f"fd://{self._descriptor}",
+            "bind": f"fd://{self._listener}",
             "workers": 1,
             "worker_class": "gthread",
             "threads": _THREADS,
@@ -41,9 +46,18 @@ class _Server(BaseApplication):
                 self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        return create_app(self._config)
+        return create_app(self._config, self._tell_parent)
+
+    def _tell_parent(self) -> None:
+        """There is something new in the ledger. Never blocks: a parent with unread words looks anyway."""
+        with contextlib.suppress(OSError):
+            self._parent.send(b".", socket.MSG_DONTWAIT)
 
 
-def main(config: Config, descriptor: int) -> None:
+def main(config: Config, parent: int, listener: int) -> None:
     """Serve until SIGTERM, or until the parent ends."""
-    _Server(config, descriptor).run()
+    # Inherited by each connection: one that neither sends nor reads must not hold a thread for ever.
+    with socket.socket(fileno=os.dup(listener)) as listening:
+        for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            listening.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", _STALLED_SECONDS, 0))
+    _Server(config, socket.socket(fileno=parent), listener).run()

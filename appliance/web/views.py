@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from flask import Blueprint, Response, abort, current_app, jsonify, render_template, request, send_from_directory
 from werkzeug.wrappers import Response as BaseResponse
 
-from appliance.config import Config
+from appliance.config import Config, MessageKind, ResultKind
 from appliance.health import health
 from appliance.store import FINAL_STATES, Store
 
 blueprint = Blueprint("views", __name__)
 
+_KINDS = ", ".join(repr(kind) for kind in (*get_args(ResultKind), *get_args(MessageKind)))
 _PAGE = 50
+_MOST_PAGES = 1000  # of older ones the ledger's export tells
 # What a person needs to know of each state.
 STATE_WORDS = {
     "received": "waiting",
@@ -24,7 +26,7 @@ STATE_WORDS = {
     "delivered": "done",
     "rejected": "turned away",
     "failed": "failed",
-    "quarantined": "quarantined",  # no state of the ledger, but a kind of failed
+    "quarantined": "quarantined",
 }
 
 
@@ -54,7 +56,8 @@ def worklist() -> str:
 def worklist_fragment() -> BaseResponse:
     """The part of the worklist that changes; 304 while nothing did."""
     response = Response()
-    seen = f"{_store().change_mark()} {request.args.get('page', '1')} {_waiting_reason()}"
+    undelivered = _store().undelivered_count()
+    seen = f"{_store().change_mark()} {request.args.get('page', '1')} {_waiting_reason()} {undelivered}"
     response.set_etag(hashlib.sha256(seen.encode()).hexdigest()[:16])
     response.headers["Cache-Control"] = "no-cache"
     response.make_conditional(request)
@@ -72,7 +75,7 @@ def _waiting_reason() -> str:
 def _worklist() -> dict[str, Any]:
     store = _store()
     counts = store.counts()
-    pages = max(-(-sum(counts.values()) // _PAGE), 1)
+    pages = min(max(-(-store.worklist_length() // _PAGE), 1), _MOST_PAGES)
     page = min(max(request.args.get("page", 1, type=int), 1), pages)
     return {
         "rows": store.worklist(_PAGE, (page - 1) * _PAGE),
@@ -92,6 +95,7 @@ def study(identifier: int) -> str:
         row=row,
         words=STATE_WORDS,
         final=row["state"] in FINAL_STATES,
+        supersedes=store.superseded(identifier),
         waiting_reason=_waiting_reason(),
         events=store.events(identifier),
         objects=store.objects(identifier),
@@ -100,24 +104,26 @@ def study(identifier: int) -> str:
 
 
 @blueprint.get(
-    "/study/<int(max=9223372036854775807):identifier>/<any('image', 'heat-0', 'heat-1', 'heat-2', 'heat-3'):name>.png"
+    "/study/<int(max=9223372036854775807):identifier>/"
+    "<any('image', 'outline', 'heat-0', 'heat-1', 'heat-2', 'heat-3'):name>.png"
 )
 def preview(identifier: int, name: str) -> BaseResponse:
-    """The image or a heat map, as the worker drew them."""
+    """The image, the outlines or a heat map, as the worker drew them."""
     return _private(send_from_directory(Path(_config().previews_path) / str(identifier), f"{name}.png"))
 
 
 @blueprint.get(
-    "/study/<int(max=9223372036854775807):identifier>/<any('structured_report', 'secondary_capture'):kind>.dcm"
+    f"/study/<int(max=9223372036854775807):identifier>/<any({_KINDS}):kind>.<any('dcm', 'hl7', 'json'):suffix>"
 )
-def result_object(identifier: int, kind: str) -> BaseResponse:
-    """A result object as it was sent. It names the patient, so it is there only where the page may, too."""
+def result_file(identifier: int, kind: str, suffix: str) -> BaseResponse:
+    """A result object or message as it was sent. It names the patient, so it is there only where the page may, too."""
     if not _config().web.show_patient:
         abort(403, "Result files name the patient, and this page is set to show no patients (web.show_patient).")
-    paths = [Path(item["path"]) for item in _store().objects(_instance(identifier)["id"]) if item["kind"] == kind]
+    rows = _store().objects(_instance(identifier)["id"])
+    paths = [Path(row["path"]) for row in rows if row["kind"] == kind and row["path"].endswith(f".{suffix}")]
     if not paths:
         abort(404, "This image has no such result.")
-    folder, name = _config().results_path / paths[0].parent, f"{identifier:08d}-{kind}.dcm"
+    folder, name = _config().results_path / paths[0].parent, f"{identifier:08d}-{kind}.{suffix}"
     return _private(send_from_directory(folder, paths[0].name, as_attachment=True, download_name=name))
 
 

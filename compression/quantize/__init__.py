@@ -1,8 +1,8 @@
 """Stage ``quantize``: int8 candidates for each target, and the float network in each target's form.
 
-A target is a module with ``TARGET``, ``float_artifact(source, folder)`` and ``candidates(build, source, folder,
-images)``, which return what they wrote into the folder. Which candidate ships, and whether one does, is decided by the
-stage ``gate``; where none may, it asks for `fallbacks`. Nothing makes int4: it would have to pass the same gate.
+A target is a module with ``TARGET``, ``float_artifact(source, folder)`` and ``candidates(source, folder,
+calibration)``, which return what they wrote into the folder. Which candidate ships, and whether one does, is decided by
+the stage ``gate``; where none may, it asks for `fallbacks`. Nothing makes int4: it would have to pass the same gate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import numpy as np
 import onnx
 
 from compression import data, export
+from compression.inference import tensors
 from compression.quantize import aware, cpu, openvino, tensorrt
+from compression.quantize.static import Calibration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +30,7 @@ FLOAT = "float"
 
 
 def run(build: Build) -> str:
-    images = calibration_images(build)
+    calibration = calibrating(build)
     made = {}
     for target in build.recipe.quantize.targets:
         folder = build.folder("quantize") / target
@@ -36,12 +38,12 @@ def run(build: Build) -> str:
         source, module = export.source(build), TARGETS[target]
         paths = {
             FLOAT: module.float_artifact(source, folder),
-            **module.candidates(build, source, folder, images),
+            **module.candidates(source, folder, calibration),
         }
         made[target] = {producer: str(path.relative_to(build.work)) for producer, path in paths.items()}
     (build.folder("quantize") / "candidates.json").write_text(json.dumps(made, indent=1))
     counted = ", ".join(f"{target}: {len(paths) - 1}" for target, paths in made.items())
-    return f"int8 candidates calibrated on {len(images)} images of training patients; {counted}"
+    return f"int8 candidates calibrated on {len(calibration.inputs)} images of training patients; {counted}"
 
 
 def unquantizable(model: onnx.ModelProto, targets: Iterable[str]) -> list[str]:
@@ -65,20 +67,21 @@ def candidates(build: Build, target: str) -> dict[str, Path]:
 
 def fallbacks(build: Build, target: str, folder: Path) -> Iterator[dict[str, Path]]:
     """More candidates, each costlier to make than the one before, made when they are asked for."""
-    images, source = calibration_images(build), export.source(build)
+    calibration, source = calibrating(build), export.source(build)
     own = folder / target
     own.mkdir(exist_ok=True)
     if target == openvino.TARGET:
-        yield openvino.accuracy_control(build, source, own, images)
-    retrained = aware.retrained(build, source, folder / "aware", images)
-    made = TARGETS[target].candidates(build, retrained, own, images)
+        yield openvino.accuracy_control(build, source, own, calibration)
+    retrained = aware.retrained(build, source, folder / "aware", calibration)
+    made = TARGETS[target].candidates(retrained, own, calibration)
     yield {f"{producer}, {aware.PRODUCER}": path for producer, path in made.items()}
 
 
-def calibration_images(build: Build) -> np.ndarray:
-    """Images of training patients, half of each class: uint8 ``(count, rows, columns)``."""
-    training = data.load(build, "train")
-    return training.pixels[stratified(training.labels, build.recipe.quantize.images, build.recipe.data.seed)]
+def calibrating(build: Build) -> Calibration:
+    """Images of training patients, half of each class."""
+    training, recipe = data.load(build, "train"), build.recipe.quantize
+    images = training.pixels[stratified(training.labels, recipe.images, build.recipe.data.seed)]
+    return Calibration(list(tensors(build, images)), recipe.method)
 
 
 def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:

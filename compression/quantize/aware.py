@@ -8,6 +8,7 @@ rounding better, and each target's own producer quantizes it as any other.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compression import export, train
-from compression.architectures import MobileNetV2
+from compression.architectures import Classifier
 from compression.export import Source
-from compression.inference import tensors
+from compression.quantize.static import Calibration
 
 if TYPE_CHECKING:
     from compression.build import Build
@@ -27,14 +28,14 @@ if TYPE_CHECKING:
 PRODUCER = "after quantization-aware fine-tuning"
 
 
-def retrained(build: Build, source: Source, folder: Path, images: np.ndarray) -> Source:
+def retrained(build: Build, source: Source, folder: Path, calibration: Calibration) -> Source:
     """The network after fine-tuning, as ONNX and in torch; made once for all targets, and resumable."""
     folder.mkdir(exist_ok=True)
     done = folder / "network.pt"
     if not done.exists():
         recipe = build.recipe
         rounded = copy.deepcopy(source.network)
-        observe(rounded, list(tensors(build, images, "ranges of activations")))
+        observe(rounded, calibration.inputs)
         tuning = train.Tuning(
             "quantization-aware",
             recipe.quantize.aware_epochs,
@@ -45,11 +46,12 @@ def retrained(build: Build, source: Source, folder: Path, images: np.ndarray) ->
         tuned, _ = train.fit(build, rounded, tuning, folder / "checkpoint.pt")
         torch.save(plain(tuned).state_dict(), done.with_suffix(".tmp"))
         done.with_suffix(".tmp").replace(done)
-    network = MobileNetV2.from_state(torch.load(done, weights_only=True), build.recipe.train.dropout).eval()
+    state = torch.load(done, weights_only=True)
+    network = type(source.network).from_state(state, build.recipe.train.dropout).eval()
     return export.write(build, network, folder / "float.onnx")
 
 
-def observe(network: MobileNetV2, inputs: list[np.ndarray]) -> None:
+def observe(network: Classifier, inputs: Sequence[np.ndarray]) -> None:
     """Measure what range each layer's input has, and round inputs and weights of each layer from now on."""
     layers = [layer for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
     rounders = {layer: _Rounder() for layer in layers}
@@ -65,12 +67,12 @@ def observe(network: MobileNetV2, inputs: list[np.ndarray]) -> None:
         parametrize.register_parametrization(layer, "weight", _RoundedWeights())
 
 
-def plain(network: MobileNetV2) -> MobileNetV2:
+def plain(network: Classifier) -> Classifier:
     """The float network below the rounding."""
     state = {
         name.replace("parametrizations.weight.original", "weight"): each for name, each in network.state_dict().items()
     }
-    return MobileNetV2.from_state(state, 0.0)
+    return type(network).from_state(state, 0.0)
 
 
 class _Rounder:

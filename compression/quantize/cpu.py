@@ -8,14 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from compression.quantize import static
+from compression.quantize.static import Calibration
 
 if TYPE_CHECKING:
-    from compression.build import Build
     from compression.export import Source
 
 TARGET = "cpu"
@@ -25,5 +24,5 @@ PRODUCER = "onnxruntime quantize_static, QDQ, U8 activations, S8 weights per cha
 float_artifact = static.float_artifact
 
 
-def candidates(build: Build, source: Source, folder: Path, images: np.ndarray) -> dict[str, Path]:
-    return {PRODUCER: static.quantized(build, source, folder, images, TARGET, activation_type=QuantType.QUInt8)}
+def candidates(source: Source, folder: Path, calibration: Calibration) -> dict[str, Path]:
+    return {PRODUCER: static.quantized(source, folder, calibration, activation_type=QuantType.QUInt8)}

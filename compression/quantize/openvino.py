@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from appliance.backends.openvino import BIN, XML
-from appliance.receipt import calibrated
+from appliance.probability import calibrated
 from compression import data
 from compression.inference import LOGITS, Network, tensors
 from compression.quantize import pt2e
+from compression.quantize.static import Calibration
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ OPERATORS = frozenset(
         "ReduceMean",
     }
     | {"Relu", "Clip", "PRelu", "HardSwish", "Sigmoid", "Concat", "Flatten", "Reshape", "Resize", "Transpose", "Split"}
+    | {"BatchNormalization"}  # a scale and a shift for each channel
 )
 PRODUCER = "NNCF, post-training, preset MIXED, accurate bias correction"
 ACCURACY_CONTROL = "NNCF with accuracy control: the layers that cost most stay in float"
@@ -48,18 +50,18 @@ def float_artifact(source: Source, folder: Path) -> Path:
     return _save(_convert(source.onnx), folder / "float.zip")
 
 
-def candidates(build: Build, source: Source, folder: Path, images: np.ndarray) -> dict[str, Path]:
+def candidates(source: Source, folder: Path, calibration: Calibration) -> dict[str, Path]:
     import nncf
 
-    quantized = nncf.quantize(_convert(source.onnx), _dataset(build, images), **_settings(len(images)))
-    other = pt2e.quantized(build, source, folder / "pt2e.onnx", images)
+    quantized = nncf.quantize(_convert(source.onnx), _dataset(calibration), **_settings(calibration))
+    other = pt2e.quantized(source, folder / "pt2e.onnx", calibration)
     return {
         PRODUCER: _save(quantized, folder / "int8.zip"),
         pt2e.PRODUCER: _save(_convert(other), folder / "int8-pt2e.zip"),
     }
 
 
-def accuracy_control(build: Build, source: Source, folder: Path, images: np.ndarray) -> dict[str, Path]:
+def accuracy_control(build: Build, source: Source, folder: Path, calibration: Calibration) -> dict[str, Path]:
     """The candidate for when the gate fails: layers go back to float until probabilities are close enough to float's.
 
     Half the allowed flips is what a probability may differ by in the mean, on validation images.
@@ -77,27 +79,31 @@ def accuracy_control(build: Build, source: Source, folder: Path, images: np.ndar
 
     quantized = nncf.quantize_with_accuracy_control(
         _convert(source.onnx),
-        calibration_dataset=_dataset(build, images),
+        calibration_dataset=_dataset(calibration),
         validation_dataset=nncf.Dataset(inputs),
         validation_fn=agreement,
         max_drop=build.recipe.gate.flips / 2,
-        **_settings(len(images)),
+        **_settings(calibration),
     )
     return {ACCURACY_CONTROL: _save(quantized, folder / "int8-accuracy-control.zip")}
 
 
-def _dataset(build: Build, images: np.ndarray) -> Any:
+def _dataset(calibration: Calibration) -> Any:
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    return nncf.Dataset(list(tensors(build, images, f"calibrating {TARGET}")))
+    return nncf.Dataset(list(calibration.inputs))
 
 
-def _settings(images: int) -> dict[str, Any]:
+def _settings(calibration: Calibration) -> dict[str, Any]:
     import nncf
 
     # The fast bias correction gives many times more decision flips (0.4 % against 3.1 %).
-    return {"preset": nncf.QuantizationPreset.MIXED, "subset_size": images, "fast_bias_correction": False}
+    return {
+        "preset": nncf.QuantizationPreset.MIXED,
+        "subset_size": len(calibration.inputs),
+        "fast_bias_correction": False,
+    }
 
 
 def _convert(path: Path) -> Any:

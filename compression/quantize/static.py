@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,30 +18,46 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from tqdm import tqdm
 
-from compression.inference import INPUT, tensors
+from compression.inference import INPUT
 
 if TYPE_CHECKING:
-    from compression.build import Build
     from compression.export import Source
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a quantizer looks at.
+
+    Attributes
+    ----------
+    inputs
+        Preprocessed cases of training patients, float32 ``(1, 1, ...)`` each.
+    method
+        How ranges of activations are found: a name of ONNX Runtime's `CalibrationMethod`.
+    """
+
+    inputs: Sequence[np.ndarray]
+    method: str
 
 
 def float_artifact(source: Source, folder: Path) -> Path:
     return Path(shutil.copy(source.onnx, folder / "float.onnx"))
 
 
-def quantized(build: Build, source: Source, folder: Path, images: np.ndarray, target: str, **form: Any) -> Path:
+def quantized(source: Source, folder: Path, calibration: Calibration, **form: Any) -> Path:
     """The int8 network of a target; ``form`` are the options of `quantize_static` that make it that target's."""
     path = folder / "int8.onnx"
     with _prepared(source, folder) as prepared:
         quantize_static(
             str(prepared),
             str(path),
-            _Reader(build, images, target),
+            _Reader(calibration),
             quant_format=QuantFormat.QDQ,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            calibrate_method=CalibrationMethod[build.recipe.quantize.method],
+            calibrate_method=CalibrationMethod[calibration.method],
             **form,
         )
     return path
@@ -61,10 +79,10 @@ class _prepared:  # noqa: N801  used as a function
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Preprocessed calibration images, one at a time."""
+    """The calibration's inputs, one at a time."""
 
-    def __init__(self, build: Build, images: np.ndarray, what: str) -> None:
-        self._inputs = iter(tensors(build, images, f"calibrating {what}"))
+    def __init__(self, calibration: Calibration) -> None:
+        self._inputs = iter(tqdm(calibration.inputs, desc="calibrating", unit="input"))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         tensor = next(self._inputs, None)

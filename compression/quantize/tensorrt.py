@@ -6,20 +6,24 @@ NVIDIA's developer guide, "Working with Quantized Types", says what fuses and wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType
+from tqdm import tqdm
 
+from compression.inference import INPUT
 from compression.quantize import static
 from compression.quantize.qdq import fold_weights
+from compression.quantize.static import Calibration
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
-    from compression.build import Build
     from compression.export import Source
 
 TARGET = "tensorrt"
@@ -27,7 +31,9 @@ PRODUCER = "onnxruntime quantize_static, QDQ, symmetric S8 activations, S8 weigh
 _QUANTIZED = ("Conv", "Gemm", "MatMul")
 _MAY_READ = (*_QUANTIZED, "ConvTranspose", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean")
 # Those, and what fuses into them or stays in float between them.
-OPERATORS = frozenset({*_MAY_READ, "Relu", "Clip", "Sigmoid", "Mul", "Concat", "Flatten", "Reshape", "Resize"})
+OPERATORS = frozenset({*_MAY_READ, "Relu", "Clip", "Sigmoid", "Mul", "Concat", "Flatten", "Reshape", "Resize"}) | {
+    "BatchNormalization"
+}
 _OPTIONS = {
     "ActivationSymmetric": True,
     "WeightSymmetric": True,
@@ -39,20 +45,18 @@ _OPTIONS = {
 float_artifact = static.float_artifact
 
 
-def candidates(build: Build, source: Source, folder: Path, images: np.ndarray) -> dict[str, Path]:
+def candidates(source: Source, folder: Path, calibration: Calibration) -> dict[str, Path]:
     path = static.quantized(
-        build,
         source,
         folder,
-        images,
-        TARGET,
+        calibration,
         activation_type=QuantType.QInt8,
         op_types_to_quantize=list(_QUANTIZED),
         extra_options=_OPTIONS,
     )
     model = onnx.load(str(path))
     fold_weights(model)
-    quantize_residuals(model)
+    quantize_residuals(model, _highest(model, skips_without_scale(model), calibration))
     onnx.checker.check_model(model, full_check=True)
     faults = lint(model)
     if faults:
@@ -61,17 +65,27 @@ def candidates(build: Build, source: Source, folder: Path, images: np.ndarray) -
     return {PRODUCER: path}
 
 
-def quantize_residuals(model: onnx.ModelProto) -> None:
+def quantize_residuals(model: onnx.ModelProto, highest: Mapping[str, float]) -> None:
     """Give the skip input of each residual Add a Q/DQ pair, so that convolution, Add and activation fuse into one.
 
     The tensor that skips also feeds a quantized convolution: its scale is taken. The other input, which comes straight
-    from a convolution, stays as it is.
+    from a convolution, stays as it is. Where the skip is a convolution of its own, it gets a scale.
+
+    Parameters
+    ----------
+    highest
+        Largest absolute value of each tensor that `skips_without_scale` names.
     """
     graph = model.graph
     makers = {output: node for node in graph.node for output in node.output}
-    scales = {  # of each tensor that is quantized somewhere
-        node.input[0]: (node.input[1], node.input[2]) for node in graph.node if node.op_type == "QuantizeLinear"
-    }
+    scales = _scales(model)
+    for name, value in highest.items():
+        names = (f"{name}_skip_scale", f"{name}_skip_zero")
+        scale = np.array(max(value, 1e-8) / 127, dtype=np.float32)
+        graph.initializer.extend(
+            [numpy_helper.from_array(scale, names[0]), numpy_helper.from_array(np.int8(0), names[1])]
+        )
+        scales[name] = names
     nodes = []
     for node in graph.node:
         if node.op_type == "Add":
@@ -83,6 +97,42 @@ def quantize_residuals(model: onnx.ModelProto) -> None:
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def skips_without_scale(model: onnx.ModelProto) -> list[str]:
+    """The skips that are convolutions and feed nothing else, as where a ResNet's stage begins: no scale is known."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    scales = _scales(model)
+    return [
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type == "Add"
+        and all(_comes_from_convolution(name, makers) and name not in scales for name in node.input)
+    ]
+
+
+def _highest(model: onnx.ModelProto, names: list[str], calibration: Calibration) -> dict[str, float]:
+    """The largest absolute value that each tensor of a network has on the calibration inputs."""
+    if not names:
+        return {}
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # else they are fused away
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    found = np.zeros(len(names))
+    for tensor in tqdm(calibration.inputs, desc="ranges of skips", unit="input"):
+        found = np.maximum(found, [np.abs(value).max() for value in session.run(names, {INPUT: tensor})])
+    return dict(zip(names, found.tolist(), strict=True))
+
+
+def _scales(model: onnx.ModelProto) -> dict[str, tuple[str, str]]:
+    """Scale and zero point of each tensor that is quantized somewhere."""
+    return {
+        node.input[0]: (node.input[1], node.input[2]) for node in model.graph.node if node.op_type == "QuantizeLinear"
+    }
 
 
 def _skip(node: onnx.NodeProto, branch: list[bool], scales: dict[str, tuple[str, str]]) -> int | None:

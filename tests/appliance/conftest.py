@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask
+from flask.testing import FlaskClient
 
+from appliance import file_head
 from appliance.ingest import Intake
-from appliance.spool import Spool
+from appliance.spool import LANDING, Spool
 from appliance.store import Store
 
 
@@ -32,8 +35,22 @@ class Box:
         return sorted(self.store.worklist(limit=10_000), key=lambda row: row["id"])
 
     def files(self) -> list[Path]:
-        """Every file in the spool, under whatever name."""
-        return [path for path in self.spool.root.rglob("*") if path.is_file()]
+        """Every file in the spool, under whatever name, but for empty slots and those of files with a final name."""
+        return [path for path in self.spool.root.rglob("*") if path.is_file() and not self._has_landed(path)]
+
+    @staticmethod
+    def _has_landed(path: Path) -> bool:
+        try:
+            return path.parent.name == LANDING and (path.stat().st_size == 0 or file_head.read(path) is not None)
+        except FileNotFoundError:
+            return True
+
+
+def browser(app: Flask) -> FlaskClient:
+    """A client that says, as browsers do, from which page it sends."""
+    client = app.test_client()
+    client.environ_base["HTTP_ORIGIN"] = "http://localhost"
+    return client
 
 
 @pytest.fixture

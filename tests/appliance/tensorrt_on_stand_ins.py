@@ -22,7 +22,7 @@ from appliance.errors import BackendError
 from appliance.preprocess import preprocess
 from tests import stand_ins
 
-OPENED = package.read(package.bundled()[0], None)
+OPENED = package.read(package.bundled("chest-pneumonia")[0], None)
 ARTIFACT = OPENED.artifact("tensorrt")
 OUTPUTS = OPENED.manifest.outputs
 Progress = list[tuple[float, str]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +20,9 @@ from appliance.engine_cache import EngineCache
 from appliance.errors import BackendError
 from appliance.preprocess import preprocess
 from tests import fake_package
+from tests.running import CHECKOUT
 
-pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
+pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 
 
 @pytest.fixture(params=(*backends.names(), "fake"))
@@ -201,6 +204,30 @@ def test_a_compiled_network_is_used_again_and_gives_the_same_answers(tmp_path: P
     module.open(opened.artifact("openvino"), replace(options, threads=2))
     module.open(opened.artifact("openvino"), replace(options, batch=4))
     assert len(list(file.parent.iterdir())) == 3  # what it was compiled for is part of its name
+
+
+SIGNALED = """
+import gc, os, signal, sys
+from pathlib import Path
+from appliance.backend import Options
+from appliance.backends import openvino
+from tests import fake_package
+
+signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
+opened = fake_package.bundled()
+backends = [openvino.open(opened.artifact("openvino"), Options(device="CPU")) for _ in range(3)]
+while backends:
+    backends.pop(0).close()
+    gc.collect()
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_is_handled_after_backends_came_and_went() -> None:
+    if reason := backends.probe("openvino"):
+        pytest.skip(reason)
+    run = subprocess.run([sys.executable, "-c", SIGNALED], cwd=CHECKOUT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr
 
 
 def test_a_damaged_compiled_network_is_compiled_again(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from appliance.receipt import Batch, Receipt
 from appliance.serving import Server, best_batch
 from tests import fake_package
 
-pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
+pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 USABLE = [name for name in ("onnxruntime", "openvino") if backends.missing(name) is None]
 
 
@@ -312,6 +312,18 @@ def test_no_try_goes_on_when_its_time_is_over(tmp_path: Path) -> None:
         server.run(inputs(opened)[0], until=time.monotonic() + 0.02)
     assert server.dropped == {}
     assert server.run(inputs(opened)[0]).receipt.backend == "fake"
+    server.close()
+
+
+def test_a_network_that_is_known_to_be_slow_gets_its_time_and_no_more(tmp_path: Path) -> None:
+    opened = fake(tmp_path, seconds=0.3, hang_file=str(tmp_path / "hang"))
+    server = served(opened, "fake", deadline=0.1)
+    begin = time.monotonic()
+    assert server.run(inputs(opened)[0]).receipt.backend == "fake"
+    (tmp_path / "hang").touch()
+    with pytest.raises(BackendError, match=r"gave no answer within [1-9][.\d]* s"):
+        server.run(inputs(opened)[0], tries=1)
+    assert time.monotonic() - begin < 20
     server.close()
 
 

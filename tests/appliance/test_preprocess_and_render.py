@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image as PillowImage
 
-from appliance import render
+from appliance import interpret, render
 from appliance.errors import PackageError
 from appliance.image import load
-from appliance.preprocess import Step, percentile_stretch, preprocess, resize
+from appliance.preprocess import Step, moves, percentile_stretch, preprocess, resize, restore
 from tests.dicom_files import chest_pixels, make_radiograph
 
 STEPS = (
@@ -92,3 +92,44 @@ def test_no_evidence_is_transparent_and_evidence_lies_where_it_was_found() -> No
 def test_a_png_is_read_back() -> None:
     picture = np.arange(60, dtype=np.uint8).reshape(6, 10)
     assert np.array_equal(np.asarray(PillowImage.open(io.BytesIO(render.png(picture)))), picture)
+
+
+# --- keeping the aspect ---------------------------------------------------------------------------------------------
+
+KEEPING = (Step("pad_to_aspect", {"rows": 48, "columns": 48}), Step("resize", {"rows": 48, "columns": 48}))
+
+
+def test_a_disk_stays_a_disk_where_the_aspect_is_kept() -> None:
+    y, x = np.mgrid[:60, :120]
+    disk = 100.0 * ((y - 30) ** 2 + (x - 60) ** 2 < 20**2) + 50.0
+    kept = preprocess(disk, KEEPING)[0, 0]
+    assert kept.min() == 50.0  # padded with its own darkest value
+    tall, wide = ((kept > 100).any(axis=axis).sum() for axis in (1, 0))
+    assert tall == pytest.approx(wide, abs=1)
+    squashed = preprocess(disk, KEEPING[1:])[0, 0]
+    tall, wide = ((squashed > 100).any(axis=axis).sum() for axis in (1, 0))
+    assert tall == pytest.approx(2 * wide, abs=2)
+
+
+@given(shape=st.tuples(st.integers(8, 90), st.integers(8, 90)), seed=st.integers(0, 99))
+def test_what_lies_on_a_padded_image_comes_back_to_its_place(shape: tuple[int, int], seed: int) -> None:
+    middle = np.random.default_rng(seed).uniform(0.3, 0.7, 2) * shape
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    blob = np.exp(-((y - middle[0]) ** 2 + (x - middle[1]) ** 2) / (2 * (min(shape) / 5) ** 2))
+    back = restore(preprocess(blob, KEEPING)[0], KEEPING, shape)[0]
+    assert back.shape == shape
+    assert np.abs(np.array(np.unravel_index(back.argmax(), shape)) - middle).max() < 1 + max(shape) / 24
+    assert moves(KEEPING, shape)[-1].after == (48, 48)
+
+
+def test_an_activation_map_is_cut_to_the_image_that_was_padded() -> None:
+    """On a wide image, twice as wide as high, the middle half of the map's rows lies on the image."""
+    cells = np.zeros((8, 8))
+    cells[2:4, :4] = 1.0  # the upper left quarter of the image
+    cells[0] = cells[7] = 9.0  # on what was padded
+    part = interpret._of_image(cells, KEEPING, (60, 120))
+    assert part.shape == (8, 8)
+    assert part[1:3, :3] == pytest.approx(np.ones((2, 3)), abs=0.01)
+    assert part[5:].max() == pytest.approx(0.0, abs=0.01)
+    assert np.array_equal(interpret._of_image(cells, KEEPING, (50, 50)), cells)
+    assert np.array_equal(interpret._of_image(cells, KEEPING[1:], (60, 120)), cells)

@@ -17,14 +17,14 @@ from appliance.proof import Trial, is_valid, last_night, ranked, trials
 from appliance.receipt import Receipt
 from tests.running import RunningAppliance, scanside
 
-pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
+pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 USABLE = [name for name in backends.names() if backends.missing(name) is None]
 OPTIONS = Options(device="CPU")
 
 
 @pytest.fixture(scope="module")
 def bundled() -> package.Package:
-    return package.read(package.bundled()[0], signature.load_trusted_keys((signature.TRUSTED_KEYS,)))
+    return package.read(package.bundled("chest-pneumonia")[0], signature.load_trusted_keys((signature.TRUSTED_KEYS,)))
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +170,9 @@ def test_the_commands(tmp_path: Path) -> None:
     listed = {row["backend"]: row for row in json.loads(scanside("backends", "--json", check=True).stdout)}
     assert set(listed) == set(backends.names())
     assert listed["onnxruntime"]["reason"] == ""
-    (row,) = json.loads(scanside("receipt", "--backend", "onnxruntime", "--json", check=True).stdout)
-    assert row["receipt"]["flips"] == 0
+    rows = json.loads(scanside("receipt", "--backend", "onnxruntime", "--json", check=True).stdout)
+    assert len(rows) == len(package.bundled())
+    assert all(row["receipt"]["flips"] == 0 for row in rows)
     measured = json.loads(scanside("bench", "--seconds", "0.2", "--json", check=True).stdout)
     assert all(each["latency_p50"] > 0 and each["memory_mb"] > 10 for each in measured)
     unknown = scanside("receipt", "--backend", "abacus")

@@ -15,13 +15,13 @@ from appliance.route import route
 from tests.dicom_files import DX, make_radiograph
 from tests.running import CHECKOUT
 
-pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
+pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 REAL = CHECKOUT.parent / "shared" / "dicom" / "pydicom-data" / "RG1_J2KI.dcm"
 
 
 @pytest.fixture(scope="module")
 def bundled() -> package.Package:
-    return package.read(package.bundled()[0], None)
+    return package.read(package.bundled("chest-pneumonia")[0], None)
 
 
 def coded(value: str, scheme: str, meaning: str) -> Sequence:

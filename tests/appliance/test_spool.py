@@ -65,3 +65,36 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "a" / "tmp123.writing").write_bytes(b"half")
     assert clean_temporary_files(tmp_path) == 1
     assert _files(tmp_path) == [tmp_path / "a" / "whole"]
+
+
+def test_what_comes_in_parts_appears_once_it_is_whole(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, reserve=0)
+    spool.make_folders()
+    incoming = spool.begin(b"head")
+    incoming.write(b"bo")
+    (partial,) = _files(tmp_path)
+    assert partial.suffix == ".writing"
+    incoming.write(memoryview(b"dy"))
+    file = incoming.keep()
+    assert file == spool.put(b"head", b"body")
+    assert _files(tmp_path) == [spool.path(file.name)]
+    assert spool.has(file.name, 8)
+    assert not spool.has(file.name, 9)
+
+
+def test_what_is_discarded_leaves_nothing(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, reserve=0)
+    incoming = spool.begin(b"head")
+    incoming.write(b"body")
+    incoming.discard()
+    incoming.discard()
+    assert _files(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_while_parts_come_leaves_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        incoming = Spool(disk, reserve=0).begin(b"head")
+        with pytest.raises(DiskFullError):
+            for _ in range(100):
+                incoming.write(bytes(10_000))
+        assert _files(disk) == []

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import resource
 import socket
+import sqlite3
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.sop_class import ComputedRadiographyImageStorage, Verification
 
 from appliance import config
@@ -170,6 +175,98 @@ def test_a_ledger_without_room_is_not_acknowledged(tmp_path: Path) -> None:
             box.store.close()
 
 
+PRIVATE_CLASS, PRIVATE_SYNTAX, MPEG4 = "1.3.12.2.1107.5.9.1", "1.2.840.113619.5.2", "1.2.840.10008.1.2.4.102"
+
+
+@pytest.mark.parametrize(
+    ("sop_class_uid", "syntaxes", "stored", "refused"),
+    [
+        (
+            str(ComputedRadiographyImageStorage),
+            ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"],
+            "1.2.840.10008.1.2.1",
+            None,
+        ),
+        (str(ComputedRadiographyImageStorage), [MPEG4, RLELossless], RLELossless, None),
+        (str(ComputedRadiographyImageStorage), [MPEG4], MPEG4, 4),
+        (str(ComputedRadiographyImageStorage), [PRIVATE_SYNTAX], PRIVATE_SYNTAX, 4),
+        (PRIVATE_CLASS, ["1.2.840.10008.1.2.1"], "1.2.840.10008.1.2.1", 3),
+        ("1.2.840.10008.5.1.4.1.1.104.1", ["1.2.840.10008.1.2.1"], "1.2.840.10008.1.2.1", 3),  # encapsulated PDF
+    ],
+)
+def test_what_cannot_be_decoded_is_stored_or_refused_as_configured(
+    sop_class_uid: str, syntaxes: list[str], stored: str, refused: int | None, box: Box
+) -> None:
+    """``stored`` is the transfer syntax that is chosen; ``refused`` the result (PS3.8 table 9-18)."""
+    for undecodable in ("store", "refuse"):
+        scp = StorageScp(config.StorageScp(host="127.0.0.1", port=0, undecodable=undecodable), box.intake)
+        entity = AE()
+        entity.add_requested_context(Verification)
+        entity.add_requested_context(sop_class_uid, syntaxes)
+        association = entity.associate("127.0.0.1", scp.start())
+        (context,) = [
+            context
+            for context in [*association.accepted_contexts, *association.rejected_contexts]
+            if context.abstract_syntax == sop_class_uid
+        ]
+        if undecodable == "refuse" and refused is not None:
+            assert context.result == refused
+        else:
+            assert context.transfer_syntax == [stored]
+        association.release()
+        scp.stop()
+
+
+def test_a_private_class_is_stored_and_named(box: Box, port: int, tmp_path: Path) -> None:
+    instance = pydicom.dcmread(make_radiograph(tmp_path / "a.dcm", rows=16, columns=16))
+    instance.SOPClassUID = instance.file_meta.MediaStorageSOPClassUID = PRIVATE_CLASS
+    entity = AE()
+    entity.add_requested_context(PRIVATE_CLASS, "1.2.840.10008.1.2.1")
+    association = entity.associate("127.0.0.1", port)
+    assert association.send_c_store(instance).Status == 0
+    association.release()
+    (row,) = box.rows()
+    assert row["sop_class_uid"] == PRIVATE_CLASS
+    assert pydicom.dcmread(box.spool.path(row["file"])).file_meta.MediaStorageSOPClassUID == PRIVATE_CLASS
+
+
+def test_a_large_instance_takes_no_memory(box: Box, port: int, tmp_path: Path) -> None:
+    source = make_radiograph(tmp_path / "a.dcm", pixels=np.zeros((8000, 8000), np.uint16))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert storescu(port, source).returncode == 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 40 * 1024  # KiB, of an instance of 128 MB
+    (row,) = box.rows()
+    assert row["size"] > 128_000_000
+    assert data_set(box.spool.path(row["file"])) == data_set(source)
+
+
+def test_the_end_of_associations_is_recorded(box: Box, port: int, tmp_path: Path) -> None:
+    assert storescu(port, make_radiograph(tmp_path / "a.dcm")).returncode == 0
+    source = make_radiograph(tmp_path / "b.dcm", seed=1)
+    subprocess.run([needs("storescu"), "--abort", "127.0.0.1", str(port), str(source)], check=True, timeout=60)
+    wait_until(lambda: len(box.rows()) == 2, "both are stored")
+    with contextlib.closing(sqlite3.connect(box.store.path)) as ledger:
+        wait_until(
+            lambda: (
+                [row[0] for row in ledger.execute("SELECT ending FROM transfer ORDER BY opened_at")]
+                == ["released", "aborted"]
+            ),
+            "both ends are recorded",
+        )
+
+
+def test_stopping_aborts_what_is_open(box: Box) -> None:
+    scp = StorageScp(config.StorageScp(host="127.0.0.1", port=0), box.intake)
+    entity = AE()
+    entity.add_requested_context(Verification)
+    aborted = threading.Event()
+    association = entity.associate("127.0.0.1", scp.start(), evt_handlers=[(evt.EVT_ABORTED, lambda _: aborted.set())])
+    assert association.is_established
+    scp.stop()
+    assert aborted.wait(10)
+    assert not association.is_established
+
+
 def test_several_associations_at_once(port: int, box: Box, tmp_path: Path) -> None:
     files = [make_radiograph(tmp_path / f"{number}.dcm", seed=number) for number in range(24)]
     running = [
@@ -178,6 +275,27 @@ def test_several_associations_at_once(port: int, box: Box, tmp_path: Path) -> No
     ]
     assert [process.wait(60) for process in running] == [0, 0, 0, 0]
     wait_until(lambda: len(box.rows()) == 24, "every instance has its row")
+
+
+def test_no_association_leaves_a_connection_to_the_ledger(port: int, box: Box, tmp_path: Path) -> None:
+    """With the garbage collector off, which would close it some day."""
+
+    def connections() -> int:  # each has the write-ahead log open
+        found = 0
+        for link in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found += str(link.readlink()).endswith("ledger.sqlite3-wal")
+        return found
+
+    gc.collect()
+    before = connections()
+    gc.disable()
+    try:
+        for number in range(5):
+            assert storescu(port, make_radiograph(tmp_path / f"{number}.dcm", seed=number)).returncode == 0
+        wait_until(lambda: connections() <= before, "each connection is closed")
+    finally:
+        gc.enable()
 
 
 def test_a_port_in_use_is_named(port: int, box: Box) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.security import generate_password_hash
 
+from appliance import reading_order, recount
+from appliance.completeness import Slice
 from appliance.config import Config, Login, Web
+from appliance.custody import Custody
 from appliance.result import Code, Finding
 from appliance.store import Arrival, Store, WrittenObject
 from appliance.web.app import create_app
 from appliance.web.auth import Throttle
+from tests.appliance.conftest import browser
 
 HOSTILE = "<script>alert(1)</script>"
 PROVENANCE = {
@@ -35,7 +40,7 @@ class Box:
         self.store = Store(self.config.ledger_path)
 
     def client(self) -> FlaskClient:
-        return create_app(self.config).test_client()
+        return browser(create_app(self.config))
 
     def add(
         self,
@@ -63,10 +68,21 @@ class Box:
             "seconds": {"total": 0.1}, "urgent": positive,
         }  # fmt: skip
         written = [WrittenObject("structured_report", "1.2", f"{uid}.1", f"{identifier:08d}/structured_report.dcm")]
-        self.store.finish(identifier, "worker", result, written, [])
+        tier = reading_order.tier([finding])
+        raised_to = reading_order.raised_to(tier, self.config.worklist)
+        self.store.finish(identifier, "worker", result, written, [], "", tier, raised_to)
         file = self.config.results_path / written[0].path
         file.parent.mkdir(parents=True)
         file.write_bytes(b"the report")
+        return identifier
+
+    def add_slice(self, number: int, transfer_id: str) -> int:
+        digest, uid = f"{number:064d}", f"1.2.4.{number}"
+        arrival = Arrival(uid, "1.2", digest, "x", 1, "storage_scp", "MR at 127.0.0.1", transfer_id=transfer_id)
+        identifier = self.store.receive(arrival).instance_id
+        self.store.claim("worker", 30)
+        header = {"sop_instance_uid": uid, "patient_id": "P-1", "modality": "MR", "body_part": "HIPPOCAMPUS"}
+        self.store.park(identifier, "worker", header, "1.2.4", Slice(number), "routine", 300.0, 10.0)
         return identifier
 
 
@@ -78,7 +94,17 @@ def box(tmp_path: Path) -> Box:
     return filled
 
 
-PATHS = ("/", "/study/1", "/study/2", "/device", "/worklist.fragment", "/api/status", "/study/99", "/nothing")
+PATHS = (
+    "/",
+    "/study/1",
+    "/study/2",
+    "/device",
+    "/quarantine",
+    "/worklist.fragment",
+    "/api/status",
+    "/study/99",
+    "/nothing",
+)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -119,6 +145,7 @@ def test_a_result_file_names_the_patient_so_it_is_hidden_too(box: Box, tmp_path:
     with client.get("/study/1/structured_report.dcm") as answer:
         assert answer.data == b"the report"
     assert client.get("/study/1/secondary_capture.dcm").status_code == 404
+    assert client.get("/study/1/structured_report.json").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -130,6 +157,48 @@ def test_what_is_not_there_is_404_in_words(path: str, box: Box) -> None:
     answer = box.client().get(path)
     assert answer.status_code == 404
     assert "Back to the worklist" in answer.get_data(as_text=True)
+
+
+def test_a_series_is_one_row_that_says_why_it_started_or_what_it_waits_for(tmp_path: Path) -> None:
+    shown = Box(tmp_path)
+    first, second = shown.add_slice(1, "t"), shown.add_slice(2, "t")
+    shown.store.end_transfer("t", "released")
+    (series,) = shown.store.to_judge()
+    shown.store.postpone_series(series, f"says 3 images, 2 are here {HOSTILE}", time.time() + 60)
+    client = shown.client()
+    text = client.get("/").get_data(as_text=True)
+    assert text.count("<tr class") == 1
+    assert "MR HIPPOCAMPUS, 2 images" in text
+    assert "says 3 images, 2 are here &lt;script&gt;" in text
+    (waiting,) = client.get("/api/status").get_json()["series"]
+    assert (waiting["instance"], waiting["images"]) == (first, 2)
+    assert waiting["waits_for"].startswith("says 3 images, 2 are here")
+    assert "It is still gathered" in client.get(f"/study/{first}").get_data(as_text=True)
+    follower = client.get(f"/study/{second}").get_data(as_text=True)
+    assert f'see <a href="/study/{first}">the series</a>' in follower
+    assert "Not read yet" not in follower
+
+
+def test_a_result_that_was_superseded_leads_to_the_later_one(tmp_path: Path) -> None:
+    shown = Box(tmp_path)
+    leads = []
+    for number in (1, 2):
+        leads.append(shown.add_slice(number, f"t{number}"))
+        shown.store.end_transfer(f"t{number}", "released")
+        (series,) = shown.store.to_judge()
+        assert shown.store.start_series(series, "1 slice, association released")
+        shown.store.claim("worker", 30)
+        result = {"findings": [], "warnings": [], "provenance": PROVENANCE, "seconds": {}, "urgent": False}
+        shown.store.finish(leads[-1], "worker", result, [], [])
+    client = shown.client()
+    text = client.get("/").get_data(as_text=True)
+    assert text.count("superseded by") == 1
+    assert f'<a href="/study/{leads[1]}">a later result</a>' in text
+    old, new = (client.get(f"/study/{lead}").get_data(as_text=True) for lead in leads)
+    assert "Superseded." in old
+    assert f'<a href="/study/{leads[1]}">the result of all of them</a>' in old
+    assert f'<a href="/study/{leads[0]}">an earlier result</a>' in new
+    assert "Started: 1 slice, association released." in new
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +302,120 @@ def test_a_session_is_no_other_appliances(tmp_path: Path) -> None:
     assert cookie is not None
     two.set_cookie("scanside", cookie.value)
     assert two.get("/").status_code == 302
+
+
+# --- quarantine and reviews ----------------------------------------------------------------------------------------
+
+
+def quarantined(box: Box, number: int = 9) -> int:
+    digest = f"{number:064d}"
+    arrival = Arrival(f"1.9.{number}", "1.2", digest, f"{digest}.dcm", 1, "storage_scp", "SCANNER at 127.0.0.1")
+    identifier = box.store.receive(arrival).instance_id
+    box.store.claim("worker", 30)
+    box.store.triage(identifier, "worker", {"patient_name": HOSTILE, "patient_id": "P-9"}, "routine", 0.0)
+    box.store.quarantine(identifier, "worker", f"Its sequences are nested more than 32 deep. {HOSTILE}")
+    return identifier
+
+
+def test_what_is_set_aside_is_listed_with_its_reason_and_read_again(box: Box) -> None:
+    client = box.client()
+    assert "Nothing is quarantined." in client.get("/quarantine").get_data(as_text=True)
+    identifier = quarantined(box)
+    text = client.get("/quarantine").get_data(as_text=True)
+    assert "nested more than 32 deep. &lt;script&gt;" in text
+    assert "P-9" not in text
+    answer = client.post(f"/quarantine/{identifier}/retry")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/quarantine")
+    assert box.store.counts()["received"] == 1
+    again = client.post(f"/quarantine/{identifier}/retry")
+    assert again.status_code == 409
+    assert "is not quarantined" in again.get_data(as_text=True)
+
+
+def changing_routes(config: Config) -> list[tuple[str, str]]:
+    """Method and path of every route that may change something, with values for what is variable in them."""
+    found = []
+    for rule in create_app(config).url_map.iter_rules():
+        path = re.sub(r"<[^>]+>", "1", rule.rule)
+        found += [(method, path) for method in sorted((rule.methods or set()) - {"GET", "HEAD", "OPTIONS"})]
+    return found
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://localhost.evil.example"},
+        {"Origin": "http://localhost:81"},
+        {"Origin": "null"},
+        {},
+    ],
+)
+@pytest.mark.parametrize("with_login", [False, True])
+def test_no_other_site_changes_anything_by_any_route(headers: dict[str, str], with_login: bool, tmp_path: Path) -> None:
+    login = Login(username="operator", password_hash=generate_password_hash("right")) if with_login else None
+    box = Box(tmp_path, login=login)
+    quarantined(box)
+    routes = changing_routes(box.config)
+    paths = {path for _, path in routes}
+    assert {"/quarantine/1/retry", "/study/1/review", "/upload", "/dicom-web/studies"} <= paths
+    assert ("/login" in paths) == with_login
+    client, before = create_app(box.config).test_client(), box.store.change_mark()
+    if with_login:
+        client.post(
+            "/login", data={"username": "operator", "password": "right"}, headers={"Origin": "http://localhost"}
+        )
+        assert client.get("/").status_code == 200
+    for method, path in routes:
+        if headers or not path.startswith("/dicom-web/"):
+            assert client.open(path, method=method, headers=headers).status_code == 403, (method, path)
+    assert box.store.change_mark() == before
+    assert box.store.counts()["quarantined"] == 1
+
+
+def test_what_a_page_of_this_device_sends_is_served(box: Box) -> None:
+    identifiers = [quarantined(box, number) for number in (8, 9)]
+    for identifier, headers in zip(
+        identifiers, ({"Sec-Fetch-Site": "same-origin"}, {"Origin": "http://localhost"}), strict=True
+    ):
+        client = create_app(box.config).test_client()
+        assert client.post(f"/quarantine/{identifier}/retry", headers=headers).status_code == 302
+
+
+def test_a_file_that_is_set_aside_names_the_patient_so_it_is_hidden_too(box: Box, tmp_path: Path) -> None:
+    assert box.client().get(f"/quarantine/{quarantined(box)}.dcm").status_code == 403
+    shown = Box(tmp_path / "shown", show_patient=True)
+    identifier = quarantined(shown)
+    client = shown.client()
+    assert client.get(f"/quarantine/{identifier}.dcm").status_code == 404
+    file = shown.config.spool_path / f"{9:064d}.dcm"
+    file.parent.mkdir()
+    file.write_bytes(b"as it came")
+    with client.get(f"/quarantine/{identifier}.dcm") as answer:
+        assert answer.data == b"as it came"
+    shown.add(1, 0.9)
+    assert client.get("/quarantine/2.dcm").status_code == 404
+
+
+def test_a_result_is_marked_as_reviewed(box: Box) -> None:
+    client = box.client()
+    answer = client.post("/study/1/review")
+    assert answer.headers["Location"] == "/study/1"
+    text = client.get("/study/1").get_data(as_text=True)
+    assert "Marked as reviewed" in text
+    assert "<button>Mark as reviewed" not in text
+
+
+def test_the_device_page_tells_whether_the_ledger_adds_up(box: Box) -> None:
+    client, custody = box.client(), Custody(box.config.ledger_path)
+    assert "It has not been recounted yet." in client.get("/device").get_data(as_text=True)
+    recount.keep(custody, recount.recount(box.config, custody, full=True))
+    custody.close()
+    text = client.get("/device").get_data(as_text=True)
+    assert "2 = 1 with a result + 1 turned away" in text
+    assert "its file" in text
+    said = client.get("/api/status").get_json()
+    assert said["recount"]["fault_count"] == 2  # this test has written no images
+    assert "recount" not in said["components"]

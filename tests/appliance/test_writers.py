@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 import struct
@@ -24,17 +25,21 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
-from pydicom.uid import UID
+from pydicom.uid import UID, GrayscaleSoftcopyPresentationStateStorage
 
 from appliance import writer
 from appliance.image import Image, load
-from appliance.result import Code, Finding, Prediction, Provenance
+from appliance.result import Code, Finding, Prediction, Provenance, Segment
 from appliance.writers import WRITERS
 from appliance.writers.secondary_capture import picture
-from tests.dicom_files import DX, make_radiograph
+from tests import dicom_files
+from tests.appliance import judges
+from tests.dicom_files import DX
 from tests.running import CHECKOUT
 
-SR, SC = "structured_report", "secondary_capture"
+SR, SC, SEG = "structured_report", "secondary_capture", "segmentation"
+FRACTIONAL, PR, PM = "fractional_segmentation", "presentation_state", "parametric_map"
+SETTINGS = writer.Settings(tuple(WRITERS))
 LUNG = Code("39607008", "SCT", "Lung")
 PNEUMONIA = Code("233604007", "SCT", "Pneumonia")
 WARNING = "Outside validated use: the patient is 40 years old and the model was validated on children of 1 to 5 years."
@@ -58,6 +63,11 @@ PROVENANCE = Provenance(
 )
 
 
+def make_radiograph(path: Path, **attributes: Any) -> Path:
+    """One that states all that any kind of object needs."""
+    return dicom_files.make_radiograph(path, **{"ImagerPixelSpacing": [0.15, 0.15], **attributes})
+
+
 def finding(probability: float = 0.934, label: str = "Pneumonia", code: Code = PNEUMONIA) -> Finding:
     positive = probability >= 0.4
     words = f"Signs of {label.lower()} are likely." if positive else f"No signs of {label.lower()}."
@@ -71,8 +81,22 @@ def prediction(*findings: Finding, notes: tuple[str, ...] = ()) -> Prediction:
     return Prediction(found, {each.label: coarse for each in found}, np.zeros(3, dtype=np.float32), notes)
 
 
+def outlined(image: Image, said: Prediction) -> Prediction:
+    """With the middle of the image outlined as lungs."""
+    mask = np.zeros((1, *image.pixels.shape), np.uint8)
+    rows, columns = image.pixels.shape
+    mask[0, rows // 4 : 3 * rows // 4, columns // 4 : 3 * columns // 4] = 1
+    probabilities = (0.9 * mask + 0.05).astype(np.float32)[np.newaxis]
+    structure = Code("91723000", "SCT", "Anatomical Structure")
+    lungs = Segment("Lungs", structure, LUNG, (70, 170, 255), int(mask.sum()), 0.93, 0.08, area_share=0.25)
+    return dataclasses.replace(said, segments=(lungs,), mask=mask, probabilities=probabilities)
+
+
 def write(kind: str, image: Image, said: Prediction | None = None, provenance: Provenance = PROVENANCE) -> bytes:
-    (dataset,) = WRITERS[kind].write([image], said or prediction(), provenance)
+    said = said or prediction()
+    if kind in (SEG, FRACTIONAL, PR) and said.mask is None:
+        said = outlined(image, said)
+    (dataset,) = WRITERS[kind].write([image], said, provenance, SETTINGS)
     return writer.to_bytes(dataset)
 
 
@@ -105,8 +129,9 @@ def tool(*command: object) -> subprocess.CompletedProcess[str]:
 def assert_valid(data: bytes, folder: Path) -> None:
     path = folder / "result.dcm"
     path.write_bytes(data)
-    verdict = tool("dciodvfy", "-new", path)
-    assert verdict.returncode == 0, verdict.stderr
+    assert judges.dciodvfy(path) == []
+    if read(data).SOPClassUID == GrayscaleSoftcopyPresentationStateStorage:
+        assert judges.dcmpschk(path) == []
 
 
 def dsrdump(data: bytes, folder: Path) -> str:
@@ -144,7 +169,7 @@ RICH = {
 MINIMAL = dict.fromkeys((
     "SpecificCharacterSet", "StudyDate", "StudyTime", "AccessionNumber", "StudyID", "ReferringPhysicianName",
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge", "SeriesNumber", "InstanceNumber",
-    "Manufacturer", "PatientOrientation", "ImageType", "SeriesDate", "SeriesTime", "ContentDate", "ContentTime",
+    "Manufacturer", "ImageType", "SeriesDate", "SeriesTime", "ContentDate", "ContentTime",
 ))  # fmt: skip
 SOURCES: dict[str, dict[str, Any]] = {
     "CR": {},
@@ -162,7 +187,8 @@ SOURCES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("attributes", SOURCES.values(), ids=SOURCES)
 def test_the_validator_finds_nothing_wrong(kind: str, attributes: dict[str, Any], tmp_path: Path) -> None:
     said = prediction(notes=(WARNING,))
-    assert_valid(write(kind, load(make_radiograph(tmp_path / "source.dcm", **attributes)), said), tmp_path)
+    image = load(make_radiograph(tmp_path / "source.dcm", **attributes))
+    assert_valid(write(kind, image, said), tmp_path)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -195,6 +221,9 @@ def test_a_value_that_breaks_the_rules_does_not_break_the_result(
 def test_a_real_radiograph(kind: str, tmp_path: Path) -> None:
     if not REAL.exists():
         pytest.skip(f"{REAL.name} of pydicom-data is not beside the checkout")
+    if kind == PM:  # it states no spacing, so there is none
+        assert WRITERS[kind].write([load(REAL)], prediction(), PROVENANCE, SETTINGS) == []
+        return
     result = write(kind, load(REAL))
     assert_valid(result, tmp_path)
     assert read(result).StudyInstanceUID == pydicom.dcmread(REAL, stop_before_pixels=True).StudyInstanceUID
@@ -402,7 +431,9 @@ def test_the_time_counts_in_the_source_s_time_zone(offset: str | None, day: str,
     image = load(make_radiograph(tmp_path / "source.dcm", **attributes))
     for kind in WRITERS:
         result = read(write(kind, image))
-        assert (result.ContentDate, result.ContentTime) == (day, clock)
+        made = "PresentationCreation" if kind == PR else "Content"
+        assert (result[f"{made}Date"].value, result[f"{made}Time"].value) == (day, clock)
+        assert result.ContributingEquipmentSequence[0].ContributionDateTime == day + clock
         assert result.get("TimezoneOffsetFromUTC") == offset
 
 
@@ -441,7 +472,7 @@ def test_highdicom_reads_the_measurement_group_back(image: Image, tmp_path: Path
     path = tmp_path / "report.dcm"
     path.write_bytes(write(SR, image))
     report = hd.sr.srread(path)
-    assert isinstance(report, hd.sr.ComprehensiveSR)
+    assert isinstance(report, hd.sr.Comprehensive3DSR)
     assert (report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag) == (
         "COMPLETE",
         "UNVERIFIED",
@@ -551,19 +582,22 @@ def test_the_history_of_the_pixels_is_kept(
     capture = read(data)
     assert capture.get("BurnedInAnnotation") == burned_in
     assert capture.get("LossyImageCompression") == lossy
+    segmentation = write(SEG, load(tmp_path / "source.dcm"))
+    assert_valid(segmentation, tmp_path)
+    assert read(segmentation).LossyImageCompression == (lossy or "00")
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(2500, 2048), (300, 1200), (16, 24)])
 def test_the_panels_are_gray_and_colored_and_the_same_size(rows: int, columns: int, tmp_path: Path) -> None:
     image = load(make_radiograph(tmp_path / "source.dcm", rows=rows, columns=columns))
-    pixels = picture(image, prediction(notes=(WARNING,)), PROVENANCE)
-    scale = min(1.0, 1024 / max(rows, columns))
+    pixels = picture([image], prediction(notes=(WARNING,)), PROVENANCE)
+    scale = min(1024 / max(rows, columns), max(512 / max(rows, columns), 1.0))
     shown_rows, shown_columns = round(rows * scale), round(columns * scale)
     assert pixels.dtype == np.uint8
     assert pixels.shape[0] > shown_rows
     assert pixels.shape[1] == max(2 * shown_columns + 48, 640)
-    quiet = picture(image, _without_evidence(), PROVENANCE)
-    colored = picture(image, prediction(), PROVENANCE)
+    quiet = picture([image], _without_evidence(), PROVENANCE)
+    colored = picture([image], prediction(), PROVENANCE)
     changed = np.argwhere((quiet != colored).any(axis=2))
     assert changed[:, 1].min() >= pixels.shape[1] - shown_columns - 16, "only the right panel carries color"
     assert changed[:, 1].max() < pixels.shape[1] - 16
@@ -577,8 +611,8 @@ def _without_evidence() -> Prediction:
 
 
 def test_long_warnings_make_the_capture_longer_not_wider(image: Image) -> None:
-    short = picture(image, prediction(), PROVENANCE)
-    long = picture(image, prediction(notes=(WARNING * 5, "W" * 500)), PROVENANCE)
+    short = picture([image], prediction(), PROVENANCE)
+    long = picture([image], prediction(notes=(WARNING * 5, "W" * 500)), PROVENANCE)
     assert long.shape[1] == short.shape[1]
     assert long.shape[0] > short.shape[0]
     margin = long[:, -8:].reshape(-1, 3)
@@ -587,13 +621,15 @@ def test_long_warnings_make_the_capture_longer_not_wider(image: Image) -> None:
     )
 
 
-def test_no_heat_map_means_no_capture() -> None:
+def test_no_heat_map_means_no_capture(image: Image) -> None:
     said = prediction()
     bare = Prediction(said.findings, {}, said.embedding)
     assert not WRITERS[SC].accepts(bare)
     assert WRITERS[SR].accepts(bare)
-    assert all(one.accepts(said) for one in WRITERS.values())
+    assert {kind for kind, one in WRITERS.items() if one.accepts(said)} == {SR, SC, PM}
     assert not any(one.accepts(Prediction((), {}, said.embedding)) for one in WRITERS.values())
+    drawn = outlined(image, Prediction((), {}, said.embedding))
+    assert {kind for kind, one in WRITERS.items() if one.accepts(drawn)} == {SR, SC, SEG, FRACTIONAL, PR}
 
 
 # --- the headers of both ---------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compression.architectures import MobileNetV2
+from compression.architectures.mobilenet_v2 import MobileNetV2
 from compression.inference import INPUT, open_network
 from compression.timing import milliseconds
 from tests.running import CHECKOUT

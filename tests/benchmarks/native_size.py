@@ -16,7 +16,7 @@ from appliance import package
 from appliance.backend import Options
 from appliance.backends import onnxruntime
 from appliance.preprocess import preprocess
-from appliance.receipt import calibrated
+from appliance.probability import calibrated
 from compression.data import decode
 from tests.running import CHECKOUT
 
@@ -24,7 +24,7 @@ DATA = CHECKOUT.parent / "shared" / "data"
 
 
 def main() -> None:
-    opened = package.read(package.bundled()[0], None)
+    opened = package.read(package.bundled("chest-pneumonia")[0], None)
     target, spec = opened.target("cpu"), opened.manifest.input
     backend = onnxruntime.open(opened.artifact("cpu"), Options())
 

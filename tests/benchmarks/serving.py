@@ -32,7 +32,7 @@ ROUNDS, SECONDS, AT_ONCE = 5, 4.0, 64
 
 
 def main() -> None:
-    opened = package.read(package.bundled()[0], None)
+    opened = package.read(package.bundled("chest-pneumonia")[0], None)
     spec = opened.manifest.input
     images = [{spec.name: preprocess(image, spec.steps)} for image in opened.golden()["images"]]
     with tempfile.TemporaryDirectory() as folder:

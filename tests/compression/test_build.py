@@ -18,9 +18,10 @@ import pytest
 from msgspec.structs import replace
 from sklearn.metrics import roc_auc_score
 
-from appliance import package, receipt, signature
+from appliance import package, signature
 from appliance.errors import PackageError
 from appliance.preprocess import preprocess
+from appliance.probability import calibrated, spread
 from compression import evaluate, gate, pack, quick, report
 from compression.build import Build
 from compression.inference import RUNTIMES, open_network
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.skipif(
     reason="the initial weights are not beside the checkout (shared/weights)",
 )
 TARGETS = ("cpu", "openvino", "tensorrt")
-STAGES = 11
+STAGES = 12
 
 
 def command(folder: Path, *options: str) -> list[str]:
@@ -92,9 +93,7 @@ def test_each_target_proves_itself_on_its_own_golden_vectors(target: str, opened
     golden, calibration = opened.golden(), opened.target(target)
     for image, expected in zip(golden["images"], golden[f"{target}/logits"], strict=True):
         given = backend.run({"image": preprocess(image, opened.manifest.input.steps)})["logits"][0]
-        before, after = (
-            receipt.calibrated(each, calibration.temperature, calibration.bias) for each in (expected, given)
-        )
+        before, after = (calibrated(each, calibration.temperature, calibration.bias) for each in (expected, given))
         assert np.abs(before - after).max() < 1e-4  # the same machine, the same runtime
 
 
@@ -112,6 +111,25 @@ def test_each_target_has_its_own_network_and_thresholds(opened: package.Package)
             "balanced",
             "high_specificity",
         }
+
+
+def test_each_target_has_heads_that_learned_from_its_own_embedding(opened: package.Package, built: Path) -> None:
+    with np.load(built / "work-quick" / "data" / "test.npz") as test:
+        tensors = [preprocess(image, opened.manifest.input.steps) for image in test["pixels"]]
+        for target in TARGETS:
+            ensemble, heads = opened.target(target).ensemble, opened.heads(target)
+            assert ensemble is not None and heads is not None
+            backend = open_network(opened.artifact(target), target)
+            outputs = [backend.run({"image": each}) for each in tensors]
+            embeddings, logits = (np.concatenate([each[name] for each in outputs]) for name in ("embedding", "logits"))
+            point = opened.target(target)
+            said = heads.probabilities(embeddings, logits, point.temperature, point.bias)[:, :, 0].T
+            assert said.shape == (5, len(tensors))
+            assert all(roc_auc_score(test["labels"], each) > 0.85 for each in said), target
+            assert spread(said).max() > 0  # they are five, not one
+            own = calibrated(logits[:, 0], point.temperature, point.bias)
+            assert (said.min(axis=0) <= own).all() and (own <= said.max(axis=0)).all()
+            assert 0 < ensemble.limit < 0.5
 
 
 def test_the_network_has_learned(opened: package.Package, built: Path) -> None:
@@ -145,7 +163,13 @@ def test_the_report_says_what_it_measured_and_names_no_image_it_may_not_show(bui
     assert not re.search(r"""(src|href)=["']https?:|url\((?!#)|@import""", page)  # it opens offline
     assert "data:image" not in page
     assert "<svg" in page
-    for told in ("No external set was measured", "no model: always normal", "PPV at 20%", "Decision curve"):
+    for told in (
+        "No external set was measured",
+        "no model: always normal",
+        "PPV at 20%",
+        "Decision curve",
+        "Hard cases",
+    ):
         assert told in page
     for found in measured["sets"].values():
         always_normal = found["no_model"]["always normal"]["accuracy"]
@@ -164,6 +188,19 @@ def test_a_second_run_keeps_every_stage(built: Path) -> None:
     assert all("kept:" in line for line in lines), again.stdout
 
 
+def test_what_was_published_and_is_gone_or_changed_is_made_again(built: Path, path: Path) -> None:
+    card, package = path.parent / "card.md", path.read_bytes()
+    was = card.read_text()
+    path.unlink()
+    card.write_text("Signs of everything.")
+    again = run(built)
+    assert again.returncode == 0, again.stderr
+    assert "pack       again: what it had published was changed or removed" in again.stdout
+    assert (path.read_bytes(), card.read_text()) == (package, was)
+    assert re.search(r"^report +kept:", again.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow  # a whole build more
 def test_two_builds_from_the_same_inputs_give_the_same_package(built: Path, path: Path, tmp_path: Path) -> None:
     write_data_set(tmp_path / "data" / "chest-kermany", patients=120)
     (tmp_path / "key.pem").write_bytes((built / "key.pem").read_bytes())
@@ -210,6 +247,9 @@ def test_another_hospital_stands_beside_the_test_set_and_who_fares_worse_there_i
         rows = found["sets"]["external"]["gaps"][target]
         assert {"sex: F", "view: unknown", "age: 18 to 39"} <= {row["subgroup"] for row in rows}
         assert {row["subgroup"] for row in rows if row.get("alarm")} == {"sex: F"}
+        hard = found["sets"]["external"]["hard_cases"][target]
+        assert ("missed", "sex: F") in {(row["group"], row["what"]) for row in hard["shared"]}
+        assert all(row["columns"]["sex"] == "F" for row in hard["confidently_wrong"])
     page, card = (started.out / "report.html").read_text(), (started.out / "card.md").read_text()
     assert "cpu does worse outside: AUC by" in page
     assert "cpu, sex: F: sensitivity" in page

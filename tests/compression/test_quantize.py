@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from appliance.package import Conformal
 from compression import choose, gate, quantize
-from compression.architectures import MobileNetV2, Widths
+from compression.architectures.mobilenet_v2 import MobileNetV2, Widths
 from compression.calibrate import Calibration
 from compression.quantize import aware
 from compression.quantize.qdq import drop_clips, fold_weights

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -13,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
 from compression import data
-from compression.augment import compose
 from compression.build import Build
 from compression.calibrate import expected_calibration_error, fit_conformal, fit_logistic
-from compression.recipe import AugmentRecipe, Recipe, RecipeError, read
+from compression.content import content_version
+from compression.recipe import Recipe, RecipeError, read
 from tests.dicom_files import chest_pixels
 from tests.running import CHECKOUT
 
@@ -40,10 +42,11 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
     [
         ("epochs = 5", "epochz = 5", "epochz"),
         ("epochs = 5", "epochs = 'five'", "train.epochs"),
-        ('version = "1.1.0"', 'version = "one"', "version"),
+        ('version = "1.2.0"', 'version = "one"', "version"),
         ('default_operating_point = "balanced"', 'default_operating_point = "best"', "default_operating_point"),
         ("sensitivity = 0.98", "sensitivity = 1.5", "sensitivity"),
         ("[input]", "[input", "recipe.toml"),
+        ('weights = "mobilenet_v2_imagenet_folded.npz"', 'network = "vgg16"', "vgg16"),
     ],
 )
 def test_a_wrong_recipe_is_named(old: str, new: str, word: str, tmp_path: Path) -> None:
@@ -54,42 +57,6 @@ def test_a_wrong_recipe_is_named(old: str, new: str, word: str, tmp_path: Path) 
     if word != "default_operating_point":  # which is no fault of one line alone
         line = next(number for number, text in enumerate(path.read_text().splitlines(), start=1) if new in text)
         assert f"line {line}" in str(fault.value)
-
-
-@pytest.mark.parametrize(
-    "step",
-    [
-        AugmentRecipe(name="HorizontalFlip", p=0.5),
-        AugmentRecipe(name="VerticalFlip", p=0.5),
-        AugmentRecipe(name="RandomRotate90", p=0.5),
-        AugmentRecipe(name="Transpose", p=0.5),
-        AugmentRecipe(name="D4", p=0.5),
-        AugmentRecipe(name="Affine", p=0.5, parameters={"rotate": [-90, 90]}),
-        AugmentRecipe(name="Rotate", p=0.5, parameters={"limit": 45}),
-        AugmentRecipe(name="NoSuchThing", p=0.5),
-    ],
-    ids=lambda step: step.name,
-)
-def test_a_chest_radiograph_is_never_flipped_or_turned(step: AugmentRecipe) -> None:
-    with pytest.raises(RecipeError, match=step.name):
-        compose([step], seed=0)
-
-
-def test_augmentation_keeps_the_heart_where_it_is(recipe: Recipe) -> None:
-    """An image that is bright on one side only stays so, whatever the recipe's transforms do."""
-    image = np.full((224, 224), 60, dtype=np.uint8)
-    image[:, 140:] = 200
-    augment = compose(recipe.augment, seed=1)
-    for _ in range(60):
-        changed_image = augment(image=image)["image"]
-        assert changed_image.shape == (224, 224)
-        assert changed_image[:, -60:].mean() > changed_image[:, :60].mean()
-
-
-def test_augmentation_is_repeatable(recipe: Recipe) -> None:
-    image = chest_pixels(224, 224, 8, seed=1)
-    one, two = (compose(recipe.augment, seed=3)(image=image)["image"] for _ in range(2))
-    assert np.array_equal(one, two)
 
 
 def write_data_set(folder: Path, patients: int, images_each: int = 2) -> Path:
@@ -135,6 +102,37 @@ def test_no_patient_is_in_two_splits(recipe: Recipe, tmp_path: Path) -> None:
     assert not patients["train"] & patients["test"]
     assert not patients["validation"] & patients["test"]
     assert {len(data.load(build, "validation").labels) for _ in range(2)} == {len(data.load(build, "validation"))}
+
+
+def prepared(recipe: Recipe, root: Path) -> dict[str, data.Images]:
+    build = make_build(recipe, root)
+    build.folder("data").mkdir(parents=True)
+    data.run(build)
+    return {split: data.load(build, split) for split in data.SPLITS}
+
+
+def test_the_same_version_and_seed_give_the_same_split_wherever_the_files_lie(recipe: Recipe, tmp_path: Path) -> None:
+    write_data_set(tmp_path / "one" / "data" / "chest-kermany", patients=60)
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    versions = {content_version(tmp_path / root / "data" / "chest-kermany") for root in ("one", "other")}
+    assert len(versions) == 1
+    one, other = prepared(recipe, tmp_path / "one"), prepared(recipe, tmp_path / "other")
+    for split in data.SPLITS:
+        assert one[split].patients.tolist() == other[split].patients.tolist()
+        np.testing.assert_array_equal(one[split].pixels, other[split].pixels)
+    shutil.rmtree(tmp_path / "other" / "work" / "data")
+    seeded = msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, seed=recipe.data.seed + 1))
+    again = prepared(seeded, tmp_path / "other")  # its pixels come from the cache
+    assert again["validation"].patients.tolist() != one["validation"].patients.tolist()
+    np.testing.assert_array_equal(again["test"].pixels, one["test"].pixels)
+
+
+def test_a_changed_image_changes_the_key_of_the_stage(recipe: Recipe, tmp_path: Path) -> None:
+    folder = write_data_set(tmp_path / "data" / "chest-kermany", patients=4)
+    build = make_build(recipe, tmp_path)
+    before = data.fingerprint(build)
+    PillowImage.fromarray(chest_pixels(96, 96, 8, 999)).save(folder / "images" / "0-0.png")
+    assert data.fingerprint(build) != before
 
 
 def test_a_patient_who_is_in_two_official_splits_is_refused(recipe: Recipe, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from compression.data import decode
 from tests.dicom_files import chest_pixels, make_radiograph
 from tests.running import CHECKOUT
 
-pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
+pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 DATA = CHECKOUT.parent / "shared" / "data" / "chest-kermany" / "test"
 
 
@@ -53,7 +53,7 @@ WRAPPINGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("wrapping", WRAPPINGS)
 def test_within_one_gray_level(wrapping: str, tmp_path: Path) -> None:
-    opened = package.read(package.bundled()[0], None)
+    opened = package.read(package.bundled("chest-pneumonia")[0], None)
     steps = opened.manifest.input.steps
     # One of the 256 gray levels of the files, in units of the tensor: the last step divides by the deviation.
     level = 1 / 255 / float(next(step for step in steps if step.name == "normalize").parameters["std"])

@@ -16,12 +16,13 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
-from appliance import backends, package, receipt
+from appliance import backends, package
+from appliance.probability import calibrated
 from tests.dicom_files import make_radiograph
-from tests.peers import needs, orthanc
+from tests.peers import needs, orthanc, wait_until
 from tests.running import CHECKOUT, RunningAppliance, scanside
 
-pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
+pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_a_radiograph_by_c_store_becomes_an_sr_and_a_secondary_capture_at_the_pa
             (row,) = appliance.wait_final(1)
             assert row["state"] == "delivered"
             assert set(pacs.sop_class_uids()) == {
-                "1.2.840.10008.5.1.4.1.1.88.33",
+                "1.2.840.10008.5.1.4.1.1.88.34",
                 "1.2.840.10008.5.1.4.1.1.7",
             }
         finally:
@@ -89,15 +90,8 @@ def test_each_bad_input_ends_with_a_reason_and_the_service_goes_on(appliance: Ru
     bad.mkdir()
     chest = make_radiograph(tmp_path / "chest.dcm")
     (bad / "not-dicom.dcm").write_bytes(b"this is a letter, not an image" * 10)
-    (bad / "empty.dcm").write_bytes(b"")
-    whole = chest.read_bytes()
-    (bad / "truncated.dcm").write_bytes(whole[: len(whole) // 2])
     make_radiograph(bad / "lateral.dcm", ViewPosition="LL", seed=1)
     make_radiograph(bad / "hand.dcm", BodyPartExamined="HAND", seed=2)
-    without = pydicom.dcmread(chest)
-    del without.PixelData
-    without.SOPInstanceUID = without.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    without.save_as(bad / "no-pixels.dcm")
     unknown = pydicom.dcmread(chest)
     unknown.SOPInstanceUID = unknown.file_meta.MediaStorageSOPInstanceUID = generate_uid()
     unknown.save_as(bad / "unknown-syntax.dcm")
@@ -110,17 +104,37 @@ def test_each_bad_input_ends_with_a_reason_and_the_service_goes_on(appliance: Ru
     rows = {Path(row["sender"]).name: row for row in appliance.wait_final(expected)}
     assert len(rows) == expected
     reasons = {name: row["reason"] for name, row in rows.items()}
-    assert all(row["state"] in ("rejected", "failed") for row in rows.values()), reasons
+    assert all(row["state"] in ("rejected", "quarantined") for row in rows.values()), reasons
     assert all(len(reason) > 20 for reason in reasons.values()), reasons
     for name, word in {
-        "not-dicom.dcm": "DICOM", "empty.dcm": "empty", "truncated.dcm": "ends", "lateral.dcm": "lateral",
-        "hand.dcm": "HAND", "no-pixels.dcm": "pixel", "unknown-syntax.dcm": "1.2.840.10008.9.9.9",
-        "CT_small.dcm": "CT", "MR_small.dcm": "MR",
+        "not-dicom.dcm": "DICOM", "lateral.dcm": "lateral", "hand.dcm": "HAND", "CT_small.dcm": "CT",
+        "unknown-syntax.dcm": "1.2.840.10008.9.9.9", "MR_small.dcm": "MR",
     }.items():  # fmt: skip
         assert word.lower() in reasons[name].lower(), (name, reasons[name])
-    assert _storescu(appliance.port, chest).returncode == 0
-    appliance.wait_final(expected + 1)
+    without = pydicom.dcmread(chest)
+    del without.PixelData
+    without.SOPInstanceUID = without.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    without.save_as(tmp_path / "no-pixels.dcm")
+    assert _storescu(appliance.port, tmp_path / "no-pixels.dcm", chest).returncode == 0
+    rows = {row["sop_instance_uid"]: row for row in appliance.wait_final(expected + 2)}
+    assert "pixel" in rows[without.SOPInstanceUID]["reason"]
     assert appliance.status()["counts"]["delivered"] == 1
+
+
+def test_dropped_files_that_never_become_whole_are_reported(appliance: RunningAppliance, tmp_path: Path) -> None:
+    whole = make_radiograph(tmp_path / "chest.dcm").read_bytes()
+    (appliance.data / "drop" / "truncated.dcm").write_bytes(whole[: len(whole) // 2])
+    (appliance.data / "drop" / "empty.dcm").touch()
+
+    def problems() -> dict[str, str]:
+        found: dict[str, str] = appliance.status()["components"]["drop_folder"]["problems"]
+        return found if len(found) == 2 else {}
+
+    found = wait_until(problems, "both are reported")
+    assert "early" in found["truncated.dcm"]
+    assert "empty" in found["empty.dcm"]
+    (appliance.data / "drop" / "truncated.dcm").write_bytes(whole)
+    appliance.wait_final(1)
 
 
 def test_kill_and_restart_loses_and_doubles_nothing(tmp_path: Path) -> None:
@@ -210,7 +224,8 @@ def test_infer_gives_one_json_object_a_file(tmp_path: Path) -> None:
 
 def test_infer_writes_objects_where_asked(tmp_path: Path) -> None:
     source = make_radiograph(tmp_path / "a.dcm")
-    assert scanside("infer", source, "--json", "--out", tmp_path / "out").returncode == 0
+    chest = package.bundled("chest-pneumonia")[0]
+    assert scanside("infer", source, "--json", "--package", chest, "--out", tmp_path / "out").returncode == 0
     assert {path.suffixes[-2] for path in (tmp_path / "out").glob("*.dcm")} == {
         ".structured_report",
         ".secondary_capture",
@@ -264,15 +279,16 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, word: str) ->
 
 @pytest.mark.parametrize("name", [name for name in backends.names() if backends.missing(name) is None])
 def test_each_backend_answers_with_its_own_targets_calibration_and_threshold(name: str, tmp_path: Path) -> None:
-    opened = package.read(package.bundled()[0], None)
+    opened = package.read(package.bundled("chest-pneumonia")[0], None)
     target = opened.target(backends.module(name).TARGET)
     golden = opened.golden()
     logits = golden[f"{backends.module(name).TARGET}/logits"]
-    wanted = receipt.calibrated(logits[:, 0], target.temperature, target.bias)
+    wanted = calibrated(logits[:, 0], target.temperature, target.bias)
     for number, pixels in enumerate(golden["images"]):
         make_radiograph(tmp_path / "in" / f"{number:02}.dcm", pixels=pixels, bits=8, seed=number)
     # Of this environment: the device's may lack the optional backends.
     command = [sys.executable, "-m", "appliance", "infer", str(tmp_path / "in"), "--json", "--backend", name]
+    command += ["--package", str(opened.path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=CHECKOUT)
     answers = sorted((json.loads(line) for line in done.stdout.splitlines()), key=lambda each: each["file"])
     assert len(answers) == len(wanted)
@@ -286,7 +302,7 @@ def test_each_backend_answers_with_its_own_targets_calibration_and_threshold(nam
 
 
 def test_a_package_is_shown_and_verified(tmp_path: Path) -> None:
-    bundled = package.bundled()[0]
+    bundled = package.bundled("chest-pneumonia")[0]
     shown = scanside("package", "show", bundled, check=True).stdout
     assert "which this device trusts" in shown
     assert "onnxruntime: yes" in shown

@@ -7,16 +7,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request
 from werkzeug.security import generate_password_hash
 
 from appliance import package
 from appliance.send import Destination, send_files
 from tests.dicom_files import make_radiograph
-from tests.peers import needs
 from tests.running import RunningAppliance
 
-pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
+pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 
 NAME, PATIENT_ID = "DOE^MARY SECRET", "ID-4711-SECRET"
 
@@ -35,14 +34,6 @@ def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAppli
     running.wait_final(2)
     yield running
     running.stop()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=needs("chromium"), args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -1,0 +1,81 @@
+"""The command line: ``scanside``. Each command loads only what it needs, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from appliance import __version__
+from appliance.cli import (
+    backends,
+    deliveries,
+    ledger,
+    packages,
+    quarantine,
+    reading,
+    replaying,
+    sending,
+    serving,
+    stating,
+    studies,
+)
+from appliance.errors import ApplianceError
+
+
+class _Commands(click.Group):
+    """Commands in the order of their use; an error of the appliance becomes two lines and exit code 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ApplianceError as error:
+            click.secho(f"scanside: {error.message}", err=True, fg="red")
+            if error.hint:
+                click.echo(f"          {error.hint}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="scanside")
+def main() -> None:
+    """An inference appliance that stands beside a scanner.
+
+    It receives radiographs over DICOM or from a folder, reads each within a second on the CPU, writes the result as
+    DICOM objects, and shows it on a local page. Research use only: not for diagnosis.
+
+    \b
+    Try it:
+      scanside doctor                              is this machine ready?
+      scanside run --data ./box                    start all parts
+      scanside send image.png --to SCANSIDE@127.0.0.1:11112
+      scanside infer image.dcm --json              one file, without a server
+    """
+
+
+for command in (
+    serving.run,
+    reading.infer,
+    reading.explain_file,
+    replaying.replay_result,
+    serving.status,
+    deliveries.deliveries,
+    quarantine.quarantine,
+    ledger.ledger,
+    ledger.retention,
+    sending.send,
+    sending.check_connection,
+    serving.doctor,
+    backends.show_backends,
+    backends.prove,
+    backends.bench,
+    packages.package,
+    stating.conformance,
+    studies.study,
+    serving.hash_password,
+    serving.demo,
+):
+    main.add_command(command)

@@ -1,0 +1,65 @@
+"""What several commands share: options, tables, and where the ledger is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from appliance.checks import Check
+from appliance.config import Config
+from appliance.errors import ApplianceError
+
+_MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "fail": ("FAIL", "red")}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CONFIG = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    envvar="SCANSIDE_CONFIG",
+    help="TOML file; scanside.toml in the sources lists every key. Without one, all defaults.",
+)
+DATA = click.option(
+    "--data",
+    "data_dir",
+    type=click.Path(path_type=Path),
+    envvar="SCANSIDE_DATA",
+    help="Folder of the ledger, the spool and the results.  [default: data_dir of the configuration]",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+BACKEND = click.option(
+    "--backend", help="auto for all, or one of them.  [default: inference.backend of the configuration]"
+)
+
+
+def configured(command: F) -> F:
+    return CONFIG(DATA(command))
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Columns as wide as their content, up to 60 characters."""
+    lines = [tuple(header), *(tuple(row) for row in rows)]
+    widths = [min(max(len(row[column]) for row in lines), 60) for column in range(len(lines[0]))]
+    for row in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_checks(checks: Iterable[Check]) -> None:
+    for check in checks:
+        mark, color = _MARKS[check.outcome]
+        click.echo(f"{click.style(mark, fg=color)}  {check.what}: {check.detail}")
+        if check.hint:
+            click.echo(f"      -> {check.hint}")
+
+
+def existing_ledger(config: Config) -> Path:
+    if not config.ledger_path.exists():
+        raise ApplianceError(
+            f"there is no ledger in {config.data}",
+            hint="start the appliance there first, or name its folder with --data",
+        )
+    return config.ledger_path

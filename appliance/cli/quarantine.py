@@ -1,0 +1,134 @@
+"""Commands about images that were set aside, since reading them exceeds a limit or breaks what reads them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from appliance.cli.options import JSON, configured, existing_ledger, table
+from appliance.config import load
+
+_NUMBERS = click.argument("numbers", nargs=-1, required=True, type=click.IntRange(1, 2**63 - 1))
+
+
+@click.group()
+def quarantine() -> None:
+    """Look at, export, and read again images that were set aside.
+
+    An image is quarantined where its file exceeds a limit (size, nesting, memory, time; see [sandbox]) or ends the
+    process that reads it. Its bytes are kept as they came.
+    """
+
+
+@quarantine.command("list")
+@JSON
+@configured
+def list_quarantined(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
+    """List them, the latest first, each with its reason."""
+    from appliance.custody import Custody
+
+    rows = Custody(existing_ledger(load(config_path, data_dir)), read_only=True).quarantined()
+    if as_json:
+        click.echo(json.dumps([_described(row) for row in rows], indent=1))
+    elif not rows:
+        click.echo("Nothing is quarantined.")
+    else:
+        click.echo(f"{'image':>7}  {'received':19}  {'bytes':>11}  reason")
+        for row in rows:
+            click.echo(f"{row['id']:>7}  {_moment(row['received_at'])}  {row['size']:>11,}  {row['reason']}")
+
+
+@quarantine.command()
+@_NUMBERS
+@JSON
+@configured
+def show(numbers: tuple[int, ...], as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
+    """Show what is known of images, and what happened to them. Nothing of a patient but the file's own name."""
+    from appliance.custody import Custody
+
+    config = load(config_path, data_dir)
+    custody = Custody(existing_ledger(config), read_only=True)
+    shown = []
+    for number in numbers:
+        row = custody.known(number)
+        shown.append(
+            {**_described(row), "file": str(config.spool_path / row["file"]), "events": custody.events(number)}
+        )
+    if as_json:
+        click.echo(json.dumps(shown, indent=1))
+        return
+    for each in shown:
+        table(("image", str(each["image"])), [(key, str(each[key])) for key in each if key not in ("image", "events")])
+        for event in each["events"]:
+            click.echo(f"  {_moment(event['at'])}  {event['what']}  {event['detail']}")
+
+
+@quarantine.command()
+@_NUMBERS
+@click.option("--to", "folder", required=True, type=click.Path(file_okay=False, path_type=Path),
+              help="Folder to copy them into; made where it is not there.")  # fmt: skip
+@configured
+def export(numbers: tuple[int, ...], folder: Path, config_path: Path | None, data_dir: Path | None) -> None:
+    """Copy files as they came into a folder, for whoever is to look at them.
+
+    They are named by their image's number. They may hold patient data, and what is in them may harm other software.
+    """
+    from appliance.custody import Custody
+
+    config = load(config_path, data_dir)
+    custody = Custody(existing_ledger(config), read_only=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        target = folder / f"{number:08d}.dcm"
+        shutil.copyfile(config.spool_path / custody.known(number)["file"], target)
+        click.echo(target)
+
+
+@quarantine.command()
+@_NUMBERS
+@configured
+def retry(numbers: tuple[int, ...], config_path: Path | None, data_dir: Path | None) -> None:
+    """Put images into the queue again, after an update or with other limits. An image of a series takes all of it."""
+    from appliance.custody import Custody
+
+    custody = Custody(existing_ledger(load(config_path, data_dir)))
+    for number in numbers:
+        custody.retry(number)
+        click.echo(f"image {number} waits to be read again")
+
+
+@quarantine.command()
+@_NUMBERS
+@configured
+def review(numbers: tuple[int, ...], config_path: Path | None, data_dir: Path | None) -> None:
+    """Record that somebody has seen what came of images, of whatever state, so that [retention] may remove them."""
+    from appliance.custody import Custody
+
+    custody = Custody(existing_ledger(load(config_path, data_dir)))
+    for number in numbers:
+        custody.review(number)
+        click.echo(f"image {number} is marked as reviewed")
+
+
+def _described(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "image": row["id"],
+        "state": row["state"],
+        "reason": row["reason"],
+        "received_at": _moment(row["received_at"]),
+        "bytes": row["size"],
+        "sha256": row["digest"],
+        "sop_class_uid": row["sop_class_uid"],
+        "modality": row["modality"],
+        "crashes": row["crashes"],
+        "reviewed": row["reviewed_at"] is not None,
+    }
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")

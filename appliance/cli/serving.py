@@ -1,0 +1,117 @@
+"""Commands that run the appliance and say how it is."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from appliance.cli.options import JSON, configured, existing_ledger, print_checks
+from appliance.config import load
+
+_WAITS = {"to_commit": "not committed yet", "waiting": "waiting", "undelivered": "UNDELIVERED"}
+
+
+@click.command()
+@configured
+def run(config_path: Path | None, data_dir: Path | None) -> None:
+    """Start all parts in the foreground: Storage SCP, drop folder, worker, delivery, page.
+
+    Prints a line with "ready:" on standard error once the ports answer. Stop it with Ctrl-C or SIGTERM; nothing that
+    was acknowledged is lost by stopping or killing it.
+    """
+    from appliance import log
+    from appliance.run import run as run_appliance
+
+    config = load(config_path, data_dir)
+    log.set_up(config.log.level)
+    run_appliance(config)
+
+
+@click.command()
+@JSON
+@configured
+def status(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
+    """Show the counts by state and the health of the device, whether or not the appliance runs."""
+    from appliance.health import health
+    from appliance.store import Store
+
+    config = load(config_path, data_dir)
+    found = health(config, Store(existing_ledger(config), read_only=True))
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    click.echo(f"appliance   {'running' if found['running'] else 'not running'}, data in {config.data}")
+    worker = found["components"].get("worker", {})
+    if worker:
+        click.echo(f"worker      {worker['state']} {worker.get('backend', '')} {worker.get('reason', '')}".rstrip())
+    for state, count in found["counts"].items():
+        click.echo(f"{state:<11} {count}")
+    for row in found["destinations"]:
+        delivered = row["sent"] - row["to_commit"]
+        waits = "".join(f", {row[key]} {words}" for key, words in _WAITS.items() if row[key])
+        click.echo(f"delivery    {row['destination']}: {delivered} delivered{waits}")
+        if row["waiting"] and row["last_error"]:
+            click.echo(f"            {row['last_error']}")
+    if any(row["undelivered"] for row in found["destinations"]):
+        click.echo("            `scanside deliveries list` shows what is undelivered, and why")
+    for each in found["components"].get("silence", {}).get("silent", ()):
+        last = time.strftime("%Y-%m-%d %H:%M", time.localtime(each["last"]))
+        click.echo(f"silent      {each['ae_title']}: nothing since {last}")
+    for each in found["components"].get("storage_commitment", {}).get("peers", ()):
+        counts = f"{each['waiting']} reports waiting, {each['given_up']} given up"
+        click.echo(f"commitment  {each['ae_title']}: {counts}{': ' if each['last_error'] else ''}{each['last_error']}")
+    drop = found["components"].get("drop_folder", {})
+    if drop.get("watch_problem"):
+        click.echo(f"drop folder is only looked through now and then: {drop['watch_problem']}")
+    for path, reason in drop.get("problems", {}).items():
+        click.echo(f"dropped     {path}: {reason}")
+    for series in found["series"]:
+        kind = " ".join(filter(None, (series["modality"], series["body_part"])))
+        click.echo(f"series      image {series['instance']}, {kind}, {series['images']} images: {series['waits_for']}")
+
+
+@click.command()
+@JSON
+@configured
+def doctor(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
+    """Check this installation and say what to mend. Exit code 1 where something must be mended."""
+    from appliance import log
+    from appliance.doctor import examine
+
+    log.set_up("error")
+    checks = examine(load(config_path, data_dir))
+    if as_json:
+        click.echo(json.dumps([check.to_dict() for check in checks], indent=1))
+    else:
+        print_checks(checks)
+    sys.exit(1 if any(check.outcome == "fail" for check in checks) else 0)
+
+
+@click.command("hash-password")
+@click.password_option(help="Asked for where it is not given.")
+def hash_password(password: str) -> None:
+    """Make the password_hash for [web.login] of the configuration."""
+    from werkzeug.security import generate_password_hash
+
+    click.echo(generate_password_hash(password))
+
+
+@click.command()
+@click.option(
+    "--samples", type=click.Path(exists=True, path_type=Path), help="Folder of PNG, JPEG or DICOM files to send."
+)
+@click.option("--count", default=6, show_default=True, type=click.IntRange(1, 500), help="How many samples to send.")
+@click.option("--once", is_flag=True, help="Stop after the results instead of going on serving.")
+def demo(samples: Path | None, count: int, once: bool) -> None:
+    """Start an appliance on a fresh folder, send it images over DICOM, and print what it says.
+
+    Without --samples it sends the generated images of the bundled model package. It always sends a few that must be
+    turned away, too.
+    """
+    from appliance.demo import demonstrate
+
+    sys.exit(demonstrate(samples, count, once))

@@ -1,0 +1,30 @@
+"""``scanside conformance``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from appliance.cli.options import configured
+from appliance.config import load
+
+
+@click.command()
+@click.option("--format", "form", type=click.Choice(["markdown", "html"]), default="markdown", show_default=True)
+@click.option("--to", "path", type=click.Path(dir_okay=False, path_type=Path), help="File.  [default: print it]")
+@configured
+def conformance(form: str, path: Path | None, config_path: Path | None, data_dir: Path | None) -> None:
+    """Write the DICOM conformance statement (PS3.2) of an appliance with this configuration.
+
+    AE titles, ports, TLS, destinations and limits are the configuration's; SOP classes, transfer syntaxes and the
+    attributes of each object come from the code. docs/conformance.md is that of the default configuration.
+    """
+    from appliance.conformance import statement
+
+    made = statement(load(config_path, data_dir))
+    text = made.html() if form == "html" else made.markdown()
+    if path is None:
+        click.echo(text, nl=False)
+    else:
+        path.write_text(text, encoding="utf-8")

@@ -1,0 +1,215 @@
+"""The way of C-STORE's files into the spool: one flush of the disk for each, where one after another takes three.
+
+A flush takes some milliseconds, however little it writes, and a sender waits for each answer before it goes on. So only
+one stands before Success; what it leaves undone is done later for hundreds of files at once::
+
+    ahead   empty files, *slots*, are made in ``landing/``, and their names brought to the disk, many at once
+    each    head and data set -> slot; SHA-256 -> head; fsync of the slot
+            hard link under the final name; row committed, not flushed; Success
+    later   flush of the ledger and of the links; the slots' names are removed
+
+Why nothing that was acknowledged is lost: the slot's name was on the disk before, its content is by the fsync, and the
+head tells by itself whether the data set is whole and what its row says (`appliance.file_head`). A kill after that
+takes away nothing, since commit and link are the kernel's. A power cut may take the row (with all later ones, since the
+ledger's log is read up to where it breaks off) and the link, but not the slot, whose name goes only once both are on
+the disk; `recover` makes link and row from it at the next start.
+
+Why nothing partial gets a final name: it is linked only after its fsync has returned.
+
+Why nothing gets two results: an instance is worked on only after a durable commit has claimed it, and that brings every
+earlier commit to the disk, the instance's row among them; `recover` leaves a row that is there as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from appliance import file_head
+from appliance.errors import SpoolError
+from appliance.file_head import Head
+from appliance.spool import (
+    LANDING,
+    Incoming,
+    Spool,
+    SpooledFile,
+    file_name,
+    fsync_folder,
+    make_folder,
+    new_name,
+    sync_file_system,
+)
+from appliance.store import Arrival, Store
+
+log = logging.getLogger("scanside.landing")
+
+_SLOTS = 64  # made at once
+_SETTLE_SECONDS = 2.0
+
+
+class Landing:
+    """The slots that are ready, and those whose rows are not known to be on the disk.
+
+    Parameters
+    ----------
+    flush
+        Brings all commits to the disk; may raise `SpoolError`.
+    """
+
+    def __init__(self, spool: Spool, flush: Callable[[], None]) -> None:
+        self._spool, self._flush = spool, flush
+        self._lock = threading.Lock()
+        self._ready: list[Path] = []
+        self._waiting: list[Path] = []
+        self._thread: threading.Thread | None = None
+        self._some_wait, self._stopping = threading.Event(), threading.Event()
+
+    def begin(self, head: Head) -> Incoming:
+        """A file whose data set comes in parts; once its row is committed, `committed` must be told.
+
+        Raises
+        ------
+        DiskFullError, SpoolError
+        """
+        with self._lock:
+            if not self._ready:
+                self._ready = self._make_slots()
+            slot = self._ready.pop()
+        return _Landed(self._spool, head, slot)
+
+    def committed(self, slot: Path) -> None:
+        """Tell that the row of what landed in a slot is committed."""
+        with self._lock:
+            self._waiting.append(slot)
+            if self._thread is None:
+                self._stopping.clear()
+                self._thread = threading.Thread(target=self._run, name="landing", daemon=True)
+                self._thread.start()
+        self._some_wait.set()
+
+    def stop(self) -> None:
+        """Settle what waits, and remove the slots that nobody used; `begin` makes new ones."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            unused, self._ready = self._ready, []
+        if thread is not None:
+            self._stopping.set()
+            self._some_wait.set()
+            thread.join()
+        if self._waiting:
+            self._settle()
+        for slot in unused:
+            slot.unlink(missing_ok=True)
+
+    def _make_slots(self) -> list[Path]:
+        self._spool.check_room(0)
+        folder = self._spool.root / LANDING
+        slots = [folder / new_name() for _ in range(_SLOTS)]
+        with self._spool.errors_in_words():
+            try:
+                make_folder(folder)
+                for slot in slots:
+                    os.close(os.open(slot, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                fsync_folder(folder)
+            except OSError:
+                for slot in slots:
+                    slot.unlink(missing_ok=True)
+                raise
+        return slots
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._some_wait.wait()
+            self._some_wait.clear()
+            self._stopping.wait(_SETTLE_SECONDS)
+            self._settle()
+
+    def _settle(self) -> None:
+        with self._lock:
+            slots, self._waiting = self._waiting, []
+        try:
+            _make_durable(self._spool, self._flush)
+        except SpoolError as error:  # nothing is lost by waiting
+            log.error("what was received is not settled yet: %s", error)
+            with self._lock:
+                self._waiting += slots
+            self._some_wait.set()
+            return
+        for slot in slots:
+            slot.unlink(missing_ok=True)
+
+
+class _Landed(Incoming):
+    """A file in its slot."""
+
+    def __init__(self, spool: Spool, head: Head, slot: Path) -> None:
+        super().__init__(spool, head.content, slot)
+        self._digest_at = head.digest_at
+
+    def keep(self) -> SpooledFile:
+        """Make the file durable in its slot, and link it under its final name; the same data set is stored once."""
+        assert self._path is not None
+        slot, digest = self._path, self._hash.hexdigest()
+        with self._errors_in_words():
+            os.pwrite(self._descriptor, self._hash.digest(), self._digest_at)
+            os.fsync(self._descriptor)
+            _link(self._spool, slot, file_name(digest))
+        self._path = None
+        self.discard()
+        return SpooledFile(file_name(digest), digest, self._size, slot)
+
+
+def _link(spool: Spool, slot: Path, name: str) -> None:
+    path = spool.path(name)
+    with contextlib.suppress(FileExistsError):
+        try:
+            os.link(slot, path)
+        except FileNotFoundError:
+            make_folder(path.parent)
+            os.link(slot, path)
+
+
+def _make_durable(spool: Spool, flush: Callable[[], None]) -> None:
+    flush()
+    with spool.errors_in_words():
+        sync_file_system(spool.root)
+
+
+def recover(spool: Spool, store: Store) -> int:
+    """Give each whole file that lies in a slot its place and its row, before anything else is done on its folder.
+
+    They come in the order in which they were received. What is not whole was never acknowledged, and goes. What can't
+    be read, or has no room in the ledger, stays for the next start.
+
+    Returns
+    -------
+    How many files were looked at.
+    """
+    found: list[tuple[Arrival, Path]] = []
+    slots = list((spool.root / LANDING).glob("*"))
+    for slot in slots:
+        try:
+            arrival = file_head.read(slot)
+        except OSError as error:
+            log.error("%s can't be read: %s", slot, error.strerror)
+            continue
+        if arrival is not None:
+            found.append((arrival, slot))
+        else:
+            slot.unlink()
+    try:
+        for arrival, slot in sorted(found, key=lambda each: each[0].received_at or 0.0):
+            if store.readmit(arrival):
+                with spool.errors_in_words():
+                    _link(spool, slot, arrival.file)
+        _make_durable(spool, store.flush)
+    except SpoolError as error:
+        log.error("what was received before is looked at again at the next start: %s", error)
+        return len(found)
+    for _, slot in found:
+        slot.unlink()
+    return len(found)

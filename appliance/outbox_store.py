@@ -1,0 +1,286 @@
+"""The ledger of what goes out: each result to each of its destinations, until that has it.
+
+States of a row of ``outbox``::
+
+    waiting -> sent -> committed          (sent is the end where the destination commits nothing)
+       ^  |      |
+       |  '------'-> undelivered          after a configured time; by hand it waits again
+       '---------'  the destination does not have it any more
+
+An instance is ``written`` until nothing of it is open, then ``delivered``. A row of ``lane`` is there while a
+destination fails as such, whatever waits for it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from appliance.series_store import SeriesStore
+
+_ITEM = """
+SELECT outbox.*, object.path, object.kind, object.sop_class_uid, object.sop_instance_uid, object.instance_id,
+       instance.reading_rank
+FROM outbox JOIN object ON object.id = outbox.object_id JOIN instance ON instance.id = object.instance_id
+"""
+_DUE = f"""
+{_ITEM} WHERE outbox.destination = :destination AND outbox.state = 'waiting' AND outbox.next_attempt_at <= :now
+ORDER BY CASE WHEN :probe THEN outbox.attempts ELSE 0 END, instance.reading_rank, outbox.id LIMIT :limit
+"""
+_TO_ASK = f"""
+{_ITEM} WHERE outbox.destination = :destination AND outbox.state = 'sent' AND outbox.to_commit = 1
+AND outbox.next_attempt_at <= :now ORDER BY outbox.next_attempt_at LIMIT :limit
+"""
+_NEXT = """
+SELECT min(at) AS at FROM (
+  SELECT min(next_attempt_at) AS at FROM outbox WHERE destination = :destination AND state = 'waiting'
+  UNION ALL
+  SELECT min(next_attempt_at) FROM outbox WHERE destination = :destination AND state = 'sent' AND to_commit = 1)
+"""
+_OPEN = "(state IN ('waiting', 'undelivered') OR (state = 'sent' AND to_commit = 1))"
+_GIVE_UP = """
+UPDATE outbox SET state = 'undelivered',
+  last_error = CASE WHEN state = 'sent' THEN 'it was sent, but not committed' WHEN last_error = '' THEN :why
+               ELSE last_error END
+WHERE destination = :destination AND queued_at <= :before AND (state = 'waiting' OR (state = 'sent' AND to_commit = 1))
+RETURNING object_id, last_error
+"""
+_UNDELIVERED = f"""
+{_ITEM.replace("FROM outbox", "FROM outbox INDEXED BY outbox_undelivered")} WHERE outbox.state = 'undelivered'
+ORDER BY outbox.id LIMIT :limit
+"""
+_OF_OBJECT = "SELECT instance_id, kind FROM object WHERE id = ?"
+_OF_REPORT = """
+SELECT outbox.id, outbox.object_id, outbox.destination FROM outbox JOIN object ON object.id = outbox.object_id
+WHERE object.sop_instance_uid = ? AND outbox.destination = ? AND outbox.state <> 'committed'
+"""
+
+
+class OutboxStore(SeriesStore):
+    # --- sending ----------------------------------------------------------------------------------------------
+
+    def due(self, destination: str, limit: int = 100, probe: bool = False) -> list[dict[str, Any]]:
+        """Items of a destination whose time has come, with their object's columns: those first that are read first.
+
+        For a ``probe``, those that were tried least, so that one that no destination survives does not come up again
+        and again.
+        """
+        return self._rows(_DUE, destination=destination, now=time.time(), limit=limit, probe=probe)
+
+    def next_due_at(self, destination: str) -> float | None:
+        """When something is to be tried or asked of a destination (seconds since 1970), None if nothing is."""
+        at: float | None = self._rows(_NEXT, destination=destination)[0]["at"]
+        return at
+
+    def sent(self, outbox_id: int, to_commit: bool = False) -> None:
+        """Record that a destination took an object; with ``to_commit`` it is delivered once that has committed it."""
+        now = time.time()
+        with self._transaction() as connection:
+            row = connection.execute(
+                "UPDATE outbox SET state = 'sent', attempts = attempts + 1, last_error = '', sent_at = ?, "
+                "next_attempt_at = ?, to_commit = ?, asked = 0 WHERE id = ? AND state = 'waiting' "
+                "RETURNING object_id, destination",
+                (now, now, to_commit, outbox_id),
+            ).fetchone()
+            if row is not None:
+                self._tell(connection, row["object_id"], now, "sent", f"to {row['destination']}")
+
+    def retry(self, outbox_ids: Sequence[int], error: str, next_attempt_at: float) -> None:
+        """Record a failed attempt to send some items, and when to try them again."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE outbox SET attempts = attempts + 1, last_error = ?, next_attempt_at = ? "
+                "WHERE id = ? AND state = 'waiting'",
+                [(error, next_attempt_at, outbox_id) for outbox_id in outbox_ids],
+            )
+
+    def _tell(self, connection: sqlite3.Connection, object_id: int, now: float, what: str, detail: str) -> None:
+        """Add an event of an object, and deliver its instance where nothing of that is open any more."""
+        item = connection.execute(_OF_OBJECT, (object_id,)).fetchone()
+        identifier = item["instance_id"]
+        self._event(connection, identifier, now, what, f"{item['kind']} {detail}")
+        is_open = connection.execute(
+            "SELECT 1 FROM object JOIN outbox ON outbox.object_id = object.id "  # noqa: S608 (of this file)
+            f"WHERE object.instance_id = ? AND {_OPEN} LIMIT 1",
+            (identifier,),
+        ).fetchone()
+        if is_open is None:
+            cursor = connection.execute(
+                "UPDATE instance SET state = 'delivered', finished_at = ? WHERE id = ? AND state = 'written'",
+                (now, identifier),
+            )
+            if cursor.rowcount:
+                self._event(connection, identifier, now, "delivered", "")
+                self._take_along(connection, identifier, "written", now)
+
+    # --- a destination as such --------------------------------------------------------------------------------
+
+    def lane(self, destination: str) -> dict[str, Any] | None:
+        """How a destination fails (``failures``, ``since``, ``next_probe_at``, ``last_error``); None while it works."""
+        rows = self._rows("SELECT * FROM lane WHERE destination = :destination", destination=destination)
+        return rows[0] if rows else None
+
+    def lane_failed(self, destination: str, error: str, next_probe_at: float) -> None:
+        """Record that a destination has failed once more, and when it is probed."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO lane VALUES (?, 1, ?, ?, ?) ON CONFLICT (destination) DO UPDATE SET "
+                "failures = failures + 1, next_probe_at = excluded.next_probe_at, last_error = excluded.last_error",
+                (destination, time.time(), next_probe_at, error),
+            )
+
+    def lane_works(self, destination: str) -> None:
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM lane WHERE destination = ?", (destination,))
+
+    # --- storage commitment -----------------------------------------------------------------------------------
+
+    def to_ask(self, destination: str, limit: int = 500) -> list[dict[str, Any]]:
+        """Items that were sent and whose commitment is to be asked for now."""
+        return self._rows(_TO_ASK, destination=destination, now=time.time(), limit=limit)
+
+    def ask(self, transaction_uid: str, destination: str, items: Sequence[dict[str, Any]], ask_again_at: float) -> None:
+        """Record that the commitment of items is asked for; do so before it is, since the answer may come at once."""
+        with self._transaction() as connection:
+            connection.execute("INSERT INTO commitment VALUES (?, ?, ?)", (transaction_uid, destination, time.time()))
+            connection.executemany(
+                "UPDATE outbox SET asked = asked + 1, next_attempt_at = ? WHERE id = ? AND state = 'sent'",
+                [(ask_again_at, item["id"]) for item in items],
+            )
+
+    def not_asked(self, outbox_ids: Sequence[int], error: str, ask_again_at: float) -> None:
+        """Record that the commitment of items could not be asked for, and when to ask again."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE outbox SET last_error = ?, next_attempt_at = ? WHERE id = ? AND state = 'sent'",
+                [(error, ask_again_at, outbox_id) for outbox_id in outbox_ids],
+            )
+
+    def reported(
+        self, transaction_uid: str, committed: Iterable[str], failed: Iterable[tuple[str, str]], send_again_at: float
+    ) -> tuple[str, int, int] | None:
+        """Record what a destination has reported of SOP Instance UIDs.
+
+        Parameters
+        ----------
+        failed
+            With the reason of each.
+
+        Returns
+        -------
+        The destination, how many objects it has committed, and how many are sent again; None where nobody has asked
+        under this Transaction UID.
+        """
+        now = time.time()
+        with self._transaction() as connection:
+            asked = connection.execute(
+                "SELECT destination FROM commitment WHERE transaction_uid = ?", (transaction_uid,)
+            ).fetchone()
+            if asked is None:
+                return None
+            destination, kept, lost = asked["destination"], 0, 0
+            for uid in committed:
+                for row in connection.execute(_OF_REPORT, (uid, destination)).fetchall():
+                    connection.execute(
+                        "UPDATE outbox SET state = 'committed', to_commit = 1, committed_at = ?, last_error = '' "
+                        "WHERE id = ?",
+                        (now, row["id"]),
+                    )
+                    self._tell(connection, row["object_id"], now, "committed", f"by {destination}")
+                    kept += 1
+            for uid, reason in failed:
+                for row in connection.execute(f"{_OF_REPORT} AND outbox.state = 'sent'", (uid, destination)).fetchall():
+                    connection.execute(
+                        "UPDATE outbox SET state = 'waiting', last_error = ?, next_attempt_at = ? WHERE id = ?",
+                        (reason, send_again_at, row["id"]),
+                    )
+                    self._tell(connection, row["object_id"], now, "lost", f"by {destination}: {reason}")
+                    lost += 1
+            return destination, kept, lost
+
+    def settle_without_commitment(self, destination: str) -> int:
+        """Take what was sent to a destination as delivered, since it is no longer asked to commit; how many items."""
+        now = time.time()
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "UPDATE outbox SET to_commit = 0 WHERE destination = ? AND state = 'sent' AND to_commit = 1 "
+                "RETURNING object_id",
+                (destination,),
+            ).fetchall()
+            for row in rows:
+                self._tell(
+                    connection, row["object_id"], now, "note", f"to {destination}: its commitment is not awaited"
+                )
+            return len(rows)
+
+    def forget_commitments(self, before: float) -> None:
+        """Forget what was asked before then; answers that come later count no more."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM commitment WHERE asked_at < ?", (before,))
+
+    # --- giving up, and starting anew by hand -----------------------------------------------------------------
+
+    def give_up(self, destination: str, before: float, why: str) -> int:
+        """Set aside what is tried since before then; how many items. ``why`` where nothing else tells."""
+        now = time.time()
+        with self._transaction() as connection:
+            values = {"destination": destination, "before": before, "why": why}
+            rows = connection.execute(_GIVE_UP, values).fetchall()
+            for row in rows:
+                self._tell(connection, row["object_id"], now, "undelivered", f"to {destination}: {row['last_error']}")
+            return len(rows)
+
+    def undelivered(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """Items that are set aside, the oldest first, with their object's columns."""
+        return self._rows(_UNDELIVERED, limit=limit)
+
+    def send_undelivered(self, destination: str | None = None, outbox_ids: Sequence[int] | None = None) -> int:
+        """Let items wait again that were set aside, of a destination or by their numbers, None for all; how many."""
+        where, values = "state = 'undelivered'", _selection(destination, outbox_ids)
+        return self._send_again(where, values, "retried")
+
+    def send_delivered(self, destination: str, since: float) -> int:
+        """Send again what a destination had before, and has lost: what was sent since then; how many items.
+
+        Not what retention has removed.
+        """
+        where = (
+            "state IN ('sent', 'committed') AND sent_at >= :since AND object_id IN (SELECT object.id FROM object "
+            "JOIN instance ON instance.id = object.instance_id WHERE result_removed_at IS NULL)"
+        )
+        return self._send_again(where, {**_selection(destination, None), "since": since}, "sent again")
+
+    def _send_again(self, where: str, values: dict[str, Any], what: str) -> int:
+        now = time.time()
+        with self._transaction() as connection:
+            rows = connection.execute(
+                "UPDATE outbox SET state = 'waiting', attempts = 0, next_attempt_at = :now, queued_at = :now, "  # noqa: S608
+                f"last_error = '', committed_at = NULL WHERE {where} AND (:destination IS NULL "
+                "OR destination = :destination) AND (:ids IS NULL OR id IN (SELECT value FROM json_each(:ids))) "
+                "RETURNING object_id, destination",
+                {**values, "now": now},
+            ).fetchall()
+            for row in rows:
+                item = connection.execute(_OF_OBJECT, (row["object_id"],)).fetchone()
+                identifier = item["instance_id"]
+                connection.execute(
+                    "UPDATE instance SET state = 'written', finished_at = NULL WHERE id = ? AND state = 'delivered'",
+                    (identifier,),
+                )
+                self._take_along(connection, identifier, "delivered", now)
+                detail = f"by hand: {item['kind']} to {row['destination']}"
+                self._event(connection, identifier, now, what, detail)
+            connection.executemany(
+                "UPDATE lane SET next_probe_at = ? WHERE destination = ?",
+                [(now, name) for name in {row["destination"] for row in rows}],
+            )
+            return len(rows)
+
+
+def _selection(destination: str | None, outbox_ids: Sequence[int] | None) -> dict[str, Any]:
+    ids = None if outbox_ids is None else msgspec.json.encode(list(outbox_ids)).decode()
+    return {"destination": destination, "ids": ids}

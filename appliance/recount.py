@@ -1,0 +1,165 @@
+"""The proof of the ledger: what was received is all there, in exactly one state, with every file as it came.
+
+The quick form counts and looks for the files of what waits; the full one hashes every file and looks for orphans.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from appliance import budget
+from appliance.config import Config
+from appliance.custody import Custody
+from appliance.overview import STATES
+from appliance.spool import LANDING
+
+COMPONENT = "recount"  # under which its last outcome is kept in the ledger
+_CHUNK = 1 << 20
+_FRESH_SECONDS = 120.0  # a younger file may be on its way to its row
+_MOST_KEPT = 20  # faults in the ledger; the command line names all
+
+Progress = Callable[[int, int], object]
+"""Told how many files are done, of how many."""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """``where``: an image's number, or a file below the data folder."""
+
+    where: str
+    what: str
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """``counts``: received, resulted, rejected, failed, quarantined, pending; ``files`` that were looked at."""
+
+    kind: str
+    at: float
+    seconds: float
+    counts: dict[str, int]
+    files: int
+    faults: list[Fault]
+
+
+def recount(config: Config, custody: Custody, full: bool, progress: Progress = lambda *_: None) -> Outcome:
+    """Count, and look at the files. Writes nothing; `keep` does."""
+    at, begin = time.time(), time.monotonic()
+    found, files = [Fault("ledger", what) for what in custody.damage()] if full else [], 0
+    counts, faults = _counts(custody)
+    found += faults
+    if full:
+        found += [Fault(f"image {identifier}", what) for identifier, what in custody.contradictions()]
+    total = counts["received"] if full else counts["pending"]
+    for row in custody.spooled(open_only=not full):
+        fault = _image_fault(config.spool_path / row["file"], row, full)
+        if fault:
+            found.append(Fault(f"image {row['id']}", fault))
+        files += 1
+        progress(files, max(total, files))
+    if full:
+        for row in custody.written():
+            if fault := _object_fault(config.results_path / row["path"], row):
+                found.append(Fault(f"image {row['instance_id']}", fault))
+            files += 1
+        found += list(_orphans(config, custody))
+    return Outcome("full" if full else "quick", at, time.monotonic() - begin, counts, files, found)
+
+
+def keep(custody: Custody, outcome: Outcome) -> None:
+    """Keep an outcome in the ledger, for the page."""
+    shortened = msgspec.structs.replace(outcome, faults=outcome.faults[:_MOST_KEPT])
+    content = {**msgspec.to_builtins(shortened), "fault_count": len(outcome.faults)}
+    custody.set_component(COMPONENT, content)
+
+
+def _counts(custody: Custody) -> tuple[dict[str, int], list[Fault]]:
+    """The sum, and where it does not come out."""
+    counted, kept = custody.recount()
+    faults = [
+        Fault("ledger", f"{name}: {kept.get(name)} by its tally, {counted.get(name, 0)} by its rows")
+        for name in (*STATES, "total")
+        if counted.get(name, 0) != kept.get(name)
+    ]
+    counts = {
+        "received": kept.get("total", 0),
+        "resulted": counted.get("written", 0) + counted.get("delivered", 0),
+        **{state: counted.get(state, 0) for state in ("rejected", "failed", "quarantined")},
+        "pending": counted.get("received", 0) + counted.get("claimed", 0),
+    }
+    ended = sum(counts.values()) - counts["received"]
+    if ended != counts["received"]:
+        faults.append(Fault("ledger", f"{counts['received']} were received, and {ended} are accounted for"))
+    return counts, faults
+
+
+def _image_fault(path: Path, row: dict[str, Any], full: bool) -> str:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return "" if row["image_removed_at"] else f"its file {row['file']} is missing"
+    if row["image_removed_at"]:
+        return f"its file {row['file']} is there, though retention has removed it; it may be deleted" if full else ""
+    if size != row["size"]:
+        return f"its file {row['file']} has {size} bytes, not {row['size']}"
+    if full and not has_digest(path, row["digest"]):
+        return f"its file {row['file']} is not what was received (SHA-256)"
+    return ""
+
+
+def has_digest(path: Path, digest: str) -> bool:
+    """Whether the data set of a file, or all of it where it has no file meta information, has a SHA-256."""
+    with path.open("rb") as file:
+        start, _ = budget.data_set_start(file, most=os.fstat(file.fileno()).st_size)
+        return any(_digest(file, each) == digest for each in dict.fromkeys((start, 0)))
+
+
+def _digest(file: Any, start: int) -> str:
+    found = hashlib.sha256()
+    file.seek(start)
+    while chunk := file.read(_CHUNK):
+        found.update(chunk)
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what is read for work stays in memory instead
+    return found.hexdigest()
+
+
+def _object_fault(path: Path, row: dict[str, Any]) -> str:
+    try:
+        with path.open("rb") as file:
+            same = not row["digest"] or _digest(file, 0) == row["digest"]
+    except FileNotFoundError:
+        return "" if row["removed"] else f"its {row['kind']} {row['path']} is missing"
+    return "" if same else f"its {row['kind']} {row['path']} is not what was written (SHA-256)"
+
+
+def _orphans(config: Config, custody: Custody) -> Iterator[Fault]:
+    """Files in the spool and in the results folder that no row knows."""
+    young = time.time() - _FRESH_SECONDS
+    for path in _files(config.spool_path):
+        if path.parent.name == LANDING:  # under way, or known by its final name, too
+            continue
+        name = str(path.relative_to(config.spool_path))
+        if custody.has_image(name) or _changed_at(path) > young:
+            continue
+        yield Fault(f"spool/{name}", "it has no row, so it was never acknowledged; its sender still has it")
+    for path in _files(config.results_path):
+        name = str(path.relative_to(config.results_path))
+        if not custody.has_object(name) and _changed_at(path) <= young:
+            yield Fault(f"{config.results.path}/{name}", "it has no row: it was written for a result that never was")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, _, names in os.walk(folder):
+        yield from (Path(root) / name for name in names)
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()

@@ -1,0 +1,68 @@
+"""The source images as highdicom wants them: references and geometry, nothing else of their headers.
+
+What a header holds beyond that, right or wrong, never comes near a result.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from highdicom import PixelMeasuresSequence
+from pydicom import Dataset
+
+from appliance import writer
+from appliance.image import Image, text
+from appliance.volume import stack
+
+_ORIENTATION = re.compile(r"([LRAPHF]{1,3})\\([LRAPHF]{1,3})")
+
+
+def sources(images: Sequence[Image]) -> list[Dataset]:
+    """One for each image; only slices lie in space."""
+    found = []
+    lossy = any(image.header.get("LossyImageCompression") == "01" for image in images)
+    for image in images:
+        source = writer.evidence(image)
+        source.Rows, source.Columns = image.pixels.shape
+        if lossy:
+            source.LossyImageCompression = "01"  # once lossy, always lossy (PS3.3 C.7.6.1.1.5)
+        found.append(source)
+    if len(images) > 1:
+        volume = stack(images)  # which has checked the geometry of the headers
+        distances = dict(zip(volume.order, volume.spacing, strict=True))
+        for source, image in zip(found, images, strict=True):
+            source.FrameOfReferenceUID = image.header.FrameOfReferenceUID
+            indicator = writer.valid(image.header, "PositionReferenceIndicator")
+            source.PositionReferenceIndicator = indicator.value if indicator is not None else ""
+            source.ImagePositionPatient = [float(value) for value in image.header.ImagePositionPatient]
+            source.ImageOrientationPatient = [float(value) for value in image.header.ImageOrientationPatient]
+            source.PixelSpacing = [distances[1], distances[2]]
+            source.SliceThickness = source.SpacingBetweenSlices = distances[0]  # from the positions
+    return found
+
+
+def orientation(image: Image) -> list[str] | None:
+    """The source's, where it states it: needed of what lies in no space (PS3.3 section C.7.6.1.1.1)."""
+    found = _ORIENTATION.fullmatch(text(image.header, "PatientOrientation"))
+    return list(found.groups()) if found else None
+
+
+def pixel_measures(image: Image, shape: tuple[int, ...]) -> PixelMeasuresSequence | None:
+    """Of a single image on a grid of some ``(rows, columns)`` over it, where it states its spacing.
+
+    Without a Slice Thickness, which a projection has not; highdicom can't read a Segmentation back that has the one and
+    not the other, and needs neither where the pixels are the source's own.
+    """
+    if image.spacing is None:
+        return None
+    rows, columns = (
+        spacing * own / other for spacing, own, other in zip(image.spacing, image.pixels.shape, shape, strict=True)
+    )
+    return PixelMeasuresSequence(pixel_spacing=(rows, columns), slice_thickness=None)
+
+
+def settle(result: Dataset, uid: str) -> None:
+    """Replace the Dimension Organization UID that highdicom draws by chance."""
+    for item in (*result.DimensionOrganizationSequence, *result.DimensionIndexSequence):
+        item.DimensionOrganizationUID = uid

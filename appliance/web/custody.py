@@ -1,0 +1,75 @@
+"""The page of what is set aside, and the buttons that read an image again or mark it as reviewed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flask import Blueprint, abort, current_app, redirect, render_template, send_file
+from werkzeug.wrappers import Response as BaseResponse
+
+from appliance.config import Config
+from appliance.custody import Custody
+from appliance.errors import ApplianceError
+
+blueprint = Blueprint("custody", __name__)
+
+_NUMBER = "<int(max=9223372036854775807):number>"
+
+
+def _config() -> Config:
+    config: Config = current_app.config["SCANSIDE"]
+    return config
+
+
+def _custody(read_only: bool = False) -> Custody:
+    return Custody(_config().ledger_path, read_only)
+
+
+@blueprint.get("/quarantine")
+def quarantine() -> str:
+    custody = _custody(read_only=True)
+    try:
+        return render_template("quarantine.html", rows=custody.quarantined())
+    finally:
+        custody.close()
+
+
+@blueprint.get(f"/quarantine/{_NUMBER}.dcm")
+def export(number: int) -> BaseResponse:
+    """The file as it came. It may name the patient, so it is there only where the page may, too."""
+    if not _config().web.show_patient:
+        abort(403, "Files name the patient, and this page is set to show no patients (web.show_patient). "
+                   "`scanside quarantine export` copies them.")  # fmt: skip
+    custody = _custody(read_only=True)
+    try:
+        row = custody.instance(number)
+    finally:
+        custody.close()
+    if row is None or row["state"] != "quarantined":
+        abort(404, f"There is no quarantined image number {number}.")
+    path = Path(_config().spool_path) / row["file"]
+    if not path.exists():
+        abort(404, f"The file of image {number} is no longer there.")
+    return send_file(path, "application/dicom", as_attachment=True, download_name=f"{number:08d}.dcm")
+
+
+@blueprint.post(f"/quarantine/{_NUMBER}/retry")
+def retry(number: int) -> BaseResponse:
+    return _done(number, Custody.retry, "/quarantine")
+
+
+@blueprint.post(f"/study/{_NUMBER}/review")
+def review(number: int) -> BaseResponse:
+    return _done(number, Custody.review, f"/study/{number}")
+
+
+def _done(number: int, what: Callable[[Custody, int], None], back: str) -> BaseResponse:
+    custody = _custody()
+    try:
+        what(custody, number)
+    except ApplianceError as error:
+        abort(409, f"{error.message[0].upper()}{error.message[1:]}.")
+    finally:
+        custody.close()
+    return redirect(back)

@@ -1,0 +1,48 @@
+"""The page of destinations: what waits for each and why, what is undelivered, and the buttons that send it again."""
+
+from __future__ import annotations
+
+from flask import Blueprint, current_app, redirect, render_template
+from werkzeug.wrappers import Response as BaseResponse
+
+from appliance.config import Config
+from appliance.store import Store
+
+blueprint = Blueprint("deliveries", __name__)
+
+_MOST_SHOWN = 200
+
+
+def _config() -> Config:
+    config: Config = current_app.config["SCANSIDE"]
+    return config
+
+
+@blueprint.get("/deliveries")
+def deliveries() -> str:
+    store: Store = current_app.config["SCANSIDE_STORE"]
+    return render_template(
+        "deliveries.html",
+        destinations=store.destinations(),
+        rows=store.undelivered(_MOST_SHOWN),
+        configured={each.name: each for each in _config().destinations},
+    )
+
+
+@blueprint.post("/deliveries/retry")
+def retry_all() -> BaseResponse:
+    return _send_again(None)
+
+
+@blueprint.post("/deliveries/<int(max=9223372036854775807):number>/retry")
+def retry(number: int) -> BaseResponse:
+    return _send_again([number])
+
+
+def _send_again(numbers: list[int] | None) -> BaseResponse:
+    store = Store(_config().ledger_path)
+    try:
+        store.send_undelivered(outbox_ids=numbers)
+    finally:
+        store.close()
+    return redirect("/deliveries")

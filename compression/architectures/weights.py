@@ -1,0 +1,100 @@
+"""Initial weights from a local file: npz, safetensors or a torch state dict; nothing in it is executed."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compression.recipe import RecipeError
+
+_HEADS = ("classifier.", "fc.")
+_FEATURES = "features."
+_EPSILON = 1e-5  # of torchvision's batch normalization
+SUFFIXES = (".npz", ".safetensors", ".pt", ".pth")
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file by name, float32; raises `RecipeError`."""
+    if path.suffix not in SUFFIXES:
+        raise RecipeError(f"the initial weights {path} are none of {', '.join(SUFFIXES)}: convert the file")
+    try:
+        tensors = _tensors(path)
+    except OSError as error:
+        raise RecipeError(f"the initial weights {path} can't be read: {error}; is --weights right?") from error
+    except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError, _safetensors_error()) as error:
+        raise RecipeError(
+            f"the initial weights {path} are damaged or hold more than tensors: {error}; fetch the file again, or save "
+            "a plain state dict"
+        ) from error
+    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise RecipeError(f"the initial weights {path} are no plain state dict; save network.state_dict()")
+    return {name: value.float() for name, value in tensors.items()}
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
+    return dict(torch.load(path, weights_only=True, map_location="cpu"))
+
+
+def _safetensors_error() -> type[Exception]:
+    from safetensors import SafetensorError
+
+    return SafetensorError
+
+
+def of_features(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the head and the counts of batches, every name below ``features``."""
+    return {
+        name if name.startswith(_FEATURES) else f"{_FEATURES}{name}": value
+        for name, value in tensors.items()
+        if not name.startswith(_HEADS) and not name.endswith("num_batches_tracked")
+    }
+
+
+def folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each batch normalization folded into the convolution that stands one place before it; folded ones stay so."""
+    found = dict(tensors)
+    for name in tensors:
+        if name.endswith(".running_var"):
+            normalization = name.removesuffix(".running_var")
+            parent, _, place = normalization.rpartition(".")
+            convolution = f"{parent}.{int(place) - 1}"
+            mean, variance, gain, shift = (
+                found.pop(f"{normalization}.{each}") for each in ("running_mean", "running_var", "weight", "bias")
+            )
+            scale = gain / torch.sqrt(variance + _EPSILON)
+            found[f"{convolution}.weight"] = found[f"{convolution}.weight"] * scale[:, None, None, None]
+            found[f"{convolution}.bias"] = shift - mean * scale
+    return found
+
+
+def one_channel(tensors: Mapping[str, Tensor], first: str) -> dict[str, Tensor]:
+    """The first convolution for gray images: a gray image is one with three equal channels."""
+    return {**tensors, first: tensors[first].sum(dim=1, keepdim=True)}
+
+
+def check(path: Path, network: str, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], first: str) -> None:
+    """Raise `RecipeError` where names or shapes are not those of the network's features."""
+    names = {name for name in wanted if name.startswith(_FEATURES) and not name.endswith("num_batches_tracked")}
+    apart = sorted(names ^ set(given))
+    if not apart:
+        apart = sorted(
+            name for name in names if (given[name].shape != wanted[name].shape and name != first)
+            or (name == first and given[name].shape[0] != wanted[name].shape[0])
+        )  # fmt: skip
+    if apart:
+        raise RecipeError(
+            f"{path} is not of {network}: {len(apart)} layers differ, {', '.join(apart[:3])}; "
+            "does train.network name the network of train.weights?"
+        )

@@ -1,0 +1,162 @@
+"""``check-data`` for segmentation: images and volumes with masks, by a list or as NIfTI pairs.
+
+Each case is checked: that image and mask can be decoded, have the same size and lie at the same place, that the mask
+holds declared labels only and marks something, and that a patient is in one split.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from compression import duplicates, imported, masks, sources, splits, tables
+from compression.content import MANIFEST, content_version
+from compression.masks import MaskLabelError, MaskSizeError
+from compression.problems import DataError, Problem, Severity, add
+from compression.segmentation import cases
+from compression.segmentation.cases import Case
+from compression.segmentation.recipe import SegmentationRecipe
+
+_HINTS = {
+    "missing file": "mend it or take its row out of the list",
+    "corrupt image": "fetch it again or take its row out of the list",
+    "constant image": "is it an image at all?",
+    "missing mask": "mend it or take its row out of the list",
+    "corrupt mask": "fetch it again or take its row out of the list",
+    "mask of another size": "export the mask on its image's grid",
+    "label outside the set": "declare it as a segment, or mend the mask",
+    "no patient": "without patients no split can keep them together",
+    "empty mask": "right where there is nothing to mark; else mend it",
+}
+_WARNINGS = ("empty mask",)
+
+
+def check(recipe: SegmentationRecipe, data_root: Path) -> dict[str, Any]:
+    """Look at the training set of a recipe and at its external set, if it has one.
+
+    Raises
+    ------
+    RecipeError
+        Where a list can't be read at all; all else is reported.
+    """
+    begun = time.monotonic()
+    names = [recipe.data.train, *([recipe.data.external] if recipe.data.external else [])]
+    problems: list[Problem] = []
+    found = {name: _one_set(recipe, data_root / name, name, problems) for name in names}
+    _between(found, problems)
+    order = ("error", "warning", "note")
+    problems.sort(key=lambda problem: order.index(problem.severity))
+    for each in found.values():
+        del each["digests"]
+    return {
+        "recipe": f"{recipe.package.id} {recipe.package.version}",
+        "problems": [asdict(problem) for problem in problems],
+        "sets": found,
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+def _one_set(recipe: SegmentationRecipe, folder: Path, name: str, problems: list[Problem]) -> dict[str, Any]:
+    listed = cases.listed(folder)
+    segments = [segment.label for segment in recipe.package.segments]
+    faults: dict[str, list[str]] = {}
+    volumes = np.zeros(len(segments) + 1, dtype=np.int64)
+    digests: dict[str, list[str]] = {}
+    sizes: Counter[str] = Counter()
+    for case in tqdm(listed, desc=f"reading {name}", unit="case"):
+        if not case.patient:
+            faults.setdefault("no patient", []).append(f"{case.file}: patient_id is empty")
+        pixels = _pixels(folder, case, faults)
+        if pixels is None:
+            continue
+        sizes["x".join(str(each) for each in pixels.pixels.shape)] += 1
+        digests.setdefault(duplicates.digest(pixels.pixels), []).append(case.file)
+        mask = _mask(folder, case, pixels, segments, faults)
+        if mask is not None:
+            volumes += np.bincount(mask.ravel(), minlength=len(volumes))
+    for kind, examples in faults.items():
+        severity: Severity = "warning" if kind in _WARNINGS else "error"
+        add(problems, severity, name, kind, [each.replace(f"{folder}/", "") for each in examples], _HINTS[kind])
+    _splits(folder, name, problems)
+    version = content_version(folder)
+    imported.check(folder, name, version, problems)
+    copies = [" = ".join(files) for files in digests.values() if len(files) > 1]
+    add(
+        problems,
+        "warning",
+        name,
+        "the same image more than once",
+        copies,
+        "give the copies one patient, or take one out",
+    )
+    share = volumes[1:] / max(int(volumes.sum()), 1)
+    return {
+        "files": version,
+        "cases": len(listed),
+        "patients": len({case.patient for case in listed}),
+        "faults": faults,
+        "sizes": dict(sizes.most_common(5)),
+        "share_of_segments": {label: round(float(each), 5) for label, each in zip(segments, share, strict=True)},
+        "digests": digests,
+    }
+
+
+def _pixels(folder: Path, case: Case, faults: dict[str, list[str]]) -> sources.Source | None:
+    if not (folder / case.file).is_file():
+        faults.setdefault("missing file", []).append(f"{case.file} is not there")
+        return None
+    try:
+        source = sources.read([folder / case.file])
+    except DataError as error:
+        faults.setdefault("corrupt image", []).append(str(error))
+        return None
+    if source.pixels.min() == source.pixels.max():
+        faults.setdefault("constant image", []).append(f"{case.file}: every pixel is {source.pixels.min()}")
+    return source
+
+
+def _mask(
+    folder: Path, case: Case, source: sources.Source, segments: list[str], faults: dict[str, list[str]]
+) -> np.ndarray | None:
+    if not case.mask or not (folder / case.mask).is_file():
+        faults.setdefault("missing mask", []).append(f"{case.mask or 'a mask'} of {case.file} is not there")
+        return None
+    try:
+        mask = masks.read(folder / case.mask, source, segments)
+    except DataError as error:
+        size, label = isinstance(error, MaskSizeError), isinstance(error, MaskLabelError)
+        kind = "mask of another size" if size else "label outside the set" if label else "corrupt mask"
+        faults.setdefault(kind, []).append(str(error))
+        return None
+    if not mask.any():
+        faults.setdefault("empty mask", []).append(f"{case.mask}: nothing is marked")
+    return mask
+
+
+def _splits(folder: Path, name: str, problems: list[Problem]) -> None:
+    """Where the list has splits; training deals patients itself and never puts one into two folds."""
+    if not (folder / MANIFEST).is_file():
+        hint = "a volume counts as a patient; where a patient has several, write manifest.csv with patient_id"
+        add(problems, "note", name, "no list, so that patients are not known", [], hint, count=1)
+        return
+    rows = tables.read(folder / MANIFEST, ["patient_id"])
+    patients = np.array([row["patient_id"] for row in rows], dtype=str)
+    leaks = splits.leaks(patients, np.array([row.get("split") or "" for row in rows], dtype=str))
+    examples = [f"{patient} in {' and '.join(found)}" for patient, found in leaks.items()]
+    add(problems, "error", name, "patients in two splits", examples, "keep each patient in one split")
+
+
+def _between(found: dict[str, dict[str, Any]], problems: list[Problem]) -> None:
+    """Images of the external set that training has seen."""
+    if len(found) < 2:
+        return
+    training, external = (each["digests"] for each in found.values())
+    seen = [f"{external[digest][0]} = {training[digest][0]}" for digest in external if digest in training]
+    hint = "take them out of one: what was trained on tests nothing"
+    add(problems, "error", " and ".join(found), "the same image in training and external set", seen, hint)

@@ -1,0 +1,51 @@
+"""Automatic mixed precision, where the hardware gains by it (Micikevicius et al., ICLR 2018).
+
+Ran here in float32 and, forced, in bfloat16 on a CPU; on no GPU.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+Amp = Literal["auto", "off"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a network computes in while it learns; weights stay float32.
+
+    Attributes
+    ----------
+    kind
+        Of matrix products and convolutions; None: float32.
+    why
+        A sentence for people.
+    """
+
+    device: torch.device
+    kind: torch.dtype | None
+    why: str
+
+    def cast(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.kind is None else torch.autocast(self.device.type, dtype=self.kind)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Keeps small gradients from vanishing, which only float16 needs; else it passes everything through."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.kind is torch.float16)
+
+
+def choose(amp: Amp, device: torch.device) -> Precision:
+    """The fastest that the device has in hardware."""
+    if amp == "off":
+        return Precision(device, None, "float32, as the recipe says")
+    if device.type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision(device, torch.bfloat16, "mixed precision, bfloat16")
+        return Precision(device, torch.float16, "mixed precision, float16 with scaled gradients")
+    if torch.cpu.get_capabilities().get("amx_bf16"):
+        return Precision(device, torch.bfloat16, "mixed precision, bfloat16 by AMX")
+    return Precision(device, None, "float32: this CPU has no AMX, and bfloat16 is slower without")

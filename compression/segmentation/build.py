@@ -1,0 +1,58 @@
+"""The build of a segmentation: its stages, and what shapes each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from appliance import preprocess
+from compression import augment as image_augment
+from compression import augment_policy, diagnosis, page, shipping, stages, timing, transforms, unet
+from compression import export as onnx_export
+from compression.build import LOOP
+from compression.quantize import cpu, openvino, pt2e, qdq, static, tensorrt
+from compression.segmentation import (
+    augment,
+    card,
+    cases,
+    choose,
+    evaluate,
+    export,
+    gate,
+    golden,
+    measures,
+    overlap,
+    pack,
+    prune,
+    quantize,
+    report,
+    train,
+)
+from compression.segmentation.recipe import SegmentationRecipe
+from compression.stages import Stage
+
+STAGES = (
+    Stage("data", cases, 1, (preprocess,)),
+    Stage("train", train, 62, (unet, augment, image_augment, augment_policy, transforms, overlap, *LOOP)),
+    Stage("prune", prune, 27),
+    Stage("choose", choose, 0.1),
+    Stage("export", export, 1, (onnx_export,)),
+    Stage("quantize", quantize, 3, (cpu, openvino, pt2e, qdq, static, tensorrt)),
+    Stage("gate", gate, 2, (shipping, timing, measures)),
+    Stage("golden", golden, 1),
+    Stage("evaluate", evaluate, 3),
+    Stage("report", report, 0.1, (page, diagnosis)),
+    Stage("pack", pack, 0.1, (card,)),
+)
+
+
+@dataclass
+class Build(stages.Build):
+    """What the stages of a segmentation may use; see `compression.stages.Build`."""
+
+    recipe: SegmentationRecipe
+
+
+def run(build: Build, last: str | None, force: Sequence[str], adopt: Sequence[str] = ()) -> None:
+    """As `compression.stages.run`."""
+    stages.run(build, STAGES, last, force, adopt)

@@ -1,0 +1,84 @@
+"""The model card of a segmentation, made from the report's measurements (Mitchell et al., FAT* 2019)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from appliance.package import Manifest
+from compression.card import head
+from compression.segmentation import evaluate, report
+
+if TYPE_CHECKING:
+    from compression.segmentation.build import Build
+
+
+def write_card(build: Build, manifest: Manifest, measured: dict[str, Any]) -> str:
+    """The card as Markdown."""
+    recipe, use = build.recipe, manifest.intended_use
+    counts = manifest.training["cases"]
+    lines = [
+        *head(manifest),
+        "## How well it draws",
+        "",
+        "On the grid of the source, with 95 % intervals by a bootstrap over patients. Nothing was chosen on test or "
+        "external data. `report.html` has subgroups, hard cases and all that was tried.",
+    ]
+    for name, title in report.titles(build).items():
+        if name in measured["sets"]:
+            lines += _set_lines(title, measured["sets"][name])
+    if recipe.card.external_note:
+        lines += ["", recipe.card.external_note]
+    lines += [
+        "",
+        "## Targets",
+        "",
+        "| target | precision | made by | why | row above |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {name} | {target.precision} | {target.producer} | {target.why} "
+            f"| {evaluate.name_of_shipped(build, name)} |"
+            for name, target in manifest.targets.items()
+        ),
+        "",
+        "tensorrt was measured as its file on ONNX Runtime's CPU.",
+        "",
+        "## What it was made from",
+        "",
+        f"Of {recipe.data.folds} folds, split by patient, {recipe.data.cross_validated} "
+        f"{'was' if recipe.data.cross_validated == 1 else 'were'} tested. The network of the first fold ships: "
+        f"training cases {counts['train']}, validation {counts['validation']}, test {counts['test']}. "
+        f"Population: {use.population}.",
+        "",
+        *(f"- {source}" for source in recipe.card.sources),
+        "",
+        "## Limits",
+        "",
+        *(f"- {limit}" for limit in recipe.card.limits),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _set_lines(title: str, found: dict[str, Any]) -> list[str]:
+    lines = [
+        "",
+        f"### {title}: {found['cases']} cases of {found['patients']} patients",
+        "",
+        "| network | segment | Dice | mean surface distance | volume error, median |",
+        "|---|---|---|---|---|",
+    ]
+    for network, segments in found["networks"].items():
+        for segment, figures in segments.items():
+            if segment != "mean" or len(segments) > 2:
+                volume = figures["volume_error"]
+                lines.append(
+                    f"| {network} | {segment} | {_cell(figures['dice'], 3)} "
+                    f"| {_cell(figures['mean_surface_distance'], 2)} "
+                    f"| {volume[0]:.1%} [{volume[1]:.1%}, {volume[2]:.1%}] |"
+                )
+    return lines
+
+
+def _cell(figure: list[float], digits: int) -> str:
+    value, low, high = figure
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,0 +1,211 @@
+"""Stage ``data``: images with their masks, dealt to folds by patient, brought to the network's grid."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import nibabel
+import numpy as np
+from PIL import Image as PillowImage
+from sklearn.model_selection import StratifiedGroupKFold
+from tqdm import tqdm
+
+from appliance.preprocess import MOVING, Step, preprocess
+from compression.data import eight_bits
+from compression.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from compression.segmentation.build import Build
+
+SECTIONS = ("data", "input")
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One image or volume and its mask.
+
+    ``file`` and ``mask`` are below the data set's folder; ``fold`` is -1 in an
+    external set; ``group`` is the value of the column that is spread evenly.
+    """
+
+    file: str
+    mask: str
+    patient: str
+    fold: int
+    group: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A case as it was read.
+
+    Attributes
+    ----------
+    pixels
+        ``(rows, columns)`` or ``(slices, rows, columns)``.
+    labels
+        uint8 of the same shape: 0 is background, then the segments of the recipe in their order.
+    spacing
+        Millimeters along each axis; of an image without one, 1.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    spacing: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Cases on the network's grid, before augmentation.
+
+    Attributes
+    ----------
+    pixels
+        ``(cases, ...)``: uint8 of images, float32 of volumes.
+    labels
+        uint8 ``(cases, ...)``.
+    """
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def where(self, chosen: np.ndarray) -> Prepared:
+        return Prepared(self.pixels[chosen], self.labels[chosen])
+
+
+def fingerprint(build: Build) -> bytes:
+    digest = hashlib.sha256()
+    for case in listed(build.data_root / build.recipe.data.train, build.recipe.data.even):
+        digest.update(f"{case.file}\0{case.mask}\0{case.patient}\0{case.group}\n".encode())
+    return digest.digest()
+
+
+def run(build: Build) -> str:
+    recipe, folder = build.recipe, build.data_root / build.recipe.data.train
+    cases = dealt(listed(folder, recipe.data.even), recipe.data.folds, recipe.data.seed)
+    steps = recipe.input.steps[: recipe.input.augment_after]
+    pixels, labels = [], []
+    for case in tqdm(cases, desc="decoding", unit="case"):
+        each, marked = prepare(read(folder, case, len(recipe.package.segments)), steps)
+        pixels.append(each)
+        labels.append(marked)
+        if each.shape != recipe.input.shape:
+            raise RecipeError(f"input.steps make {each.shape} of {case.file}, not input.shape {recipe.input.shape}")
+    np.savez(build.folder("data") / "prepared.npz", pixels=np.stack(pixels), labels=np.stack(labels))
+    (build.folder("data") / "cases.json").write_bytes(msgspec.json.encode(cases))
+    patients = {case.patient for case in cases}
+    return f"{len(cases)} cases of {len(patients)} patients in {recipe.data.folds} folds"
+
+
+def load(build: Build) -> tuple[list[Case], Prepared]:
+    """Every case, and what was prepared of it."""
+    cases = msgspec.json.decode((build.folder("data") / "cases.json").read_bytes(), type=list[Case])
+    with np.load(build.folder("data") / "prepared.npz") as arrays:
+        return cases, Prepared(arrays["pixels"], arrays["labels"])
+
+
+def split(build: Build, cases: Sequence[Case], fold: int) -> dict[str, np.ndarray]:
+    """Where ``fold`` is for the test: the indices of the cases for train, validation and test; patients apart."""
+    recipe = build.recipe.data
+    folds = np.array([case.fold for case in cases])
+    rest = [number for number in range(recipe.folds) if number != fold]
+    # Some patients of every other fold validate.
+    chance = np.random.default_rng(recipe.seed + fold)
+    validating: set[str] = set()
+    for number in rest:
+        patients = sorted({case.patient for case in cases if case.fold == number})
+        count = max(round(len(patients) * recipe.validation_share), 1)
+        validating |= set(chance.permutation(patients)[:count].tolist())
+    validates = np.array([case.patient in validating for case in cases])
+    return {
+        "train": np.flatnonzero((folds != fold) & ~validates),
+        "validation": np.flatnonzero((folds != fold) & validates),
+        "test": np.flatnonzero(folds == fold),
+    }
+
+
+def listed(folder: Path, even: str | None = None) -> list[Case]:
+    """The cases of a data set, not yet dealt; raises `RecipeError` where it is none."""
+    manifest = folder / "manifest.csv"
+    if manifest.is_file():
+        with manifest.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        missing = {"file", "mask", "patient_id", *([even] if even else [])} - set(rows[0] if rows else {})
+        if missing:
+            raise RecipeError(f"{manifest} lacks the columns {', '.join(sorted(missing))}")
+        return [Case(row["file"], row["mask"], row["patient_id"], -1, row[even] if even else "") for row in rows]
+    images = sorted((folder / "images").glob("*.nii*"))
+    if not images:
+        raise RecipeError(f"{folder} has neither manifest.csv nor images/*.nii.gz; is --data right?")
+    return [Case(f"images/{path.name}", f"labels/{path.name}", path.name.split(".")[0], -1, "") for path in images]
+
+
+def dealt(cases: Sequence[Case], folds: int, seed: int) -> list[Case]:
+    """Each case with its fold: no patient in two, groups spread evenly."""
+    groups, patients = [case.group for case in cases], [case.patient for case in cases]
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    given = np.full(len(cases), -1)
+    for number, (_, test) in enumerate(splitter.split(patients, groups, patients)):
+        given[test] = number
+    return [msgspec.structs.replace(case, fold=int(fold)) for case, fold in zip(cases, given, strict=True)]
+
+
+def read(folder: Path, case: Case, segments: int) -> Source:
+    """Decode one case.
+
+    Raises
+    ------
+    RecipeError
+        A file can't be read, the mask has another size, or a label that is none of the segments.
+    """
+    try:
+        if case.file.endswith((".nii", ".nii.gz")):
+            pixels, spacing = _volume(folder / case.file)
+            labels, _ = _volume(folder / case.mask)
+        else:
+            pixels, labels = (np.asarray(PillowImage.open(folder / name)) for name in (case.file, case.mask))
+            spacing = (1.0, 1.0)
+            if labels.max(initial=0) > segments and segments == 1:
+                labels = labels > 127  # black and white
+    except (OSError, ValueError, EOFError) as error:
+        raise RecipeError(f"{folder / case.file} or its mask {case.mask} can't be read: {error}") from error
+    if pixels.shape != labels.shape:
+        raise RecipeError(f"{folder / case.mask} is {labels.shape}, its image {case.file} {pixels.shape}")
+    if labels.max(initial=0) > segments:
+        raise RecipeError(f"{folder / case.mask} holds the label {labels.max()}; the recipe has {segments} segments")
+    return Source(pixels, labels.astype(np.uint8), spacing)
+
+
+def _volume(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    """A NIfTI volume as DICOM lays an axial series out: slices to the head, rows to the back, columns to the left."""
+    image = nibabel.as_closest_canonical(nibabel.load(path))
+    array = np.asarray(image.dataobj)[::-1, ::-1].transpose(2, 1, 0)
+    columns, rows, slices = (float(value) for value in image.header.get_zooms()[:3])
+    return np.ascontiguousarray(array), (slices, rows, columns)
+
+
+def prepare(source: Source, steps: Sequence[Step]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and labels of a case after the steps before augmentation, as `Prepared` has them.
+
+    Levels of an image are brought to 8 bits as `compression.data.eight_bits` does.
+    """
+    if source.pixels.ndim == 2:
+        pixels = eight_bits(source.pixels, steps)
+    else:
+        pixels = preprocess(source.pixels, steps, source.spacing)[0, 0]
+    return pixels, moved(source.labels, steps, source.spacing)
+
+
+def moved(labels: np.ndarray, steps: Sequence[Step], spacing: tuple[float, ...]) -> np.ndarray:
+    """Labels as the steps move the pixels below them: uint8, each voxel with the label that covers most of it."""
+    moving = [step for step in steps if step.name in MOVING]
+    shares = [preprocess(labels == number, moving, spacing)[0, 0] for number in range(int(labels.max(initial=0)) + 1)]
+    return np.asarray(np.argmax(shares, axis=0)).astype(np.uint8)

@@ -1,0 +1,216 @@
+"""Stage ``evaluate``: what each network draws on cases that chose nothing, on the grid of the source, with intervals.
+
+Each fold's networks draw that fold's test cases; the external set is drawn by the network that ships.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from appliance.preprocess import preprocess, restore
+from appliance.probability import softmax
+from compression.inference import LOGITS, Network
+from compression.segmentation import cases, export, gate, measures, overlap, train
+from compression.segmentation.cases import Case
+from compression.timing import milliseconds
+
+if TYPE_CHECKING:
+    from compression.segmentation.build import Build
+
+SECTIONS = ("input", "data", "evaluate")
+UNPRUNED, PRUNED, AVERAGE = "unpruned float", "pruned float", "no model: the average mask"
+FIGURES = ("dice", "iou", "volume_error", "mean_surface_distance", "hausdorff_95")
+_SUBGROUPS = ("label", "finding", "view", "sex", "site")
+_SMALLEST_SUBGROUP = 10
+_HARDEST = 8
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network of each fold, and the target whose runtime runs it."""
+
+    paths: tuple[Path, ...]
+    target: str
+
+
+def run(build: Build) -> str:
+    contenders, recipe = _contenders(build), build.recipe
+    found, prepared = cases.load(build)
+    average = [_average(build, prepared, cases.split(build, found, fold)["train"]) for fold in train.folds(build)]
+    tested = [(case, case.fold) for case in found if case.fold in train.folds(build)]
+    sets = {"test": _set(build, contenders, recipe.data.train, tested, average)}
+    if recipe.data.external:
+        listed = cases.listed(build.data_root / recipe.data.external)
+        sets["external"] = _set(build, contenders, recipe.data.external, [(case, 0) for case in listed], average)
+    report = {"networks": _costs(build, contenders), "sets": sets}
+    (build.folder("evaluate") / "report.json").write_text(json.dumps(report, indent=1))
+    return "; ".join(
+        f"{name}: Dice " + ", ".join(f"{key} {each['mean']['dice'][0]:.4f}" for key, each in found["networks"].items())
+        for name, found in sets.items()
+    )
+
+
+def load(build: Build) -> dict[str, Any]:
+    """The figures: of each network its costs; of each set, network and segment ``[value, low, high]``."""
+    report: dict[str, Any] = json.loads((build.folder("evaluate") / "report.json").read_text())
+    return report
+
+
+def _contenders(build: Build) -> dict[str, Contender]:
+    folds, choices = train.folds(build), gate.load(build)
+    contenders = {
+        UNPRUNED: Contender(tuple(export.unpruned_path(build, fold) for fold in folds), "cpu"),
+        PRUNED: Contender(tuple(export.path(build, fold) for fold in folds), "cpu"),
+    }
+    for target, choice in choices.items():
+        contenders[f"{target} int8"] = Contender(tuple(build.work / name for name in choice.int8.artifacts), target)
+    return contenders
+
+
+def name_of_shipped(build: Build, target: str) -> str:
+    """The row of the report that is a target's shipped network."""
+    choice = gate.load(build)[target]
+    return f"{target} int8" if choice.shipped.producer == choice.int8.producer else PRUNED
+
+
+def _average(build: Build, prepared: cases.Prepared, chosen: np.ndarray) -> np.ndarray:
+    """The label that most training masks have at each voxel of the network's grid: what looking at nothing gives."""
+    labels = range(1 + len(build.recipe.package.segments))
+    return np.stack([(prepared.labels[chosen] == label).mean(axis=0) for label in labels]).astype(np.float32)
+
+
+def _set(
+    build: Build,
+    contenders: dict[str, Contender],
+    data_set: str,
+    listed: Sequence[tuple[Case, int]],
+    average: Sequence[np.ndarray],
+) -> dict[str, Any]:
+    """Figures of each network on the cases, each drawn by the network of the fold beside it."""
+    folder, steps, segments = build.data_root / data_set, build.recipe.input.steps, len(build.recipe.package.segments)
+    values: dict[str, list[np.ndarray]] = {name: [] for name in (*contenders, AVERAGE)}
+    opened: dict[tuple[str, int], Network] = {}
+    for case, fold in tqdm(listed, desc=f"evaluating {data_set}", unit="case"):
+        source = cases.read(folder, case, segments)
+        given = preprocess(source.pixels, steps, source.spacing)
+        for name in values:
+            if name == AVERAGE:
+                shares = average[fold]
+            else:
+                contender = contenders[name]
+                if (name, fold) not in opened:
+                    opened[name, fold] = Network(contender.paths[fold], contender.target)
+                shares = softmax(opened[name, fold].run([given])[LOGITS][0])
+            drawn = restore(shares, steps, source.labels.shape, source.spacing).argmax(0).astype(np.uint8)
+            near, far = measures.surface_distances(drawn, source.labels, segments, source.spacing)
+            values[name].append(
+                np.stack([
+                    overlap.dice(drawn, source.labels, segments),
+                    measures.iou(drawn, source.labels, segments),
+                    measures.volume_error(drawn, source.labels, segments),
+                    near,
+                    far,
+                ])
+            )  # fmt: skip
+    figures = {name: np.stack(each) for name, each in values.items()}  # (cases, figures, segments)
+    patients = np.array([case.patient for case, _ in listed])
+    columns = _columns(folder, listed)
+    everyone = np.ones(len(patients), dtype=bool)
+    return {
+        "cases": len(listed),
+        "patients": len(set(patients)),
+        "networks": _figures(build, figures, patients, everyone),
+        "subgroups": {
+            f"{column} {value}": {
+                "cases": int((each == value).sum()),
+                "networks": _figures(build, figures, patients, each == value),
+            }
+            for column, each in columns.items()
+            for value in sorted(set(each))
+            if (each == value).sum() >= _SMALLEST_SUBGROUP
+        },
+        "hardest": {name: _hardest(figures[name], listed) for name in contenders},
+    }
+
+
+def _columns(folder: Path, listed: Sequence[tuple[Case, int]]) -> dict[str, np.ndarray]:
+    """What subgroups are made of: column of the manifest -> value of each case, where there are several values."""
+    manifest = folder / "manifest.csv"
+    if not manifest.is_file():
+        return {}
+    with manifest.open(newline="") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    columns = {
+        name: np.array([rows[case.file].get(name) or "" for case, _ in listed])
+        for name in _SUBGROUPS
+        if all(name in row for row in rows.values())
+    }
+    return {name: values for name, values in columns.items() if len(set(values)) > 1}
+
+
+def _figures(
+    build: Build, figures: dict[str, np.ndarray], patients: np.ndarray, chosen: np.ndarray
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Network -> segment, or "mean" of all -> figure -> ``[value, low, high]``."""
+    labels = [segment.label for segment in build.recipe.package.segments]
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for name, values in figures.items():
+        parts = {label: values[chosen, :, number] for number, label in enumerate(labels)}
+        parts["mean"] = values[chosen].mean(axis=2)
+        found[name] = {part: _intervals(each, patients[chosen], build.recipe.evaluate.bootstrap)
+                       for part, each in parts.items()}  # fmt: skip
+    return found
+
+
+def _intervals(values: np.ndarray, patients: np.ndarray, resamples: int) -> dict[str, list[float]]:
+    """Of values ``(cases, figures)``, with 95 % intervals by a percentile bootstrap over patients.
+
+    Overlaps and distances are means over cases; the volume's error is the median of its size, and ``volume_bias`` its
+    median with the sign.
+    """
+    _, index = np.unique(patients, return_inverse=True)
+    members = [np.flatnonzero(index == number) for number in range(index.max() + 1)]
+    chance = np.random.default_rng(0)
+    drawn = [
+        _summary(values[np.concatenate([members[number] for number in chance.integers(0, len(members), len(members))])])
+        for _ in range(resamples)
+    ]
+    low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+    names = (*FIGURES, "volume_bias")
+    triples = zip(names, _summary(values), low, high, strict=True)
+    return {name: [round(float(each), 4) for each in triple] for name, *triple in triples}
+
+
+def _summary(values: np.ndarray) -> np.ndarray:
+    means = np.nanmean(values, axis=0)
+    signed = values[:, FIGURES.index("volume_error")]
+    means[FIGURES.index("volume_error")] = np.median(np.abs(signed))
+    return np.append(means, np.median(signed))
+
+
+def _hardest(values: np.ndarray, listed: Sequence[tuple[Case, int]]) -> list[dict[str, Any]]:
+    """The cases with the least mean Dice coefficient, worst first."""
+    dice = values[:, FIGURES.index("dice")].mean(axis=1)
+    return [
+        {"file": listed[number][0].file, "dice": round(float(dice[number]), 4)}
+        for number in np.argsort(dice)[:_HARDEST]
+    ]
+
+
+def _costs(build: Build, contenders: dict[str, Contender]) -> dict[str, Any]:
+    """Size, and milliseconds for one case on one thread."""
+    given = np.zeros((1, 1, *build.recipe.input.shape), dtype=np.float32)
+    networks = {name: Network(each.paths[0], each.target, threads=1) for name, each in contenders.items()}
+    speeds = milliseconds({name: partial(network.run, [given]) for name, network in networks.items()})
+    return {
+        name: {"bytes": contenders[name].paths[0].stat().st_size, "milliseconds": speeds[name]} for name in contenders
+    }

@@ -1,0 +1,168 @@
+"""Stage ``report``: how well it draws, where it draws badly, and what pruning and int8 cost, as HTML and as JSON."""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot
+
+from compression import diagnosis
+from compression.page import drawing, interval, table
+from compression.report import NAME, STYLE
+from compression.report import published as published
+from compression.segmentation import choose, evaluate, gate, train
+from compression.shipping import summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from compression.segmentation.build import Build
+
+SECTIONS = ("package", "card")
+_WORDS = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "mean_surface_distance": "mean surface distance",
+    "hausdorff_95": "95th percentile of distances",
+    "volume_error": "volume error, median",
+    "volume_bias": "with its sign",
+}
+
+
+def run(build: Build) -> str:
+    whole = {
+        "package": f"{build.recipe.package.id} {build.recipe.package.version}",
+        "prune": choose.table(build),
+        "gate": {target: summary(choice.tried, choice.shipped) for target, choice in gate.load(build).items()},
+        "diagnosis": {
+            f"fold {fold}": diagnosis.sentences(train.log(build, fold), build.recipe.train.epochs, train.Task.measure)
+            for fold in train.folds(build)
+        },
+        "training": {f"fold {fold}": train.log(build, fold) for fold in train.folds(build)},
+        **evaluate.load(build),
+    }
+    for folder in (build.folder("report"), build.out):
+        (folder / f"{NAME}.json").write_text(json.dumps(whole, indent=1) + "\n")
+        (folder / f"{NAME}.html").write_text(_page(build, whole))
+    return str(build.out / f"{NAME}.html")
+
+
+def titles(build: Build) -> dict[str, str]:
+    """Set -> how it is called."""
+    return {"test": build.recipe.card.test, "external": str(build.recipe.data.external)}
+
+
+def _page(build: Build, whole: dict[str, Any]) -> str:
+    parts = [
+        f"<h1>{html.escape(whole['package'])}: from float to int8</h1>",
+        f"<p>{html.escape(build.recipe.package.intended_use.statement)} Drawn on the grid of the source. Intervals are "
+        "of 95 %, by a bootstrap over patients. Nothing was chosen on test or external data.</p>",
+        "<h2>Side by side</h2>",
+        _side_by_side(build, whole["sets"]),
+        "<h2>What ships</h2>",
+        table(
+            ("target", "producer", "why"),
+            [(name, each.shipped.producer, each.reason) for name, each in gate.load(build).items()],
+        ),
+        "<h2>Size and speed</h2>",
+        "<p>One case, one thread, medians of blocks of runs that take turns, on the machine of the build. The row "
+        "tensorrt is its file on ONNX Runtime's CPU, which is not what it is made for.</p>",
+        table(
+            ("network", "file", "one case"),
+            [
+                (name, f"{each['bytes'] / 1e6:.2f} MB", f"{each['milliseconds']:.1f} ms")
+                for name, each in whole["networks"].items()
+            ],
+        ),
+        "<h2>Pruning</h2>",
+        table(
+            ("network", "parameters", "MACs", "Dice of each segment, validation", ""),
+            [
+                (row["name"], f"{row['parameters']:,}", f"{row['macs'] / 1e6:.0f} M",
+                 ", ".join(f"{value:.4f}" for value in row["dice"]), "goes on" if row["chosen"] else "")
+                for row in whole["prune"]
+            ],
+        ),
+        "<h2>Quantization: the gate</h2>",
+        "<p>Against the unpruned float network, on the validation cases of every fold. The row float is the pruned "
+        "network before quantization.</p>",
+        table(
+            ("target", "producer", "file", "one case", "costs", ""),
+            [
+                (target, each["producer"], f"{each['bytes'] / 1e6:.2f} MB", f"{each['milliseconds']:.1f} ms",
+                 ", ".join(f"{name} {value}" for name, value in each["costs"].items()),
+                 "ships" if each["shipped"] else "; ".join(each["broken"]))
+                for target, tried in whole["gate"].items() for each in tried
+            ],
+        ),
+        "<h2>Training</h2>",
+        *(
+            f"<p>{html.escape(name.capitalize())}: {html.escape(' '.join(said))}</p>"
+            for name, said in whole["diagnosis"].items()
+        ),
+        drawing(_curves(whole["training"])),
+    ]  # fmt: skip
+    for name, found in whole["sets"].items():
+        parts += _of_set(titles(build)[name], found)
+    if build.recipe.card.external_note:
+        parts.append(f"<p><strong>{html.escape(build.recipe.card.external_note)}</strong></p>")
+    title = html.escape(whole["package"])
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    return head + "\n".join(parts) + "</html>\n"
+
+
+def _side_by_side(build: Build, sets: dict[str, Any]) -> str:
+    """Mean Dice coefficient of each network on each set, and what is lost from the first to the second."""
+    names = list(sets)
+    rows = []
+    for network in sets[names[0]]["networks"]:
+        dice = [sets[name]["networks"][network]["mean"]["dice"] for name in names]
+        lost = [f"{dice[0][0] - dice[1][0]:+.4f}"] if len(dice) > 1 else []
+        rows.append((network, *(interval(each, 4) for each in dice), *lost))
+    header = ("mean Dice", *(f"{titles(build)[name]}, {sets[name]['cases']} cases" for name in names))
+    return table((*header, *(["lost"] if len(names) > 1 else [])), rows)
+
+
+def _of_set(title: str, found: dict[str, Any]) -> list[str]:
+    parts = [f"<h2>{html.escape(title)}</h2><p>{found['cases']} cases of {found['patients']} patients.</p>"]
+    parts.append(_figures(found["networks"]))
+    for name, subgroup in found["subgroups"].items():
+        parts.append(f"<h3>{html.escape(name)} <small>{subgroup['cases']} cases</small></h3>")
+        parts.append(_figures(subgroup["networks"], only_mean=True))
+    rows = [
+        (name, ", ".join(f"{each['file']} ({each['dice']:.3f})" for each in hardest))
+        for name, hardest in found["hardest"].items()
+    ]
+    parts += ["<h3>Hardest cases</h3>", table(("network", "file and mean Dice"), rows)]
+    return parts
+
+
+def _figures(networks: dict[str, Any], only_mean: bool = False) -> str:
+    rows = []
+    for name, segments in networks.items():
+        for segment, figures in segments.items():
+            if segment == "mean" or (not only_mean and len(segments) > 2):
+                rows.append((name, segment, *(_cell(figure, figures[figure]) for figure in _WORDS)))
+    return table(("network", "segment", *_WORDS.values()), rows)
+
+
+def _cell(figure: str, triple: list[float]) -> str:
+    if figure.startswith("volume"):
+        return f"{triple[0]:.1%} [{triple[1]:.1%}, {triple[2]:.1%}]"
+    return interval(triple, 4 if figure in ("dice", "iou") else 2)
+
+
+def _curves(training: dict[str, list[dict[str, Any]]]) -> Figure:
+    """Loss and validation Dice over the epochs of each fold."""
+    figure, axes = matplotlib.pyplot.subplots(1, 2, figsize=(9, 3.4))
+    for name, entries in training.items():
+        epochs = [entry["epoch"] for entry in entries]
+        axes[0].plot(epochs, [entry["loss"] for entry in entries], label=name)
+        axes[1].plot(epochs, [entry["score"] for entry in entries], label=name)
+    axes[0].set(title="training loss", xlabel="epoch", yscale="log")
+    axes[1].set(title="validation Dice", xlabel="epoch")
+    axes[1].legend()
+    figure.tight_layout()
+    return figure

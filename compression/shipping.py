@@ -1,0 +1,76 @@
+"""Which of the candidates that were judged ships for a target: the same rule for every task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
+
+from compression.quantize import FLOAT
+from compression.recipe import RecipeError
+
+_AS_FAST = 1.15  # times the fastest: closer than that, times say little
+
+
+class Judged(Protocol):
+    """What every task's verdict on a candidate says."""
+
+    @property
+    def producer(self) -> str: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def milliseconds(self) -> float: ...
+    @property
+    def costs(self) -> dict[str, float]: ...
+    @property
+    def broken(self) -> tuple[str, ...]: ...
+
+
+V = TypeVar("V", bound=Judged)
+
+
+def good(verdicts: dict[str, V]) -> list[V]:
+    """Those of int8 that break no limit."""
+    return [each for producer, each in verdicts.items() if producer != FLOAT and not each.broken]
+
+
+def decide(target: str, verdicts: dict[str, V], cost: Callable[[V], Any]) -> tuple[V, V, str]:
+    """What ships, the best int8 candidate, and why.
+
+    Of candidates that keep every limit and are about as fast as the fastest, the one with the least ``cost``; float
+    where that one is no faster.
+
+    Raises
+    ------
+    RecipeError
+        No int8 candidate keeps every limit, or float would ship and does not.
+    """
+    plain, kept = verdicts[FLOAT], good(verdicts)
+    if not kept:
+        rest = [verdict for producer, verdict in verdicts.items() if producer != FLOAT]
+        reasons = "; ".join(f"{verdict.producer}: {', '.join(verdict.broken)}" for verdict in rest)
+        raise RecipeError(f"target {target}: no int8 candidate passes the gate ({reasons})")
+    fastest = min(verdict.milliseconds for verdict in kept)
+    best = min((verdict for verdict in kept if verdict.milliseconds <= _AS_FAST * fastest), key=cost)
+    if target == "tensorrt":  # its speed shows on a GPU only
+        return best, best, "int8; its speed was not measured, for want of TensorRT"
+    if best.milliseconds < plain.milliseconds:
+        return best, best, "int8, which is faster than float on this runtime and keeps every limit of the gate"
+    if plain.broken:
+        raise RecipeError(f"target {target}: float is faster than int8, but {', '.join(plain.broken)}")
+    return plain, best, "float32, because int8 is no faster on this runtime"
+
+
+def summary(tried: Iterable[Judged], shipped: Judged) -> list[dict[str, Any]]:
+    """All that was tried for a target, for the manifest and the report."""
+    return [
+        {
+            "producer": verdict.producer,
+            "shipped": verdict.producer == shipped.producer,
+            "bytes": verdict.bytes,
+            "milliseconds": verdict.milliseconds,
+            "costs": verdict.costs,
+            "broken": list(verdict.broken),
+        }
+        for verdict in tried
+    ]

@@ -1,0 +1,161 @@
+"""The build: stages one after another, each kept until something that shapes it changes.
+
+A stage is a module with ``run(build) -> str`` (a line that says what came out) and ``SECTIONS``, the recipe's tables
+that it reads. Its key is a hash of those tables, of the sources of the stage, of its ``fingerprint(build)`` where it
+reads other files, and of the keys of all stages before it; while the key stays the same, its folder is used as it is,
+and so are the files that it leaves elsewhere, which ``published(build)`` names, while they are still the same.
+
+Where several processes build together (`compression.distributed`), those stages that say ``DISTRIBUTED = True`` run in
+all of them, the others in the first, for which the rest waits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from compression.distributed import SINGLE, Group
+
+_TELLING_SHARE = 3
+_MARK, _ADOPTED = "done.json", "adopted"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a build: its module, its share of a build's time in percent, other modules that shape what it makes."""
+
+    name: str
+    module: ModuleType
+    share: float
+    sources: tuple[ModuleType, ...] = ()
+
+
+@dataclass
+class Build:
+    """What a stage may use.
+
+    Attributes
+    ----------
+    recipe, recipe_path
+        The recipe and its file.
+    data_root, weights_root
+        Folders of the data sets and of the initial weights.
+    work
+        Folder of the stages' results.
+    key
+        Signs the package.
+    out
+        Folder of the package, its card and its report.
+    threads
+        Cores to use.
+    group
+        The processes that a stage's work is shared among.
+    """
+
+    recipe: Any
+    recipe_path: Path
+    data_root: Path
+    weights_root: Path
+    work: Path
+    key: Ed25519PrivateKey
+    out: Path
+    threads: int = 2
+    keys: dict[str, str] = field(default_factory=dict)
+    adopted: tuple[str, ...] = ()
+    group: Group = SINGLE
+
+    def folder(self, stage: str) -> Path:
+        return self.work / stage
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, without the key: it stays in the one that signs."""
+        return {name: value for name, value in self.__dict__.items() if name != "key"}
+
+
+def run(build: Build, stages: Sequence[Stage], last: str | None, force: Sequence[str], adopt: Sequence[str]) -> None:
+    """Run the stages up to ``last``; those in ``force`` even where their key is unchanged.
+
+    Those in ``adopt`` are kept as they are though their key has changed, for a change that shapes nothing, such as a
+    comment; the package's provenance names them.
+    """
+    key, group = "", build.group
+    for stage in stages:
+        name, module = stage.name, stage.module
+        key = _key(build, stage, key)
+        build.keys[name] = key
+        together = getattr(module, "DISTRIBUTED", False)
+        # The first process alone looks into the folder and changes it.
+        if group.agree(group.main and _to_do(build, stage, key, name in force, name in adopt)):
+            start, summary = time.monotonic(), ""
+            if together:
+                summary = module.run(build)
+            elif group.main:
+                summary = module.run(replace(build, group=SINGLE))
+            group.wait()
+            if group.main:
+                done = {"key": key, "summary": summary, "published": _published(build, module)}
+                (build.folder(name) / _MARK).write_text(json.dumps(done))
+                click.echo(f"{name:<10} {time.monotonic() - start:.0f} s: {summary}")
+                _say_what_is_left(stages, stage, time.monotonic() - start)
+        if (build.folder(name) / _ADOPTED).exists():
+            build.adopted += (name,)
+        if name == last:
+            return
+
+
+def _to_do(build: Build, stage: Stage, key: str, forced: bool, adopt: bool) -> bool:
+    """Whether a stage has to run; if so, its folder is ready for it."""
+    name = stage.name
+    folder, mark = build.folder(name), build.folder(name) / _MARK
+    begun, adopted = folder / "begun", folder / _ADOPTED
+    if adopt and begun.exists() and begun.read_text() != key:
+        adopted.touch()
+        begun.write_text(key)
+        if mark.exists():
+            mark.write_text(json.dumps({**json.loads(mark.read_text()), "key": key}))
+    if not forced and mark.exists() and (done := json.loads(mark.read_text()))["key"] == key:
+        if done.get("published", {}) == _published(build, stage.module):
+            click.echo(f"{name:<10} kept{', adopted' if adopted.exists() else ''}: {done['summary']}")
+            return False
+        click.echo(f"{name:<10} again: what it had published was changed or removed")
+    # What an interrupted run with the same key left is taken up again, anything else is thrown away.
+    if folder.exists() and (not begun.exists() or begun.read_text() != key or forced):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    begun.write_text(key)
+    return True
+
+
+def _published(build: Build, module: ModuleType) -> dict[str, str | None]:
+    """The SHA-256 of what a stage leaves outside of its folder; none where a file is missing."""
+    paths: Sequence[Path] = module.published(build) if hasattr(module, "published") else ()
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None for path in paths}
+
+
+def _say_what_is_left(stages: Sequence[Stage], done: Stage, seconds: float) -> None:
+    """An estimate from this stage's time and the usual shares."""
+    left = sum(stage.share for stage in stages[stages.index(done) + 1 :]) / done.share * seconds
+    if done.share >= _TELLING_SHARE and left > 60:
+        click.echo(f"{'':<10} about {left / 60:.0f} min to go")
+
+
+def _key(build: Build, stage: Stage, before: str) -> str:
+    digest = hashlib.sha256(before.encode())
+    for section in stage.module.SECTIONS:
+        digest.update(msgspec.json.encode(getattr(build.recipe, section), order="deterministic"))
+    for source in (stage.module, *stage.sources):
+        digest.update(Path(str(source.__file__)).read_bytes())
+    if hasattr(stage.module, "fingerprint"):  # of what it reads besides the recipe
+        digest.update(stage.module.fingerprint(build))
+    return digest.hexdigest()

@@ -1,0 +1,153 @@
+"""Delivered means committed: Orthanc is asked, reports to the Storage SCP, loses what it had, and is sent it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from pydicom import Dataset
+from pydicom.uid import generate_uid
+from pynetdicom import AE, build_role
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+
+from appliance import config
+from appliance.config import Destination
+from appliance.delivery.outbox import Outbox
+from appliance.ingest import Intake
+from appliance.ingest.storage_scp import StorageScp
+from appliance.spool import Spool
+from tests.outgoing import Results, local
+from tests.peers import free_port, orthanc, storescp, wait_until
+
+
+class Asking(Results):
+    """Results, and the Storage SCP to which a PACS reports."""
+
+    def __init__(self, folder: Path, to: Destination, count: int, **delivery: float) -> None:
+        super().__init__(folder, (to,), count, **delivery)
+        self.intake = Intake(Spool(folder / "spool"), self.store, lambda: None)
+        self.port = free_port()
+
+    @contextmanager
+    def delivering(self) -> Iterator[Outbox]:
+        with super().delivering() as outbox:
+            settings = config.StorageScp(host="127.0.0.1", port=self.port, storage_commitment=False)
+            scp = StorageScp(settings, self.intake, on_report=outbox.take_report)
+            scp.start()
+            try:
+                yield outbox
+            finally:
+                scp.stop()
+
+    def deliveries(self) -> list[str]:
+        return [row["state"] for each in self.store.worklist() for row in self.store.deliveries(each["id"])]
+
+    def pacs(self, folder: Path, port: int, reports_to: int | None = None) -> Any:
+        """Orthanc, which knows where to report."""
+        modality = {"AET": "SCANSIDE", "Host": "127.0.0.1", "Port": reports_to or self.port}
+        return orthanc(folder, port, DicomModalities={"scanside": modality})
+
+
+def test_orthanc_commits_and_only_that_is_delivered(tmp_path: Path) -> None:
+    port = free_port()
+    results = Asking(tmp_path, local("pacs", port, "ORTHANC", storage_commitment=True), 3)
+    with results.pacs(tmp_path / "pacs", port), results.delivering():
+        wait_until(lambda: results.states() == {"delivered"}, "all are delivered")
+    assert results.deliveries() == ["committed"] * 3
+    assert [event["what"] for event in results.store.events(1)][-3:] == ["sent", "committed", "delivered"]
+    assert results.destination("pacs")["committed"] == 3
+
+
+def test_what_orthanc_lost_before_it_committed_is_sent_again(tmp_path: Path) -> None:
+    port = free_port()
+    to = local("pacs", port, "ORTHANC", storage_commitment=True)
+    results = Asking(tmp_path, to, 2, commitment_seconds=0.5)
+    with results.delivering():
+        with results.pacs(tmp_path / "first", port, reports_to=free_port()):  # nobody hears it
+            wait_until(lambda: set(results.deliveries()) == {"sent"}, "all are sent")
+        assert results.states() == {"written"}
+        with results.pacs(tmp_path / "empty", port) as pacs:
+            wait_until(lambda: results.states() == {"delivered"}, "all are delivered")
+            assert len(pacs.sop_class_uids()) == 2
+    assert set(results.deliveries()) == {"committed"}
+    lost = [event for event in results.store.events(1) if event["what"] == "lost"]
+    assert "0x0112" in lost[0]["detail"]
+
+
+def test_a_peer_that_commits_nothing_is_said_and_its_results_are_not_called_delivered(tmp_path: Path) -> None:
+    with storescp(tmp_path / "a") as port:
+        to = local("pacs", port, storage_commitment=True)
+        results = Asking(tmp_path, to, 1, undelivered_hours=2 / 3600)
+        with results.delivering():
+            wait_until(lambda: results.store.deliveries(1)[0]["last_error"], "it is said")
+            assert "offers no storage commitment" in results.store.deliveries(1)[0]["last_error"]
+            assert results.store.lane("pacs") is None
+            wait_until(lambda: results.store.undelivered_count(), "it is set aside")
+            assert results.states() == {"written"}
+            assert results.store.send_undelivered() == 1
+        settled = Results.__new__(Results)
+        settled.__dict__.update(results.__dict__)
+        without = msgspec.structs.replace(to, storage_commitment=False)
+        settled.config = msgspec.structs.replace(results.config, destinations=(without,))
+        with Results.delivering(settled):
+            wait_until(lambda: results.states() == {"delivered"}, "it is delivered once it is sent")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_report_counts_only_under_a_transaction_that_was_opened(tmp_path: Path, known: bool) -> None:
+    results = Asking(tmp_path, local("pacs", free_port(), storage_commitment=True), 1)
+    transaction = generate_uid()
+    (item,) = results.store.due("pacs")
+    results.store.sent(item["id"], to_commit=True)
+    results.store.ask(transaction, "pacs", [item], 1e12)
+    report = Dataset()
+    report.TransactionUID = transaction if known else generate_uid()
+    entry = Dataset()
+    entry.ReferencedSOPClassUID, entry.ReferencedSOPInstanceUID = item["sop_class_uid"], item["sop_instance_uid"]
+    report.ReferencedSOPSequence = [entry]
+    with results.delivering():
+        entity = AE("PEER")
+        entity.add_requested_context(StorageCommitmentPushModel)
+        role = build_role(StorageCommitmentPushModel, scp_role=True)
+        association = entity.associate("127.0.0.1", results.port, ext_neg=[role])
+        instance = StorageCommitmentPushModelInstance
+        status, _ = association.send_n_event_report(report, 1, StorageCommitmentPushModel, instance)
+        nameless = Dataset()
+        nameless.ReferencedSOPSequence = [entry]
+        garbage, _ = association.send_n_event_report(nameless, 1, StorageCommitmentPushModel, instance)
+        association.release()
+    assert (status.Status == 0) == known
+    assert garbage.Status != 0
+    assert results.deliveries() == ["committed" if known else "sent"]
+
+
+def test_an_answer_that_comes_late_counts(tmp_path: Path) -> None:
+    results = Asking(tmp_path, local("pacs", free_port(), storage_commitment=True), 1)
+    (item,) = results.store.due("pacs")
+    results.store.sent(item["id"], to_commit=True)
+    for transaction in ("1.1", "1.2"):
+        results.store.ask(transaction, "pacs", [item], 1e12)
+    results.store.give_up("pacs", 1e12, "")
+    assert results.states() == {"written"}
+    assert results.store.reported("1.1", [item["sop_instance_uid"]], [], 0.0) == ("pacs", 1, 0)
+    assert results.states() == {"delivered"}
+    assert results.store.reported("1.2", [], [(item["sop_instance_uid"], "late")], 0.0) == ("pacs", 0, 0)
+
+
+def test_a_scanside_commits_to_another_on_the_association_that_asked(tmp_path: Path) -> None:
+    """Its Storage SCP reports there where it knows no port of the peer."""
+    (tmp_path / "other").mkdir()
+    other = Results(tmp_path / "other", (), 0)
+    intake = Intake(Spool(tmp_path / "other" / "spool"), other.store, lambda: None)
+    scp = StorageScp(config.StorageScp(host="127.0.0.1", port=0), intake)
+    results = Asking(tmp_path, local("other", scp.start(), storage_commitment=True), 2)
+    try:
+        with results.delivering():
+            wait_until(lambda: results.states() == {"delivered"}, "all are delivered")
+    finally:
+        scp.stop()
+    assert results.deliveries() == ["committed"] * 2

@@ -1,0 +1,157 @@
+"""check-data of a segmentation names damaged files, masks that don't fit, labels outside the set, leaks."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image as PillowImage
+
+from compression import importing
+from compression.cli import main
+from compression.importers import IMPORTERS
+from compression.importing import Options
+from tests.dicom_files import chest_pixels
+from tests.running import CHECKOUT
+
+LUNGS, HIPPOCAMPUS = (CHECKOUT / "models" / name / "recipe.toml" for name in ("lungs", "hippocampus"))
+SHARED = CHECKOUT.parent / "shared" / "data"
+
+
+def check(recipe: Path, data: Path, *options: str) -> Result:
+    arguments = ["check-data", str(recipe), "--data", str(data), *options]
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+def found(recipe: Path, data: Path) -> dict[str, dict[str, Any]]:
+    """Problems by name."""
+    result = check(recipe, data, "--json")
+    report = json.loads(result.stdout)
+    assert result.exit_code == any(each["severity"] == "error" for each in report["problems"])
+    return {each["what"]: each for each in report["problems"]}
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Radiographs with masks in both sets that the recipe for lungs names."""
+    for name, seed in (("lungs-kermany", 0), ("lungs-external", 100)):
+        folder = tmp_path / name
+        rows = []
+        for number in range(8):
+            for kind, values in (
+                ("images", chest_pixels(40, 30, 8, seed + number)),
+                ("masks", np.pad(np.full((10, 10), 255, dtype=np.uint8), ((10, 20), (10, 10)))),
+            ):
+                (folder / kind).mkdir(parents=True, exist_ok=True)
+                PillowImage.fromarray(values).save(folder / kind / f"{number}.png")
+            rows.append(
+                {
+                    "file": f"images/{number}.png",
+                    "mask": f"masks/{number}.png",
+                    "label": "NORMAL",
+                    "patient_id": f"{name}-{number // 2}",
+                    "split": "train" if number < 6 else "test",
+                }
+            )
+        write(folder, rows)
+    return tmp_path
+
+
+def write(folder: Path, rows: list[dict[str, str]]) -> None:
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_sound_pictures_and_masks_stop_nothing(pictures: Path) -> None:
+    result = check(LUNGS, pictures)
+    assert result.exit_code == 0, result.output
+    assert "8 cases of 4 patients" in result.stdout
+    assert "8.33%" in result.stdout  # 100 of 1,200 pixels
+    assert "0 errors" in result.stdout
+
+
+def test_each_defect_of_pictures_is_named_and_counted(pictures: Path) -> None:
+    folder = pictures / "lungs-kermany"
+    path = folder / "images" / "0.png"
+    path.write_bytes(path.read_bytes()[:300])
+    (folder / "images" / "1.png").unlink()
+    PillowImage.fromarray(np.zeros((39, 30), dtype=np.uint8)).save(folder / "masks" / "2.png")
+    PillowImage.fromarray(np.full((40, 30), 77, dtype=np.uint8)).save(folder / "masks" / "3.png")
+    PillowImage.fromarray(np.zeros((40, 30), dtype=np.uint8)).save(folder / "masks" / "4.png")
+    (folder / "masks" / "5.png").unlink()
+    (folder / "masks" / "6.png").write_bytes(b"no picture")
+    with (folder / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[7]["patient_id"] = rows[0]["patient_id"]
+    rows[6]["patient_id"] = ""
+    write(folder, rows)
+    problems = found(LUNGS, pictures)
+    for what, named in {
+        "corrupt image": "images/0.png", "missing file": "images/1.png", "mask of another size": "masks/2.png",
+        "label outside the set": "77", "missing mask": "masks/5.png", "corrupt mask": "masks/6.png",
+        "patients in two splits": "lungs-kermany-0 in test and train", "no patient": "images/6.png",
+    }.items():  # fmt: skip
+        assert problems[what]["severity"] == "error"
+        assert problems[what]["count"] == 1
+        assert named in problems[what]["examples"][0]
+    assert problems["empty mask"]["severity"] == "warning"
+    assert str(pictures) not in json.dumps(problems)
+
+
+def test_an_external_image_that_training_has_seen_stops(pictures: Path) -> None:
+    one, other = (pictures / name / "images" / "3.png" for name in ("lungs-kermany", "lungs-external"))
+    other.write_bytes(one.read_bytes())
+    problem = found(LUNGS, pictures)["the same image in training and external set"]
+    assert problem["severity"] == "error"
+    assert problem["examples"] == ["images/3.png = images/3.png"]
+
+
+def test_each_defect_of_volumes_is_named_and_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "hippocampus"
+    affine = np.eye(4)
+    for number in range(5):
+        values = np.random.default_rng(number).integers(0, 900, (6, 7, 8)).astype(np.int16)
+        mask = (values > 600).astype(np.uint8) + (values > 800)
+        moved = affine.copy()
+        moved[2, 3] = 4.0 * (number == 2)
+        mask[0, 0, 0] = 3 * (number == 3)
+        for kind, array, where in (("images", values, affine), ("labels", mask[: 6 - (number == 1)], moved)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, where), folder / kind / f"v{number}.nii.gz")
+    path = folder / "images" / "v4.nii.gz"
+    path.write_bytes(path.read_bytes()[:200])
+    problems = found(HIPPOCAMPUS, tmp_path)
+    assert problems["mask of another size"]["count"] == 2
+    assert "5x7x8 and 6x7x8" in problems["mask of another size"]["examples"][0]
+    assert "4.00 mm away" in problems["mask of another size"]["examples"][1]
+    assert "labels/v3.nii.gz holds the label 3" in problems["label outside the set"]["examples"][0]
+    assert "images/v4.nii.gz" in problems["corrupt image"]["examples"][0]
+    assert problems["no list, so that patients are not known"]["severity"] == "note"
+
+
+def test_what_an_import_left_out_or_allowed_is_told_and_whether_it_is_still_the_same(pictures: Path) -> None:
+    source, target = pictures / "lungs-kermany", pictures / "imported" / "lungs-kermany"
+    (source / "images" / "0.png").write_bytes(b"no picture")
+    target.parent.mkdir()
+    options = Options(skip=frozenset({"--skip-corrupt"}), agreement="contract 7")
+    importing.run(IMPORTERS["folder"], source, target, options)
+    (pictures / "lungs-external").rename(target.parent / "lungs-external")
+    problems = found(LUNGS, target.parent)
+    assert problems["left out by the import: corrupt image"]["count"] == 1
+    assert problems["identifying DICOM, imported by agreement"]["examples"] == ["contract 7"]
+    assert "files that changed since they were imported" not in problems
+    (target / "images" / "1.png").write_bytes((target / "images" / "2.png").read_bytes())
+    assert "files that changed since they were imported" in found(LUNGS, target.parent)
+
+
+@pytest.mark.skipif(not (SHARED / "hippocampus").is_dir(), reason="not there: shared/data/hippocampus")
+def test_the_hippocampus_data_is_sound() -> None:
+    assert not [each for each in found(HIPPOCAMPUS, SHARED).values() if each["severity"] == "error"]

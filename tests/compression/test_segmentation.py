@@ -1,0 +1,278 @@
+"""Segmentations: how cases are read and dealt, how masks are compared, what ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from PIL import Image as PillowImage
+
+from appliance.preprocess import Step
+from compression.quantize import FLOAT
+from compression.recipe import AugmentRecipe, RecipeError
+from compression.segmentation import augment, cases, choose, contact_sheet, gate, measures, overlap
+from compression.segmentation.cases import Case
+from compression.segmentation.recipe import GateRecipe, read
+from compression.unet import UNet, unpruned
+from tests.running import CHECKOUT
+
+LUNGS, HIPPOCAMPUS = (CHECKOUT / "models" / name / "recipe.toml" for name in ("lungs", "hippocampus"))
+masks = st.integers(0, 2**16 - 1).map(
+    lambda bits: np.array([(bits >> n) & 1 for n in range(16)], np.uint8).reshape(4, 4)
+)
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+@given(masks, masks)
+def test_dice_and_iou_say_the_same(one: np.ndarray, other: np.ndarray) -> None:
+    dice, iou = overlap.dice(one, other, 1)[0], measures.iou(one, other, 1)[0]
+    assert dice == pytest.approx(2 * iou / (1 + iou))
+    assert overlap.dice(one, one, 1)[0] == 1.0
+
+
+def test_a_segment_that_neither_mask_has_agrees() -> None:
+    nothing = np.zeros((3, 3), np.uint8)
+    assert overlap.dice(nothing, nothing, 2).tolist() == [1.0, 1.0]
+    assert measures.volume_error(nothing, nothing, 2).tolist() == [0.0, 0.0]
+
+
+def test_volumes_and_distances_of_cubes_are_what_a_ruler_says() -> None:
+    one, other = np.zeros((20, 20, 20), np.uint8), np.zeros((20, 20, 20), np.uint8)
+    one[5:10, 5:10, 5:10] = 1
+    other[5:10, 5:10, 7:12] = 1  # the same cube, two voxels aside
+    assert measures.volume_error(one, other, 1).tolist() == [0.0]
+    assert overlap.dice(one, other, 1)[0] == pytest.approx(3 / 5)
+    mean, far = measures.surface_distances(one, other, 1, (1.0, 1.0, 1.5))
+    assert far[0] == pytest.approx(3.0)  # two voxels of 1.5 mm
+    assert 0.0 < mean[0] < far[0]
+    larger = one.copy()
+    larger[5:10, 5:10, 10] = 1
+    assert measures.volume_error(larger, one, 1)[0] == pytest.approx(0.2)
+    assert np.isnan(measures.surface_distances(one, np.zeros_like(one), 1, (1.0, 1.0, 1.0))[0]).all()
+
+
+# --- cases -----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=40, max_size=80), st.integers(0, 5))
+def test_no_patient_is_in_two_parts_of_a_fold(patients: list[int], seed: int) -> None:
+    listed = [Case(f"{n}.png", f"{n}-mask.png", f"patient {who}", -1, "") for n, who in enumerate(patients)]
+    if len(set(patients)) < 5:
+        return
+    found = cases.dealt(listed, 5, seed)
+    recipe = read(LUNGS)
+
+    class _Build:
+        pass
+
+    build: Any = _Build()
+    build.recipe = replace(recipe, data=replace(recipe.data, folds=5, seed=seed))
+    for fold in range(5):
+        parts = cases.split(build, found, fold)
+        assert sorted(np.concatenate(list(parts.values()))) == list(range(len(found)))
+        owners = [{found[number].patient for number in indices} for indices in parts.values()]
+        assert not owners[0] & owners[1] and not owners[0] & owners[2] and not owners[1] & owners[2]
+    assert cases.dealt(listed, 5, seed) == found
+
+
+def write_volume(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+
+
+def test_a_volume_is_laid_out_as_dicom_lays_an_axial_series_out(tmp_path: Path) -> None:
+    right_anterior_superior = np.zeros((4, 5, 6), np.float32)
+    right_anterior_superior[3, 4, 5] = 7.0  # the corner to the right, to the front, to the head
+    labels = (right_anterior_superior > 0).astype(np.uint8)
+    turned = np.diag([1.0, 2.0, 3.0, 1.0])
+    write_volume(tmp_path / "images" / "a.nii.gz", right_anterior_superior, turned)
+    write_volume(tmp_path / "labels" / "a.nii.gz", labels, turned)
+    (case,) = cases.listed(tmp_path)
+    source = cases.read(tmp_path, case, 1)
+    assert source.pixels.shape == (6, 5, 4) and source.spacing == (3.0, 2.0, 1.0)
+    assert source.pixels[5, 0, 0] == 7.0  # last slice to the head, first row to the front, first column to the right
+    assert (source.labels == (source.pixels > 0)).all()
+    # The same volume, stored from left to right: nothing changes.
+    flipped = turned.copy()
+    flipped[0, 0], flipped[0, 3] = -1.0, 3.0
+    write_volume(tmp_path / "images" / "a.nii.gz", right_anterior_superior[::-1], flipped)
+    write_volume(tmp_path / "labels" / "a.nii.gz", labels[::-1], flipped)
+    again = cases.read(tmp_path, case, 1)
+    np.testing.assert_array_equal(again.pixels, source.pixels)
+
+
+def write_pair(folder: Path, image: np.ndarray, mask: np.ndarray) -> Case:
+    folder.mkdir(exist_ok=True)
+    PillowImage.fromarray(image).save(folder / "a.png")
+    PillowImage.fromarray(mask).save(folder / "a-mask.png")
+    (folder / "manifest.csv").write_text("file,mask,patient_id\na.png,a-mask.png,p1\n")
+    (case,) = cases.listed(folder)
+    return case
+
+
+def test_bad_pairs_are_named(tmp_path: Path) -> None:
+    image = np.full((8, 6), 9, np.uint8)
+    case = write_pair(tmp_path, image, np.full((8, 6), 255, np.uint8))
+    assert cases.read(tmp_path, case, 1).labels.max() == 1  # black and white
+    with pytest.raises(RecipeError, match=r"a-mask.png holds the label 255; the recipe has 2 segments"):
+        cases.read(tmp_path, case, 2)
+    case = write_pair(tmp_path, image, np.zeros((8, 7), np.uint8))
+    with pytest.raises(RecipeError, match=r"a-mask.png is \(8, 7\), its image a.png \(8, 6\)"):
+        cases.read(tmp_path, case, 1)
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    with pytest.raises(RecipeError, match=r"a\.png or its mask a-mask.png can't be read"):
+        cases.read(tmp_path, case, 1)
+    with pytest.raises(RecipeError, match=r"neither manifest.csv nor images"):
+        cases.listed(tmp_path / "nothing")
+
+
+def test_labels_move_with_the_pixels() -> None:
+    steps = (Step("resample", {"millimeters": 1.0}), Step("pad_or_crop", {"size": [6, 8, 10]}))
+    labels = np.zeros((3, 8, 10), np.uint8)
+    labels[1, 2:6, 3:7] = 2
+    moved = cases.moved(labels, steps, (2.0, 1.0, 1.0))
+    assert moved.shape == (6, 8, 10) and set(np.unique(moved)) == {0, 2}
+    assert (moved == 2).sum() == pytest.approx(2 * (labels == 2).sum(), rel=0.2)
+
+
+def test_what_is_prepared_does_not_hang_on_how_a_file_stores_its_levels() -> None:
+    """A data set mixes them: volumes of 8 bits and of floats, images of 8 and of 12 bits."""
+    chance = np.random.default_rng(0)
+    levels = chance.integers(0, 256, (6, 8, 10)).astype(np.uint8)
+    steps = (Step("percentile_stretch", {"low": 0.0, "high": 100.0}), Step("pad_or_crop", {"size": [8, 8, 10]}))
+    labels, spacing = (levels > 99).astype(np.uint8), (1.0, 1.0, 1.0)
+    bytes_, floats = (
+        cases.prepare(cases.Source(levels.astype(kind), labels, spacing), steps)[0] for kind in (np.uint8, np.float64)
+    )
+    assert bytes_.dtype == floats.dtype == np.float32
+    np.testing.assert_allclose(bytes_, floats)
+    resize = (Step("resize", {"rows": 8, "columns": 10}),)
+    image = levels[0]
+    image[0, :2] = 0, 255
+    shallow, deep = (
+        cases.prepare(cases.Source(each, labels[0], (1.0, 1.0)), resize)[0]
+        for each in (image, image.astype(np.uint16) * 16)
+    )
+    assert shallow.dtype == deep.dtype == np.uint8
+    np.testing.assert_allclose(shallow.astype(int), deep, atol=1)
+
+
+def test_a_contact_sheet_shows_outlines_and_says_what_copies_lose(tmp_path: Path) -> None:
+    y, x = np.mgrid[:64, :64]
+    mask = ((x - 32) ** 2 + (y - 14) ** 2 < 9**2).astype(np.uint8) * 255
+    write_pair(tmp_path / "set", np.where(mask > 0, 60, 160).astype(np.uint8), mask)
+    recipe = read(LUNGS)
+    shape = replace(recipe.input, shape=(64, 64), steps=(Step("resize", {"rows": 64, "columns": 64}),))
+    crop = AugmentRecipe(name="Crop", p=1.0, parameters={"x_min": 0, "y_min": 40, "x_max": 64, "y_max": 64})
+    given = replace(recipe, data=replace(recipe.data, train="set", even=None), input=shape)
+    sheet = contact_sheet.of_recipe(replace(given, augment=()), tmp_path, 1, 2)
+    assert contact_sheet.warnings(sheet) == []
+    assert sheet.report["kept"]["Lungs"]["percentiles"] == [1.0, 1.0, 1.0]
+    (row,) = sheet.rows
+    blue = (row.pictures[0] == recipe.package.segments[0].color).all(axis=-1)
+    assert 40 < blue.sum() < 80  # the edge of a disk of radius 9
+    sheet = contact_sheet.of_recipe(replace(given, augment=(crop,)), tmp_path, 1, 2)
+    assert contact_sheet.warnings(sheet)[0].startswith("Lungs: 100% of the copies show (almost) nothing of it")
+    page = contact_sheet.write(sheet, tmp_path / "sheet.html").read_text()
+    assert "Lungs 0%" in page
+    with pytest.raises(RecipeError, match=r"is a page \(.html\)"):
+        contact_sheet.write(sheet, tmp_path / "sheet.png")
+
+
+def test_volumes_are_not_turned_far_or_flipped() -> None:
+    recipe = read(HIPPOCAMPUS)
+    turned = replace(recipe.augment[0], parameters={"rotate_range": [0.0, 0.4, 0.0]})
+    with pytest.raises(RecipeError, match="more than 15 degrees"):
+        augment.compose([turned], recipe.augment_policy, 3, 0)
+    with pytest.raises(RecipeError, match="another anatomy"):
+        augment.compose([replace(turned, name="RandFlip", parameters={})], recipe.augment_policy, 3, 0)
+    pixels = np.random.default_rng(0).random((12, 16, 12)).astype(np.float32)
+    labels = (pixels > 0.9).astype(np.uint8) * 2
+    for dimensions, made in ((3, augment.compose(recipe.augment, recipe.augment_policy, 3, 5)(pixels, labels)),):
+        assert made[0].ndim == dimensions and made[0].shape == pixels.shape
+        assert made[0].dtype == np.float32 and set(np.unique(made[1])) <= {0, 2}
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_network_is_made_again_from_its_weights(dimensions: int) -> None:
+    torch.manual_seed(0)
+    network = UNet(dimensions, 2, 0.1, unpruned(4, 3)).eval()
+    again = UNet.from_state(network.state_dict(), 0.1).eval()
+    given = torch.rand(2, 1, *(16,) * dimensions)
+    logits, embedding = network(given)
+    assert logits.shape == (2, 3, *(16,) * dimensions) and embedding.shape == (2, 16)
+    assert torch.equal(again(given)[0], logits)
+
+
+# --- what ships ------------------------------------------------------------------------------------------------------
+
+
+def verdict(producer: str, milliseconds: float, between: float, broken: tuple[str, ...] = ()) -> gate.Verdict:
+    costs = {"dice_loss": 0.0, "dice_between": between, "volume_error": 0.0}
+    return gate.Verdict("cpu", producer, ("a",), 1, milliseconds, costs, broken)
+
+
+def test_the_most_alike_of_the_fast_ones_ships_and_float_where_int8_is_no_faster() -> None:
+    tried = {FLOAT: verdict(FLOAT, 10.0, 1.0), "a": verdict("a", 5.0, 0.97), "b": verdict("b", 5.2, 0.99)}
+    assert gate.decide("cpu", tried)[0].producer == "b"
+    tried["c"] = verdict("c", 1.0, 0.5, ("dice_between 0.5 against 0.95 allowed",))
+    assert gate.decide("cpu", tried)[0].producer == "b"
+    slow = {FLOAT: verdict(FLOAT, 4.0, 1.0), "a": verdict("a", 5.0, 0.97)}
+    shipped, int8, why = gate.decide("cpu", slow)
+    assert (shipped.producer, int8.producer) == (FLOAT, "a") and "no faster" in why
+    with pytest.raises(RecipeError, match="no int8 candidate passes the gate"):
+        gate.decide("cpu", {FLOAT: slow[FLOAT], "c": tried["c"]})
+
+
+def test_the_gate_measures_the_segment_that_loses_most() -> None:
+    truth = np.zeros((2, 4, 4), np.uint8)
+    truth[:, :2], truth[:, 2:] = 1, 2
+    worse = truth.copy()
+    worse[:, 3] = 0
+    costs = gate.compare(truth, truth, worse, 2)
+    assert costs["dice_loss"] == pytest.approx(1 / 3, abs=1e-3)
+    assert costs["dice_between"] == pytest.approx(2 / 3, abs=1e-3) and costs["volume_error"] == 0.5
+    limits = GateRecipe(dice_loss=0.01, dice_between=0.95, volume_error=0.6)
+    assert [each.split()[0] for each in gate.broken(limits, costs)] == ["dice_loss", "dice_between"]
+    assert gate.broken(limits, {**costs, "volume_error": float("nan")})[-1].startswith("volume_error")
+
+
+def test_the_smallest_network_that_loses_nothing_goes_on() -> None:
+    rows = [
+        {"name": "unpruned", "parameters": 100, "dice": [0.90, 0.88]},
+        {"name": "pruned-0.30", "parameters": 50, "dice": [0.90, 0.875]},
+        {"name": "pruned-0.50", "parameters": 25, "dice": [0.91, 0.86]},
+    ]
+    assert [row["chosen"] for row in choose.choose(rows, 0.01)] == [False, True, False]
+    assert [row["chosen"] for row in choose.choose(rows, 0.001)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("levels = 5", "levels = 10"),
+        ("cross_validated = 1", "cross_validated = 9"),
+        ("width = 12", "widht = 12"),
+        ("augment_after = 1", "augment_after = 2"),
+    ],
+)
+def test_a_wrong_recipe_is_named(tmp_path: Path, change: str, said: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(LUNGS.read_text().replace(change, said))
+    with pytest.raises(
+        RecipeError, match=r"input.shape must be a multiple|data.cross_validated is more|widht|augment_after: images"
+    ):
+        read(path)

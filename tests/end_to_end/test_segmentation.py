@@ -1,0 +1,219 @@
+"""Outlines from front door to front door: the command line, the running appliance, the page in a browser."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pydicom
+import pytest
+from playwright.sync_api import Browser, Page
+
+from appliance import pipeline, writer
+from appliance.config import load
+from appliance.pipeline import Pipeline
+from appliance.send import Destination, send_files
+from tests import fake_package
+from tests.dicom_files import hippocampus_pixels, make_radiograph, make_series
+from tests.filled import Site, fill, models
+from tests.peers import orthanc
+from tests.running import RunningAppliance, scanside
+
+pytestmark = pytest.mark.skipif(not fake_package.BUNDLED, reason="no model package is bundled")
+
+SR, SC, SEG = (
+    "1.2.840.10008.5.1.4.1.1.88.34",
+    "1.2.840.10008.5.1.4.1.1.7",
+    "1.2.840.10008.5.1.4.1.1.66.4",
+)
+
+
+@pytest.fixture(scope="module")
+def configured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("configured")
+    path = folder / "scanside.toml"
+    path.write_text(f'data_dir = "box"\n{models(folder / "packages")}[inference]\nbackend = "onnxruntime"\n')
+    return path
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+def test_infer_reads_a_folder_of_images_and_series(configured: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    make_radiograph(folder / "chest.dcm")
+    make_series(folder / "one", hippocampus_pixels(18, 30, 24))
+    make_series(folder / "two", hippocampus_pixels(18, 30, 24, seed=1), order=(1, 0, 2), flipped=(1,), seed=1)
+    gap = make_series(folder / "gap", hippocampus_pixels(18, 30, 24, seed=2), seed=2)
+    positions = sorted(gap, key=lambda path: float(pydicom.dcmread(path).ImagePositionPatient[2]))
+    positions[7].unlink()
+    out = tmp_path / "out"
+    ran = scanside("infer", folder, "--json", "--out", out, "--config", configured)
+    assert ran.returncode == 0, ran.stderr
+    answers = {Path(each["file"]).parent.name: each for each in map(json.loads, ran.stdout.splitlines())}
+    assert {name: (each["files"], each["status"]) for name, each in answers.items()} == {
+        "in": (1, "resulted"),
+        "one": (18, "resulted"),
+        "two": (30, "resulted"),
+        "gap": (17, "rejected"),
+    }
+    assert [each["label"] for each in answers["in"]["segments"]] == ["Lungs"]
+    assert answers["in"]["findings"][0]["map_share"] is not None
+    for name in ("one", "two"):
+        assert answers[name]["package"] == "hippocampus"
+        assert all(each["volume_ml"] > 0.1 for each in answers[name]["segments"])
+    assert "gap" in answers["gap"]["reason"]
+    written = [pydicom.dcmread(path).SOPClassUID for path in out.iterdir()]
+    assert sorted(written) == sorted([SR, SC, SEG] * 3)
+    table = scanside("infer", folder, "--config", configured).stdout
+    assert "and 17 more" in table
+    assert " mL" in table
+    assert "Pneumonia: " in table
+
+
+def test_the_command_line_tells_of_the_dice(configured: Path) -> None:
+    receipts = json.loads(scanside("receipt", "--json", "--config", configured).stdout)
+    dice = {each["package"].split()[0]: each["receipt"].get("min_dice") for each in receipts}
+    assert dice == {"chest-pneumonia": None, "lungs": 1.0, "hippocampus": 1.0}
+    assert "smallest Dice coefficient" in scanside("receipt", "--config", configured).stdout
+    bench = json.loads(scanside("bench", "--seconds", "0.2", "--json", "--config", configured).stdout)
+    assert {each["package"].split()[0] for each in bench if each["images_per_second"]} == set(dice)
+    hippocampus = configured.parent / "packages" / "hippocampus.scanside"
+    shown = scanside("package", "show", hippocampus, "--config", configured).stdout
+    assert "outlines" in shown
+    assert "Anterior hippocampus (SCT 5366008)" in shown
+    assert "Dice" in shown
+
+
+# --- the running appliance ------------------------------------------------------------------------------------------
+
+
+def test_all_objects_reach_the_pacs(tmp_path: Path) -> None:
+    with orthanc(tmp_path / "orthanc") as pacs:
+        destination = (
+            f'[[destinations]]\nname = "pacs"\nae_title = "{pacs.ae_title}"\nhost = "127.0.0.1"\nport = {pacs.port}\n'
+        )
+        appliance = RunningAppliance(tmp_path / "appliance", models(tmp_path / "packages") + destination)
+        appliance.start()
+        try:
+            to = Destination("SCANSIDE", "127.0.0.1", appliance.port)
+            (sent,) = send_files([make_radiograph(tmp_path / "chest.dcm")], to, "TEST", {}, associations=1)
+            assert sent.ok
+            (row,) = appliance.wait_final(1)
+            assert row["state"] == "delivered", row["reason"]
+            assert row["outlines"]["provenance"]["package"] == "lungs"
+            assert row["outlines"]["segments"][0]["label"] == "Lungs"
+            assert sorted(pacs.sop_class_uids()) == sorted([SR, SC, SEG])
+            appliance.wait_ready()
+            with urllib.request.urlopen(f"{appliance.url}device", timeout=10) as answer:
+                shown = answer.read().decode()
+            for words in (
+                "Receipt of chest-pneumonia",
+                "Receipt of lungs",
+                "smallest Dice coefficient of a segment 1.0",
+            ):
+                assert words in shown, words
+        finally:
+            appliance.stop()
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(configured: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """1: a chest whose map is shown; 2: one whose map is withheld; 3: a volume."""
+    folder = tmp_path_factory.mktemp("site")
+    config = load(configured, folder / "box")
+    tried = pipeline.try_out(config)
+    for number, least in enumerate((0.0, 1.0)):
+        shown = msgspec.structs.replace(config, results=msgspec.structs.replace(config.results, least_map_share=least))
+        opened = Pipeline.open(shown, tried, writer.derived_uid("a device"))
+        fill(config, opened, [make_radiograph(folder / f"{number}.dcm", rows=300, columns=260, seed=number)])
+        if number:
+            fill(config, opened, make_series(folder / "series", hippocampus_pixels(18, 30, 24)))
+        opened.close()
+    running = Site(config)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(params=[(1280, 800), (390, 844)], ids=["1280", "phone"])
+def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A page that fails its test when it says anything on the console, or is wider than the screen."""
+    complaints: list[str] = []
+    width, height = request.param
+    context = browser.new_context(viewport={"width": width, "height": height})
+    opened = context.new_page()
+    opened.on("console", lambda message: complaints.append(f"console: {message.text}"))
+    opened.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+    yield opened
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
+    assert not complaints
+
+
+def test_the_worklist_shows_sizes_and_colors(page: Page, site: Site) -> None:
+    page.goto(site.url)
+    volume = page.locator("tbody tr").filter(has_text="hippocampus")
+    assert "Anterior hippocampus outlined" in volume.inner_text()
+    assert volume.inner_text().count(" mL") == 2
+    assert volume.locator(".swatch rect").first.get_attribute("fill") == "#ffaa3c"
+    chest = page.locator("tbody tr").filter(has_text="pneumonia").first
+    assert "Lungs outlined" in chest.inner_text()
+    assert "% of the image" in chest.inner_text()
+
+
+def test_the_outline_is_a_toggle_beside_the_heat_map(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}study/1")
+    picture, outline = page.get_by_alt_text("The radiograph"), page.get_by_alt_text("Outlines of Lungs")
+    assert outline.is_hidden()
+    page.get_by_label("Outline: Lungs").check()
+    assert outline.is_visible()
+    assert outline.evaluate("node => node.complete && node.naturalWidth > 100")
+    assert outline.bounding_box() == picture.bounding_box()
+    assert page.get_by_label("Opacity").is_disabled()
+    page.get_by_label("Heat map: Pneumonia").check()
+    assert page.get_by_label("Opacity").is_enabled()
+    assert "of the heat map lies inside the lungs" in page.locator(".findings").inner_text()
+    assert "Outlined by" in page.locator(".details").inner_text()
+
+
+def test_a_withheld_map_is_not_there_and_says_so(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}study/2")
+    assert page.get_by_text("Heat map withheld: Pneumonia").is_visible()
+    assert page.get_by_role("alert").filter(has_text="The activation map is withheld").is_visible()
+    assert page.get_by_label("Heat map: Pneumonia").count() == 0
+    assert page.locator("[data-overlay]").count() == 1
+    assert page.context.request.get(f"{site.url}study/2/heat-0.png").status == 404
+
+
+def test_the_slices_of_a_volume_are_leafed_through(page: Page, site: Site) -> None:
+    page.goto(f"{site.url}study/3")
+    page.wait_for_load_state("networkidle")
+    assert page.get_by_text("9 of 18").is_visible()
+    frame = page.locator("#slices").bounding_box()
+    assert frame is not None
+    assert frame["width"] / frame["height"] == pytest.approx(24 / 30, rel=0.02)
+    outline = page.get_by_alt_text("Outlines of Anterior hippocampus, Posterior hippocampus")
+    assert outline.is_visible()  # it is the result
+    shown = page.locator("#slices").screenshot()
+    page.get_by_label("Slice").fill("2")
+    assert page.get_by_text("2 of 18").is_visible()
+    assert page.locator("#slices").screenshot() != shown
+    page.get_by_label("Outlines:").uncheck()
+    assert outline.is_hidden()
+    page.get_by_label("Outlines:").check()
+    # Both strips lie exactly over each other, moved up by one slice.
+    top = page.locator("#slices").bounding_box()
+    assert top is not None
+    (picture, lines) = (each.bounding_box() for each in page.locator("#slices img").all())
+    assert picture is not None
+    assert lines is not None
+    assert picture["height"] == pytest.approx(lines["height"], rel=0.01)
+    for strip in (picture, lines):
+        assert strip["y"] == pytest.approx(top["y"] - frame["height"], abs=2)
+    assert "mL" in page.locator(".findings").inner_text()
