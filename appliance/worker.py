@@ -92,12 +92,13 @@ class Worker:
         self._owner = owner(os.getpid())
         self._stopping = False
         self._usual_seconds: float | None = None  # of one image that is read by itself, in all, the latest ones most
-        signal.signal(signal.SIGTERM, self._stop)
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
 
     def run(self) -> None:
+        """Until the parent closes its end of the socket or sends SIGTERM, which this process answers from here on."""
+        signal.signal(signal.SIGTERM, self._stop)
         self._sandbox.start()
         while not self._stopping:
             pause = _IDLE_SECONDS

@@ -21,7 +21,7 @@ from appliance.errors import ConfigError
 from appliance.ingest.storage_scp import StorageScp
 from tests.appliance.conftest import Box
 from tests.dicom_files import make_radiograph
-from tests.peers import needs
+from tests.peers import needs, wait_until
 
 _KEYS = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(3)]
 
@@ -106,7 +106,7 @@ def test_who_has_no_certificate_of_the_ca_is_turned_away(certificate: str, port:
 def test_plain_dicom_is_turned_away(port: int, box: Box, files: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert storescu(port, make_radiograph(files / "a.dcm")).returncode != 0
     assert box.rows() == []
-    assert "does not speak TLS" in caplog.text
+    wait_until(lambda: "does not speak TLS" in caplog.text, "the reason is logged")  # by a thread of the SCP
 
 
 def test_silent_and_half_handshakes_keep_nobody_waiting(port: int, box: Box, files: Path) -> None:

@@ -53,6 +53,7 @@ def test_a_signal_saves_at_the_next_step_and_the_rest_is_the_same(
     by: signal.Signals, call: int, tmp_path: Path
 ) -> None:
     (tmp_path / "whole").mkdir()
+    handler = signal.getsignal(signal.SIGTERM)
     whole, log = fit(tmp_path / "whole")
     with pytest.raises(checkpoint.StoppedError, match=rf"{by.name} in epoch .*the same command again"):
         fit(tmp_path, Task(at=die(call, by)))
@@ -61,7 +62,7 @@ def test_a_signal_saves_at_the_next_step_and_the_rest_is_the_same(
     assert task.calls == 4 * STEPS - call
     assert same(tuned.state_dict(), whole.state_dict())
     assert again == log
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == handler
 
 
 def test_after_sigkill_the_resumed_training_is_the_same_to_the_bit(tmp_path: Path) -> None:

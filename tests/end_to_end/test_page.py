@@ -13,6 +13,7 @@ from werkzeug.security import generate_password_hash
 from appliance import package
 from appliance.send import Destination, send_files
 from tests.dicom_files import make_radiograph
+from tests.end_to_end.conftest import width_once_loaded
 from tests.running import RunningAppliance
 
 pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
@@ -84,12 +85,12 @@ def test_the_heat_map_is_off_at_first_and_comes_when_asked_for(page: Page, appli
     page.goto(appliance.url)
     page.locator("tbody tr").filter(has_text="pneumonia").get_by_role("link").click()
     image, overlay = page.get_by_alt_text("The radiograph"), page.locator("[data-overlay]")
-    assert image.evaluate("node => node.complete && node.naturalWidth > 100")
+    assert width_once_loaded(image) > 100
     assert overlay.is_hidden()
     toggle = page.get_by_label("Heat map")
     toggle.check()
     assert overlay.is_visible()
-    assert overlay.evaluate("node => node.complete && node.naturalWidth > 100")
+    assert width_once_loaded(overlay) > 100
     page.get_by_label("Opacity").fill("30")
     assert overlay.evaluate("node => getComputedStyle(node).opacity") == "0.3"
     # It lies exactly over the image.

@@ -18,6 +18,7 @@ from appliance.pipeline import Pipeline
 from appliance.send import Destination, send_files
 from tests import fake_package
 from tests.dicom_files import hippocampus_pixels, make_radiograph, make_series
+from tests.end_to_end.conftest import width_once_loaded
 from tests.filled import Site, fill, models
 from tests.peers import orthanc
 from tests.running import RunningAppliance, scanside
@@ -173,7 +174,7 @@ def test_the_outline_is_a_toggle_beside_the_heat_map(page: Page, site: Site) -> 
     assert outline.is_hidden()
     page.get_by_label("Outline: Lungs").check()
     assert outline.is_visible()
-    assert outline.evaluate("node => node.complete && node.naturalWidth > 100")
+    assert width_once_loaded(outline) > 100
     assert outline.bounding_box() == picture.bounding_box()
     assert page.get_by_label("Opacity").is_disabled()
     page.get_by_label("Heat map: Pneumonia").check()
