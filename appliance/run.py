@@ -19,7 +19,8 @@ import urllib.request
 from collections.abc import Callable
 from types import FrameType
 
-from appliance import __version__, process, proof, signature, takeover, worker
+from appliance import __version__, brand, process, proof, signature, takeover, worker
+from appliance import log as log_file
 from appliance.config import LOOPBACK, Config
 from appliance.delivery.outbox import Outbox
 from appliance.errors import ApplianceError, SpoolError
@@ -27,6 +28,7 @@ from appliance.housekeeping import Housekeeping
 from appliance.ingest import Intake
 from appliance.ingest.drop_folder import DropFolder
 from appliance.ingest.storage_scp import StorageScp
+from appliance.sampler import Sampler
 from appliance.silence_watch import SilenceWatch
 from appliance.spool import Spool
 
@@ -46,7 +48,9 @@ class Appliance:
         self._config = config
         self._stop = threading.Event()
         proof.options(config)  # what can't be right on any day is refused at the start
+        brand.load(config)
         self._lock = takeover.lock(config.data)
+        log_file.keep(config.log_path)
         takeover.clean(config)
         signature.load_or_create_private_key(config.key_path)
         self._store = takeover.ledger(config)
@@ -60,6 +64,7 @@ class Appliance:
         self._scp = scp if config.storage_scp.enabled else None
         self._drop = DropFolder(config.drop_folder, config.drop_path, intake) if config.drop_folder.enabled else None
         self._housekeeping = Housekeeping(config)
+        self._sampler = Sampler(config)
         self._started_at = time.time()
         self._silence = SilenceWatch(config, self._store, self._started_at) if config.silence.enabled else None
         self._scp_port = 0
@@ -109,6 +114,7 @@ class Appliance:
             ready.insert(0, f"page {url}")
         self._say()
         self._housekeeping.start()
+        self._sampler.start()
         log.info("ready: %s", ", ".join(ready))
 
     def _wait_for_page(self, url: str) -> None:
@@ -175,6 +181,7 @@ class Appliance:
             if child:
                 child.stop()
         self._housekeeping.stop()
+        self._sampler.stop()
         self._outbox.stop()
         self._store.close()
         self._lock.close()

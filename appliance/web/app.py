@@ -14,14 +14,29 @@ import msgspec
 from flask import Flask, Response, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from appliance import __version__
+from appliance import __version__, brand
 from appliance.config import LOOPBACK, Config
 from appliance.reader_study import ReaderStudies
 from appliance.reading_order import of_rank
 from appliance.result import Finding, Segment
 from appliance.spool import write_durably
 from appliance.store import Store
-from appliance.web import arrivals, auth, custody, deliveries, reading, views
+from appliance.web import (
+    api,
+    api_acting,
+    api_device,
+    api_studies,
+    arrivals,
+    auth,
+    branding,
+    custody,
+    deliveries,
+    device,
+    embedding,
+    metrics,
+    reading,
+    views,
+)
 
 _POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -31,7 +46,7 @@ _POLICY = (
 
 def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) -> Flask:
     """The page of one appliance; writes to its ledger readers' answers in studies, files that come
-    in, and what `custody` does.
+    in, and what `custody`, `deliveries` and `api_acting` do.
 
     Parameters
     ----------
@@ -48,6 +63,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         MAX_CONTENT_LENGTH=64 * 1024,
         SCANSIDE=config,
         SCANSIDE_STORE=Store(config.ledger_path, read_only=True),
+        SCANSIDE_BRAND=brand.load(config),
         SCANSIDE_READER_STUDIES=ReaderStudies(config.ledger_path),
     )
     if config.web.host in LOOPBACK and config.web.login is None:
@@ -57,6 +73,8 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     app.register_blueprint(custody.blueprint)
     app.register_blueprint(deliveries.blueprint)
     app.register_blueprint(reading.blueprint)
+    for part in (device, api_studies, api_device, api_acting, metrics, branding, embedding):
+        app.register_blueprint(part.blueprint)
     arrivals.register(app, config, on_arrival)
     auth.refuse_other_sites(app)
     auth.protect(app, config)
@@ -66,6 +84,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     app.context_processor(
         lambda: {
             "version": __version__,
+            "brand": app.config["SCANSIDE_BRAND"],
             "login": config.web.login is not None,
             "uploads": config.uploads.enabled,
             "undelivered": app.config["SCANSIDE_STORE"].undelivered_count(),
@@ -122,15 +141,17 @@ def _secret(path: Path) -> bytes:
 
 
 def _headers(response: Response) -> Response:
-    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers.setdefault("Content-Security-Policy", _POLICY)
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "same-origin"  # so that this page's own forms name their origin
+    response.headers.setdefault("Referrer-Policy", "same-origin")  # so that this page's own forms name their origin
     if "Cache-Control" not in response.headers:
         response.headers["Cache-Control"] = "no-store"
     return response
 
 
 def _error(error: HTTPException) -> Response:
+    if request.path.startswith(api.PREFIX):
+        return api.problem(error)
     if request.path.startswith(auth.FOR_SYSTEMS):
         answer = Response(f"{error.description}\n", mimetype="text/plain")
     else:

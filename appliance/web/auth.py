@@ -52,7 +52,7 @@ def refuse_other_sites(app: Flask) -> None:
 
     A page without a login has no cookie that would be missing then. A browser says with each such request where it
     comes from: in Sec-Fetch-Site over TLS and on the device itself, in Origin always. What says neither is no browser,
-    and served only where systems send.
+    and served only where systems send: STOW-RS and the JSON API.
     """
 
     @app.before_request
@@ -65,7 +65,7 @@ def refuse_other_sites(app: Flask) -> None:
         elif origin is not None:
             same = urlsplit(origin).netloc == request.host
         else:
-            same = request.path.startswith(FOR_SYSTEMS)
+            same = request.path.startswith((FOR_SYSTEMS, "/api/"))
         if not same:
             abort(403, "This was not sent by a page of this device. Load the page again, and press the button there.")
 
@@ -108,14 +108,15 @@ def protect(app: Flask, config: Config) -> None:
     @app.before_request
     def require_login() -> BaseResponse | None:
         fresh = time.time() - session.get("since", 0.0) < _SESSION_SECONDS
-        if request.endpoint in _OPEN or fresh:
+        view = app.view_functions.get(request.endpoint or "")
+        if request.endpoint in _OPEN or getattr(view, "needs", "") == "open" or fresh:
             return None
         if request.path.startswith(FOR_SYSTEMS):
             if basic.is_right():
                 return None
             return Response("login required\n", 401, {"WWW-Authenticate": 'Basic realm="Scanside", charset="UTF-8"'})
         if request.path.startswith("/api/"):
-            return Response("login required", 401)
+            abort(401, "A login or a token is needed.")
         return redirect(url_for("login"))
 
     @app.route("/login", methods=["GET", "POST"])

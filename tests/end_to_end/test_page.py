@@ -131,7 +131,7 @@ def test_no_page_names_a_hidden_patient(appliance: RunningAppliance, browser: Br
         "study/1",
         "study/2",
         "device",
-        "api/status",
+        "api/v1/status",
         "worklist.fragment",
         "study/1/structured_report.dcm",
     ):
@@ -153,7 +153,7 @@ def test_nobody_passes_the_login_without_the_password(browser: Browser, tmp_path
     context = browser.new_context()
     try:
         page = context.new_page()
-        for path in ("", "device", "study/1", "api/status", "worklist.fragment"):
+        for path in ("", "device", "study/1", "api/v1/status", "worklist.fragment"):
             answer = context.request.get(f"{running.url}{path}", max_redirects=0)
             assert answer.status in (302, 401), path
         page.goto(f"{running.url}device")
