@@ -75,6 +75,7 @@ for command in (
     backends.bench,
     packages.package,
     stating.conformance,
+    stating.openapi,
     studies.study,
     serving.hash_password,
     serving.demo,

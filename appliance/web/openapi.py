@@ -37,8 +37,8 @@ _ALWAYS = (401, 403, 503)
 _INTRODUCTION = (
     "What the local page knows, for other systems. Log in with a token (`Authorization: Bearer ...`); each operation "
     "names the right that it asks for. Patients are pseudonyms, and UIDs are left out, unless the device's "
-    "configuration says `web.show_patient = true`. Errors are `application/problem+json` (RFC 9457). Research use only, not for "
-    "diagnosis."
+    "configuration says `web.show_patient = true`. Errors are `application/problem+json` (RFC 9457). Research use "
+    "only, not for diagnosis."
 )
 
 
