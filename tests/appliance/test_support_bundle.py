@@ -161,7 +161,8 @@ def plant(box: Box) -> None:
     box.store.lane_failed("pacs", f"https://{PLANTED['peer']} can't be reached: {PLANTED['error of a destination']}", 0)
     worker = {
         "package": f"chest-pneumonia {PLANTED['worker']}"[:15], "backend": "tensorrt", "serves": False, "seconds": None,
-        "receipt": None, "reason": f"this machine has no NVIDIA GPU: {PLANTED['worker']}", "progress": None, "min_dice": None,
+        "receipt": None, "reason": f"TensorRT can't be loaded: {PLANTED['worker']}; install it", "progress": None,
+        "min_dice": None,
     }  # fmt: skip
     box.store.set_component("worker", {"state": "waiting", "reason": f"No: {PLANTED['worker']}", "trials": [worker]})
     box.store.set_component(
@@ -254,9 +255,9 @@ def test_it_tells_what_a_vendor_needs(box: Box, tmp_path: Path) -> None:
     health = json.loads(read["health.json"])
     pacs = next(each for each in health["destinations"] if each["name"] == "pacs")
     assert "can't be reached" in pacs["last_error"]
-    assert health["backends"][0]["backend"] == "tensorrt"
+    assert health["backends"][0]["reason"].startswith("TensorRT can't be loaded")
     problems = json.loads(read["problems.json"])
-    assert any("Nothing is read at the moment" in each["what"] for each in problems)
+    assert any(each["what"].startswith("The appliance is not running") for each in problems)
     ledger = json.loads(read["ledger.json"])
     assert ledger["tables"]["instance"]["rows"] == 3
     assert ledger["proof"]["fault_count"] == 2
