@@ -123,7 +123,10 @@ class Store(OutboxStore):
         with self._transaction() as connection:
             same = connection.execute(_SAME, vars(arrival)).fetchone()
             if same is not None and same["digest"] == arrival.digest:
-                connection.execute("UPDATE instance SET copies = copies + 1 WHERE id = ?", (same["id"],))
+                # Its file is in the spool again, even where retention had taken it.
+                connection.execute(
+                    "UPDATE instance SET copies = copies + 1, image_removed_at = NULL WHERE id = ?", (same["id"],)
+                )
                 self._event(connection, same["id"], now, "sent again", arrival.sender)
                 return Admission(same["id"], "duplicate")
             conflict = same is not None

@@ -196,7 +196,7 @@ def _questions(
     timeout: float,
     tls: TlsFiles | None,
 ) -> Iterator[tuple[str, Question]]:
-    from appliance.connection import IMAGES, RESULTS, Question, needed_for
+    from appliance.connection import IMAGES, Question, needed_for, results
     from appliance.delivery.way import tls_files
     from appliance.send import Destination, parse_destination
     from appliance.tls_client import TlsFiles
@@ -217,7 +217,7 @@ def _questions(
         yield title, Question(own, calling_ae_title or "SCANNER", IMAGES, files_of_own, timeout, own=is_own)
     elif peer not in named:
         to = parse_destination(peer)
-        yield str(to), Question(to, calling, wanted or {**IMAGES, **RESULTS}, tls, timeout)
+        yield str(to), Question(to, calling, wanted or {**IMAGES, **results(config)}, tls, timeout)
         return
     if peer and named[peer].protocol != "dicom":
         raise ApplianceError(f"{peer!r} is no DICOM peer", hint="`scanside doctor` asks whether it answers")
@@ -225,7 +225,8 @@ def _questions(
         each = named[name]
         to = Destination(each.ae_title, each.host, each.port)
         configured = tls_files(each.tls, config) if each.tls else None
-        yield f"destination {name} {to}", Question(to, calling, wanted or RESULTS, tls or configured, timeout)
+        asked = wanted or results(config, each)
+        yield f"destination {name} {to}", Question(to, calling, asked, tls or configured, timeout)
 
 
 def _own_port(config: Any) -> int:
