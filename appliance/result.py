@@ -51,6 +51,20 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return "present"
         return "indeterminate" if self.unsure else "absent"
 
+    @property
+    def certainty(self) -> str:
+        """How sure the model is, in sentences."""
+        sentence = (
+            f"Calibrated probability {self.probability:.1%}; reported as present from {self.threshold:.1%} "
+            f"(operating point {self.operating_point})."
+        )
+        if self.heads:
+            sentence += (
+                f" {len(self.heads)} heads that learned from other samples of the patients give "
+                f"{self.heads[0]:.1%} to {self.heads[-1]:.1%}."
+            )
+        return sentence
+
 
 class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One segment that a model drew, in the terms of the Segmentation IOD (PS3.3 section C.8.20.4), and its size.
@@ -79,6 +93,14 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.volume_ml is not None:
             return f"{self.volume_ml:.2f} mL"
         return f"{self.area_share or 0.0:.1%} of the image".replace("%", " %")
+
+    @property
+    def certainty(self) -> str:
+        """How large it is, and how sure the model, in a sentence."""
+        return (
+            f"{self.label}: {self.size}, mean probability {self.mean_probability:.1%}; "
+            f"{self.uncertain_share:.1%} of it has a probability below {SURE:.0%}."
+        )
 
 
 OUTSIDE_VALIDATED_USE = "Outside validated use"  # how a warning begins that says so
