@@ -196,7 +196,7 @@ def schema(path: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_an_older_ledger_is_brought_up_to_date_with_all_its_rows(version: int, store: Store, tmp_path: Path) -> None:
     old = tmp_path / "old.sqlite3"
     connection = sqlite3.connect(old)
@@ -232,9 +232,9 @@ def test_an_older_ledger_is_brought_up_to_date_with_all_its_rows(version: int, s
 def test_an_older_ledger_that_is_only_read_is_said(tmp_path: Path) -> None:
     old = tmp_path / "old.sqlite3"
     connection = sqlite3.connect(old)
-    connection.executescript(Path(__file__).with_name("schema_4.sql").read_text())
+    connection.executescript(Path(__file__).with_name("schema_5.sql").read_text())
     connection.close()
-    with pytest.raises(SpoolError, match=r"version 4.*version 5 only.*scanside run"):
+    with pytest.raises(SpoolError, match=r"version 5.*version 6 only.*scanside run"):
         Store(old, read_only=True).counts()
 
 
