@@ -62,7 +62,7 @@ class Account:
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> Account:
-        return cls(row.get("account_id", row.get("id")), row["name"], row["role"])
+        return cls(row["account_id"] if "account_id" in row else row["id"], row["name"], row["role"])
 
 
 class Accounts:

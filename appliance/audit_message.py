@@ -62,7 +62,8 @@ class Source:
 def messages(record: Record, subjects: Sequence[Subject], source: Source) -> list[str]:
     """XML documents without a declaration: one, or where it is about several patients, one for each."""
     make = _MAKERS.get(record.event, _other)
-    return [ElementTree.tostring(make(record, each, source), encoding="unicode") for each in (list(subjects) or [None])]
+    whom: Sequence[Subject | None] = subjects or [None]
+    return [ElementTree.tostring(make(record, each, source), encoding="unicode") for each in whom]
 
 
 # --- one for each kind of event (A.5.3) --------------------------------------------------------------------------

@@ -132,11 +132,13 @@ def _make(key_path: Path, certificate_path: Path) -> None:
 
 def _names(host: str) -> list[x509.GeneralName]:
     """By which browsers may call this machine: its name and its addresses."""
-    names: list[x509.GeneralName] = [
-        x509.DNSName(each) for each in dict.fromkeys((host, "localhost")) if each.isascii()
+    addresses = [
+        each.address.split("%")[0]
+        for of_one in psutil.net_if_addrs().values()
+        for each in of_one
+        if each.family in (socket.AF_INET, socket.AF_INET6)
     ]
-    for addresses in psutil.net_if_addrs().values():
-        for each in addresses:
-            if each.family in (socket.AF_INET, socket.AF_INET6):
-                names.append(x509.IPAddress(ipaddress.ip_address(each.address.split("%")[0])))
-    return list(dict.fromkeys(names))
+    return [
+        *(x509.DNSName(each) for each in dict.fromkeys((host, "localhost")) if each.isascii()),
+        *(x509.IPAddress(ipaddress.ip_address(each)) for each in dict.fromkeys(addresses)),
+    ]

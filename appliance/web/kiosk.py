@@ -1,4 +1,4 @@
-"""A screen for a wall: how much waits and how the device is, in figures that are read from 3 m. Nothing of a patient."""
+"""A screen for a wall: how much waits and how the device is, in figures to be read from 3 m. Nothing of a patient."""
 
 from __future__ import annotations
 

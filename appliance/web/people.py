@@ -53,8 +53,7 @@ def login() -> Page:
         # What is no account's name may be a password that was typed into the wrong field.
         trail.note("lock_out" if error.wait else "login", who=known["name"] if known else "", failed=True)
         status = 429 if error.wait else 403
-        answer = render_template("login.html", problem=error.message, next=place, name=name[:64]), status
-        return answer
+        return render_template("login.html", problem=error.message, next=place, name=name[:64]), status
     trail.note("login", who=account.name)
     response = redirect(place)
     gate().remember_browser(response)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from typing import Any, cast
+from typing import Any
 
 from flask import Flask, Response, abort, current_app, g, request
 
@@ -134,5 +134,5 @@ def _action() -> str:
 
 
 def _target() -> str:
-    arguments = cast("dict[str, Any]", request.view_args or {})
+    arguments = request.view_args or {}
     return " ".join(f"{_TARGETS.get(name, name)} {value!s:.{_LONGEST}}" for name, value in arguments.items())
