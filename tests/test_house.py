@@ -37,11 +37,26 @@ LEVELS = [
         "appliance.reading_order",
     },
     {"appliance.database"},
-    {"appliance.overview"},
+    {
+        "appliance.overview",
+        "appliance.account_store",
+        "appliance.token_store",
+        "appliance.audit_store",
+        "appliance.waiting_store",
+    },
     {"appliance.series_store"},
     {"appliance.outbox_store"},
     {
         "appliance.signature",
+        "appliance.accounts",
+        "appliance.sessions",
+        "appliance.tokens",
+        "appliance.audit",
+        "appliance.audit_subjects",
+        "appliance.audit_proof",
+        "appliance.audit_message",
+        "appliance.audit_syslog",
+        "appliance.page_certificate",
         "appliance.preprocess",
         "appliance.probability",
         "appliance.occlusion",
@@ -208,6 +223,9 @@ def test_only_the_ledger_knows_sql() -> None:
         if {"sqlite3", "appliance.database.Database", "appliance.overview.Overview"} & _imports(path)
     }
     assert users == {
+        "appliance.account_store",
+        "appliance.audit_store",
+        "appliance.audit_subjects",
         "appliance.commitment_store",
         "appliance.custody",
         "appliance.database",
@@ -217,4 +235,6 @@ def test_only_the_ledger_knows_sql() -> None:
         "appliance.series_store",
         "appliance.step_store",
         "appliance.store",
+        "appliance.token_store",
+        "appliance.waiting_store",
     }

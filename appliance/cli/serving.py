@@ -91,15 +91,6 @@ def doctor(as_json: bool, config_path: Path | None, data_dir: Path | None) -> No
     sys.exit(1 if any(check.outcome == "fail" for check in checks) else 0)
 
 
-@click.command("hash-password")
-@click.password_option(help="Asked for where it is not given.")
-def hash_password(password: str) -> None:
-    """Make the password_hash for [web.login] of the configuration."""
-    from werkzeug.security import generate_password_hash
-
-    click.echo(generate_password_hash(password))
-
-
 @click.command()
 @click.option(
     "--samples", type=click.Path(exists=True, path_type=Path), help="Folder of PNG, JPEG or DICOM files to send."

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from flask import Flask, Response, render_template, request
+from flask import Flask, Response, g, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from appliance import __version__
-from appliance.config import LOOPBACK, Config
+from appliance.audit import Trail
+from appliance.config import Config
 from appliance.reader_study import ReaderStudies
 from appliance.reading_order import of_rank
 from appliance.result import Finding, Segment
 from appliance.spool import write_durably
 from appliance.store import Store
-from appliance.web import arrivals, auth, custody, deliveries, reading, views
+from appliance.web import arrivals, auth, custody, deliveries, kiosk, people, reading, rights, trail, views
 
 _POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -31,7 +34,7 @@ _POLICY = (
 
 def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) -> Flask:
     """The page of one appliance; writes to its ledger readers' answers in studies, files that come
-    in, and what `custody` does.
+    in, what `custody` and `people` do, and to the audit trail who saw and did what.
 
     Parameters
     ----------
@@ -42,7 +45,8 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     secret = _secret(config.key_path.with_name("web-secret"))
     app.config.update(
         SECRET_KEY=secret,
-        SESSION_COOKIE_NAME="scanside",
+        SESSION_COOKIE_NAME="__Host-scanside" if config.web.over_tls else "scanside",
+        SESSION_COOKIE_SECURE=config.web.over_tls,
         SESSION_COOKIE_SAMESITE="Strict",
         SESSION_COOKIE_HTTPONLY=True,
         MAX_CONTENT_LENGTH=64 * 1024,
@@ -50,23 +54,33 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         SCANSIDE_STORE=Store(config.ledger_path, read_only=True),
         SCANSIDE_READER_STUDIES=ReaderStudies(config.ledger_path),
     )
-    if config.web.host in LOOPBACK and config.web.login is None:
-        # Another site's name that resolves to this machine must not read the page (DNS rebinding).
-        app.config["TRUSTED_HOSTS"] = ["127.0.0.1", "localhost", "[::1]"]
     app.register_blueprint(views.blueprint)
     app.register_blueprint(custody.blueprint)
     app.register_blueprint(deliveries.blueprint)
     app.register_blueprint(reading.blueprint)
+    app.register_blueprint(people.blueprint)
+    app.register_blueprint(kiosk.blueprint)
     arrivals.register(app, config, on_arrival)
     auth.refuse_other_sites(app)
-    auth.protect(app, config)
+    auth.protect(app, config, secret)
+    trail.keep(app, Trail(config.audit_path, config.key_path))
     reading.keep_blinded(app)
-    app.after_request(_headers)
+    strict_transport = config.web.tls is not None  # what this device has signed itself may have to be replaced
+
+    def headers(response: Response) -> Response:
+        return _headers(response, strict_transport)
+
+    app.after_request(headers)
     app.register_error_handler(HTTPException, _error)
     app.context_processor(
         lambda: {
             "version": __version__,
-            "login": config.web.login is not None,
+            "who": g.get("person", ""),
+            "role": g.get("role", ""),
+            "may": rights.may,
+            "now": time.time,
+            "claimed": app.config["SCANSIDE_GATE"].closed,
+            "unrecorded": app.config["SCANSIDE_TRAIL"].problem,
             "uploads": config.uploads.enabled,
             "undelivered": app.config["SCANSIDE_STORE"].undelivered_count(),
         }
@@ -92,6 +106,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         color=_color,
     )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    rights.refuse_unmarked(app)
     return app
 
 
@@ -121,10 +136,13 @@ def _secret(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _headers(response: Response) -> Response:
+def _headers(response: Response, strict_transport: bool) -> Response:
     response.headers["Content-Security-Policy"] = _POLICY
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "same-origin"  # so that this page's own forms name their origin
+    response.headers["Cross-Origin-Opener-Policy"] = response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    if strict_transport:
+        response.headers["Strict-Transport-Security"] = "max-age=31536000"
     if "Cache-Control" not in response.headers:
         response.headers["Cache-Control"] = "no-store"
     return response
@@ -133,6 +151,9 @@ def _headers(response: Response) -> Response:
 def _error(error: HTTPException) -> Response:
     if request.path.startswith(auth.FOR_SYSTEMS):
         answer = Response(f"{error.description}\n", mimetype="text/plain")
+    elif request.path.startswith(auth.API):
+        problem = {"title": error.name, "status": error.code, "detail": error.description}  # RFC 9457
+        answer = Response(f"{json.dumps(problem)}\n", mimetype="application/problem+json")
     else:
         answer = Response(render_template("error.html", error=error))
     answer.headers.extend((name, value) for name, value in error.get_headers() if name != "Content-Type")

@@ -12,6 +12,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from appliance.config import Config, MessageKind, ResultKind
 from appliance.health import health
 from appliance.store import FINAL_STATES, Store
+from appliance.web.rights import needs
 
 blueprint = Blueprint("views", __name__)
 
@@ -48,11 +49,13 @@ def _instance(identifier: int) -> dict[str, Any]:
 
 
 @blueprint.get("/")
+@needs("see")
 def worklist() -> str:
     return render_template("worklist.html", **_worklist())
 
 
 @blueprint.get("/worklist.fragment")
+@needs("see", automatic=True)
 def worklist_fragment() -> BaseResponse:
     """The part of the worklist that changes; 304 while nothing did."""
     response = Response()
@@ -88,6 +91,7 @@ def _worklist() -> dict[str, Any]:
 
 
 @blueprint.get("/study/<int(max=9223372036854775807):identifier>")
+@needs("see")
 def study(identifier: int) -> str:
     row, store = _instance(identifier), _store()
     return render_template(
@@ -107,6 +111,7 @@ def study(identifier: int) -> str:
     "/study/<int(max=9223372036854775807):identifier>/"
     "<any('image', 'outline', 'heat-0', 'heat-1', 'heat-2', 'heat-3'):name>.png"
 )
+@needs("see", automatic=True)
 def preview(identifier: int, name: str) -> BaseResponse:
     """The image, the outlines or a heat map, as the worker drew them."""
     return _private(send_from_directory(Path(_config().previews_path) / str(identifier), f"{name}.png"))
@@ -115,6 +120,7 @@ def preview(identifier: int, name: str) -> BaseResponse:
 @blueprint.get(
     f"/study/<int(max=9223372036854775807):identifier>/<any({_KINDS}):kind>.<any('dcm', 'hl7', 'json'):suffix>"
 )
+@needs("see")
 def result_file(identifier: int, kind: str, suffix: str) -> BaseResponse:
     """A result object or message as it was sent. It names the patient, so it is there only where the page may, too."""
     if not _config().web.show_patient:
@@ -133,16 +139,19 @@ def _private(response: BaseResponse) -> BaseResponse:
 
 
 @blueprint.get("/device")
+@needs("see")
 def device() -> str:
     return render_template("device.html", health=health(_config(), _store()), words=STATE_WORDS)
 
 
 @blueprint.get("/api/status")
+@needs("see")
 def status() -> Response:
     """The same as ``scanside status --json``."""
     return jsonify(health(_config(), _store()))
 
 
 @blueprint.get("/healthz")
+@needs("open")
 def healthz() -> Response:
     return Response("ok\n", mimetype="text/plain")

@@ -12,17 +12,15 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
-from werkzeug.security import generate_password_hash
 
 from appliance import reading_order, recount
 from appliance.completeness import Slice
-from appliance.config import Config, Login, Web
+from appliance.config import Config, Web
 from appliance.custody import Custody
 from appliance.result import Code, Finding
 from appliance.store import Arrival, Store, WrittenObject
 from appliance.web.app import create_app
-from appliance.web.auth import Throttle
-from tests.appliance.conftest import browser
+from tests.appliance.conftest import PASSWORD, account, browser, log_in
 
 HOSTILE = "<script>alert(1)</script>"
 PROVENANCE = {
@@ -266,37 +264,20 @@ def test_many_rows_come_in_pages(tmp_path: Path) -> None:
     assert "Newer" in two
 
 
-def login_client(tmp_path: Path) -> FlaskClient:
-    login = Login(username="operator", password_hash=generate_password_hash("right", "pbkdf2:sha256:1"))
-    return Box(tmp_path, login=login).client()
+def with_an_account(folder: Path) -> FlaskClient:
+    box = Box(folder)
+    account(box.config.ledger_path, "jane")
+    return box.client()
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_nothing_is_shown_before_the_login(path: str, tmp_path: Path) -> None:
-    assert login_client(tmp_path).get(path).status_code in (302, 401)
-
-
-def test_guessing_becomes_slow(tmp_path: Path) -> None:
-    client = login_client(tmp_path)
-    codes = [client.post("/login", data={"username": "operator", "password": "x"}).status_code for _ in range(7)]
-    assert codes[0] == 403
-    assert codes[-1] == 429
-    assert client.post("/login", data={"username": "operator", "password": "right"}).status_code == 429
-
-
-def test_the_throttle_opens_again() -> None:
-    throttle = Throttle()
-    for _ in range(5):
-        throttle.failed()
-    assert 0 < throttle.wait() <= 1
-    time.sleep(1.05)
-    assert throttle.wait() == 0
-    throttle.succeeded()
+    assert with_an_account(tmp_path).get(path).status_code in (302, 401)
 
 
 def test_a_session_is_no_other_appliances(tmp_path: Path) -> None:
-    one, two = login_client(tmp_path / "a"), login_client(tmp_path / "b")
-    one.post("/login", data={"username": "operator", "password": "right"})
+    one, two = with_an_account(tmp_path / "a"), with_an_account(tmp_path / "b")
+    log_in(one, "jane")
     assert one.get("/").status_code == 200
     cookie = one.get_cookie("scanside")
     assert cookie is not None
@@ -355,18 +336,17 @@ def changing_routes(config: Config) -> list[tuple[str, str]]:
 )
 @pytest.mark.parametrize("with_login", [False, True])
 def test_no_other_site_changes_anything_by_any_route(headers: dict[str, str], with_login: bool, tmp_path: Path) -> None:
-    login = Login(username="operator", password_hash=generate_password_hash("right")) if with_login else None
-    box = Box(tmp_path, login=login)
+    box = Box(tmp_path)
     quarantined(box)
+    if with_login:
+        account(box.config.ledger_path, "jane")
     routes = changing_routes(box.config)
     paths = {path for _, path in routes}
-    assert {"/quarantine/1/retry", "/study/1/review", "/upload", "/dicom-web/studies"} <= paths
-    assert ("/login" in paths) == with_login
+    assert {"/quarantine/1/retry", "/study/1/review", "/upload", "/dicom-web/studies", "/login", "/accounts"} <= paths
     client, before = create_app(box.config).test_client(), box.store.change_mark()
     if with_login:
-        client.post(
-            "/login", data={"username": "operator", "password": "right"}, headers={"Origin": "http://localhost"}
-        )
+        data = {"username": "jane", "password": PASSWORD}
+        client.post("/login", data=data, headers={"Origin": "http://localhost"})
         assert client.get("/").status_code == 200
     for method, path in routes:
         if headers or not path.startswith("/dicom-web/"):
