@@ -21,7 +21,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Literal
 
-from appliance import __version__, audit_proof, process, proof, signature, takeover, worker
+from appliance import __version__, audit_proof, brand, process, proof, signature, takeover, worker
+from appliance import log as log_file
 from appliance.accounts import Accounts
 from appliance.audit import Record, Trail
 from appliance.audit_syslog import AuditSyslog
@@ -33,6 +34,7 @@ from appliance.ingest import Intake
 from appliance.ingest.drop_folder import DropFolder
 from appliance.ingest.storage_scp import StorageScp
 from appliance.page_certificate import page_certificate
+from appliance.sampler import Sampler
 from appliance.silence_watch import SilenceWatch
 from appliance.spool import Spool
 
@@ -52,7 +54,9 @@ class Appliance:
         self._config = config
         self._stop = threading.Event()
         proof.options(config)  # what can't be right on any day is refused at the start
+        brand.load(config)
         self._lock = takeover.lock(config.data)
+        log_file.keep(config.log_path)
         takeover.clean(config)
         signature.load_or_create_private_key(config.key_path)
         self._store = takeover.ledger(config)
@@ -69,6 +73,7 @@ class Appliance:
         self._scp = scp if config.storage_scp.enabled else None
         self._drop = DropFolder(config.drop_folder, config.drop_path, intake) if config.drop_folder.enabled else None
         self._housekeeping = Housekeeping(config)
+        self._sampler = Sampler(config)
         self._started_at = time.time()
         self._silence = SilenceWatch(config, self._store, self._started_at) if config.silence.enabled else None
         self._scp_port = 0
@@ -124,6 +129,7 @@ class Appliance:
             self._invite(port)
         self._say()
         self._housekeeping.start()
+        self._sampler.start()
         log.info("ready: %s", ", ".join(ready))
 
     def _look_at_trail(self) -> None:
@@ -231,6 +237,7 @@ class Appliance:
             if child:
                 child.stop()
         self._housekeeping.stop()
+        self._sampler.stop()
         self._outbox.stop()
         self._record("stop", f"Scanside {__version__}")
         if self._syslog:

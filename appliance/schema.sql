@@ -42,6 +42,7 @@ CREATE TABLE instance (
     reading_rank       INTEGER NOT NULL DEFAULT 5    -- its place among those to be read; see appliance.reading_order
 ) STRICT;
 CREATE INDEX instance_by_uid ON instance (sop_instance_uid);
+CREATE INDEX instance_by_study ON instance (study_instance_uid) WHERE study_instance_uid <> '';
 CREATE INDEX instance_by_state ON instance (state);
 CREATE INDEX instance_by_time ON instance (received_at);
 CREATE INDEX instance_by_lead ON instance (lead_id) WHERE lead_id IS NOT NULL;
@@ -293,3 +294,15 @@ CREATE TABLE token (                             -- with which systems use the p
     revoked_at REAL
 ) STRICT;
 CREATE UNIQUE INDEX token_by_name ON token (name) WHERE revoked_at IS NULL;
+CREATE TABLE history (                           -- how the device was; appliance.history says how long each is kept
+    seconds INTEGER NOT NULL,                    -- how long the period is: 60, 3600 or 86400
+    at      INTEGER NOT NULL,                    -- when it began
+    content TEXT NOT NULL,                       -- JSON of appliance.history.Period
+    PRIMARY KEY (seconds, at)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE history_mark (                      -- one row: the totals up to which event
+    event_id INTEGER NOT NULL,
+    content  TEXT NOT NULL                       -- JSON of appliance.history.Totals
+) STRICT;
+INSERT INTO history_mark VALUES (0, '{}');

@@ -247,10 +247,10 @@ class Worker:
         try:
             yield
         except QuarantineError as error:
-            log.error("instance %d is quarantined: %s", identifier, error)
+            log.error("instance %d is quarantined, its row says why", identifier)  # errors may quote headers
             self._store.quarantine(identifier, self._owner, str(error))
         except InputError as error:
-            log.info("instance %d is turned away: %s", identifier, error)
+            log.info("instance %d is turned away, its row says why", identifier)
             self._store.reject(identifier, self._owner, str(error))
         except DiskFullError as error:
             log.error("instance %d waits: %s", identifier, error)
@@ -266,7 +266,7 @@ class Worker:
         except SpoolError:
             raise  # the ledger's or the disk's trouble, not the image's
         except ApplianceError as error:
-            log.error("instance %d failed: %s", identifier, error)
+            log.error("instance %d failed (%s), its row says why", identifier, type(error).__name__)
             self._store.fail(identifier, self._owner, str(error))
         except Exception as error:  # one input's surprise must neither stop the others nor go unrecorded
             log.exception("instance %d is quarantined", identifier)

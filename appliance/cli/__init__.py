@@ -74,6 +74,7 @@ for command in (
     sending.send,
     sending.check_connection,
     serving.doctor,
+    serving.support_bundle,
     backends.show_backends,
     backends.prove,
     backends.bench,

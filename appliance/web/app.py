@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import msgspec
 from flask import Flask, Response, g, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from appliance import __version__
+from appliance import __version__, brand
 from appliance.audit import Trail
 from appliance.config import Config
 from appliance.reader_study import ReaderStudies
@@ -24,7 +23,26 @@ from appliance.reading_order import of_rank
 from appliance.result import Finding, Segment
 from appliance.spool import write_durably
 from appliance.store import Store
-from appliance.web import arrivals, auth, custody, deliveries, kiosk, people, reading, rights, trail, views
+from appliance.web import (
+    api,
+    api_acting,
+    api_device,
+    api_studies,
+    arrivals,
+    auth,
+    branding,
+    custody,
+    deliveries,
+    device,
+    embedding,
+    kiosk,
+    metrics,
+    people,
+    reading,
+    rights,
+    trail,
+    views,
+)
 
 _POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -34,7 +52,7 @@ _POLICY = (
 
 def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) -> Flask:
     """The page of one appliance; writes to its ledger readers' answers in studies, files that come
-    in, what `custody` and `people` do, and to the audit trail who saw and did what.
+    in, what `custody`, `deliveries`, `api_acting` and `people` do, and to the audit trail who saw and did what.
 
     Parameters
     ----------
@@ -52,14 +70,15 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         MAX_CONTENT_LENGTH=64 * 1024,
         SCANSIDE=config,
         SCANSIDE_STORE=Store(config.ledger_path, read_only=True),
+        SCANSIDE_BRAND=brand.load(config),
         SCANSIDE_READER_STUDIES=ReaderStudies(config.ledger_path),
     )
     app.register_blueprint(views.blueprint)
     app.register_blueprint(custody.blueprint)
     app.register_blueprint(deliveries.blueprint)
     app.register_blueprint(reading.blueprint)
-    app.register_blueprint(people.blueprint)
-    app.register_blueprint(kiosk.blueprint)
+    for part in (people, kiosk, device, api_studies, api_device, api_acting, metrics, branding, embedding):
+        app.register_blueprint(part.blueprint)
     arrivals.register(app, config, on_arrival)
     auth.refuse_other_sites(app)
     auth.protect(app, config, secret)
@@ -75,6 +94,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     app.context_processor(
         lambda: {
             "version": __version__,
+            "brand": app.config["SCANSIDE_BRAND"],
             "who": g.get("person", ""),
             "role": g.get("role", ""),
             "may": rights.may,
@@ -137,9 +157,9 @@ def _secret(path: Path) -> bytes:
 
 
 def _headers(response: Response, strict_transport: bool) -> Response:
-    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers.setdefault("Content-Security-Policy", _POLICY)
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "same-origin"  # so that this page's own forms name their origin
+    response.headers.setdefault("Referrer-Policy", "same-origin")  # so that this page's own forms name their origin
     response.headers["Cross-Origin-Opener-Policy"] = response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     if strict_transport:
         response.headers["Strict-Transport-Security"] = "max-age=31536000"
@@ -149,11 +169,10 @@ def _headers(response: Response, strict_transport: bool) -> Response:
 
 
 def _error(error: HTTPException) -> Response:
+    if request.path.startswith(auth.API):
+        return api.problem(error)
     if request.path.startswith(auth.FOR_SYSTEMS):
         answer = Response(f"{error.description}\n", mimetype="text/plain")
-    elif request.path.startswith(auth.API):
-        problem = {"title": error.name, "status": error.code, "detail": error.description}  # RFC 9457
-        answer = Response(f"{json.dumps(problem)}\n", mimetype="application/problem+json")
     else:
         answer = Response(render_template("error.html", error=error))
     answer.headers.extend((name, value) for name, value in error.get_headers() if name != "Content-Type")

@@ -6,11 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import Any, get_args
 
-from flask import Blueprint, Response, abort, current_app, jsonify, render_template, request, send_from_directory
+from flask import Blueprint, Response, abort, current_app, render_template, request, send_from_directory
 from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config, MessageKind, ResultKind
-from appliance.health import health
 from appliance.store import FINAL_STATES, Store
 from appliance.web.rights import needs
 
@@ -136,19 +135,6 @@ def result_file(identifier: int, kind: str, suffix: str) -> BaseResponse:
 def _private(response: BaseResponse) -> BaseResponse:
     response.headers["Cache-Control"] = "private, no-cache"
     return response
-
-
-@blueprint.get("/device")
-@needs("see")
-def device() -> str:
-    return render_template("device.html", health=health(_config(), _store()), words=STATE_WORDS)
-
-
-@blueprint.get("/api/status")
-@needs("see")
-def status() -> Response:
-    """The same as ``scanside status --json``."""
-    return jsonify(health(_config(), _store()))
 
 
 @blueprint.get("/healthz")

@@ -130,7 +130,7 @@ def test_no_page_names_a_hidden_patient(appliance: RunningAppliance, browser: Br
         "study/1",
         "study/2",
         "device",
-        "api/status",
+        "api/v1/status",
         "worklist.fragment",
         "study/1/structured_report.dcm",
     ):
