@@ -51,6 +51,8 @@ LEVELS = [
         "appliance.whole",
         "appliance.store",
         "appliance.custody",
+        "appliance.worklist_store",
+        "appliance.assessment_store",
         "appliance.group_commit",
         "appliance.commitment_store",
         "appliance.step_store",
@@ -208,6 +210,7 @@ def test_only_the_ledger_knows_sql() -> None:
         if {"sqlite3", "appliance.database.Database", "appliance.overview.Overview"} & _imports(path)
     }
     assert users == {
+        "appliance.assessment_store",
         "appliance.commitment_store",
         "appliance.custody",
         "appliance.database",
@@ -217,4 +220,5 @@ def test_only_the_ledger_knows_sql() -> None:
         "appliance.series_store",
         "appliance.step_store",
         "appliance.store",
+        "appliance.worklist_store",
     }

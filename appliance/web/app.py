@@ -22,6 +22,7 @@ from appliance.result import Finding, Segment
 from appliance.spool import write_durably
 from appliance.store import Store
 from appliance.web import arrivals, auth, custody, deliveries, reading, views
+from appliance.worklist_store import Worklists
 
 _POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -48,6 +49,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         MAX_CONTENT_LENGTH=64 * 1024,
         SCANSIDE=config,
         SCANSIDE_STORE=Store(config.ledger_path, read_only=True),
+        SCANSIDE_WORKLISTS=Worklists(config.ledger_path, read_only=True),
         SCANSIDE_READER_STUDIES=ReaderStudies(config.ledger_path),
     )
     if config.web.host in LOOPBACK and config.web.login is None:
