@@ -12,7 +12,7 @@ CREATE INDEX instance_by_accession ON instance (accession_number COLLATE NOCASE)
 CREATE INDEX instance_by_study ON instance (study_instance_uid) WHERE study_instance_uid <> '';
 CREATE INDEX instance_by_patient ON instance (patient_id COLLATE NOCASE, received_at DESC) WHERE patient_id <> '' AND facet IS NOT NULL;
 -- The words of patients' names; of images that are read by themselves, and of leads.
-CREATE VIRTUAL TABLE instance_named USING fts5(patient_name, content = 'instance', content_rowid = 'id', detail = 'none', prefix = '1 2 3', tokenize = 'unicode61 remove_diacritics 2');
+CREATE VIRTUAL TABLE instance_named USING fts5(patient_name, content = 'instance', content_rowid = 'id', detail = 'none', prefix = '1 2 3 4 5 6', tokenize = 'unicode61 remove_diacritics 2');
 INSERT INTO instance_named (rowid, patient_name) SELECT id, patient_name FROM instance WHERE patient_name <> '' AND facet IS NOT NULL;
 
 CREATE TABLE assessment (                        -- what a reader said of a finding or a segment; a later one supersedes an earlier, and both stay

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -176,6 +176,7 @@ class Worklists(Overview):
     def page(self, wanted: Filter, limit: int, after: Cursor | None = None, before: Cursor | None = None) -> Page:
         """Rows behind ``after``, or in front of ``before``, by `appliance.reading_order` and then the latest first."""
         cut, found = False, 0
+        wanted = self._sender_searched(wanted)
         if wanted.search:
             keys, cut = self._searched(wanted)
             found = len(keys)
@@ -221,6 +222,13 @@ class Worklists(Overview):
         )
         same = [each for each in found if _may_be_the_same(row, each)]
         return [decoded(each) for each in same], len(found) - len(same)
+
+    def _sender_searched(self, wanted: Filter) -> Filter:
+        """Where an AE title is searched for, the filter for that."""
+        for row in self._rows(_SENDERS) if wanted.search else ():
+            if row["ae_title"].casefold() == wanted.search.casefold() and wanted.sender in ("", row["ae_title"]):
+                return replace(wanted, sender=row["ae_title"], search="")
+        return wanted
 
     def _passing(self, wanted: Filter) -> list[Facet]:
         rows = self._rows(_FACETS_OF_SENDER, sender=wanted.sender) if wanted.sender else self._rows(_FACETS)
@@ -284,11 +292,6 @@ class Worklists(Overview):
             rows = self._rows(sql, **parameters)
             cut |= len(rows) > MOST_COUNTED
             identifiers.update(row["id"] for row in rows)
-        of_sender = Filter(**{**vars(wanted), "sender": text.upper(), "search": ""})
-        if wanted.sender in ("", of_sender.sender):
-            keys = list(self._walk(of_sender, self._passing(of_sender), MOST_COUNTED + 1, None, None))
-            cut |= len(keys) > MOST_COUNTED
-            identifiers.update(key.id for key in keys)
         found = self._keys(wanted, identifiers)
         return found[:MOST_COUNTED], cut or len(found) > MOST_COUNTED
 

@@ -62,7 +62,7 @@ LEVELS = [
         "appliance.engine_cache",
     },
     {"appliance.package", "appliance.volume", "appliance.sandbox"},
-    {"appliance.golden", "appliance.render"},
+    {"appliance.golden", "appliance.render", "appliance.manifests"},
     {
         "appliance.route",
         "appliance.companion",
@@ -80,6 +80,7 @@ LEVELS = [
     {
         "appliance.canvas",
         "appliance.pictures",
+        "appliance.viewing",
         "appliance.file_head",
         "appliance.landing",
         "appliance.source_grid",

@@ -14,6 +14,7 @@ from appliance.health import health
 from appliance.store import FINAL_STATES, Store
 from appliance.web.filters import FINDINGS, Asked, asked
 from appliance.web.rights import needs
+from appliance.web.telling import telling
 from appliance.worklist_store import MOST_COUNTED, Worklists
 
 blueprint = Blueprint("views", __name__)
@@ -115,16 +116,20 @@ def _worklist(wanted: Asked) -> dict[str, Any]:
 @needs("see")
 def study(identifier: int) -> str:
     row, store = _instance(identifier), _store()
+    if row["provenance"] is not None:
+        current_app.config["SCANSIDE_VIEWING"].begin(identifier)  # the viewer is about to ask for it
     return render_template(
         "study.html",
         row=row,
         words=STATE_WORDS,
+        next_steps=NEXT_STEPS,
         final=row["state"] in FINAL_STATES,
         supersedes=store.superseded(identifier),
         waiting_reason=_waiting_reason(),
         events=store.events(identifier),
         objects=store.objects(identifier),
         deliveries=store.deliveries(identifier),
+        **telling(row),
     )
 
 
