@@ -337,6 +337,11 @@ class Config(_Table, frozen=True):
         return self.data / "previews"
 
     @property
+    def pixels_path(self) -> Path:
+        """A cache of what the page's viewer shows."""
+        return self.data / "pixels"
+
+    @property
     def reader_studies_path(self) -> Path:
         """Pictures of blinded reader studies."""
         return self.data / "reader-studies"

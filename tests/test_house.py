@@ -72,6 +72,8 @@ LEVELS = [
         "appliance.whole",
         "appliance.store",
         "appliance.custody",
+        "appliance.worklist_store",
+        "appliance.assessment_store",
         "appliance.group_commit",
         "appliance.commitment_store",
         "appliance.step_store",
@@ -81,7 +83,7 @@ LEVELS = [
         "appliance.engine_cache",
     },
     {"appliance.package", "appliance.volume", "appliance.sandbox"},
-    {"appliance.golden", "appliance.render"},
+    {"appliance.golden", "appliance.render", "appliance.manifests"},
     {
         "appliance.route",
         "appliance.companion",
@@ -102,6 +104,7 @@ LEVELS = [
     {
         "appliance.canvas",
         "appliance.pictures",
+        "appliance.viewing",
         "appliance.file_head",
         "appliance.landing",
         "appliance.source_grid",
@@ -237,6 +240,7 @@ def test_only_the_ledger_knows_sql() -> None:
         "appliance.account_store",
         "appliance.audit_store",
         "appliance.audit_subjects",
+        "appliance.assessment_store",
         "appliance.commitment_store",
         "appliance.custody",
         "appliance.database",
@@ -250,4 +254,5 @@ def test_only_the_ledger_knows_sql() -> None:
         "appliance.token_store",
         "appliance.waiting_store",
         "appliance.study_pages",
+        "appliance.worklist_store",
     }

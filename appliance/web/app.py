@@ -16,19 +16,23 @@ from flask import Flask, Response, g, render_template, request
 from werkzeug.exceptions import HTTPException
 
 from appliance import __version__, brand
+from appliance.assessment_store import Assessments
 from appliance.audit import Trail
 from appliance.config import Config
+from appliance.manifests import Manifests
 from appliance.reader_study import ReaderStudies
 from appliance.reading_order import of_rank
 from appliance.result import Finding, Segment
 from appliance.spool import write_durably
 from appliance.store import Store
+from appliance.viewing import Viewing
 from appliance.web import (
     api,
     api_acting,
     api_device,
     api_studies,
     arrivals,
+    assessing,
     auth,
     branding,
     custody,
@@ -38,11 +42,14 @@ from appliance.web import (
     kiosk,
     metrics,
     people,
+    pixels,
     reading,
     rights,
     trail,
     views,
 )
+from appliance.web.telling import Trend
+from appliance.worklist_store import Worklists
 
 _POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -60,6 +67,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         Called after each file that came in over HTTP, from any thread; must not block.
     """
     app = Flask(__name__)
+    store = Store(config.ledger_path, read_only=True)
     secret = _secret(config.key_path.with_name("web-secret"))
     app.config.update(
         SECRET_KEY=secret,
@@ -69,11 +77,17 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         SESSION_COOKIE_HTTPONLY=True,
         MAX_CONTENT_LENGTH=64 * 1024,
         SCANSIDE=config,
-        SCANSIDE_STORE=Store(config.ledger_path, read_only=True),
+        SCANSIDE_STORE=store,
         SCANSIDE_BRAND=brand.load(config),
+        SCANSIDE_ASSESSMENTS=Assessments(config.ledger_path, read_only=True),
+        SCANSIDE_MANIFESTS=Manifests(config),
+        SCANSIDE_VIEWING=Viewing(config, store),
+        SCANSIDE_WORKLISTS=Worklists(config.ledger_path, read_only=True),
         SCANSIDE_READER_STUDIES=ReaderStudies(config.ledger_path),
     )
     app.register_blueprint(views.blueprint)
+    app.register_blueprint(pixels.blueprint)
+    app.register_blueprint(assessing.blueprint)
     app.register_blueprint(custody.blueprint)
     app.register_blueprint(deliveries.blueprint)
     app.register_blueprint(reading.blueprint)
@@ -124,6 +138,8 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         reported_as=_reported_as,
         extent=_extent,
         color=_color,
+        day=_day,
+        lower_first=_lower_first,
     )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     rights.refuse_unmarked(app)
@@ -144,9 +160,18 @@ def _extent(segment: dict[str, Any]) -> str:
     return msgspec.convert(segment, Segment).size
 
 
-def _color(segment: dict[str, Any]) -> str:
+def _color(segment: dict[str, Any] | Trend) -> str:
     """As SVG and HTML take it."""
-    return "#{:02x}{:02x}{:02x}".format(*segment["color"])
+    color = segment.color if isinstance(segment, Trend) else segment["color"]
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d")
 
 
 def _secret(path: Path) -> bytes:
