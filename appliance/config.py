@@ -242,6 +242,14 @@ class Silence(_Table, frozen=True):
     expected: tuple[ExpectedHours, ...] = ()
 
 
+class Drift(_Table, frozen=True):
+    enabled: bool = True
+    baseline_studies: Annotated[int, Meta(ge=100, le=10_000)] = 500
+    alpha: Annotated[float, Meta(gt=0, le=0.1)] = 0.01
+    run_length: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 20_000
+    studies_days: Annotated[float, Meta(ge=7)] = 90.0
+
+
 class Log(_Table, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -267,6 +275,7 @@ class Config(_Table, frozen=True):
     web: Web = Web()
     uploads: Uploads = Uploads()
     silence: Silence = Silence()
+    drift: Drift = Drift()
     log: Log = Log()
 
     @property

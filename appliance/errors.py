@@ -18,7 +18,8 @@ ApplianceError                 what happened, to what, and (``hint``) what to do
 │   ├── DiskFullError          ... because the disk is full
 │   └── LeaseLostError         another process holds the instance now; what was computed for it must be dropped
 ├── DeliveryError              a destination did not take an object
-└── ReaderStudyError           a reader study can't be made, found or answered so
+├── ReaderStudyError           a reader study can't be made, found or answered so
+└── DriftError                 an alarm or a baseline is not there, or not ready for what is asked
 """
 
 from __future__ import annotations
@@ -117,3 +118,7 @@ class DeliveryError(ApplianceError):
 
 class ReaderStudyError(ApplianceError):
     """A reader study can't be made, found or answered so."""
+
+
+class DriftError(ApplianceError):
+    """An alarm or a baseline of the drift watch is not there, or not ready for what is asked."""
