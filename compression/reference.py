@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 FILE = "drift.npz"
 _AXES = 32  # of the embeddings' principal component analysis
 _GROUPS = ("image", "embedding", "output")  # headers of data sets say nothing of a site
+# What shrinking the images of a data set and storing them in 8 bits decides, so that every scanner would differ.
+_OF_THE_FILES = ("levels", "aspect", "sharpness", "noise", "clipped_dark", "clipped_bright")
 Pixels = np.ndarray
 
 
@@ -90,7 +92,7 @@ def make(
     """A package's reference for each of its targets, and of how many studies it is."""
     arrays: dict[str, np.ndarray] = {}
     studies = 0
-    names = [stream.name for stream in STREAMS if stream.group in _GROUPS]
+    names = [stream.name for stream in STREAMS if stream.group in _GROUPS and stream.name not in _OF_THE_FILES]
     for target in (name for name in targets if name in opened.manifest.targets):
         embedding = opened.manifest.outputs.embedding
         where = space(np.stack([each.outputs[embedding] for each in ask(opened, target, training())]))

@@ -7,6 +7,7 @@ them, sharpness and noise from nine patches at the image's own resolution.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,14 @@ class Space:
     mean: np.ndarray
     axes: np.ndarray
     rest: float
+
+    @classmethod
+    def of_package(cls, arrays: Mapping[str, np.ndarray], target: str) -> Space | None:
+        """From `appliance.package.Package.drift`; None where it has none for the target."""
+        if f"{target}/mean" not in arrays:
+            return None
+        mean, axes, rest = (arrays[f"{target}/{name}"] for name in ("mean", "axes", "rest"))
+        return cls(mean, axes, float(rest.item()))
 
     def values(self, embedding: np.ndarray) -> dict[str, Value]:
         """How far an embedding lies from the training images within their axes, and beyond; about 1 is usual."""

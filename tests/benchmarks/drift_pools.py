@@ -74,7 +74,7 @@ def children(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     split = np.array([row["split"] for row in rows], dtype=object)
     labels = np.array([row["label"] == "PNEUMONIA" for row in rows])
     patients = np.array([row["patient_id"] for row in rows])
-    chosen, seen = data._validation(split, labels, patients, 7, 20260101), set()  # noqa: SLF001 (its seed and folds)
+    chosen, seen = data._validation(split, labels, patients, 7, 20260101), set()
     for number in chosen:
         if patients[number] not in seen:
             seen.add(patients[number])
@@ -92,8 +92,7 @@ def pools(shared: Path) -> tuple[dict[str, np.ndarray], Categories]:
 
 def _measured(shared: Path) -> dict[str, list[dict[str, Value]]]:
     opened = package.read(package.bundled("chest-pneumonia")[0], None)
-    arrays = opened.drift()
-    where = Space(arrays[f"{TARGET}/mean"], arrays[f"{TARGET}/axes"], float(arrays[f"{TARGET}/rest"]))
+    where = Space.of_package(opened.drift(), TARGET)
 
     def taken(images: Iterator[np.ndarray], **known: Value) -> list[dict[str, Value]]:
         answers = reference.ask(opened, TARGET, images)
