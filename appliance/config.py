@@ -280,6 +280,14 @@ class Audit(_Table, frozen=True):
     syslog: Syslog | None = None
 
 
+class Drift(_Table, frozen=True):
+    enabled: bool = True
+    baseline_studies: Annotated[int, Meta(ge=100, le=10_000)] = 500
+    alpha: Annotated[float, Meta(gt=0, le=0.1)] = 0.01
+    run_length: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 20_000
+    studies_days: Annotated[float, Meta(ge=7)] = 90.0
+
+
 class Log(_Table, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -306,6 +314,7 @@ class Config(_Table, frozen=True):
     uploads: Uploads = Uploads()
     silence: Silence = Silence()
     audit: Audit = Audit()
+    drift: Drift = Drift()
     log: Log = Log()
 
     @property

@@ -85,6 +85,7 @@ LEVELS = [
     {"appliance.package", "appliance.volume", "appliance.sandbox"},
     {"appliance.golden", "appliance.render", "appliance.manifests"},
     {
+        "appliance.drift",
         "appliance.route",
         "appliance.companion",
         "appliance.concepts",
@@ -205,7 +206,7 @@ def test_brothers_never_see_each_other(folder: str) -> None:
 def test_training_uses_only_the_contracts_of_the_device() -> None:
     names = (
         "preprocess", "probability", "occlusion", "image", "package", "signature", "errors", "result", "receipt",
-        "backend", "backends",
+        "backend", "backends", "interpret", "volume", "drift.measure", "drift.reference", "drift.streams",
     )  # fmt: skip
     allowed = {f"appliance.{name}" for name in names}
     for module, path in _modules("compression"):
@@ -245,6 +246,7 @@ def test_only_the_ledger_knows_sql() -> None:
         "appliance.custody",
         "appliance.database",
         "appliance.history_store",
+        "appliance.drift.store",
         "appliance.outbox_store",
         "appliance.overview",
         "appliance.reader_study",
