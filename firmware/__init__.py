@@ -1,4 +1,4 @@
 """The box around the appliance: its image, its two slots, flashing, commissioning.
 
-Touches the appliance only through its command line and its files. Imports nothing of it, and it imports nothing of this.
+Touches the appliance only through its command line and its files: neither imports the other.
 """

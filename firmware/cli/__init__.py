@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from firmware.cli import boxing, publishing
+from firmware.cli import boxing, flashing, publishing
 from firmware.errors import FirmwareError
 
 
@@ -46,5 +46,13 @@ def main() -> None:
     """
 
 
-for command in (publishing.make_keys, publishing.bundle_group, boxing.update):
+for command in (
+    publishing.make_keys,
+    publishing.bundle_group,
+    flashing.list_disks,
+    flashing.flash,
+    flashing.verify,
+    flashing.record,
+    boxing.update,
+):
     main.add_command(command)
