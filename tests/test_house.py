@@ -258,3 +258,12 @@ def test_only_the_ledger_knows_sql() -> None:
         "appliance.study_pages",
         "appliance.worklist_store",
     }
+
+
+def test_firmware_and_appliance_never_see_each_other() -> None:
+    """firmware/ touches the appliance through its command line and its files only."""
+    for folder, foreign in (("firmware", {"appliance", "compression"}), ("appliance", {"firmware"}),
+                            ("compression", {"firmware"})):  # fmt: skip
+        for module, path in _modules(folder):
+            seen = {imported.split(".")[0] for imported in _imports(path)} & foreign
+            assert not seen, f"{module} imports {seen}"
