@@ -210,9 +210,9 @@ class Worklist(_Table, frozen=True):
     low_confidence: Priority = "low"
 
 
-class Login(_Table, frozen=True):
-    username: Annotated[str, Meta(min_length=1)]
-    password_hash: Annotated[str, Meta(pattern=r"^(scrypt|pbkdf2):")]
+class WebTls(_Table, frozen=True):
+    key: str
+    certificate: str
 
 
 class Brand(_Table, frozen=True):
@@ -231,7 +231,16 @@ class Web(_Table, frozen=True):
     show_patient: bool = False
     brand: Brand = Brand()
     embed_origins: tuple[Origin, ...] = ()
-    login: Login | None = None
+    idle_minutes: Annotated[float, Meta(gt=0, le=1440)] = 30.0
+    session_hours: Annotated[float, Meta(gt=0, le=168)] = 12.0
+    kiosk: Literal["off", "login", "open"] = "login"
+    tls: WebTls | None = None
+
+    @property
+    def over_tls(self) -> bool:
+        """Whether the page is served over TLS: with the certificate that is given, or, on an address that others
+        reach, with one that the device has made itself."""
+        return self.tls is not None or self.host not in LOOPBACK
 
 
 class Uploads(_Table, frozen=True):
@@ -253,6 +262,30 @@ class Silence(_Table, frozen=True):
     weeks: Annotated[int, Meta(ge=2, le=26)] = 8
     least_weeks: Annotated[int, Meta(ge=2, le=26)] = 3
     expected: tuple[ExpectedHours, ...] = ()
+
+
+class Syslog(_Table, frozen=True):
+    host: Annotated[str, Meta(min_length=1)]
+    port: Annotated[int, Meta(ge=1, le=65535)] = 6514
+    ca: str | None = None
+    key: str | None = None
+    certificate: str | None = None
+    name: str | None = None
+
+
+class Audit(_Table, frozen=True):
+    source: str = ""
+    site: str = ""
+    patient_ids: bool = True
+    syslog: Syslog | None = None
+
+
+class Drift(_Table, frozen=True):
+    enabled: bool = True
+    baseline_studies: Annotated[int, Meta(ge=100, le=10_000)] = 500
+    alpha: Annotated[float, Meta(gt=0, le=0.1)] = 0.01
+    run_length: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 20_000
+    studies_days: Annotated[float, Meta(ge=7)] = 90.0
 
 
 class Log(_Table, frozen=True):
@@ -280,6 +313,8 @@ class Config(_Table, frozen=True):
     web: Web = Web()
     uploads: Uploads = Uploads()
     silence: Silence = Silence()
+    audit: Audit = Audit()
+    drift: Drift = Drift()
     log: Log = Log()
 
     @property
@@ -289,6 +324,10 @@ class Config(_Table, frozen=True):
     @property
     def ledger_path(self) -> Path:
         return self.data / "ledger.sqlite3"
+
+    @property
+    def audit_path(self) -> Path:
+        return self.data / "audit.sqlite3"
 
     @property
     def spool_path(self) -> Path:
@@ -305,6 +344,11 @@ class Config(_Table, frozen=True):
     @property
     def previews_path(self) -> Path:
         return self.data / "previews"
+
+    @property
+    def pixels_path(self) -> Path:
+        """A cache of what the page's viewer shows."""
+        return self.data / "pixels"
 
     @property
     def reader_studies_path(self) -> Path:
@@ -355,6 +399,11 @@ def load(path: Path | None, data_dir: Path | None = None) -> Config:
         except OSError as error:
             raise ConfigError(f"{path} can't be read: {error.strerror}") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if "`login` - at `$.web`" in str(error):
+                raise ConfigError(
+                    f"{path}: [web.login] is no longer: accounts are kept in the ledger",
+                    hint="remove that table, and make an account: scanside accounts add NAME --role administrator",
+                ) from error
             raise ConfigError(f"{path}: {error}", hint="scanside.toml in the sources lists every key") from error
     base = path.resolve().parent if path is not None else Path.cwd()
     folder = (data_dir or base / config.data_dir).expanduser().absolute()
@@ -375,11 +424,6 @@ def _with_its_kinds(destination: Destination) -> Destination:
 
 def _check(config: Config, path: Path | None) -> None:
     where = path or "the configuration"
-    if config.web.enabled and config.web.host not in LOOPBACK and config.web.login is None:
-        raise ConfigError(
-            f"{where}: web.host = {config.web.host!r} opens the page to the network without a login",
-            hint="set [web.login] (make the hash with `scanside hash-password`), or web.host = '127.0.0.1'",
-        )
     # The serving backend's two tries, another's one, and room to start their processes and to write the result.
     least = 3 * config.inference.deadline_seconds + _ROOM_SECONDS
     if config.inference.lease_seconds < least:
@@ -401,6 +445,8 @@ def _check(config: Config, path: Path | None) -> None:
                 "which results.kinds and results.messages do not make"
             )
     _check_modalities(config.storage_scp, f"{where}: storage_scp")
+    if config.audit.syslog is not None:
+        _check_audit(config.audit.syslog, f"{where}: audit.syslog")
     for number, rule in enumerate(config.scheduling.rules, 1):
         _check_rule(rule, f"{where}: scheduling.rules, rule {number}")
 
@@ -446,6 +492,11 @@ def _check_destination(config: Config, destination: Destination, where: str) -> 
             "storage_scp.called_ae_titles does not list",
             hint="add delivery.calling_ae_title there",
         )
+
+
+def _check_audit(syslog: Syslog, where: str) -> None:
+    if (syslog.key is None) != (syslog.certificate is None):
+        raise ConfigError(f"{where} has only one of key and certificate", hint="one needs the other")
 
 
 def _check_credentials(destination: Destination, where: str) -> None:

@@ -175,9 +175,23 @@ def security(made: Document, config: Config) -> None:
             ),
             "Results out: TLS 1.2 or 1.3 where a destination is configured for it (`[destinations.tls]`, or `https:`),"
             " with a certificate of this device where one is given.",
-            "The page and STOW-RS: plain HTTP on "
+            "The page and STOW-RS: "
+            + ("HTTPS on " if config.web.over_tls else "plain HTTP on ")
             + (f"`{config.web.host}`" if config.web.enabled else "no address")
-            + (", with a login." if config.web.login else "; another address than this machine's own needs a login."),
+            + (
+                ", with accounts or tokens."
+                if config.web.over_tls
+                else ", with accounts or tokens as soon as there is an account; on another address than this machine's"
+                " own always, and over TLS."
+            ),
+            "Audit trail: DICOM audit messages (PS3.15 annex A.5) of application activity, user authentication,"
+            " instances accessed and transferred, queries, exports, imports, security alerts and use of the trail, "
+            + (
+                f"sent to `{config.audit.syslog.host}:{config.audit.syslog.port}` by syslog over TLS (annex A.6)."
+                if config.audit.syslog
+                else "as a file (`scanside audit export`) or, where `[audit.syslog]` is configured, by syslog over TLS"
+                " (annex A.6)."
+            ),
             "No attribute is de-identified or encrypted. Logs hold no patient data.",
         ]
     )

@@ -17,18 +17,15 @@ _SCHEMA = Path(__file__).with_name("schema.sql")
 _MIGRATIONS = tuple(
     Path(__file__).with_name(name)
     for name in (
-        "schema_1_to_2.sql",
-        "schema_2_to_3.sql",
-        "schema_3_to_4.sql",
-        "schema_4_to_5.sql",
-        "schema_5_to_6.sql",
+        "schema_1_to_2.sql", "schema_2_to_3.sql", "schema_3_to_4.sql", "schema_4_to_5.sql", "schema_5_to_6.sql",
     )
-)
-_VERSION = 1 + len(_MIGRATIONS)
+)  # fmt: skip
 
 
 class Database:
     """One SQLite file in WAL mode, safe to use from several threads and processes.
+
+    A class of its own schema says so in ``schema`` and ``migrations``, and what it is in ``what``.
 
     A commit is on disk when its transaction ends (``synchronous = FULL``), unless ``flushed`` is False.
 
@@ -47,8 +44,13 @@ class Database:
         It can't be opened, or a later version of Scanside has written it.
     """
 
+    what = "ledger"
+    schema = _SCHEMA
+    migrations = _MIGRATIONS
+
     def __init__(self, path: Path, read_only: bool = False, flushed: bool = True) -> None:
         self.path = path
+        self._version = 1 + len(self.migrations)
         self._read_only, self._flushed = read_only, flushed
         self._local = threading.local()
         if not read_only:
@@ -64,27 +66,29 @@ class Database:
         with self._transaction():
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             self._refuse_later(version)
-            if version == _VERSION:
+            if version == self._version:
                 return  # nothing is written, so that a ledger on a full disk can be opened
-            scripts = _MIGRATIONS[version - 1 :] if version else (_SCHEMA,)
+            scripts = self.migrations[version - 1 :] if version else (self.schema,)
             for script in scripts:
                 for statement in script.read_text().split(";\n"):
                     connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute(f"PRAGMA user_version = {self._version}")
 
     def _refuse_later(self, version: int) -> None:
-        if version > _VERSION:
+        if version > self._version:
             raise SpoolError(
-                f"the ledger {self.path} is of version {version}, and this Scanside knows no later one than {_VERSION}",
+                f"the {self.what} {self.path} is of version {version}, and this Scanside knows no later one than "
+                f"{self._version}",
                 hint="run the Scanside that wrote it, or a later one",
             )
 
     def _refuse_other_versions(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         self._refuse_later(version)
-        if version < _VERSION:
+        if version < self._version:
             raise SpoolError(
-                f"the ledger {self.path} is of version {version}, and this Scanside reads version {_VERSION} only",
+                f"the {self.what} {self.path} is of version {version}, and this Scanside reads version "
+                f"{self._version} only",
                 hint="start this Scanside once on it with `scanside run`, which brings it up to date",
             )
 
@@ -125,11 +129,11 @@ class Database:
         """
         with self._transaction() as connection:
             # A commit that changes nothing would write nothing, and not sync what others have written before it.
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute(f"PRAGMA user_version = {self._version}")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with _errors_in_words(self.path):
+        with _errors_in_words(self.what, self.path):
             connection = self._connection()
             if connection.in_transaction:
                 yield connection
@@ -144,7 +148,7 @@ class Database:
                 raise
 
     def _rows(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
-        with _errors_in_words(self.path):
+        with _errors_in_words(self.what, self.path):
             return [dict(row) for row in self._connection().execute(sql, parameters)]
 
     @staticmethod
@@ -155,10 +159,14 @@ class Database:
 
 
 @contextmanager
-def _errors_in_words(path: Path) -> Iterator[None]:
+def _errors_in_words(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
-            raise DiskFullError(f"no room left on the disk for the ledger {path}", hint="free some space") from error
-        raise SpoolError(f"the ledger {path} can't be used: {error}") from error
+            raise DiskFullError(f"no room left on the disk for the {what} {path}", hint="free some space") from error
+        raise SpoolError(f"the {what} {path} can't be used: {error}") from error
+    except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError:  # a constraint, which is the caller's
+            raise
+        raise SpoolError(f"the {what} {path} is damaged: {error}", hint="restore it from a copy") from error

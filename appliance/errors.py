@@ -18,7 +18,10 @@ ApplianceError                 what happened, to what, and (``hint``) what to do
 │   ├── DiskFullError          ... because the disk is full
 │   └── LeaseLostError         another process holds the instance now; what was computed for it must be dropped
 ├── DeliveryError              a destination did not take an object
-└── ReaderStudyError           a reader study can't be made, found or answered so
+├── AccountError               an account or a token can't be made, found or changed so
+│   └── LoginError             ... or nobody is let in with what was typed
+├── ReaderStudyError           a reader study can't be made, found or answered so
+└── DriftError                 an alarm or a baseline is not there, or not ready for what is asked
 """
 
 from __future__ import annotations
@@ -115,5 +118,27 @@ class DeliveryError(ApplianceError):
     """A destination did not take an object."""
 
 
+class AccountError(ApplianceError):
+    """An account or a token can't be made, found or changed so."""
+
+
+class LoginError(AccountError):
+    """Nobody is let in with what was typed.
+
+    Parameters
+    ----------
+    wait
+        Seconds until the next try is looked at; 0 where that is now.
+    """
+
+    def __init__(self, message: str, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
 class ReaderStudyError(ApplianceError):
     """A reader study can't be made, found or answered so."""
+
+
+class DriftError(ApplianceError):
+    """An alarm or a baseline of the drift watch is not there, or not ready for what is asked."""

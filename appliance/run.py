@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -18,9 +19,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from types import FrameType
+from typing import Literal
 
-from appliance import __version__, brand, process, proof, signature, takeover, worker
+from appliance import __version__, audit_proof, brand, process, proof, signature, takeover, worker
 from appliance import log as log_file
+from appliance.accounts import Accounts
+from appliance.audit import Record, Trail
+from appliance.audit_syslog import AuditSyslog
 from appliance.config import LOOPBACK, Config
 from appliance.delivery.outbox import Outbox
 from appliance.errors import ApplianceError, SpoolError
@@ -28,6 +33,7 @@ from appliance.housekeeping import Housekeeping
 from appliance.ingest import Intake
 from appliance.ingest.drop_folder import DropFolder
 from appliance.ingest.storage_scp import StorageScp
+from appliance.page_certificate import page_certificate
 from appliance.sampler import Sampler
 from appliance.silence_watch import SilenceWatch
 from appliance.spool import Spool
@@ -54,13 +60,16 @@ class Appliance:
         takeover.clean(config)
         signature.load_or_create_private_key(config.key_path)
         self._store = takeover.ledger(config)
+        self._trail = Trail(config.audit_path, config.key_path)
+        self._syslog = AuditSyslog(config, config.audit.syslog) if config.audit.syslog is not None else None
+        self._certificate = page_certificate(config) if config.web.enabled else None
         self._worker = Child("worker", "appliance.worker", config)
         self._web: Child | None = None
-        self._outbox = Outbox(config, self._store, config.results_path)
+        self._outbox = Outbox(config, self._store, config.results_path, self._trail)
         spool = Spool(config.spool_path)
         intake = Intake(spool, self._store, self._worker.wake)
         on_report = self._outbox.take_report if self._outbox.asks_for_commitment else None
-        scp = StorageScp(config.storage_scp, intake, config.data, on_report)
+        scp = StorageScp(config.storage_scp, intake, config.data, on_report, self._trail)
         self._scp = scp if config.storage_scp.enabled else None
         self._drop = DropFolder(config.drop_folder, config.drop_path, intake) if config.drop_folder.enabled else None
         self._housekeeping = Housekeeping(config)
@@ -90,6 +99,10 @@ class Appliance:
         self._stop.set()
 
     def _start(self) -> None:
+        self._look_at_trail()
+        self._record("start", f"Scanside {__version__}")
+        if self._syslog:
+            self._syslog.start()
         self._worker.on_message = self._outbox.wake
         self._worker.start()
         ready = [f"data {self._config.data}"]
@@ -109,19 +122,54 @@ class Appliance:
             ready.insert(0, f"DICOM {scp.ae_title}@{scp.host}:{self._scp_port}{' over TLS' if scp.tls else ''}")
         if self._config.web.enabled:
             host = self._config.web.host if self._config.web.host in LOOPBACK else "127.0.0.1"
-            url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+            scheme = "https" if self._certificate else "http"
+            url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
             self._wait_for_page(url)
             ready.insert(0, f"page {url}")
+            self._invite(port)
         self._say()
         self._housekeeping.start()
         self._sampler.start()
         log.info("ready: %s", ", ".join(ready))
 
+    def _look_at_trail(self) -> None:
+        """A trail that is not the one of the last run is said at once; `scanside audit verify` looks at all of it."""
+        noted = self._store.components().get(audit_proof.COMPONENT, {}).get("head")
+        head = self._trail.head()
+        if noted and (head is None or head["number"] < noted["number"]):
+            log.error(
+                "the audit trail ends with record %d, and had %d once: somebody has cut it or put an old one there",
+                head["number"] if head else 0,
+                noted["number"],
+            )
+
+    def _record(self, event: Literal["start", "stop"], action: str) -> None:
+        self._trail.append(Record(time.time(), event, action))
+
+    def _invite(self, port: int) -> None:
+        """Say what a browser is shown, and with which code the first account is made, where others reach the page."""
+        if self._certificate:
+            kind = "made by this device" if self._certificate.own else str(self._certificate.certificate)
+            log.info("certificate of the page (%s): SHA-256 %s", kind, self._certificate.fingerprint)
+        accounts = Accounts(self._config.ledger_path)
+        try:
+            if self._config.web.host not in LOOPBACK and not accounts.store.any_account():
+                log.warning(
+                    "nobody can use the page yet: open https://THIS-DEVICE:%d/enrol and make the first account with "
+                    "the one-time code %s",
+                    port,
+                    accounts.new_code(),
+                )
+        finally:
+            accounts.close()
+
     def _wait_for_page(self, url: str) -> None:
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE  # whether it answers, not who it is
         deadline = time.monotonic() + _PAGE_START_SECONDS
         while not self._stop.is_set():
             try:
-                with urllib.request.urlopen(f"{url}healthz", timeout=2):  # noqa: S310 (our own address)
+                with urllib.request.urlopen(f"{url}healthz", timeout=2, context=trusting):  # noqa: S310 (our own address)
                     return
             except OSError as error:
                 if time.monotonic() > deadline:
@@ -163,6 +211,14 @@ class Appliance:
                     {"state": "ready", "ae_title": scp.ae_title, "host": scp.host, "port": self._scp_port},
                 )
                 say("storage_commitment", self._scp.storage_commitment())
+            say(
+                audit_proof.COMPONENT,
+                {"head": self._trail.head(), "syslog": self._syslog.say() if self._syslog else None},
+            )
+            if self._certificate:
+                made = self._certificate
+                until = made.not_after.timestamp()
+                say("page", {"state": "ready", "fingerprint": made.fingerprint, "own": made.own, "not_after": until})
             if self._drop:
                 drop = {"path": str(config.drop_path), "problems": self._drop.problems}
                 say("drop_folder", {"state": "ready", **drop, "watch_problem": self._drop.watch_problem})
@@ -183,6 +239,10 @@ class Appliance:
         self._housekeeping.stop()
         self._sampler.stop()
         self._outbox.stop()
+        self._record("stop", f"Scanside {__version__}")
+        if self._syslog:
+            self._syslog.stop()
+        self._trail.close()
         self._store.close()
         self._lock.close()
 

@@ -52,7 +52,7 @@ def client_context(files: TlsFiles, verify: bool = True) -> ssl.SSLContext:
             hint="it must be a PEM file that this user may read (`openssl x509 -inform DER -in FILE -out NEW`)",
         ) from error
     if files.certificate is not None and files.key is not None:
-        _load(context, files.certificate, files.key)
+        load_own(context, files.certificate, files.key)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     if files.any_name:
@@ -62,7 +62,8 @@ def client_context(files: TlsFiles, verify: bool = True) -> ssl.SSLContext:
     return context
 
 
-def _load(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+def load_own(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    """Have a context show a certificate with its key; raises `ConfigError`."""
     own_certificate(certificate)
     try:
         context.load_cert_chain(certificate, key, password=lambda: _no_password(key))

@@ -71,7 +71,7 @@ class RunningAppliance:
             for line in list(self._lines):
                 if " ready: " in line:
                     self.port = int(_group(r"DICOM \S+@\S+:(\d+)", line))
-                    self.url = _group(r"page (http://\S+/)", line)
+                    self.url = _group(r"page (https?://\S+/)", line)
                     return time.monotonic() - begin
             if self.process.poll() is not None:
                 break

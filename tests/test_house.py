@@ -41,12 +41,28 @@ LEVELS = [
         "appliance.reading_order",
     },
     {"appliance.database"},
-    {"appliance.overview", "appliance.history_store"},
+    {
+        "appliance.overview",
+        "appliance.history_store",
+        "appliance.account_store",
+        "appliance.token_store",
+        "appliance.audit_store",
+        "appliance.waiting_store",
+    },
     {"appliance.study_pages"},
     {"appliance.series_store"},
     {"appliance.outbox_store"},
     {
         "appliance.signature",
+        "appliance.accounts",
+        "appliance.sessions",
+        "appliance.tokens",
+        "appliance.audit",
+        "appliance.audit_subjects",
+        "appliance.audit_proof",
+        "appliance.audit_message",
+        "appliance.audit_syslog",
+        "appliance.page_certificate",
         "appliance.preprocess",
         "appliance.probability",
         "appliance.occlusion",
@@ -56,6 +72,8 @@ LEVELS = [
         "appliance.whole",
         "appliance.store",
         "appliance.custody",
+        "appliance.worklist_store",
+        "appliance.assessment_store",
         "appliance.group_commit",
         "appliance.commitment_store",
         "appliance.step_store",
@@ -65,8 +83,9 @@ LEVELS = [
         "appliance.engine_cache",
     },
     {"appliance.package", "appliance.volume", "appliance.sandbox"},
-    {"appliance.golden", "appliance.render"},
+    {"appliance.golden", "appliance.render", "appliance.manifests"},
     {
+        "appliance.drift",
         "appliance.route",
         "appliance.companion",
         "appliance.concepts",
@@ -86,6 +105,7 @@ LEVELS = [
     {
         "appliance.canvas",
         "appliance.pictures",
+        "appliance.viewing",
         "appliance.file_head",
         "appliance.landing",
         "appliance.source_grid",
@@ -186,7 +206,7 @@ def test_brothers_never_see_each_other(folder: str) -> None:
 def test_training_uses_only_the_contracts_of_the_device() -> None:
     names = (
         "preprocess", "probability", "occlusion", "image", "package", "signature", "errors", "result", "receipt",
-        "backend", "backends",
+        "backend", "backends", "interpret", "volume", "drift.measure", "drift.reference", "drift.streams",
     )  # fmt: skip
     allowed = {f"appliance.{name}" for name in names}
     for module, path in _modules("compression"):
@@ -218,15 +238,32 @@ def test_only_the_ledger_knows_sql() -> None:
         if {"sqlite3", "appliance.database.Database", "appliance.overview.Overview"} & _imports(path)
     }
     assert users == {
+        "appliance.account_store",
+        "appliance.audit_store",
+        "appliance.audit_subjects",
+        "appliance.assessment_store",
         "appliance.commitment_store",
         "appliance.custody",
         "appliance.database",
         "appliance.history_store",
+        "appliance.drift.store",
         "appliance.outbox_store",
         "appliance.overview",
         "appliance.reader_study",
         "appliance.series_store",
         "appliance.step_store",
         "appliance.store",
+        "appliance.token_store",
+        "appliance.waiting_store",
         "appliance.study_pages",
+        "appliance.worklist_store",
     }
+
+
+def test_firmware_and_appliance_never_see_each_other() -> None:
+    """firmware/ touches the appliance through its command line and its files only."""
+    for folder, foreign in (("firmware", {"appliance", "compression"}), ("appliance", {"firmware"}),
+                            ("compression", {"firmware"})):  # fmt: skip
+        for module, path in _modules(folder):
+            seen = {imported.split(".")[0] for imported in _imports(path)} & foreign
+            assert not seen, f"{module} imports {seen}"

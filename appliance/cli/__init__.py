@@ -8,10 +8,12 @@ import click
 
 from appliance import __version__
 from appliance.cli import (
+    auditing,
     backends,
     deliveries,
     ledger,
     packages,
+    people,
     quarantine,
     reading,
     replaying,
@@ -66,6 +68,9 @@ for command in (
     quarantine.quarantine,
     ledger.ledger,
     ledger.retention,
+    people.accounts,
+    people.tokens,
+    auditing.audit,
     sending.send,
     sending.check_connection,
     serving.doctor,
@@ -77,7 +82,6 @@ for command in (
     stating.conformance,
     stating.openapi,
     studies.study,
-    serving.hash_password,
     serving.demo,
 ):
     main.add_command(command)

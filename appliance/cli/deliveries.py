@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.options import JSON, configured, existing_ledger
+from appliance.cli.options import JSON, acting, configured, existing_ledger
 from appliance.config import load
 from appliance.errors import ApplianceError
 
@@ -79,8 +79,11 @@ def retry(
 
     if (bool(numbers), destination is not None, everything).count(True) != 1:
         raise ApplianceError("this needs either numbers, or --to NAME, or --all")
-    store = Store(existing_ledger(load(config_path, data_dir)))
-    count = store.send_undelivered(destination, numbers or None)
+    config = load(config_path, data_dir)
+    store = Store(existing_ledger(config))
+    what = f"destination {destination}" if destination else " ".join(f"delivery {each}" for each in numbers) or "all"
+    with acting(config, "deliveries retry", what):
+        count = store.send_undelivered(destination, numbers or None)
     store.close()
     if numbers and count < len(set(numbers)):
         raise ApplianceError(
@@ -109,7 +112,8 @@ def send_again(destination: str, since: datetime, config_path: Path | None, data
         known = f"it has {', '.join(names)}" if names else "it has none"
         raise ApplianceError(f"the configuration has no destination {destination!r}", hint=known)
     store = Store(existing_ledger(config))
-    count = store.send_delivered(destination, since.timestamp())
+    with acting(config, "deliveries send-again", f"destination {destination}"):
+        count = store.send_delivered(destination, since.timestamp())
     store.close()
     click.echo(f"{count} results are sent to {destination} again")
 

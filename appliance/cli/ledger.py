@@ -9,7 +9,7 @@ from typing import Literal
 
 import click
 
-from appliance.cli.options import JSON, configured, existing_ledger
+from appliance.cli.options import JSON, acting, configured, existing_ledger
 from appliance.config import load
 
 
@@ -70,12 +70,14 @@ def export(
     from appliance.custody import Custody
     from appliance.ledger_export import export as write
 
-    custody = Custody(existing_ledger(load(config_path, data_dir)), read_only=True)
-    if path is None:
-        write(custody, sys.stdout, form, patient)
-        return
-    with path.open("w", newline="", encoding="utf-8") as file:
-        count = write(custody, file, form, patient)
+    config = load(config_path, data_dir)
+    custody = Custody(existing_ledger(config), read_only=True)
+    with acting(config, "ledger export --patient" if patient else "ledger export", ""):
+        if path is None:
+            write(custody, sys.stdout, form, patient)
+            return
+        with path.open("w", newline="", encoding="utf-8") as file:
+            count = write(custody, file, form, patient)
     click.echo(f"{count} rows in {path}")
 
 
@@ -93,7 +95,11 @@ def retention(dry_run: bool, as_json: bool, config_path: Path | None, data_dir: 
 
     config = load(config_path, data_dir)
     custody = Custody(existing_ledger(config))
-    removals = list(due(config, custody)) if dry_run else remove(config, custody)
+    if dry_run:
+        removals = list(due(config, custody))
+    else:
+        with acting(config, "retention", ""):
+            removals = remove(config, custody)
     if as_json:
         rows = [
             {"image": each.instance_id, "kind": each.kind, "bytes": each.size, "why": each.why} for each in removals

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import getpass
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,3 +66,24 @@ def existing_ledger(config: Config) -> Path:
             hint="start the appliance there first, or name its folder with --data",
         )
     return config.ledger_path
+
+
+def operator() -> str:
+    """Who calls: the user of the operating system, before sudo."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (OSError, KeyError):  # no entry for the user id
+        return str(os.getuid())
+
+
+@contextmanager
+def acting(config: Config, action: str, target: str) -> Iterator[None]:
+    """Record in the audit trail what is done within it, and how it ended."""
+    from appliance.audit import Trail, recorded
+
+    trail = Trail(config.audit_path, config.key_path)
+    try:
+        with recorded(trail, event="command", action=action, target=target, person=operator(), how="shell"):
+            yield
+    finally:
+        trail.close()

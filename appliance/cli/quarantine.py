@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from appliance.cli.options import JSON, configured, existing_ledger, table
+from appliance.cli.options import JSON, acting, configured, existing_ledger, table
 from appliance.config import load
 
 _NUMBERS = click.argument("numbers", nargs=-1, required=True, type=click.IntRange(1, 2**63 - 1))
@@ -85,7 +85,8 @@ def export(numbers: tuple[int, ...], folder: Path, config_path: Path | None, dat
     folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
         target = folder / f"{number:08d}.dcm"
-        shutil.copyfile(config.spool_path / custody.known(number)["file"], target)
+        with acting(config, "quarantine export", f"image {number}"):
+            shutil.copyfile(config.spool_path / custody.known(number)["file"], target)
         click.echo(target)
 
 
@@ -96,9 +97,11 @@ def retry(numbers: tuple[int, ...], config_path: Path | None, data_dir: Path | N
     """Put images into the queue again, after an update or with other limits. An image of a series takes all of it."""
     from appliance.custody import Custody
 
-    custody = Custody(existing_ledger(load(config_path, data_dir)))
+    config = load(config_path, data_dir)
+    custody = Custody(existing_ledger(config))
     for number in numbers:
-        custody.retry(number)
+        with acting(config, "quarantine retry", f"image {number}"):
+            custody.retry(number)
         click.echo(f"image {number} waits to be read again")
 
 
@@ -109,9 +112,11 @@ def review(numbers: tuple[int, ...], config_path: Path | None, data_dir: Path | 
     """Record that somebody has seen what came of images, of whatever state, so that [retention] may remove them."""
     from appliance.custody import Custody
 
-    custody = Custody(existing_ledger(load(config_path, data_dir)))
+    config = load(config_path, data_dir)
+    custody = Custody(existing_ledger(config))
     for number in numbers:
-        custody.review(number)
+        with acting(config, "quarantine review", f"image {number}"):
+            custody.review(number)
         click.echo(f"image {number} is marked as reviewed")
 
 

@@ -113,15 +113,6 @@ def support_bundle(file: Path, config_path: Path | None, data_dir: Path | None) 
     click.echo("It holds no patient data: README.txt in it says how that is made sure. Look at it before you send it.")
 
 
-@click.command("hash-password")
-@click.password_option(help="Asked for where it is not given.")
-def hash_password(password: str) -> None:
-    """Make the password_hash for [web.login] of the configuration."""
-    from werkzeug.security import generate_password_hash
-
-    click.echo(generate_password_hash(password))
-
-
 @click.command()
 @click.option(
     "--samples", type=click.Path(exists=True, path_type=Path), help="Folder of PNG, JPEG or DICOM files to send."

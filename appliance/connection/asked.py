@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydicom.uid import UID
 
 from appliance.config import Config
-from appliance.connection import IMAGES, RESULTS
+from appliance.connection import IMAGES, results
 from appliance.connection.question import Question
 from appliance.delivery.way import tls_files
 from appliance.errors import ApplianceError
@@ -46,7 +46,7 @@ def questions(
         yield _own(config, calling_ae_title, timeout, tls)
     elif peer not in named:
         to = parse_destination(peer)
-        yield str(to), Question(to, calling, wanted or {**IMAGES, **RESULTS}, tls, timeout)
+        yield str(to), Question(to, calling, wanted or {**IMAGES, **results(config)}, tls, timeout)
         return
     if peer and named[peer].protocol != "dicom":
         raise ApplianceError(f"{peer!r} is no DICOM peer", hint="`scanside doctor` asks whether it answers")
@@ -54,7 +54,8 @@ def questions(
         each = named[name]
         to = Destination(each.ae_title, each.host, each.port)
         configured = tls_files(each.tls, config) if each.tls else None
-        yield f"destination {name} {to}", Question(to, calling, wanted or RESULTS, tls or configured, timeout)
+        asked = wanted or results(config, each)
+        yield f"destination {name} {to}", Question(to, calling, asked, tls or configured, timeout)
 
 
 def _own(config: Config, calling_ae_title: str | None, timeout: float, tls: TlsFiles | None) -> tuple[str, Question]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydicom.uid import generate_uid
 
+from appliance.audit import Record, Trail
 from appliance.config import Config, Destination
 from appliance.delivery.storage_scu import NothingAcceptedError
 from appliance.delivery.way import Answer, Committer, Item, Way
@@ -42,6 +43,8 @@ class Lane:
         None where the destination is not asked for storage commitment.
     on_report
         Records what it says, where it does so at once; returns whether it was asked.
+    trail
+        Has a record of what was sent at one go.
     """
 
     def __init__(
@@ -54,10 +57,11 @@ class Lane:
         committer: Committer | None,
         stopping: threading.Event,
         on_report: Callable[[CommitmentReport], bool],
+        trail: Trail | None = None,
     ) -> None:
         self._destination, self._settings, self._store = destination, config.delivery, store
         self._results, self._way, self._committer, self._stopping = results_folder, way, committer, stopping
-        self._on_report = on_report
+        self._on_report, self._trail = on_report, trail
         self._name = destination.name
         self._looked_at = 0.0
         self._reported = threading.Event()
@@ -71,6 +75,8 @@ class Lane:
     def close(self) -> None:
         """At the end, by the thread that worked."""
         self._way.close()
+        if self._trail is not None:
+            self._trail.close()
 
     def work(self) -> float:
         """Send and ask what is due; seconds until there may be more to do."""
@@ -98,10 +104,13 @@ class Lane:
         rows = self._store.due(self._name, limit=1, probe=True) if probe else self._store.due(self._name)
         attempts = {row["id"]: row["attempts"] for row in rows}
         not_sent: dict[str, list[Item]] = {}
+        sent: list[Item] = []
+        begun_at = time.time()
         for answer in self._answers([self._item(row) for row in rows]):
             if not answer.error:
                 self._store.sent(answer.item.id, to_commit=self._committer is not None)
                 log.info("instance %d: %s sent to %s", answer.item.instance_id, answer.item.kind, self._name)
+                sent.append(answer.item)
             elif answer.blame != "destination":
                 not_sent.setdefault(answer.error, []).append(answer.item)
             if answer.blame in ("destination", "both"):
@@ -115,7 +124,24 @@ class Lane:
             self._store.retry([item.id for item in items], error, time.time() + pause)
             # Nothing of what a peer says is logged: it may name the patient. The ledger has it.
             log.warning("%d objects not sent to %s, next try in %.0f s", len(items), self._name, pause)
+        self._record(sent, begun_at)
         return bool(rows)
+
+    def _record(self, sent: list[Item], begun_at: float) -> None:
+        if self._trail is None or not sent:
+            return
+        record = Record(
+            at=time.time(),
+            event="transfer_end",
+            action=f"sent by {self._destination.protocol}",
+            how="dicom",
+            address=self._destination.host or "",
+            target=f"destination {self._name}",
+            detail=f"{len(sent)} objects",
+            images=tuple(sorted({item.instance_id for item in sent})),
+            since=begun_at,
+        )
+        self._trail.append(record, flushed=False)
 
     def _answers(self, items: list[Item]) -> Iterator[Answer]:
         """Of the way out. An error that it should not have raised is blamed on the item that has no answer."""

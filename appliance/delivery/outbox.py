@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+from appliance.audit import Trail
 from appliance.config import Config
 from appliance.delivery import committer_of, way_to
 from appliance.delivery.lane import Lane
@@ -26,7 +27,7 @@ class Outbox:
     Sending again what a peer already has is harmless: the object has the same SOP Instance UID.
     """
 
-    def __init__(self, config: Config, store: Store, results_folder: Path) -> None:
+    def __init__(self, config: Config, store: Store, results_folder: Path, trail: Trail | None = None) -> None:
         self._config = config
         self._store = store
         self._stopping = threading.Event()
@@ -40,6 +41,7 @@ class Outbox:
                 committer_of(each, config),
                 self._stopping,
                 self.take_report,
+                trail,
             )
             for each in config.destinations
         }

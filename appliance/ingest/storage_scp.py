@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydicom.uid import RE_VALID_UID, UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
@@ -26,6 +27,7 @@ from appliance.acceptor.association import AcceptedAssociation, Ending, Patience
 from appliance.acceptor.command import StoreRequest
 from appliance.acceptor.pdu import ProtocolError
 from appliance.acceptor.server import Acceptor
+from appliance.audit import Record, Trail
 from appliance.commitment_store import CommitmentStore
 from appliance.decode import DECODERS
 from appliance.errors import ApplianceError, DiskFullError, SpoolError
@@ -60,6 +62,7 @@ class _Stored:
     transfer_id: str
     heads: Heads
     count: int = 0
+    begun_at: float = 0.0  # when the first instance came
 
 
 class StorageScp:
@@ -77,6 +80,8 @@ class StorageScp:
     on_report
         Given what a destination says of results that were sent to it, on an association of its own; returns whether it
         was asked. None where none is asked.
+    trail
+        Has a record of each association that brings instances, at its begin and its end.
     """
 
     def __init__(
@@ -85,9 +90,10 @@ class StorageScp:
         intake: Intake,
         folder: Path = Path(),
         on_report: Callable[[CommitmentReport], bool] | None = None,
+        trail: Trail | None = None,
     ) -> None:
         self._settings, self._intake, self._folder = settings, intake, folder
-        self._on_report = on_report
+        self._on_report, self._trail = on_report, trail
         self._access = Access(settings)
         self._acceptor: Acceptor | None = None
         self._commitment: StorageCommitment | None = None
@@ -201,7 +207,36 @@ class StorageScp:
         log.info("association from %s %s: %d instances", stored.sender, ending, stored.count)
         if stored.count:
             self._intake.end_transfer(stored.transfer_id, ending)
+        if stored.begun_at:
+            self._record(association, stored, "transfer_end", ending)
+            if self._trail is not None:
+                self._trail.close()
         self._intake.leave()
+
+    def _record(
+        self,
+        association: AcceptedAssociation,
+        stored: _Stored,
+        event: Literal["transfer_begin", "transfer_end"],
+        ending: str = "",
+    ) -> None:
+        """Tell the audit trail; one that can't be written stops no scanner."""
+        if self._trail is None:
+            return
+        requestor = association.requestor
+        record = Record(
+            at=time.time(),
+            event=event,
+            action="C-STORE",
+            failed=ending == "aborted",
+            person=requestor.ae_title,
+            how="dicom",
+            address=requestor.address,
+            target=f"transfer {stored.transfer_id}",
+            detail=f"{stored.count} instances, {ending}" if ending else "",
+            since=stored.begun_at,
+        )
+        self._trail.append(record, flushed=False)
 
     def begin_store(self, association: AcceptedAssociation, request: StoreRequest) -> _Storing | _Refused:
         if request.abstract_syntax_uid in _SERVICES:
@@ -209,6 +244,9 @@ class StorageScp:
         if not _is_uid(request.sop_instance_uid) or not _is_uid(request.sop_class_uid):
             return _Refused(_CANNOT_UNDERSTAND, "The SOP Class or SOP Instance UID is not valid")
         stored = self._open[association]
+        if not stored.begun_at:
+            stored.begun_at = time.time()
+            self._record(association, stored, "transfer_begin")
         priority = schedule.of_c_store(request.priority)
         head = stored.heads.make(request.sop_class_uid, request.sop_instance_uid, request.transfer_syntax_uid, priority)
         try:

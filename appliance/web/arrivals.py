@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from flask import Blueprint, Flask, Response, abort, current_app, jsonify, render_template, request
+from flask import Blueprint, Flask, Response, abort, current_app, g, jsonify, render_template, request
 from werkzeug.exceptions import NotAcceptable, RequestTimeout, ServiceUnavailable, UnsupportedMediaType
 
 from appliance.config import Config
@@ -23,6 +25,7 @@ from appliance.spool import Spool
 from appliance.store import Store
 from appliance.web.auth import FOR_SYSTEMS
 from appliance.web.multipart import Part, parts
+from appliance.web.rights import needs
 
 if TYPE_CHECKING:
     from appliance.ingest import Intake
@@ -67,6 +70,7 @@ def register(app: Flask, config: Config, on_arrival: Callable[[], None]) -> None
 
 @blueprint.post("/dicom-web/studies")
 @blueprint.post("/dicom-web/studies/<study_instance_uid>")
+@needs("send")
 def stow(study_instance_uid: str | None = None) -> Response:
     """The Store transaction."""
     if request.accept_mimetypes and not request.accept_mimetypes.best_match(_ANSWERS):
@@ -94,11 +98,13 @@ def _instance(part: Part) -> Iterator[bytes]:
 
 
 @blueprint.get("/upload")
+@needs("send")
 def upload_form() -> str:
     return render_template("upload.html", outcomes=None, upload_words=_WORDS)
 
 
 @blueprint.post("/upload")
+@needs("send")
 def upload() -> Response | str:
     """Take the files of the form; the outcome of each as a page, or as JSON where that is asked for."""
     if request.mimetype != "multipart/form-data":
@@ -125,10 +131,11 @@ def _taking() -> Iterator[tuple[Intake, str]]:
     try:
         intake: Intake = current_app.config["SCANSIDE_INTAKE"]()
         transfer_id, whole = uuid.uuid4().hex, False
+        g.transfer = transfer_id, time.time()
         try:
             yield intake, transfer_id
             whole = True
-        except BlockingIOError as error:  # the server's limit for a read; see `appliance.web.server`
+        except (BlockingIOError, ssl.SSLWantReadError) as error:  # the server's limit; see `appliance.web.server`
             raise RequestTimeout("Nothing came for too long.") from error
         finally:
             intake.end_transfer(transfer_id, "released" if whole else "aborted")
@@ -142,7 +149,7 @@ def _hang_up(response: Response) -> Response:
         connection: socket.socket | None = request.environ.get("gunicorn.socket")
         if connection is not None:
             with suppress(OSError):  # the peer has gone
-                connection.shutdown(socket.SHUT_RD)
+                socket.socket.shutdown(connection, socket.SHUT_RD)  # that of ssl.SSLSocket would end the encryption
     return response
 
 

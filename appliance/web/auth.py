@@ -1,58 +1,207 @@
-"""Who may do what: the login, as soon as one is configured, and no other site's doing in a browser's name."""
+"""Who asks, and whether they may: sessions, tokens, HTTP Basic, the login, and no other site's doing.
+
+While there is no account, a page on loopback is open, and one on another address serves nothing but the form that makes
+the first account. As soon as there is one, everything asks who it is.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 import os
-import threading
-import time
-from urllib.parse import urlsplit
+import secrets
+from urllib.parse import quote, urlsplit
 
-from flask import Flask, Response, abort, redirect, render_template, request, session, url_for
-from werkzeug.security import check_password_hash
+from flask import Flask, Response, abort, current_app, g, redirect, request, session
+from itsdangerous import BadData, URLSafeTimedSerializer
+from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.wrappers import Response as BaseResponse
 
-from appliance.config import Config, Login
+from appliance.accounts import ALL_RIGHTS, Account, Accounts
+from appliance.config import LOOPBACK, Config
+from appliance.errors import LoginError
+from appliance.sessions import Sessions
+from appliance.tokens import Tokens
+from appliance.web.rights import is_automatic, may, right_of
 
-FOR_SYSTEMS = "/dicom-web/"  # below this no person looks, and a login is HTTP's Basic one (RFC 7617)
-_OPEN = ("login", "static", "views.healthz")
-_FREE_TRIES = 5
-_LONGEST_WAIT = 300.0
-_SESSION_SECONDS = 12 * 3600
+FOR_SYSTEMS = "/dicom-web/"  # below this no person looks, and a login is HTTP's Basic one (RFC 7617) or a token
+API = "/api/"
+_WITH_TOKENS = (FOR_SYSTEMS, API, "/metrics")
+_SESSION_KEY = "login"
+_KNOWN_COOKIE = "scanside-known"
+_KNOWN_SECONDS = 180 * 86400
+_LONGEST_NEXT = 1000
+_MOST_REMEMBERED = 100
 
 
-class Throttle:
-    """After a few wrong passwords, each further try has to wait, twice as long as the one before."""
+class Gate:
+    """What the requests of one page are let in by."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._failures = 0
-        self._open_at = 0.0
+    def __init__(self, config: Config, secret: bytes) -> None:
+        self.accounts = Accounts(config.ledger_path)
+        self.sessions = Sessions(config.ledger_path, config.web.idle_minutes * 60, config.web.session_hours * 3600)
+        self.tokens = Tokens(config.ledger_path)
+        self._on_loopback = config.web.host in LOOPBACK
+        self._known = URLSafeTimedSerializer(secret, "a browser that an account has logged in with")
+        self._closed = False
+        self._key = os.urandom(32)
+        self._right: dict[bytes, str] = {}  # what was right by HTTP Basic -> the password's hash at that time
 
-    def wait(self) -> float:
-        """Seconds until the next try is looked at."""
-        with self._lock:
-            return max(self._open_at - time.monotonic(), 0.0)
+    @property
+    def closed(self) -> bool:
+        """Whether there is an account, so that everybody has to log in."""
+        self._closed = self._closed or self.accounts.store.any_account()  # none is ever removed
+        return self._closed
 
-    def failed(self) -> None:
-        with self._lock:
-            self._failures += 1
-            if self._failures >= _FREE_TRIES:
-                pause = min(2.0 ** (self._failures - _FREE_TRIES), _LONGEST_WAIT)
-                self._open_at = time.monotonic() + pause
+    @property
+    def unclaimed(self) -> bool:
+        """Whether the network reaches a page without any account."""
+        return not self._on_loopback and not self.closed
 
-    def succeeded(self) -> None:
-        with self._lock:
-            self._failures, self._open_at = 0, 0.0
+    def identify(self) -> None:
+        """Find out who asks, and keep it in ``g``: person, role, how, rights."""
+        g.person, g.role, g.how, g.rights = "", "", "", frozenset({"open"})
+        given = request.authorization
+        if given is not None and given.type == "bearer" and request.path.startswith(_WITH_TOKENS):
+            token = self.tokens.of(given.token or "")
+            if token is not None:
+                g.person, g.how, g.rights = token.name, "token", token.rights
+            return  # whoever shows a token is not asked for a cookie
+        if given is not None and given.type == "basic" and request.path.startswith(FOR_SYSTEMS):
+            self._take(self._by_basic(given.username or "", given.password or ""), "password")
+            return
+        secret = session.get(_SESSION_KEY)
+        if isinstance(secret, str):
+            by_person = not is_automatic(current_app, request)
+            self._take(self.sessions.account(secret, by_person), "session")
+
+    @staticmethod
+    def _take(account: Account | None, how: str) -> None:
+        if account is not None:
+            g.person, g.role, g.how, g.rights = account.name, account.role, how, account.rights
+
+    def _by_basic(self, name: str, password: str) -> Account | None:
+        """A right password is checked slowly only once; it counts until it is changed."""
+        seen = hmac.digest(self._key, f"{len(name)}:{name}{password}".encode(), hashlib.sha256)
+        row = self.accounts.store.account(name)
+        if row is not None and row["disabled_at"] is None and self._right.get(seen) == row["password"]:
+            return Account.of(row)
+        try:
+            account = self.accounts.log_in(name, password, address(), basic=True)
+        except LoginError:
+            return None
+        if row is not None:
+            if len(self._right) >= _MOST_REMEMBERED:
+                self._right.clear()
+            self._right[seen] = row["password"]
+        return account
+
+    # --- sessions ---------------------------------------------------------------------------------------------
+
+    def log_in(self, name: str, password: str) -> Account:
+        """Begin a session of this browser; raises `LoginError`."""
+        mark = self._mark(name)
+        account = self.accounts.log_in(name, password, address(), mark)
+        self.begin(account)
+        return account
+
+    def begin(self, account: Account) -> None:
+        """Give this browser a new session, whatever it had before."""
+        old = session.get(_SESSION_KEY)
+        session.clear()
+        if isinstance(old, str):
+            self.sessions.end(old)
+        session[_SESSION_KEY] = self.sessions.begin(account, address())
+        g.person, g.role, g.how, g.rights = account.name, account.role, "session", account.rights
+
+    def end(self) -> None:
+        secret = session.get(_SESSION_KEY)
+        session.clear()
+        if isinstance(secret, str):
+            self.sessions.end(secret)
+
+    def remember_browser(self, response: BaseResponse) -> None:
+        """Mark a browser as one in which the account that is logged in now was logged in."""
+        name = g.person.lower()
+        mark = self._mark(name) or secrets.token_hex(16)
+        response.set_cookie(
+            _KNOWN_COOKIE,
+            str(self._known.dumps([name, mark])),
+            max_age=_KNOWN_SECONDS,
+            path="/login",
+            secure=bool(current_app.config["SESSION_COOKIE_SECURE"]),
+            httponly=True,
+            samesite="Strict",
+        )
+
+    def _mark(self, name: str) -> str:
+        """Of this browser, where the account of this name has logged in with it; '' where it has not."""
+        try:
+            said, mark = self._known.loads(request.cookies.get(_KNOWN_COOKIE, ""), max_age=_KNOWN_SECONDS)
+        except (BadData, ValueError, TypeError):
+            return ""
+        return str(mark) if said == name.lower() else ""
+
+    # --- letting in -------------------------------------------------------------------------------------------
+
+    def answer(self) -> BaseResponse | None:
+        """None where the request is let in; otherwise what it gets, or an HTTP error is raised."""
+        right = right_of(current_app, request.endpoint)
+        self.identify()
+        if not self.closed:
+            if self._on_loopback:
+                # Another site's name that resolves to this machine must not read the page (DNS rebinding).
+                if not host_is_trusted(request.host, LOOPBACK_HOSTS):
+                    abort(400, "This page answers on this machine's own name only.")
+                g.rights = ALL_RIGHTS
+                return None
+            return None if right == "open" else self._ask("/enrol")
+        if may(right):
+            return None
+        if g.person:
+            abort(403, f"{g.person} may not do this: it needs the right to {right}.")
+        return self._ask(f"/login{_next()}")
+
+    @staticmethod
+    def _ask(page: str) -> BaseResponse:
+        """To log in: a page's reader by the login page, a system by the status code."""
+        g.asked = True
+        if request.path.startswith(FOR_SYSTEMS):
+            return Response("login required\n", 401, {"WWW-Authenticate": 'Basic realm="Scanside", charset="UTF-8"'})
+        if request.path.startswith(_WITH_TOKENS):
+            abort(401, "Log in, or send a token: Authorization: Bearer ...")
+        return redirect(page)
+
+
+LOOPBACK_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+
+
+def address() -> str:
+    """Where the request comes from."""
+    return request.remote_addr or "unknown"
+
+
+def gate() -> Gate:
+    found: Gate = current_app.config["SCANSIDE_GATE"]
+    return found
+
+
+def protect(app: Flask, config: Config, secret: bytes) -> None:
+    """Let nobody past what they may do."""
+    app.config["SCANSIDE_GATE"] = Gate(config, secret)
+
+    @app.before_request
+    def guard() -> BaseResponse | None:
+        return gate().answer()
 
 
 def refuse_other_sites(app: Flask) -> None:
     """Refuse what a browser sends to this page in the name of another site's page, on all routes that change anything.
 
-    A page without a login has no cookie that would be missing then. A browser says with each such request where it
+    This holds without a login, too, where no cookie would be missing. A browser says with each such request where it
     comes from: in Sec-Fetch-Site over TLS and on the device itself, in Origin always. What says neither is no browser,
-    and served only where systems send: STOW-RS and the JSON API.
+    and served only where systems send: STOW-RS and the JSON API. A secret in every form would add nothing: what can
+    read the page's own forms, or forge these headers, could read it, too.
     """
 
     @app.before_request
@@ -65,78 +214,23 @@ def refuse_other_sites(app: Flask) -> None:
         elif origin is not None:
             same = urlsplit(origin).netloc == request.host
         else:
-            same = request.path.startswith((FOR_SYSTEMS, "/api/"))
+            same = request.path.startswith((FOR_SYSTEMS, API))
         if not same:
             abort(403, "This was not sent by a page of this device. Load the page again, and press the button there.")
 
 
-class _Basic:
-    """Name and password in every request, as systems send them; a right one is checked slowly only once."""
-
-    def __init__(self, settings: Login) -> None:
-        self._settings = settings
-        self._throttle = Throttle()  # of its own: a system with a wrong password must not lock people out
-        self._key = os.urandom(32)
-        self._right = b""
-
-    def is_right(self) -> bool:
-        given = request.authorization
-        if given is None or given.type != "basic":
-            return False
-        name, password = given.username or "", given.password or ""
-        digest = hmac.digest(self._key, f"{len(name)}:{name}{password}".encode(), hashlib.sha256)
-        if self._right and hmac.compare_digest(digest, self._right):
-            return True
-        if self._throttle.wait() > 0:
-            return False
-        same = hmac.compare_digest(name.encode(), self._settings.username.encode())
-        if check_password_hash(self._settings.password_hash, password) and same:
-            self._right = digest
-            self._throttle.succeeded()
-            return True
-        self._throttle.failed()
-        return False
+def _next() -> str:
+    """What to show after the login, as a query string; '' for the first page, and where something was sent."""
+    path = request.full_path.rstrip("?")
+    if request.method != "GET" or path == "/" or len(path) > _LONGEST_NEXT:
+        return ""
+    return f"?next={quote(path, safe='/')}"
 
 
-def protect(app: Flask, config: Config) -> None:
-    """Add the login page and let nobody past it, where the configuration has a login."""
-    settings = config.web.login
-    if settings is None:
-        return
-    throttle, basic = Throttle(), _Basic(settings)
-
-    @app.before_request
-    def require_login() -> BaseResponse | None:
-        fresh = time.time() - session.get("since", 0.0) < _SESSION_SECONDS
-        view = app.view_functions.get(request.endpoint or "")
-        if request.endpoint in _OPEN or getattr(view, "needs", "") == "open" or fresh:
-            return None
-        if request.path.startswith(FOR_SYSTEMS):
-            if basic.is_right():
-                return None
-            return Response("login required\n", 401, {"WWW-Authenticate": 'Basic realm="Scanside", charset="UTF-8"'})
-        if request.path.startswith("/api/"):
-            abort(401, "A login or a token is needed.")
-        return redirect(url_for("login"))
-
-    @app.route("/login", methods=["GET", "POST"])
-    def login() -> str | tuple[str, int] | BaseResponse:
-        if request.method == "GET":
-            return render_template("login.html", problem="")
-        wait = throttle.wait()
-        if wait > 0:
-            return render_template("login.html", problem=f"Too many tries. Wait {wait:.0f} s."), 429
-        name = hmac.compare_digest(request.form.get("username", "").encode(), settings.username.encode())
-        # Checked for a wrong name, too, so that the time tells nothing.
-        if check_password_hash(settings.password_hash, request.form.get("password", "")) and name:
-            throttle.succeeded()
-            session.clear()
-            session["since"] = time.time()
-            return redirect(url_for("views.worklist"))
-        throttle.failed()
-        return render_template("login.html", problem="The name or the password is wrong."), 403
-
-    @app.post("/logout")
-    def logout() -> BaseResponse:
-        session.clear()
-        return redirect(url_for("login"))
+def place_of(text: str) -> str:
+    """A page of this device to go to after the login; never another site."""
+    parts = urlsplit(text)
+    local = text.startswith("/") and not text.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
+    if not local or len(text) > _LONGEST_NEXT or any(ord(letter) < 33 or letter in "\\\x7f" for letter in text):
+        return "/"
+    return text

@@ -11,6 +11,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from appliance.config import Config
 from appliance.custody import Custody
 from appliance.errors import ApplianceError
+from appliance.web.rights import needs
 
 blueprint = Blueprint("custody", __name__)
 
@@ -27,6 +28,7 @@ def _custody(read_only: bool = False) -> Custody:
 
 
 @blueprint.get("/quarantine")
+@needs("see")
 def quarantine() -> str:
     custody = _custody(read_only=True)
     try:
@@ -36,6 +38,7 @@ def quarantine() -> str:
 
 
 @blueprint.get(f"/quarantine/{_NUMBER}.dcm")
+@needs("operate")
 def export(number: int) -> BaseResponse:
     """The file as it came. It may name the patient, so it is there only where the page may, too."""
     if not _config().web.show_patient:
@@ -55,11 +58,13 @@ def export(number: int) -> BaseResponse:
 
 
 @blueprint.post(f"/quarantine/{_NUMBER}/retry")
+@needs("operate")
 def retry(number: int) -> BaseResponse:
     return _done(number, Custody.retry, "/quarantine")
 
 
 @blueprint.post(f"/study/{_NUMBER}/review")
+@needs("assess")
 def review(number: int) -> BaseResponse:
     return _done(number, Custody.review, f"/study/{number}")
 

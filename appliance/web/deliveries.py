@@ -7,6 +7,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config
 from appliance.store import Store
+from appliance.web.rights import needs
 
 blueprint = Blueprint("deliveries", __name__)
 
@@ -19,6 +20,7 @@ def _config() -> Config:
 
 
 @blueprint.get("/deliveries")
+@needs("see")
 def deliveries() -> str:
     store: Store = current_app.config["SCANSIDE_STORE"]
     return render_template(
@@ -30,11 +32,13 @@ def deliveries() -> str:
 
 
 @blueprint.post("/deliveries/retry")
+@needs("operate")
 def retry_all() -> BaseResponse:
     return _send_again(None)
 
 
 @blueprint.post("/deliveries/<int(max=9223372036854775807):number>/retry")
+@needs("operate")
 def retry(number: int) -> BaseResponse:
     return _send_again([number])
 

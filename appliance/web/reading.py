@@ -17,6 +17,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from appliance.config import Config
 from appliance.errors import ReaderStudyError, SpoolError
 from appliance.reader_study import ReaderStudies
+from appliance.web.rights import needs
 
 blueprint = Blueprint("reading", __name__, url_prefix="/reader-study/<name>")
 
@@ -26,7 +27,7 @@ SCALE_WORDS = {
         "Surely present"),
 }  # fmt: skip
 _WHOLE_HOUR = 3600.0
-_OPEN_TO_READERS = ("reading.", "static", "login", "logout", "views.healthz")
+_OPEN_TO_READERS = ("reading.", "static", "people.login", "people.logout", "views.healthz")
 
 Page = str | tuple[str, int] | BaseResponse
 
@@ -82,6 +83,7 @@ def _taken(name: str) -> Seat:
 
 
 @blueprint.get("")
+@needs("assess")
 def start(name: str) -> Page:
     """Where a reader begins, pauses, goes on and finishes."""
     seat = _seat(name)
@@ -91,6 +93,7 @@ def start(name: str) -> Page:
 
 
 @blueprint.post("")
+@needs("assess")
 def enter(name: str) -> Page:
     study = _study(name)
     try:
@@ -102,6 +105,7 @@ def enter(name: str) -> Page:
 
 
 @blueprint.get("/case")
+@needs("assess")
 def go_on(name: str) -> Page:
     """The first image without an answer, or where one finishes."""
     seat = _taken(name)
@@ -110,6 +114,7 @@ def go_on(name: str) -> Page:
 
 
 @blueprint.get("/case/<int(max=1000000):place>")
+@needs("assess")
 def case(name: str, place: int) -> Page:
     seat = _taken(name)
     return _case(seat, _reading(seat, place))
@@ -129,6 +134,7 @@ def _case(seat: Seat, reading: dict[str, Any], problem: str = "") -> str:
 
 
 @blueprint.get("/case/<int(max=1000000):place>.png")
+@needs("assess", automatic=True)
 def picture(name: str, place: int) -> BaseResponse:
     """By its place in the reader's order, so that its address tells nothing."""
     config: Config = current_app.config["SCANSIDE"]
@@ -138,6 +144,7 @@ def picture(name: str, place: int) -> BaseResponse:
 
 
 @blueprint.post("/case/<int(max=1000000):place>")
+@needs("assess")
 def answer(name: str, place: int) -> Page:
     """Keep an answer and show the next image; with ``pause``, keep only the time."""
     seat = _taken(name)
@@ -186,6 +193,7 @@ def not_kept(error: SpoolError) -> tuple[str, int]:
 
 
 @blueprint.post("/finish")
+@needs("assess")
 def finish(name: str) -> Page:
     seat = _taken(name)
     try:
@@ -197,6 +205,7 @@ def finish(name: str) -> Page:
 
 
 @blueprint.post("/leave")
+@needs("assess")
 def leave(name: str) -> Page:
     """Give the seat to another reader; this one goes on later, with their code."""
     seat = _taken(name)

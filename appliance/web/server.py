@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import struct
 from typing import Any
 
@@ -12,6 +13,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from appliance.config import Config
+from appliance.page_certificate import context, page_certificate
 from appliance.process import die_with_parent
 from appliance.web import arrivals
 from appliance.web.app import create_app
@@ -41,6 +43,18 @@ class _Server(BaseApplication):
             "control_socket_disable": True,
             "post_fork": lambda _server, _worker: die_with_parent(self._arbiter),
         }
+        certificate = page_certificate(self._config)
+        if certificate is not None:
+            shown = context(certificate)
+
+            def one_for_all(_conf: Any, _factory: Any) -> ssl.SSLContext:
+                return shown  # gunicorn asks for each connection, and a new one would know no TLS session
+
+            settings |= {
+                "certfile": str(certificate.certificate),
+                "keyfile": str(certificate.key),
+                "ssl_context": one_for_all,
+            }
         for name, value in settings.items():
             if name in self.cfg.settings:
                 self.cfg.set(name, value)

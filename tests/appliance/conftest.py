@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.security import generate_password_hash
+from werkzeug.test import TestResponse
 
 from appliance import file_head
+from appliance.account_store import AccountStore
+from appliance.accounts import Role
 from appliance.ingest import Intake
 from appliance.spool import LANDING, Spool
 from appliance.store import Store
@@ -51,6 +55,21 @@ def browser(app: Flask) -> FlaskClient:
     client = app.test_client()
     client.environ_base["HTTP_ORIGIN"] = "http://localhost"
     return client
+
+
+PASSWORD = "correct horse battery"
+_HASH = generate_password_hash(PASSWORD, "pbkdf2:sha256:1")  # quick, since tests make many
+
+
+def account(ledger: Path, name: str, role: Role = "administrator") -> None:
+    """An account with `PASSWORD`, on a ledger that is there or made; any role, even of the first one."""
+    store = AccountStore(ledger)
+    store.insert_account(name, role, _HASH)
+    store.close()
+
+
+def log_in(client: FlaskClient, name: str, password: str = PASSWORD) -> TestResponse:
+    return client.post("/login", data={"username": name, "password": password})
 
 
 @pytest.fixture

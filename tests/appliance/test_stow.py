@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge
-from werkzeug.security import generate_password_hash
 from werkzeug.test import TestResponse
 
-from appliance.config import Config, Login, Uploads, Web
+from appliance.config import Config, Uploads
 from appliance.store import Store
 from appliance.web.app import create_app
 from appliance.web.multipart import parts
+from tests.appliance.conftest import PASSWORD, account
 from tests.dicom_files import make_radiograph
 from tests.peers import small_disk
 
@@ -191,22 +191,24 @@ def test_a_full_disk_is_a_reason_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_with_a_login_systems_need_it_in_every_request(tmp_path: Path, chest: bytes) -> None:
-    login = Login(username="operator", password_hash=generate_password_hash("right", "pbkdf2:sha256:1"))
-    page = Page(tmp_path / "box", web=Web(login=login))
+    page = Page(tmp_path / "box")
+    account(page.config.ledger_path, "pacs", "engineer")
+    account(page.config.ledger_path, "jane", "clinician")
 
-    def basic(password: str) -> dict[str, str]:
-        return {"Authorization": f"Basic {base64.b64encode(f'operator:{password}'.encode()).decode()}"}
+    def basic(password: str, name: str = "pacs") -> dict[str, str]:
+        return {"Authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}
 
     refused = page.stow(chest)
     assert (refused.status_code, refused.headers["WWW-Authenticate"][:5]) == (401, "Basic")
-    assert page.stow(chest, **basic("right")).status_code == 200
+    assert page.stow(chest, **basic(PASSWORD)).status_code == 200
     for _ in range(9):
         assert page.stow(chest, **basic("wrong")).status_code == 401
-    assert page.stow(chest, **basic("right")).status_code == 200, "one that was right before is not locked out"
-    assert page.client.post("/upload", headers={**basic("right"), **FROM_PAGE}).status_code == 302, (
+    assert page.stow(chest, **basic(PASSWORD)).status_code == 200, "one that was right before is not locked out"
+    assert page.client.post("/upload", headers={**basic(PASSWORD), **FROM_PAGE}).status_code == 302, (
         "people log in on the page"
     )
-    page.client.post("/login", data={"username": "operator", "password": "right"}, headers=FROM_PAGE)
+    assert page.stow(chest, **basic(PASSWORD, "jane")).status_code == 403, "her role has no right to send"
+    page.client.post("/login", data={"username": "pacs", "password": PASSWORD}, headers=FROM_PAGE)
     assert page.client.get("/upload").status_code == 200
 
 

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser
-from werkzeug.security import generate_password_hash
 
 from appliance import package
 from appliance.web.arrivals import MOST_AT_ONCE
+from tests.appliance.conftest import PASSWORD, account
 from tests.dicom_files import make_radiograph
 from tests.peers import dicomweb_plugin, orthanc, wait_until
 from tests.running import RunningAppliance
@@ -53,13 +53,12 @@ def _wait_final(appliance: RunningAppliance, source: str, count: int) -> None:
 def test_orthanc_sends_by_stow_with_the_login(tmp_path: Path) -> None:
     """Chunked, with HTTP Basic, many in one request."""
     plugin = dicomweb_plugin()
-    hashed = generate_password_hash("secret", "pbkdf2:sha256:1000")
-    login = f"[web.login]\nusername = 'pacs'\npassword_hash = '{hashed}'\n"
-    appliance = RunningAppliance(tmp_path / "appliance", web="", extra=login)
+    appliance = RunningAppliance(tmp_path / "appliance")
     appliance.start()
+    account(appliance.data / "ledger.sqlite3", "pacs", "engineer")
     servers = {
         name: {"Url": f"{appliance.url}dicom-web/", "Username": "pacs", "Password": password}
-        for name, password in (("scanside", "secret"), ("stranger", "wrong"))
+        for name, password in (("scanside", PASSWORD), ("stranger", "wrong"))
     }
     try:
         with orthanc(tmp_path / "pacs", Plugins=[plugin], DicomWeb={"Servers": servers}) as pacs:

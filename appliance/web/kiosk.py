@@ -1,0 +1,85 @@
+"""A screen for a wall: how much waits and how the device is, in figures to be read from 3 m. Nothing of a patient."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask import Blueprint, Response, abort, current_app, jsonify, redirect, render_template
+from werkzeug.wrappers import Response as BaseResponse
+
+from appliance.config import Config
+from appliance.health import health
+from appliance.store import Store
+from appliance.waiting_store import WaitingStore
+from appliance.web.rights import may, needs
+
+blueprint = Blueprint("kiosk", __name__)
+
+_LEAST_FREE = 0.05  # of the disk
+
+
+@blueprint.get("/kiosk")
+@needs("open")
+def kiosk() -> str | BaseResponse:
+    if not _may_look():
+        return redirect("/login?next=/kiosk")
+    return render_template("kiosk.html", figures=_figures())
+
+
+@blueprint.get("/kiosk.json")
+@needs("open", automatic=True)
+def figures() -> Response:
+    if not _may_look():
+        abort(401, "Log in, or set web.kiosk = 'open'.")
+    return jsonify(_figures())
+
+
+def _may_look() -> bool:
+    config: Config = current_app.config["SCANSIDE"]
+    if config.web.kiosk == "off":
+        abort(404, "This device shows nothing on a wall (web.kiosk).")
+    if current_app.config["SCANSIDE_GATE"].unclaimed:
+        return False
+    return config.web.kiosk == "open" or may("see")
+
+
+def _figures() -> dict[str, Any]:
+    """What the screen shows: ``first`` (to be read first), ``oldest_seconds`` of it, ``waiting`` (not read by the model
+    yet), ``done``, ``trouble`` (failed or quarantined), ``undelivered``, and ``alarms``, the worst one first."""
+    store: Store = current_app.config["SCANSIDE_STORE"]
+    config: Config = current_app.config["SCANSIDE"]
+    found = health(config, store)
+    counts = found["counts"]
+    waiting = WaitingStore(config.ledger_path, read_only=True)
+    try:
+        first = waiting.read_first()
+    finally:
+        waiting.close()
+    return {
+        "first": first["count"],
+        "oldest_seconds": round(time.time() - first["oldest"]) if first["oldest"] else None,
+        "waiting": counts["received"] + counts["claimed"],
+        "done": counts["written"] + counts["delivered"],
+        "trouble": counts["failed"] + counts["quarantined"],
+        "undelivered": store.undelivered_count(),
+        "alarms": _alarms(found),
+        "at": time.time(),
+    }
+
+
+def _alarms(found: dict[str, Any]) -> list[str]:
+    """What is wrong, in few words."""
+    components, alarms = found["components"], []
+    worker = components.get("worker", {})
+    if not found["running"]:
+        alarms.append("The appliance is not running")
+    elif worker.get("state") == "waiting":
+        alarms.append("Nothing is read at the moment")
+    elif worker.get("stale"):
+        alarms.append("The reader does not answer")
+    alarms += [f"{each['ae_title']} is silent" for each in components.get("silence", {}).get("silent", ())]
+    alarms += [f"{each['destination']} can't be reached" for each in found["destinations"] if each["failing_since"]]
+    if found["disk"]["free"] < _LEAST_FREE * found["disk"]["total"]:
+        alarms.append("The disk is almost full")
+    return alarms
