@@ -10,7 +10,7 @@ from appliance.custody import Custody
 from appliance.store import Store
 from appliance.study_pages import StudyPages
 from appliance.web import api_model as model
-from appliance.web import embedding
+from appliance.web import embedding, trail
 from appliance.web.api import config, operation, routes
 from appliance.web.api_studies import row_of, study_of
 from appliance.web.rights import needs
@@ -67,6 +67,7 @@ def embed_link(asked: model.EmbedRequest) -> model.EmbedLink:
         abort(409, "No other system may frame this page: the configuration's web.embed_origins is empty.")
     number = _wanted(asked.study)
     path, expires_at = embedding.link(number, asked.seconds)
+    trail.note("", target=f"image {number}")
     return model.EmbedLink(path=path, expires_at=expires_at, number=number)
 
 

@@ -130,7 +130,7 @@ def device() -> str:
 
 
 @blueprint.get("/device.fragment")
-@needs("operate")
+@needs("operate", automatic=True)
 def fragment() -> str:
     """The part of the page that changes."""
     return _rendered("_device.html")

@@ -10,10 +10,11 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from werkzeug.security import generate_password_hash
 
-from appliance.config import Login
+from appliance.audit import decode
+from appliance.audit_store import AuditStore
 from appliance.web.app import create_app
+from tests.appliance.conftest import account, browser, log_in
 from tests.appliance.test_web import HOSTILE, Box
 
 ORIGIN = "https://viewer.example:8443"
@@ -124,13 +125,16 @@ def test_no_link_is_made_where_nobody_may_frame(tmp_path: Path) -> None:
 
 
 def test_a_frame_needs_no_login_but_making_its_link_does(tmp_path: Path) -> None:
-    login = Login(username="operator", password_hash=generate_password_hash("right"))
-    box = Box(tmp_path, embed_origins=(ORIGIN,), login=login)
+    box = Box(tmp_path, embed_origins=(ORIGIN,))
     box.add(1, 0.9)
+    account(box.config.ledger_path, "jane", "viewer")
     app = create_app(box.config)
-    stranger, insider = app.test_client(), app.test_client()
+    stranger, insider = app.test_client(), browser(app)
     assert stranger.post("/api/v1/embed-links", json={"study": 1}).status_code == 401
-    insider.post("/login", data={"username": "operator", "password": "right"}, headers={"Origin": "http://localhost"})
+    log_in(insider, "jane")
     path = link(insider, 1)
     assert stranger.get(path).status_code == 200
     assert stranger.get("/study/1").status_code == 302
+    records = [decode(row["content"]) for row in AuditStore(box.config.audit_path, read_only=True).records()]
+    seen = {(each.person, each.how) for each in records if each.target == "image 1" and not each.failed}
+    assert seen == {("jane", "session"), ("jane", "link")}

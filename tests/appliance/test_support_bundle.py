@@ -15,7 +15,8 @@ from urllib.parse import quote
 import pytest
 
 from appliance import log, package, recount
-from appliance.config import Config, Destination, DestinationLogin, Inference, Login, Models, Web
+from appliance.audit import Record, Trail
+from appliance.config import Config, Destination, DestinationLogin, Inference, Models, Web
 from appliance.custody import Custody
 from appliance.errors import DeliveryError
 from appliance.history import Period
@@ -23,6 +24,7 @@ from appliance.history_store import HistoryStore
 from appliance.log import Line
 from appliance.recount import Fault, Outcome
 from appliance.support_bundle import write
+from tests.appliance.conftest import account
 from tests.appliance.test_web import Box, quarantined
 from tests.running import scanside
 
@@ -47,7 +49,7 @@ PLANTED = {
     "warning": "Quexwarning",
     "unicode": "Quëxnäme山田",
 }
-SECRETS = {"password hash": "scrypt:quexhash", "token": "quextokenfile", "user": "quexuser"}
+SECRETS = {"password": "quexpasswordfile", "user": "quexuser", "account": "quexaccount", "view": "quexview"}
 
 
 ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "latin-1", "iso2022_jp_2", "iso2022_kr", "utf-7")
@@ -112,10 +114,10 @@ def box(tmp_path: Path) -> Box:
         data_dir=str(tmp_path),
         models=Models(packages=tuple(str(path) for path in package.bundled("chest-pneumonia"))),
         inference=Inference(backend="onnxruntime"),
-        web=Web(login=Login(username=SECRETS["user"], password_hash=SECRETS["password hash"]), port=0),
+        web=Web(port=0),
         destinations=(
             Destination(name="pacs", protocol="stow", url="https://127.0.0.1:1/dicom-web",
-                        login=DestinationLogin(token_file=SECRETS["token"])),
+                        login=DestinationLogin(username=SECRETS["user"], password_file=SECRETS["password"])),
             Destination(name="files", protocol="folder", path=f"out-{PLANTED['file name']}"),
         ),
     )  # fmt: skip
@@ -184,6 +186,12 @@ def plant(box: Box) -> None:
     kept.count(Period(minutes=1), 1e9)
     kept.close()
     plant_log(box.config)
+    account(box.config.ledger_path, SECRETS["account"], "engineer")
+    trail = Trail(box.config.audit_path, box.config.key_path)
+    trail.append(
+        Record(0.0, "view", f"GET /{SECRETS['view']}", person=SECRETS["account"], target=PLANTED["PatientName"])
+    )
+    trail.close()
 
 
 def plant_log(config: Config) -> None:
@@ -250,8 +258,8 @@ def test_it_tells_what_a_vendor_needs(box: Box, tmp_path: Path) -> None:
     assert versions["kernel"]
     settings = json.loads(read["configuration.json"])
     assert settings["destinations"][0]["url"] == "https://127.0.0.1:1/dicom-web"
-    assert settings["destinations"][0]["login"]["token_file"] == "(left out)"
-    assert settings["web"]["login"] == {"username": "(left out)", "password_hash": "(left out)"}
+    assert settings["destinations"][0]["login"]["password_file"] == "(left out)"
+    assert settings["destinations"][0]["login"]["username"] == "(left out)"
     health = json.loads(read["health.json"])
     pacs = next(each for each in health["destinations"] if each["name"] == "pacs")
     assert "can't be reached" in pacs["last_error"]
