@@ -2,11 +2,11 @@
 
 python -m tests.benchmarks.page_load [--minutes 10] [--rounds 2] [--browsers 50] [--rate 200] [--json]
 
-`scanside send` plays a scanner with one radiograph a second all the time; in every other phase browsers poll the worklist
-as its page does (every two seconds, with the ETag that they have), and other clients ask for pages, pictures and the API, so
-that the rate is reached in all. Phases with and without that load take turns, half of ``--minutes`` each in sum, so that
-what else changes on the machine meets both. Clients run in a process of their own with the lowest priority, since a
-browser's processor is not the device's. Exit code 1 where the aim is missed.
+`scanside send` plays a scanner with one radiograph a second all the time; in every other phase browsers poll the
+worklist as its page does (every two seconds, with the ETag that they have), and other clients ask for pages, pictures and
+the API, so that the rate is reached in all. Phases with and without that load take turns, half of ``--minutes`` each in
+sum, so that what else changes on the machine meets both. Clients run in a process of their own with the lowest
+priority, since a browser's processor is not the device's. Exit code 1 where the aim is missed.
 """
 
 from __future__ import annotations
@@ -86,10 +86,8 @@ class Client:
         self._writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n{more}\r\n".encode())
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         status = int(head.split(" ", 2)[1])
-        fields = dict(
-            (name.strip().lower(), value.strip())
-            for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:])
-        )
+        lines = (line.partition(":") for line in head.split("\r\n")[1:])
+        fields = {name.strip().lower(): value.strip() for name, _, value in lines}
         if status != 304:
             await self._reader.readexactly(int(fields.get("content-length", 0)))
         if fields.get("connection", "").lower() == "close":
