@@ -80,6 +80,7 @@ for command in (
     backends.bench,
     packages.package,
     stating.conformance,
+    stating.openapi,
     studies.study,
     serving.demo,
 ):
