@@ -25,20 +25,15 @@ from appliance.store import Store
 from appliance.tokens import Tokens
 from tests.appliance.conftest import PASSWORD, account
 
-
-@pytest.fixture(autouse=True)
-def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hashes that take no time, but for the test that looks at them."""
-    if "scrypt" not in request.node.name:
-        monkeypatch.setattr(accounts, "_METHOD", "pbkdf2:sha256:1")
-        monkeypatch.setattr(accounts, "_nobody", [])
+SCRYPT = accounts._METHOD
+pytestmark = pytest.mark.usefixtures("quick_hashes")
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Path:
     path = tmp_path / "ledger.sqlite3"
-    account(path, "anna")
-    account(path, "joe", "clinician")
+    account(path, anna="administrator")
+    account(path, joe="clinician")
     return path
 
 
@@ -73,7 +68,10 @@ def tries(known: Accounts, count: int, name: str = "anna", address: str = "192.0
 # --- passwords -----------------------------------------------------------------------------------------------------
 
 
-def test_a_password_is_kept_as_scrypt_and_no_secret_in_the_clear(known: Accounts, ledger: Path, tmp_path: Path) -> None:
+def test_a_password_is_kept_as_scrypt_and_no_secret_in_the_clear(
+    known: Accounts, ledger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "_METHOD", SCRYPT)
     known.add("Bob.Smith@ward-3", "viewer", "täglich frische Brötchen")
     assert known.log_in("bob.smith@WARD-3", "täglich frische Brötchen", "192.0.2.1").name == "Bob.Smith@ward-3"
     decomposed = unicodedata.normalize("NFD", "täglich frische Brötchen")
