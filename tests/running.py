@@ -25,10 +25,14 @@ PYTHON = str(_DEVICE) if _DEVICE.exists() else sys.executable
 _WITH_US = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 
-def scanside(*arguments: str | Path, timeout: float = 120, check: bool = False) -> subprocess.CompletedProcess[str]:
+def scanside(
+    *arguments: str | Path, timeout: float = 120, check: bool = False, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """One call of the command line."""
     command = [PYTHON, "-m", "appliance", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=check, cwd=CHECKOUT)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, check=check, cwd=CHECKOUT, input=stdin
+    )
 
 
 class RunningAppliance:
