@@ -115,7 +115,9 @@ class Assessments(Overview):
         """
         row = self.instance(instance_id)
         if row is None or row["provenance"] is None:
-            raise ApplianceError(f"image {instance_id} has no result", hint="assess the image that stands for its series")
+            raise ApplianceError(
+                f"image {instance_id} has no result", hint="assess the image that stands for its series"
+            )
         code, said, made_by = _of_result(row, subject, label)
         if verdict not in VERDICTS or reason not in REASONS[subject].get(verdict, {"": ""}):
             raise ApplianceError(f"{verdict} of a {subject} with the reason {reason!r} is no assessment")

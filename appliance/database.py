@@ -17,8 +17,12 @@ _SCHEMA = Path(__file__).with_name("schema.sql")
 _MIGRATIONS = tuple(
     Path(__file__).with_name(name)
     for name in (
-        "schema_1_to_2.sql", "schema_2_to_3.sql", "schema_3_to_4.sql", "schema_4_to_5.sql", "schema_5_to_6.sql",
-    )  # fmt: skip
+        "schema_1_to_2.sql",
+        "schema_2_to_3.sql",
+        "schema_3_to_4.sql",
+        "schema_4_to_5.sql",
+        "schema_5_to_6.sql",
+    )
 )
 _VERSION = 1 + len(_MIGRATIONS)
 

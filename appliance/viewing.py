@@ -1,7 +1,7 @@
 """Images at their full depth, for the page's viewer: values after the modality LUT, as they go out, in a cache.
 
 A received file is opened by `appliance.sandbox` alone, in one thread, which lets it go when nobody has looked at
-anything for a while. The cache is a folder for each image or series; what has not been looked at for longest goes first.
+anything for a while. The cache is a folder for each image or series; what was looked at longest ago goes first.
 """
 
 from __future__ import annotations
@@ -268,5 +268,7 @@ def _luts(header: Dataset) -> Iterable[Lut]:
         entries = entries or _LONGEST_LUT
         signed = str(header.get("PixelRepresentation")) == "1" and first >= 1 << 15
         if len(values) >= entries and 8 <= bits <= 16 and number < _MOST_WINDOWS:
-            name = str(item.get("LUTExplanation") or "")[:64] or f"Table of the image{f' {number + 1}' if number else ''}"
+            name = (
+                str(item.get("LUTExplanation") or "")[:64] or f"Table of the image{f' {number + 1}' if number else ''}"
+            )
             yield Lut(name, first - (1 << 16) * signed, bits, tuple(values[:entries].tolist()))

@@ -67,7 +67,9 @@ SELECT id FROM instance INDEXED BY instance_by_patient
 WHERE patient_id COLLATE NOCASE >= :text AND patient_id COLLATE NOCASE < :end AND patient_id <> ''
   AND facet IS NOT NULL LIMIT :most
 """
-_BY_PATIENT_NAME = "SELECT rowid AS id FROM instance_named WHERE instance_named MATCH :words ORDER BY rowid DESC LIMIT :most"
+_BY_PATIENT_NAME = (
+    "SELECT rowid AS id FROM instance_named WHERE instance_named MATCH :words ORDER BY rowid DESC LIMIT :most"
+)
 _KEYS = """
 SELECT instance.id, facet, received_at, ae_title FROM json_each(:ids) AS wanted
 JOIN instance ON instance.id = wanted.value WHERE facet IS NOT NULL
@@ -79,7 +81,7 @@ _PRIORS = f"""
     AND issuer_of_patient_id = :issuer AND outcome <> '' AND id <> :id
   ORDER BY received_at DESC LIMIT :most)
 AND series.superseded_by IS NULL ORDER BY acquired_at DESC, instance.id DESC
-"""
+"""  # noqa: S608 (of this file)
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -308,7 +310,7 @@ class Worklists(Overview):
 
     def _shown(self, keys: list[Cursor]) -> list[dict[str, Any]]:
         identifiers = msgspec.json.encode([key.id for key in keys]).decode()
-        rows = self._rows(f"{SHOWN} WHERE instance.id IN (SELECT value FROM json_each(:ids))", ids=identifiers)
+        rows = self._rows(f"{SHOWN} WHERE instance.id IN (SELECT value FROM json_each(:ids))", ids=identifiers)  # noqa: S608
         by_id = {row["id"]: decoded(row) for row in rows}
         return [by_id[key.id] for key in keys if key.id in by_id]
 

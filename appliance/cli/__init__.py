@@ -8,6 +8,7 @@ import click
 
 from appliance import __version__
 from appliance.cli import (
+    assessing,
     backends,
     deliveries,
     ledger,
@@ -75,6 +76,7 @@ for command in (
     packages.package,
     stating.conformance,
     studies.study,
+    assessing.assessments,
     serving.hash_password,
     serving.demo,
 ):

@@ -212,7 +212,9 @@ ANYTHING = st.one_of(st.integers().map(str), st.text(max_size=20), st.just("5_1e
 
 @given(
     query=st.dictionaries(
-        st.sampled_from(("q", "state", "finding", "modality", "from", "since", "until", "unreviewed", "after", "before")),
+        st.sampled_from(
+            ("q", "state", "finding", "modality", "from", "since", "until", "unreviewed", "after", "before")
+        ),
         ANYTHING,
         max_size=4,
     )
