@@ -102,6 +102,7 @@ LEVELS = [
         "appliance.recount",
         "appliance.ledger_export",
     },
+    {"appliance.assessment_report"},
     {
         "appliance.canvas",
         "appliance.pictures",

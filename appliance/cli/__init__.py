@@ -8,6 +8,7 @@ import click
 
 from appliance import __version__
 from appliance.cli import (
+    assessing,
     auditing,
     backends,
     deliveries,
@@ -82,6 +83,7 @@ for command in (
     stating.conformance,
     stating.openapi,
     studies.study,
+    assessing.assessments,
     serving.demo,
 ):
     main.add_command(command)
