@@ -10,6 +10,7 @@ from appliance import __version__
 from appliance.cli import (
     backends,
     deliveries,
+    drift,
     ledger,
     packages,
     quarantine,
@@ -64,6 +65,7 @@ for command in (
     serving.status,
     deliveries.deliveries,
     quarantine.quarantine,
+    drift.drift,
     ledger.ledger,
     ledger.retention,
     sending.send,

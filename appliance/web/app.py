@@ -21,7 +21,7 @@ from appliance.reading_order import of_rank
 from appliance.result import Finding, Segment
 from appliance.spool import write_durably
 from appliance.store import Store
-from appliance.web import arrivals, auth, custody, deliveries, reading, views
+from appliance.web import arrivals, auth, custody, deliveries, drift, reading, views
 
 _POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -56,6 +56,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     app.register_blueprint(views.blueprint)
     app.register_blueprint(custody.blueprint)
     app.register_blueprint(deliveries.blueprint)
+    app.register_blueprint(drift.blueprint)
     app.register_blueprint(reading.blueprint)
     arrivals.register(app, config, on_arrival)
     auth.refuse_other_sites(app)
