@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Callable
 from types import FrameType
 
-from appliance import __version__, process, proof, signature, takeover, worker
+from appliance import __version__, notify, process, proof, signature, takeover, worker
 from appliance.config import LOOPBACK, Config
 from appliance.delivery.outbox import Outbox
 from appliance.errors import ApplianceError, SpoolError
@@ -74,6 +74,7 @@ class Appliance:
             while not self._stop.wait(_WATCH_SECONDS):
                 self._watch()
                 self._watch_page()
+                notify.tell("WATCHDOG=1")
                 rounds += 1
                 if rounds % _SAY_EVERY == 0:
                     self._say()
@@ -110,6 +111,7 @@ class Appliance:
         self._say()
         self._housekeeping.start()
         log.info("ready: %s", ", ".join(ready))
+        notify.tell("READY=1")
 
     def _wait_for_page(self, url: str) -> None:
         deadline = time.monotonic() + _PAGE_START_SECONDS
@@ -168,6 +170,7 @@ class Appliance:
             log.error("the state of the parts can't be written: %s", error)
 
     def _shut_down(self) -> None:
+        notify.tell("STOPPING=1")
         for part in (self._scp, self._drop):
             if part:
                 part.stop()

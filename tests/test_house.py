@@ -28,6 +28,7 @@ LEVELS = [
         "appliance.document",
         "appliance.tls_client",
         "appliance.unchanged",
+        "appliance.notify",
     },
     {
         "appliance.schedule",

@@ -48,11 +48,15 @@ def main() -> None:
 
 for command in (
     publishing.make_keys,
+    publishing.build,
     publishing.bundle_group,
+    publishing.lock,
     flashing.list_disks,
     flashing.flash,
     flashing.verify,
     flashing.record,
     boxing.update,
+    boxing.data,
+    boxing.firewall,
 ):
     main.add_command(command)
