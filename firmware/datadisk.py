@@ -178,9 +178,19 @@ def _fill(box: Box) -> None:
         Path(target).mkdir(parents=True, exist_ok=True)
         _call("mount", "--bind", str(box.root / "data" / source), target)
     shutil.chown("/data/timesync", "systemd-timesync", "systemd-timesync")
-    network = box.root / "data" / "config" / "network"
-    if network.exists():
-        shutil.copytree(network, box.root / "run/systemd/network", dirs_exist_ok=True)
+    identity = box.configuration.with_name("box-id")
+    if not identity.exists():
+        Files().write(identity, f"{secrets.token_hex(4)}\n".encode())
+    use_site(box)
+
+
+def use_site(box: Box) -> None:
+    """The site's network and time servers, where the system looks for them."""
+    config, run = box.configuration.parent, box.root / "run/systemd"
+    if (config / "network").exists():
+        shutil.copytree(config / "network", run / "network", dirs_exist_ok=True)
+    if (config / "timesyncd.conf").exists():
+        Files().write(run / "timesyncd.conf.d/50-site.conf", (config / "timesyncd.conf").read_bytes())
 
 
 def _file_system(device: Path) -> str:

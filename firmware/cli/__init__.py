@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from firmware.cli import boxing, flashing, publishing
+from firmware.cli import boxing, commissioning, flashing, publishing
 from firmware.errors import FirmwareError
 
 
@@ -57,6 +57,11 @@ for command in (
     flashing.record,
     boxing.update,
     boxing.data,
+    commissioning.provision,
+    commissioning.stick,
+    commissioning.export_logs,
+    commissioning.factory_reset,
+    commissioning.service_token,
     boxing.firewall,
 ):
     main.add_command(command)
