@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from firmware import health, signing
+from firmware.boot import SLOTS
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
@@ -248,17 +249,36 @@ def take_certificate(box: Box, path: Path) -> str:
     return f"{mine.subject.rfc4514_string()}, until {mine.not_valid_after_utc:%Y-%m-%d}"
 
 
-def export_logs(box: Box, target: Path) -> list[Path]:
-    """The journal of two weeks, the history, the state of both slots: nothing of a patient is in them."""
+def export_logs(box: Box, target: Path, ask: health.Ask = health.scanside) -> list[Path]:
+    """The journal of two weeks, the history, how the appliance is and whether its ledger is whole.
+
+    Nothing of a patient is in them: of the recount only counts are kept, since its faults name files.
+    """
     target.mkdir(parents=True, exist_ok=True)
     journal = subprocess.run(
         ["journalctl", "--no-pager", "--output=short-iso", "--since=-14d"],
         capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
-    made = [target / "journal.txt", target / "history.json"]
-    Files().write(made[0], (journal.stdout or journal.stderr).encode())
-    Files().write(made[1], json.dumps({"image": box.image(), "history": box.history()}, indent=1).encode())
-    return made
+    boot = box.boot()
+    slots = {slot: boot.state(slot) for slot in SLOTS}
+    where = ("--json", "--config", str(box.configuration))
+    files = {
+        "journal.txt": journal.stdout or journal.stderr,
+        "history.json": json.dumps({"image": box.image(), "slots": slots, "history": box.history()}, indent=1),
+        "status.json": ask(("status", *where)).stdout,
+        "recount.json": _recount(ask(("ledger", "verify", *where))),
+    }
+    for name, text in files.items():
+        Files().write(target / name, text.encode())
+    return [target / name for name in files]
+
+
+def _recount(done: subprocess.CompletedProcess[str]) -> str:
+    try:
+        said = json.loads(done.stdout)
+    except ValueError:
+        return json.dumps({"failed": done.stderr.strip()[:300]})
+    return json.dumps({"counts": said["counts"], "files": said["files"], "faults": len(said["faults"])})
 
 
 def machine_id(box: Box) -> str:
