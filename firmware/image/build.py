@@ -137,9 +137,8 @@ def build(plan: Plan) -> dict[str, str]:
 
 def _base(plan: Plan, root: Path) -> None:
     """Debian, kept from an earlier build where packages and mirror are the same."""
-    name = hashlib.sha256(
-        repr((plan.board.packages, plan.board.components, plan.mirror, plan.date)).encode()
-    ).hexdigest()
+    what = (plan.board.packages, plan.board.components, plan.mirror)
+    name = hashlib.sha256(repr(what).encode()).hexdigest()
     kept = plan.cache / f"debian-{plan.board.name}-{name[:12]}"
     if not kept.exists():
         debian(kept, plan.board.packages, plan.board.components, plan.mirror, plan.date)
