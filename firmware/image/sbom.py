@@ -51,7 +51,7 @@ def _python(root: Path, board: str) -> Iterator[dict[str, Any]]:
     pins = wheels.locked(board)
     for path in sorted((root / "opt/scanside/lib/python3.13/site-packages").glob("*.dist-info/METADATA")):
         fields = HeaderParser().parsestr(path.read_text(errors="replace"))
-        name, version = fields["Name"].lower().replace("_", "-"), fields["Version"]
+        name, version = wheels.normal(fields["Name"]), fields["Version"]
         found: dict[str, Any] = {
             "type": "application" if name == "scanside" else "library",
             "bom-ref": f"pypi/{name}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -46,7 +47,12 @@ def write_lock(project: Path, board: str, extras: tuple[str, ...]) -> Path:
 def locked(board: str) -> dict[str, tuple[str, str]]:
     """Name -> version and SHA-256, of a board's lock file."""
     rows = (line.split() for line in lock_of(board).read_text().splitlines() if line and not line.startswith("#"))
-    return {pin.split("==")[0]: (pin.split("==")[1], digest.removeprefix("--hash=sha256:")) for pin, digest in rows}
+    return {normal(pin.split("==")[0]): (pin.split("==")[1], digest.removeprefix("--hash=sha256:")) for pin, digest in rows}
+
+
+def normal(name: str) -> str:
+    """A package's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def install(project: Path, board: str, target: Path, cache: Path) -> None:
