@@ -32,6 +32,7 @@ LEVELS = [
         "appliance.machine",
         "appliance.own_words",
         "appliance.brand",
+        "appliance.notify",
     },
     {
         "appliance.schedule",
