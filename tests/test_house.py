@@ -32,6 +32,7 @@ LEVELS = [
         "appliance.machine",
         "appliance.own_words",
         "appliance.brand",
+        "appliance.notify",
     },
     {
         "appliance.schedule",
@@ -102,6 +103,7 @@ LEVELS = [
         "appliance.recount",
         "appliance.ledger_export",
     },
+    {"appliance.assessment_report"},
     {
         "appliance.canvas",
         "appliance.pictures",

@@ -38,6 +38,7 @@ from appliance.web import (
     custody,
     deliveries,
     device,
+    drift,
     embedding,
     kiosk,
     metrics,
@@ -90,6 +91,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     app.register_blueprint(assessing.blueprint)
     app.register_blueprint(custody.blueprint)
     app.register_blueprint(deliveries.blueprint)
+    app.register_blueprint(drift.blueprint)
     app.register_blueprint(reading.blueprint)
     for part in (people, kiosk, device, api_studies, api_device, api_acting, metrics, branding, embedding):
         app.register_blueprint(part.blueprint)
