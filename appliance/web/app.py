@@ -49,6 +49,7 @@ from appliance.web import (
     trail,
     views,
 )
+from appliance.web.once import Once
 from appliance.web.telling import Trend
 from appliance.worklist_store import Worklists
 
@@ -83,6 +84,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         SCANSIDE_ASSESSMENTS=Assessments(config.ledger_path, read_only=True),
         SCANSIDE_MANIFESTS=Manifests(config),
         SCANSIDE_VIEWING=Viewing(config, store),
+        SCANSIDE_ONCE=Once(),
         SCANSIDE_WORKLISTS=Worklists(config.ledger_path, read_only=True),
         SCANSIDE_READER_STUDIES=ReaderStudies(config.ledger_path),
     )
