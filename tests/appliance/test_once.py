@@ -50,8 +50,7 @@ def test_what_fails_is_tried_by_the_next_and_few_are_kept() -> None:
 def test_the_worklist_s_part_changes_with_the_ledger_and_with_who_asks(tmp_path: Path) -> None:
     box = Box(tmp_path)
     box.add(1, 0.9)
-    for name, role in (("admin", "administrator"), ("viewer", "viewer")):
-        account(box.config.ledger_path, name, role)  # type: ignore[arg-type]
+    account(box.config.ledger_path, admin="administrator", viewer="viewer")
     app = create_app(box.config)
     first, second = browser(app), browser(app)
     log_in(first, "admin")

@@ -4,8 +4,8 @@ python -m tests.benchmarks.page_load [--minutes 10] [--rounds 2] [--browsers 50]
 
 `scanside send` plays a scanner with one radiograph a second all the time; in every other phase browsers poll the
 worklist as its page does (every two seconds, with the ETag that they have), and other clients ask for pages, pictures
-and the API, so that the rate is reached in all. Phases with and without that load take turns, half of ``--minutes`` each
-in sum, so that what else changes on the machine meets both. Clients run in a process of their own with the lowest
+and the API, so that the rate is reached in all. Phases with and without that load take turns, half of ``--minutes``
+each in sum, so that what else changes on the machine meets both. Clients run in a process of their own with the lowest
 priority, since a browser's processor is not the device's. Exit code 1 where the aim is missed.
 """
 
