@@ -35,7 +35,7 @@ HOST = 'host = "0.0.0.0"\nidle_minutes = 5\n'
 @pytest.fixture(scope="module")
 def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAppliance]:
     running = RunningAppliance(tmp_path_factory.mktemp("people") / "appliance", web=HOST)
-    running.start()
+    running.start(timeout=180)
     yield running
     running.stop()
 
@@ -176,7 +176,7 @@ def test_what_is_refused_over_tls_gets_its_answer(appliance: RunningAppliance) -
 def test_a_wall_screen_is_read_from_three_meters(browser: Browser, tmp_path: Path) -> None:
     """Without a login where that is set; the count of 100 px and more on a full HD screen, at 360 px nothing is cut."""
     running = RunningAppliance(tmp_path / "appliance", web='kiosk = "open"')
-    running.start()
+    running.start(timeout=180)
     try:
         scanside("accounts", "add", "anna", "--role", "administrator", "--password-stdin", "--config",
                  running.config_path, check=True, stdin=f"{PASSWORD}\n")  # fmt: skip
@@ -213,7 +213,7 @@ def test_a_certificate_that_is_given_is_shown(tmp_path: Path) -> None:
     running = RunningAppliance(
         tmp_path / "appliance", web=f'{HOST}[web.tls]\nkey = "{key}"\ncertificate = "{certificate}"\n'
     )
-    running.start()
+    running.start(timeout=180)
     try:
         context = ssl.create_default_context(cafile=authority.ca)
         url = running.url.replace("127.0.0.1", "localhost")
@@ -233,7 +233,7 @@ def test_a_certificate_that_is_given_is_shown(tmp_path: Path) -> None:
 def test_transfers_and_a_kill_are_in_the_trail_and_the_chain_holds(tmp_path: Path) -> None:
     storescu = needs("storescu")
     running = RunningAppliance(tmp_path / "appliance")
-    running.start()
+    running.start(timeout=180)
     try:
         paths = [
             make_radiograph(tmp_path / f"{number}.dcm", seed=number, PatientID=f"P-{number}") for number in range(3)
@@ -246,7 +246,7 @@ def test_transfers_and_a_kill_are_in_the_trail_and_the_chain_holds(tmp_path: Pat
         with urllib.request.urlopen(f"{running.url}study/1", timeout=10) as answer:
             assert answer.status == 200
         running.kill()
-        running.start()
+        running.start(timeout=180)
         running.stop()
         said = [each for each in records(running) if each["event"] != "used"]
         assert [(each["event"], each.get("person"), each.get("detail")) for each in said] == [
