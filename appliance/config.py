@@ -17,6 +17,8 @@ from appliance.errors import ConfigError
 
 AETitle = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[ -\[\]-~]*[!-\[\]-~][ -\[\]-~]*$")]
 AETitleOrNone = Annotated[str, Meta(max_length=16, pattern=r"^([ -\[\]-~]*[!-\[\]-~][ -\[\]-~]*)?$")]
+ColorOrNone = Annotated[str, Meta(pattern=r"^(#[0-9a-fA-F]{6})?$")]
+Origin = Annotated[str, Meta(pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?$")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0)]
 Hours = Annotated[float, Meta(gt=0)]
@@ -213,11 +215,22 @@ class WebTls(_Table, frozen=True):
     certificate: str
 
 
+class Brand(_Table, frozen=True):
+    """A vendor's name and look on the page; see `appliance.brand` for what is refused."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=40)] = "Scanside"
+    logo: str = ""
+    accent_dark: ColorOrNone = ""
+    accent_light: ColorOrNone = ""
+
+
 class Web(_Table, frozen=True):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Port = 8080
     show_patient: bool = False
+    brand: Brand = Brand()
+    embed_origins: tuple[Origin, ...] = ()
     idle_minutes: Annotated[float, Meta(gt=0, le=1440)] = 30.0
     session_hours: Annotated[float, Meta(gt=0, le=168)] = 12.0
     kiosk: Literal["off", "login", "open"] = "login"
@@ -267,6 +280,14 @@ class Audit(_Table, frozen=True):
     syslog: Syslog | None = None
 
 
+class Drift(_Table, frozen=True):
+    enabled: bool = True
+    baseline_studies: Annotated[int, Meta(ge=100, le=10_000)] = 1000
+    alpha: Annotated[float, Meta(gt=0, le=0.1)] = 0.01
+    run_length: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 20_000
+    studies_days: Annotated[float, Meta(ge=7)] = 90.0
+
+
 class Log(_Table, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -293,6 +314,7 @@ class Config(_Table, frozen=True):
     uploads: Uploads = Uploads()
     silence: Silence = Silence()
     audit: Audit = Audit()
+    drift: Drift = Drift()
     log: Log = Log()
 
     @property
@@ -324,6 +346,11 @@ class Config(_Table, frozen=True):
         return self.data / "previews"
 
     @property
+    def pixels_path(self) -> Path:
+        """A cache of what the page's viewer shows."""
+        return self.data / "pixels"
+
+    @property
     def reader_studies_path(self) -> Path:
         """Pictures of blinded reader studies."""
         return self.data / "reader-studies"
@@ -336,6 +363,16 @@ class Config(_Table, frozen=True):
     def receipt_request_path(self) -> Path:
         """Where this file is, a running appliance has its backends prove themselves anew."""
         return self.data / "receipt.request"
+
+    @property
+    def log_path(self) -> Path:
+        """The latest log lines."""
+        return self.data / "log"
+
+    @property
+    def support_path(self) -> Path:
+        """The latest support bundle that the page made."""
+        return self.data / "support"
 
     @property
     def key_path(self) -> Path:

@@ -143,7 +143,7 @@ def stored_values(dataset: Dataset) -> np.ndarray:
     except MemoryError as error:
         raise QuarantineError("Decoding its pixels needs more memory than it may have.") from error
     except Exception as error:  # each decoder has errors of its own
-        raise ImageError(f"The pixel data is damaged: {_first_line(error)}", hint=_SEND_AGAIN) from error
+        raise ImageError(f"The pixel data is damaged: {_reason(error, plugin)}.", hint=_SEND_AGAIN) from error
     if pixels.shape != (dataset.Rows, dataset.Columns):
         raise ImageError(
             f"The pixel data decodes to {pixels.shape}, the header says {dataset.Rows} x {dataset.Columns}."
@@ -194,8 +194,12 @@ def number(dataset: Dataset, keyword: str, default: int) -> int:
         raise ImageError(f"{keyword} is not a number.") from None
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _reason(error: BaseException, plugin: str) -> str:
+    """What the decoder says; pydicom puts a line of its own before it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if "'NoneType' object" in lines[-1]:  # GDCM gives no reason, and nothing where there should be pixels
+        return f"{plugin} can't decode it"
+    return lines[-1].strip().removeprefix(f"{plugin}: ").rstrip(".")[:200]
 
 
 def missing_decoders() -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from appliance import decode, pipeline, proof, spool
+from appliance import brand, decode, pipeline, proof, spool
 from appliance.checks import Check
 from appliance.config import Config, Destination
 from appliance.delivery import way_to
@@ -20,21 +20,27 @@ from appliance.package import Package
 _LOW_DISK_BYTES = 2 * 1024**3
 
 
-def examine(config: Config) -> list[Check]:
-    """Every check, in the order in which one would mend what they find."""
+def examine(config: Config) -> Iterator[Check]:
+    """Every check as it comes, in the order in which one would mend what they find."""
     running = is_running(config)
-    checks = [
-        Check("python", "ok", platform.python_version()),
-        _data_folder(config),
-        _disk(config),
-        *_decoders(),
-        *_packages(config),
-    ]
+    yield Check("python", "ok", platform.python_version())
+    yield _data_folder(config)
+    yield _disk(config)
+    yield _brand(config)
+    yield from _decoders()
+    yield from _packages(config)
     for name, table in (("Storage SCP", config.storage_scp), ("page", config.web)):
         if table.enabled:
-            checks.append(_port(name, table.host, table.port, running))
-    checks.extend(_destination(config, destination) for destination in config.destinations)
-    return checks
+            yield _port(name, table.host, table.port, running)
+    for destination in config.destinations:
+        yield reach(config, destination)
+
+
+def _brand(config: Config) -> Check:
+    try:
+        return Check("page's name and look", "ok", brand.load(config).name)
+    except ApplianceError as error:
+        return Check("page's name and look", "fail", error.message, error.hint or "")
 
 
 def _data_folder(config: Config) -> Check:
@@ -107,7 +113,8 @@ def _port(name: str, host: str, port: int, running: bool) -> Check:
     return Check(what, "ok", f"{host}:{port} is free")
 
 
-def _destination(config: Config, destination: Destination) -> Check:
+def reach(config: Config, destination: Destination) -> Check:
+    """Whether a destination answers."""
     what = f"destination {destination.name}"
     where = destination.url or f"{destination.ae_title}@{destination.host}:{destination.port}"
     soon = msgspec.structs.replace(config.delivery, timeout_seconds=5.0)

@@ -20,7 +20,8 @@ ApplianceError                 what happened, to what, and (``hint``) what to do
 ├── DeliveryError              a destination did not take an object
 ├── AccountError               an account or a token can't be made, found or changed so
 │   └── LoginError             ... or nobody is let in with what was typed
-└── ReaderStudyError           a reader study can't be made, found or answered so
+├── ReaderStudyError           a reader study can't be made, found or answered so
+└── DriftError                 an alarm or a baseline is not there, or not ready for what is asked
 """
 
 from __future__ import annotations
@@ -137,3 +138,7 @@ class LoginError(AccountError):
 
 class ReaderStudyError(ApplianceError):
     """A reader study can't be made, found or answered so."""
+
+
+class DriftError(ApplianceError):
+    """An alarm or a baseline of the drift watch is not there, or not ready for what is asked."""

@@ -80,7 +80,7 @@ def health(config: Config, store: Store) -> dict[str, Any]:
         "memory": {
             "total": memory.total,
             "available": memory.available,
-            "appliance": _resident(appliance.get("pid")) if running else 0,
+            "appliance": resident(appliance.get("pid")) if running else 0,
         },
         "disk": {"total": disk.total, "free": disk.free},
         "temperature_celsius": heat.celsius,
@@ -89,7 +89,7 @@ def health(config: Config, store: Store) -> dict[str, Any]:
     }
 
 
-def _resident(pid: int | None) -> int:
+def resident(pid: int | None) -> int:
     """Bytes that the appliance and its children hold in memory."""
     try:
         root = psutil.Process(pid)

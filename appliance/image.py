@@ -282,6 +282,8 @@ def describe(header: Dataset) -> dict[str, str]:
         "view": text(header, "ViewPosition"),
         "acquired_at": _acquired_at(header),
         "institution": text(header, "InstitutionName"),
+        "accession_number": text(header, "AccessionNumber"),
+        "issuer_of_patient_id": text(header, "IssuerOfPatientID"),
     }
 
 

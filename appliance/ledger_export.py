@@ -57,7 +57,7 @@ def _rows(custody: Custody, patient: bool) -> Iterator[dict[str, Any]]:
             "number": row["id"],
             "bytes": row["size"],
             "sha256": row["digest"],
-            "reason": row["reason"] if patient else _UID.sub("(UID)", row["reason"]),
+            "reason": row["reason"] if patient else without_uids(row["reason"]),
             "package": made.get("package", ""),
             "version": made.get("version", ""),
             "backend": made.get("backend", ""),
@@ -65,6 +65,10 @@ def _rows(custody: Custody, patient: bool) -> Iterator[dict[str, Any]]:
             "findings": "; ".join(said),
             "sent_to": row["sent_to"] or "",
         }
+
+
+def without_uids(text: str) -> str:
+    return _UID.sub("(UID)", text)
 
 
 def _iso(seconds: float | None) -> str:

@@ -13,28 +13,32 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Protocol
 
+from highdicom.sr import CodedConcept
 from pydicom import DataElement, Dataset
 from pydicom.multival import MultiValue
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as PydicomCode
 from pydicom.uid import UID
 from pydicom.valuerep import PersonName
 
-from appliance import writer
+from appliance import concepts, writer
 from appliance.image import Image, peek
-from appliance.result import SURE, Code, Finding, Prediction, Provenance, Segment
+from appliance.result import Code, Prediction, Provenance, Segment
+
+
+def _code(concept: CodedConcept | PydicomCode) -> Code:
+    return Code(str(concept.value), str(concept.scheme_designator), str(concept.meaning))
+
 
 # The concepts of the structured report.
-REPORTED_AS = {
-    "present": Code("52101004", "SCT", "Present"),
-    "absent": Code("272519000", "SCT", "Absent"),
-    "indeterminate": Code("82334004", "SCT", "Indeterminate"),
-}
-CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
-FINDING_SITE = Code("363698007", "SCT", "Finding Site")
-SITE_MODIFIER = Code("106233006", "SCT", "Topographical modifier")
-COMMENT = Code("121106", "DCM", "Comment")
-VOLUME = Code("118565006", "SCT", "Volume")
-AREA = Code("42798000", "SCT", "Area")
-AREA_SHARE = Code("area-share", "99SCANSIDE", "Share of the area of the image")
+REPORTED_AS = {answer: _code(concept) for answer, concept in concepts.REPORTED_AS.items()}
+CERTAINTY = _code(concepts.CERTAINTY)
+FINDING_SITE = _code(codes.SCT.FindingSite)
+SITE_MODIFIER = _code(codes.SCT.TopographicalModifier)
+COMMENT = _code(codes.DCM.Comment)
+VOLUME = _code(codes.SCT.Volume)
+AREA = _code(codes.SCT.Area)
+AREA_SHARE = _code(concepts.AREA_SHARE)
 IMAGING_STUDY = Code("18748-4", "LN", "Diagnostic imaging study")
 _LONGEST = 250  # characters of a text of the source; what is longer is none that a person wrote
 _NAME_PARTS = 5
@@ -122,22 +126,6 @@ class Order:
             return None
         zone = datetime.strptime(self.utc_offset, "%z").tzinfo if self.utc_offset else None
         return datetime.combine(self.study_date, self.study_time or time(), zone)
-
-
-def certainty(finding: Finding) -> str:
-    """How sure the model is, in a sentence."""
-    return (
-        f"Calibrated probability {finding.probability:.1%}; reported as present from {finding.threshold:.1%} "
-        f"(operating point {finding.operating_point})."
-    )
-
-
-def size(segment: Segment) -> str:
-    """How large a segment is, and how sure, in a sentence."""
-    return (
-        f"{segment.label}: {segment.size}, mean probability {segment.mean_probability:.1%}; "
-        f"{segment.uncertain_share:.1%} of it has a probability below {SURE:.0%}."
-    )
 
 
 def made_by(provenance: Provenance) -> str:

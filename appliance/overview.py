@@ -14,11 +14,13 @@ STATES = ("received", "claimed", "written", *FINAL_STATES)
 MOST_CRASHES = 2  # so often an image may stop a process that reads it
 
 # A series is one row, its lead's.
-_SHOWN = """
+SHOWN = """
 SELECT instance.*, result.findings, result.outlines, result.warnings, result.provenance, result.seconds, result.urgent,
        result.made_at, series.images, series.why, series.started_at, series.superseded_by,
        instance.state = 'written' AND EXISTS (SELECT 1 FROM object JOIN outbox ON outbox.object_id = object.id
-         WHERE object.instance_id = instance.id AND outbox.state = 'undelivered') AS undelivered
+         WHERE object.instance_id = instance.id AND outbox.state = 'undelivered') AS undelivered,
+       (SELECT group_concat(verdict) FROM assessment WHERE assessment.instance_id = instance.id AND NOT EXISTS
+         (SELECT 1 FROM assessment AS later WHERE later.supersedes = assessment.id)) AS verdicts
 FROM instance LEFT JOIN result ON result.instance_id = instance.id LEFT JOIN series ON series.lead_id = instance.lead_id
 """
 # Those that are to be read before the others, until somebody has seen them. What is skipped is skipped in an index,
@@ -26,12 +28,12 @@ FROM instance LEFT JOIN result ON result.instance_id = instance.id LEFT JOIN ser
 _IS_FIRST = "(lead_id IS NULL OR lead_id = id) AND reading_rank < 5 AND reviewed_at IS NULL"
 _IS_LATER = "(lead_id IS NULL OR lead_id = id) AND (reading_rank >= 5 OR reviewed_at IS NOT NULL)"
 _READ_FIRST = f"""
-{_SHOWN} WHERE instance.id IN (
+{SHOWN} WHERE instance.id IN (
   SELECT id FROM instance INDEXED BY instance_read_first WHERE {_IS_FIRST}
   ORDER BY reading_rank, id DESC LIMIT :limit OFFSET :offset)
 """  # noqa: S608 (of this file)
 _READ_LATER = f"""
-{_SHOWN} WHERE instance.id IN (
+{SHOWN} WHERE instance.id IN (
   SELECT id FROM instance INDEXED BY instance_read_later WHERE {_IS_LATER}
   ORDER BY id DESC LIMIT :limit OFFSET :offset)
 ORDER BY instance.id DESC
@@ -96,9 +98,10 @@ class Overview(Database):
         Of an image of a series: ``images`` (how many the series has), ``why`` it was started or what it waits for,
         ``started_at`` (None while it waits), and ``superseded_by``, the lead of the reading whose result took the place
         of its own. ``undelivered``: whether a result of it is set aside, since a destination did not take it.
+        ``verdicts``: those that count of what readers said of it, joined by commas, None where they said nothing.
         """
-        rows = self._rows(f"{_SHOWN} WHERE instance.id = :id", id=instance_id)
-        return _decoded(rows[0]) if rows else None
+        rows = self._rows(f"{SHOWN} WHERE instance.id = :id", id=instance_id)
+        return decoded(rows[0]) if rows else None
 
     def worklist(self, limit: int = 50, offset: int = 0) -> list[dict[str, Any]]:
         """Rows as of `instance`, one for each series: by `appliance.reading_order`, then the latest first.
@@ -109,7 +112,7 @@ class Overview(Database):
         first.sort(key=lambda row: (row["reading_rank"], -row["id"]))
         before = self._rows(f"SELECT count(*) AS n FROM instance INDEXED BY instance_read_first WHERE {_IS_FIRST}")  # noqa: S608
         others = self._rows(_READ_LATER, limit=limit - len(first), offset=max(offset - before[0]["n"], 0))
-        return [_decoded(row) for row in [*first, *others]]
+        return [decoded(row) for row in [*first, *others]]
 
     def gathered(self) -> list[dict[str, Any]]:
         """Series that wait to be complete, the oldest first; nothing of a patient."""
@@ -190,7 +193,7 @@ class Overview(Database):
         }
 
 
-def _decoded(row: dict[str, Any]) -> dict[str, Any]:
+def decoded(row: dict[str, Any]) -> dict[str, Any]:
     for key in ("findings", "outlines", "warnings", "provenance", "seconds"):
         if row.get(key) is not None:
             row[key] = msgspec.json.decode(row[key])

@@ -196,6 +196,19 @@ class GoldenSpec(_Strict, frozen=True):
     smallest_dice: float = 0.0
 
 
+class DriftSpec(_Strict, frozen=True):
+    """What was usual when the model was validated, for a device to compare with; see `appliance.drift.reference`.
+
+    ``file`` is an npz with counts of ``studies`` studies of the ``population``, and where the training images lie among
+    the embeddings, for each target; ``streams`` is the version of the streams' bins.
+    """
+
+    file: str
+    streams: int
+    studies: int
+    population: str
+
+
 class Manifest(_Strict, frozen=True):
     """All that a device must know to run a model and to say what it is.
 
@@ -219,6 +232,7 @@ class Manifest(_Strict, frozen=True):
     card: str
     files: dict[str, str]
     segments: tuple[SegmentSpec, ...] = ()
+    drift: DriftSpec | None = None
 
 
 class Package:
@@ -274,6 +288,11 @@ class Package:
     def golden(self) -> dict[str, np.ndarray]:
         """The arrays of `GoldenSpec`."""
         return self._arrays(self.manifest.golden.file)
+
+    def drift(self) -> dict[str, np.ndarray]:
+        """The arrays of `DriftSpec`; none where the package has no reference."""
+        spec = self.manifest.drift
+        return {} if spec is None else self._arrays(spec.file)
 
     def _arrays(self, name: str) -> dict[str, np.ndarray]:
         try:
@@ -371,6 +390,8 @@ def _check(path: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Non
     targets = manifest.targets.values()
     ensembles = {target.ensemble.file for target in targets if target.ensemble}
     named = {manifest.golden.file, manifest.card, *(target.artifact for target in targets), *ensembles}
+    if manifest.drift is not None:
+        named.add(manifest.drift.file)
     for name in named - set(contents):
         raise PackageError(f"{path}: the manifest names {name}, which is not in it")
     if manifest.task not in TASKS:

@@ -55,6 +55,7 @@ def _main() -> None:
     die_with_parent(int(parent))
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=Config)
     log.set_up(config.log.level)
+    log.keep(config.log_path)
     import_module(name).main(config, *map(int, descriptors))
 
 

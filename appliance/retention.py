@@ -60,7 +60,8 @@ def due(config: Config, custody: Custody) -> Iterator[Removal]:
 def _old_enough(config: Config, custody: Custody, kind: str, before: float, why: str) -> Iterator[Removal]:
     for row in custody.removable(kind, before):
         if kind == "image":
-            yield Removal(kind, row["id"], (config.spool_path / row["file"],), row["size"], why)
+            paths = config.spool_path / row["file"], config.pixels_path / str(row["id"])
+            yield Removal(kind, row["id"], paths, row["size"], why)
         else:
             folders = config.results_path / f"{row['id']:08d}", config.previews_path / str(row["id"])
             size = sum(file.stat().st_size for folder in folders for file in folder.glob("*"))

@@ -21,7 +21,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Literal
 
-from appliance import __version__, audit_proof, process, proof, signature, takeover, worker
+from appliance import __version__, audit_proof, brand, notify, process, proof, signature, takeover, worker
+from appliance import log as log_file
 from appliance.accounts import Accounts
 from appliance.audit import Record, Trail
 from appliance.audit_syslog import AuditSyslog
@@ -33,6 +34,7 @@ from appliance.ingest import Intake
 from appliance.ingest.drop_folder import DropFolder
 from appliance.ingest.storage_scp import StorageScp
 from appliance.page_certificate import page_certificate
+from appliance.sampler import Sampler
 from appliance.silence_watch import SilenceWatch
 from appliance.spool import Spool
 
@@ -52,7 +54,9 @@ class Appliance:
         self._config = config
         self._stop = threading.Event()
         proof.options(config)  # what can't be right on any day is refused at the start
+        brand.load(config)
         self._lock = takeover.lock(config.data)
+        log_file.keep(config.log_path)
         takeover.clean(config)
         signature.load_or_create_private_key(config.key_path)
         self._store = takeover.ledger(config)
@@ -69,6 +73,7 @@ class Appliance:
         self._scp = scp if config.storage_scp.enabled else None
         self._drop = DropFolder(config.drop_folder, config.drop_path, intake) if config.drop_folder.enabled else None
         self._housekeeping = Housekeeping(config)
+        self._sampler = Sampler(config)
         self._started_at = time.time()
         self._silence = SilenceWatch(config, self._store, self._started_at) if config.silence.enabled else None
         self._scp_port = 0
@@ -83,6 +88,7 @@ class Appliance:
             while not self._stop.wait(_WATCH_SECONDS):
                 self._watch()
                 self._watch_page()
+                notify.tell("WATCHDOG=1")
                 rounds += 1
                 if rounds % _SAY_EVERY == 0:
                     self._say()
@@ -124,7 +130,9 @@ class Appliance:
             self._invite(port)
         self._say()
         self._housekeeping.start()
+        self._sampler.start()
         log.info("ready: %s", ", ".join(ready))
+        notify.tell("READY=1")
 
     def _look_at_trail(self) -> None:
         """A trail that is not the one of the last run is said at once; `scanside audit verify` looks at all of it."""
@@ -224,6 +232,7 @@ class Appliance:
             log.error("the state of the parts can't be written: %s", error)
 
     def _shut_down(self) -> None:
+        notify.tell("STOPPING=1")
         for part in (self._scp, self._drop):
             if part:
                 part.stop()
@@ -231,6 +240,7 @@ class Appliance:
             if child:
                 child.stop()
         self._housekeeping.stop()
+        self._sampler.stop()
         self._outbox.stop()
         self._record("stop", f"Scanside {__version__}")
         if self._syslog:

@@ -39,9 +39,15 @@ CREATE TABLE instance (
     reviewed_at        REAL,                     -- when somebody said that they have seen what came of it
     image_removed_at   REAL,                     -- when retention took its file from the spool
     result_removed_at  REAL,                     -- when retention took its results and pictures
-    reading_rank       INTEGER NOT NULL DEFAULT 5    -- its place among those to be read; see appliance.reading_order
+    reading_rank       INTEGER NOT NULL DEFAULT 5,   -- its place among those to be read; see appliance.reading_order
+    accession_number   TEXT NOT NULL DEFAULT '',
+    issuer_of_patient_id TEXT NOT NULL DEFAULT '',   -- whose patient_id that is; the same ID of another issuer is another patient
+    outcome            TEXT NOT NULL DEFAULT '', -- of its result: urgent | positive | indeterminate | negative | outlined; '' without one
+    assessed_at        REAL,                     -- when a reader first said whether the result is right
+    facet              TEXT GENERATED ALWAYS AS (CASE WHEN lead_id IS NULL OR lead_id = id THEN (CASE WHEN reading_rank < 5 AND reviewed_at IS NULL THEN reading_rank ELSE 5 END) || '/' || state || '/' || outcome || '/' || (reviewed_at IS NULL) || '/' || (assessed_at IS NULL) || '/' || modality END) VIRTUAL  -- see appliance.worklist_store
 ) STRICT;
 CREATE INDEX instance_by_uid ON instance (sop_instance_uid);
+CREATE INDEX instance_by_study ON instance (study_instance_uid) WHERE study_instance_uid <> '';
 CREATE INDEX instance_by_state ON instance (state);
 CREATE INDEX instance_by_time ON instance (received_at);
 CREATE INDEX instance_by_lead ON instance (lead_id) WHERE lead_id IS NOT NULL;
@@ -54,6 +60,13 @@ CREATE INDEX instance_in_quarantine ON instance (id) WHERE state = 'quarantined'
 CREATE INDEX instance_with_image ON instance (finished_at) WHERE image_removed_at IS NULL;
 CREATE INDEX instance_with_result ON instance (finished_at) WHERE result_removed_at IS NULL AND state = 'delivered';
 CREATE INDEX instance_by_transfer ON instance (transfer_id) WHERE state IN ('received', 'claimed');
+CREATE INDEX instance_listed ON instance (facet, received_at DESC, id DESC) WHERE facet IS NOT NULL;
+CREATE INDEX instance_listed_by_sender ON instance (ae_title, facet, received_at DESC, id DESC) WHERE facet IS NOT NULL AND ae_title <> '';
+CREATE INDEX instance_by_accession ON instance (accession_number COLLATE NOCASE) WHERE accession_number <> '';
+CREATE INDEX instance_by_patient ON instance (patient_id COLLATE NOCASE, received_at DESC) WHERE patient_id <> '' AND facet IS NOT NULL;
+
+-- The words of patients' names; of images that are read by themselves, and of leads.
+CREATE VIRTUAL TABLE instance_named USING fts5(patient_name, content = 'instance', content_rowid = 'id', detail = 'none', prefix = '1 2 3 4 5 6', tokenize = 'unicode61 remove_diacritics 2');
 
 CREATE TABLE transfer (                          -- an association, a request, or a batch of files in the drop folder
     id        TEXT PRIMARY KEY,
@@ -293,3 +306,117 @@ CREATE TABLE token (                             -- with which systems use the p
     revoked_at REAL
 ) STRICT;
 CREATE UNIQUE INDEX token_by_name ON token (name) WHERE revoked_at IS NULL;
+
+CREATE TABLE history (                           -- how the device was; appliance.history says how long each is kept
+    seconds INTEGER NOT NULL,                    -- how long the period is: 60, 3600 or 86400
+    at      INTEGER NOT NULL,                    -- when it began
+    content TEXT NOT NULL,                       -- JSON of appliance.history.Period
+    PRIMARY KEY (seconds, at)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE history_mark (                      -- one row: the totals up to which event
+    event_id INTEGER NOT NULL,
+    content  TEXT NOT NULL                       -- JSON of appliance.history.Totals
+) STRICT;
+INSERT INTO history_mark VALUES (0, '{}');
+
+CREATE TABLE assessment (                        -- what a reader said of a finding or a segment; a later one supersedes an earlier, and both stay
+    id          INTEGER PRIMARY KEY,
+    instance_id INTEGER NOT NULL REFERENCES result (instance_id),
+    subject     TEXT NOT NULL CHECK (subject IN ('finding', 'segment')),
+    label       TEXT NOT NULL,                   -- of the finding or the segment
+    code        TEXT NOT NULL,                   -- JSON of Code: what it was looked for as
+    said        TEXT NOT NULL,                   -- what the result said of it: present | absent | indeterminate, or its size
+    verdict     TEXT NOT NULL CHECK (verdict IN ('agree', 'disagree', 'amend')),
+    reason      TEXT NOT NULL,                   -- a code of appliance.assessing; '' of an agreement
+    comment     TEXT NOT NULL DEFAULT '',
+    person      TEXT NOT NULL,                   -- the account; '' where no login is asked for
+    made_at     REAL NOT NULL,
+    package     TEXT NOT NULL,                   -- id and version
+    object_uid  TEXT NOT NULL DEFAULT '',        -- SOP Instance UID of the result object that said it; '' where none was made
+    supersedes  INTEGER UNIQUE REFERENCES assessment (id)
+) STRICT;
+CREATE INDEX assessment_by_instance ON assessment (instance_id, id);
+CREATE TRIGGER assessment_stays BEFORE UPDATE ON assessment BEGIN SELECT raise(ABORT, 'an assessment is not changed: make a later one'); END;
+CREATE TRIGGER assessment_is_kept BEFORE DELETE ON assessment BEGIN SELECT raise(ABORT, 'an assessment is not removed: make a later one'); END;
+
+CREATE TABLE drift_study (                       -- one row a study and package: what appliance.drift saw of it
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    package     TEXT NOT NULL,                   -- SHA-256 of the package file
+    study       BLOB NOT NULL,                   -- 8 bytes of the SHA-256 of its Study Instance UID: each counts once
+    instance_id INTEGER NOT NULL,                -- the image that stands for it
+    at          REAL NOT NULL,
+    bins        BLOB NOT NULL,                   -- one byte for each of appliance.drift.streams.STREAMS
+    UNIQUE (package, study)
+) STRICT;
+
+CREATE TABLE drift_day (                         -- the same by day, kept when the rows are gone
+    package  TEXT NOT NULL,
+    day      TEXT NOT NULL,                      -- ISO 8601, local
+    studies  INTEGER NOT NULL,
+    counts   BLOB NOT NULL,                      -- appliance.drift.store.pack of (streams, bins)
+    validated REAL,                              -- the highest natural logarithm of the mean martingale against the
+    site     REAL,                               -- package's reference, and against the site's baseline
+    PRIMARY KEY (package, day)
+) STRICT;
+
+CREATE TABLE drift_category (                    -- numbers of names that headers have; they never change
+    stream TEXT NOT NULL,
+    name   TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (stream, name)
+) STRICT;
+
+CREATE TABLE drift_package (                     -- packages whose studies were watched, and how far the site is learned
+    package     TEXT PRIMARY KEY,
+    name        TEXT NOT NULL,                   -- id and version
+    first_at    REAL NOT NULL,
+    reference   BLOB NOT NULL,                   -- pack of the package's counts; all 0 where it has none
+    seed        INTEGER NOT NULL,                -- of the chance that breaks ties
+    began_after INTEGER NOT NULL,                -- drift_study.id: later studies make the site's baseline
+    accepted_at REAL,                            -- when that was taken as usual; NULL while it is learned
+    accepted_by TEXT NOT NULL DEFAULT '',
+    baseline    BLOB,                            -- pack of its counts
+    studies     INTEGER NOT NULL DEFAULT 0,      -- of the baseline
+    dependent   TEXT NOT NULL DEFAULT '{}'       -- JSON: stream -> p-value of the test that its studies are independent
+) STRICT;
+
+CREATE TABLE drift_monitor (                     -- a watch as it was after a study; what came later is counted again
+    package TEXT NOT NULL,
+    against TEXT NOT NULL,                       -- validated | site
+    changes INTEGER NOT NULL,                    -- how often it was begun anew, by whoever
+    after   INTEGER NOT NULL,                    -- drift_study.id
+    begun   INTEGER NOT NULL,                    -- drift_study.id after which it began
+    state   BLOB,                                -- appliance.drift.monitor; NULL: it does not watch
+    PRIMARY KEY (package, against)
+) STRICT;
+
+CREATE TABLE drift_alarm (
+    id              INTEGER PRIMARY KEY,
+    package         TEXT NOT NULL,
+    against         TEXT NOT NULL,               -- validated | site
+    kind            TEXT NOT NULL,               -- alarm | warning | confidence
+    raised_at       REAL NOT NULL,
+    study           INTEGER NOT NULL,            -- drift_study.id at which it was raised
+    evidence        REAL NOT NULL,
+    cause           TEXT NOT NULL,               -- JSON of appliance.drift.cause.Cause
+    acknowledged_at REAL,
+    acknowledged_by TEXT NOT NULL DEFAULT '',
+    why             TEXT NOT NULL DEFAULT '',
+    outcome         TEXT NOT NULL DEFAULT ''     -- watch | baseline | rest
+) STRICT;
+CREATE INDEX drift_alarm_open ON drift_alarm (id) WHERE acknowledged_at IS NULL;
+
+CREATE TABLE drift_event (                       -- what was done to it, and by whom
+    id     INTEGER PRIMARY KEY,
+    at     REAL NOT NULL,
+    who    TEXT NOT NULL,                        -- '' for the device itself
+    what   TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE drift_count (                       -- what could not be counted as a study, and why
+    name    TEXT PRIMARY KEY,
+    n       INTEGER NOT NULL,
+    last_at REAL NOT NULL,
+    last    TEXT NOT NULL DEFAULT ''
+) STRICT;

@@ -29,7 +29,8 @@ from appliance.overview import FINAL_STATES, Overview
 _SOON_SECONDS = 20.0  # what comes later, without end perhaps, holds nothing up
 _DESCRIBED = (
     "sop_instance_uid", "sop_class_uid", "study_instance_uid", "patient_id", "patient_name", "patient_sex",
-    "patient_age", "modality", "body_part", "view", "acquired_at", "institution",
+    "patient_age", "modality", "body_part", "view", "acquired_at", "institution", "accession_number",
+    "issuer_of_patient_id",
 )  # fmt: skip
 
 OPEN_TRANSFER = "INSERT OR IGNORE INTO transfer (id, source, opened_at) VALUES (:transfer_id, :source, :now)"
@@ -54,6 +55,12 @@ UPDATE instance SET parked = 1, not_before = 0, reason = '',
                     priority = CASE WHEN :due_at < due_at THEN :priority ELSE priority END,
                     due_at = min(due_at, :due_at), reading_rank = min(reading_rank, :reading_rank)
 WHERE id = :lead_id
+"""
+# Once: a second time would be counted twice.
+_MAKE_FINDABLE = """
+INSERT INTO instance_named (rowid, patient_name)
+SELECT id, patient_name FROM instance
+WHERE id = :id AND patient_name <> '' AND NOT EXISTS (SELECT 1 FROM instance_named_docsize WHERE id = :id)
 """
 _PARK = """
 UPDATE instance SET state = 'received', claimed_by = NULL, lease_until = NULL, parked = 1, lead_id = :lead_id,
@@ -191,8 +198,15 @@ class SeriesStore(Overview):
                 values["images"] = 1 + (found["images"] if found is not None else 0)
                 connection.execute(_INSERT_SERIES, values)
             connection.execute(_PARK, values)
+            if values["lead_id"] == instance_id:
+                self._make_findable(connection, instance_id)
             self._event(connection, instance_id, now, "gathered", f"in the series of image {values['lead_id']}")
             return int(values["lead_id"])
+
+    @staticmethod
+    def _make_findable(connection: sqlite3.Connection, instance_id: int) -> None:
+        """By its patient's name, in `appliance.worklist_store`."""
+        connection.execute(_MAKE_FINDABLE, {"id": instance_id})
 
     def _describe(
         self,

@@ -271,7 +271,7 @@ class StorageCommitment:
                 self._store.postpone(left, error, time.time() + pause)
                 log.warning("%s takes no storage commitment report: %s", ae_title, error)
         except Exception as problem:  # noqa: BLE001 (the ledger's, or what a hostile AE title makes pynetdicom raise)
-            log.error("storage commitment reports are delayed: %s", problem)
+            log.error("storage commitment reports are delayed: %s", type(problem).__name__)
             time.sleep(_FIRST_PAUSE)  # or it would be a loop without a rest
         finally:
             if association is not None and association.is_established:
@@ -303,7 +303,7 @@ def answer_report(event: evt.Event, on_report: Callable[[CommitmentReport], bool
     try:
         report = CommitmentReport.of(event.event_information)
     except Exception as error:  # noqa: BLE001 (decoding a hostile data set may raise anything)
-        log.warning("a storage commitment report of %s can't be read: %s", peer, error)
+        log.warning("a storage commitment report of %s can't be read: %s", peer, type(error).__name__)
         return _INVALID_ARGUMENT
     try:
         known = on_report(report)

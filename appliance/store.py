@@ -123,7 +123,10 @@ class Store(OutboxStore):
         with self._transaction() as connection:
             same = connection.execute(_SAME, vars(arrival)).fetchone()
             if same is not None and same["digest"] == arrival.digest:
-                connection.execute("UPDATE instance SET copies = copies + 1 WHERE id = ?", (same["id"],))
+                # Its file is in the spool again, even where retention had taken it.
+                connection.execute(
+                    "UPDATE instance SET copies = copies + 1, image_removed_at = NULL WHERE id = ?", (same["id"],)
+                )
                 self._event(connection, same["id"], now, "sent again", arrival.sender)
                 return Admission(same["id"], "duplicate")
             conflict = same is not None
@@ -217,6 +220,7 @@ class Store(OutboxStore):
         now = time.time()
         with self._transaction() as connection:
             row = self._describe(connection, instance_id, owner, attributes, priority, patience_seconds, asked)
+            self._make_findable(connection, instance_id)
             self._event(connection, instance_id, now, "queued", priority)
             place = {"due_at": row["due_at"], "id": instance_id, "now": now}
             stands = connection.execute(_GOES_BEFORE, place).fetchone() is None
@@ -355,8 +359,8 @@ class Store(OutboxStore):
             self._supersede(connection, instance_id, now)
             (before,) = connection.execute("SELECT reading_rank FROM instance WHERE id = ?", (instance_id,)).fetchone()
             connection.execute(
-                "UPDATE instance SET reading_rank = ? WHERE id = ?",
-                (reading_order.raised(before, tier, raised_to), instance_id),
+                "UPDATE instance SET reading_rank = ?, outcome = ? WHERE id = ?",
+                (reading_order.raised(before, tier, raised_to), _outcome(result), instance_id),
             )
             for item in objects:
                 cursor = connection.execute(
@@ -388,3 +392,15 @@ class Store(OutboxStore):
             raise LeaseLostError(f"the lease of instance {instance_id} was lost by {owner}")
         self._event(connection, instance_id, now, "released" if state == "received" else state, reason)
         self._take_along(connection, instance_id, "claimed", now)
+
+
+def _outcome(result: dict[str, Any]) -> str:
+    """What a result is found by in the worklist: the most urgent of its findings."""
+    findings = result["findings"]
+    if result["urgent"]:
+        return "urgent"
+    if any(each["positive"] for each in findings):
+        return "positive"
+    if any(each.get("unsure") for each in findings):
+        return "indeterminate"
+    return "negative" if findings else "outlined"

@@ -26,6 +26,8 @@ from pydicom import Dataset
 
 from appliance import completeness, image, pipeline, reading_order, schedule, writer
 from appliance.config import Config
+from appliance.drift.store import DriftStore
+from appliance.drift.watch import Watch
 from appliance.errors import (
     ApplianceError,
     BackendError,
@@ -89,6 +91,7 @@ class Worker:
         self._spool = Spool(config.spool_path)
         self._sandbox = Sandbox(config.sandbox)
         self._readiness = Readiness(config, self._store)
+        self._drift = Watch(config, DriftStore(config.ledger_path))
         self._owner = owner(os.getpid())
         self._stopping = False
         self._usual_seconds: float | None = None  # of one image that is read by itself, in all, the latest ones most
@@ -240,6 +243,8 @@ class Worker:
                 self._usual_seconds = total if usual is None else 0.9 * usual + 0.1 * total
             log.info("instance %d: result in %.3f s", identifier, total)
             self._tell_parent()
+            read_by, target = begun.prepared.engine.package, reading.provenance.target
+            self._drift.observe(read_by, target, identifier, reading.source, reading.prediction, total)
 
     @contextmanager
     def _recorded(self, identifier: int) -> Iterator[None]:
@@ -247,10 +252,10 @@ class Worker:
         try:
             yield
         except QuarantineError as error:
-            log.error("instance %d is quarantined: %s", identifier, error)
+            log.error("instance %d is quarantined, its row says why", identifier)  # errors may quote headers
             self._store.quarantine(identifier, self._owner, str(error))
         except InputError as error:
-            log.info("instance %d is turned away: %s", identifier, error)
+            log.info("instance %d is turned away, its row says why", identifier)
             self._store.reject(identifier, self._owner, str(error))
         except DiskFullError as error:
             log.error("instance %d waits: %s", identifier, error)
@@ -266,7 +271,7 @@ class Worker:
         except SpoolError:
             raise  # the ledger's or the disk's trouble, not the image's
         except ApplianceError as error:
-            log.error("instance %d failed: %s", identifier, error)
+            log.error("instance %d failed (%s), its row says why", identifier, type(error).__name__)
             self._store.fail(identifier, self._owner, str(error))
         except Exception as error:  # one input's surprise must neither stop the others nor go unrecorded
             log.exception("instance %d is quarantined", identifier)

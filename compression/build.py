@@ -35,6 +35,7 @@ from compression import (
     prune,
     quantize,
     rates,
+    reference,
     report,
     report_clinical,
     report_hard_cases,
@@ -74,7 +75,7 @@ STAGES = (
         (statistics, timing, roc, rates, decision_curve, decisions, subgroups, hard_cases, abstention),
     ),
     Stage("report", report, 0.5, (page, report_clinical, report_hard_cases, diagnosis)),
-    Stage("pack", pack, 0.5, (card,)),
+    Stage("pack", pack, 2, (card, reference)),
 )
 
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from appliance import package
 from appliance.package import FindingSpec, GoldenSpec, InputSpec, Manifest, OutputSpec, Target
 from appliance.signature import TRUSTED_KEYS, key_id, load_trusted_keys, public_pem
-from compression import choose, data, ensemble, evaluate, gate, golden, quantize, shipping
+from compression import choose, data, ensemble, evaluate, gate, golden, quantize, reference, shipping
 from compression.card import write_card
 from compression.inference import ACTIVATION_MAP, EMBEDDING, INPUT, LOGITS
 
@@ -81,7 +81,12 @@ def run(build: Build) -> str:
         ensemble.FILE: ensemble.path(build).read_bytes(),
         **{target.artifact: gate.artifact(build, name).read_bytes() for name, target in targets.items()},
     }
-    return write(build, manifest, files, card)
+    unsigned = package.Package(published(build)[0], "", manifest, files, None)
+    arrays, studies = reference.make(
+        unsigned, lambda: reference.training_images(build), lambda: reference.validation_images(build)
+    )
+    opened = reference.added(unsigned, files, arrays, studies)
+    return write(build, opened.manifest, {**files, reference.FILE: opened.file(reference.FILE)}, card)
 
 
 def write(build: stages.Build, manifest: Manifest, files: dict[str, bytes], card: str) -> str:

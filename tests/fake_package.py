@@ -100,6 +100,7 @@ def make(folder: Path, keep: tuple[str, ...] = (), heads: Heads | None = None, *
         id="fake",
         targets=targets,
         card="card.md",
+        drift=None,
         golden=GoldenSpec("golden.npz", len(golden["images"]), opened.manifest.golden.probability_tolerance),
     )
     return _written(folder, manifest, files)

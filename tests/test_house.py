@@ -28,6 +28,11 @@ LEVELS = [
         "appliance.document",
         "appliance.tls_client",
         "appliance.unchanged",
+        "appliance.history",
+        "appliance.machine",
+        "appliance.own_words",
+        "appliance.brand",
+        "appliance.notify",
     },
     {
         "appliance.schedule",
@@ -39,11 +44,13 @@ LEVELS = [
     {"appliance.database"},
     {
         "appliance.overview",
+        "appliance.history_store",
         "appliance.account_store",
         "appliance.token_store",
         "appliance.audit_store",
         "appliance.waiting_store",
     },
+    {"appliance.study_pages"},
     {"appliance.series_store"},
     {"appliance.outbox_store"},
     {
@@ -66,6 +73,8 @@ LEVELS = [
         "appliance.whole",
         "appliance.store",
         "appliance.custody",
+        "appliance.worklist_store",
+        "appliance.assessment_store",
         "appliance.group_commit",
         "appliance.commitment_store",
         "appliance.step_store",
@@ -75,8 +84,9 @@ LEVELS = [
         "appliance.engine_cache",
     },
     {"appliance.package", "appliance.volume", "appliance.sandbox"},
-    {"appliance.golden", "appliance.render"},
+    {"appliance.golden", "appliance.render", "appliance.manifests"},
     {
+        "appliance.drift",
         "appliance.route",
         "appliance.companion",
         "appliance.concepts",
@@ -85,14 +95,19 @@ LEVELS = [
         "appliance.writer",
         "appliance.backends",
         "appliance.health",
+        "appliance.sampler",
+        "appliance.certificates",
+        "appliance.problems",
         "appliance.silence_watch",
         "appliance.retention",
         "appliance.recount",
         "appliance.ledger_export",
     },
+    {"appliance.assessment_report"},
     {
         "appliance.canvas",
         "appliance.pictures",
+        "appliance.viewing",
         "appliance.file_head",
         "appliance.landing",
         "appliance.source_grid",
@@ -116,6 +131,8 @@ LEVELS = [
         "appliance.connection",
         "appliance.describe",
         "appliance.study_cases",
+        "appliance.support_bundle",
+        "appliance.errand",
         "appliance.web",
     },
     {"appliance.worker", "appliance.housekeeping", "appliance.takeover"},
@@ -191,7 +208,7 @@ def test_brothers_never_see_each_other(folder: str) -> None:
 def test_training_uses_only_the_contracts_of_the_device() -> None:
     names = (
         "preprocess", "probability", "occlusion", "image", "package", "signature", "errors", "result", "receipt",
-        "backend", "backends",
+        "backend", "backends", "interpret", "volume", "drift.measure", "drift.reference", "drift.streams",
     )  # fmt: skip
     allowed = {f"appliance.{name}" for name in names}
     for module, path in _modules("compression"):
@@ -226,9 +243,12 @@ def test_only_the_ledger_knows_sql() -> None:
         "appliance.account_store",
         "appliance.audit_store",
         "appliance.audit_subjects",
+        "appliance.assessment_store",
         "appliance.commitment_store",
         "appliance.custody",
         "appliance.database",
+        "appliance.history_store",
+        "appliance.drift.store",
         "appliance.outbox_store",
         "appliance.overview",
         "appliance.reader_study",
@@ -237,4 +257,15 @@ def test_only_the_ledger_knows_sql() -> None:
         "appliance.store",
         "appliance.token_store",
         "appliance.waiting_store",
+        "appliance.study_pages",
+        "appliance.worklist_store",
     }
+
+
+def test_firmware_and_appliance_never_see_each_other() -> None:
+    """firmware/ touches the appliance through its command line and its files only."""
+    for folder, foreign in (("firmware", {"appliance", "compression"}), ("appliance", {"firmware"}),
+                            ("compression", {"firmware"})):  # fmt: skip
+        for module, path in _modules(folder):
+            seen = {imported.split(".")[0] for imported in _imports(path)} & foreign
+            assert not seen, f"{module} imports {seen}"

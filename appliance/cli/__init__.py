@@ -8,9 +8,11 @@ import click
 
 from appliance import __version__
 from appliance.cli import (
+    assessing,
     auditing,
     backends,
     deliveries,
+    drift,
     ledger,
     packages,
     people,
@@ -66,6 +68,7 @@ for command in (
     serving.status,
     deliveries.deliveries,
     quarantine.quarantine,
+    drift.drift,
     ledger.ledger,
     ledger.retention,
     people.accounts,
@@ -74,12 +77,15 @@ for command in (
     sending.send,
     sending.check_connection,
     serving.doctor,
+    serving.support_bundle,
     backends.show_backends,
     backends.prove,
     backends.bench,
     packages.package,
     stating.conformance,
+    stating.openapi,
     studies.study,
+    assessing.assessments,
     serving.demo,
 ):
     main.add_command(command)

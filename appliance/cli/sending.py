@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -16,7 +16,6 @@ from appliance.config import Priority, load
 from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
-    from appliance.connection import Question
     from appliance.patients import TestPatient
     from appliance.tls_client import TlsFiles
 
@@ -167,13 +166,14 @@ def check_connection(
     Exit code 1 where one of them can't be used.
     """
     from appliance import log
-    from appliance.connection import examine
+    from appliance.connection import examine, needed_for
+    from appliance.connection.asked import questions
 
     log.set_up("error")
     config = load(config_path, data_dir)
-    questions = _questions(config, peer, files, calling_ae_title, timeout, _tls_files(**tls))
+    asked = questions(config, peer, needed_for(files) if files else None, calling_ae_title, timeout, _tls_files(**tls))
     failed, answers = False, []
-    for title, question in questions:
+    for title, question in asked:
         if not as_json:
             click.echo(f"{title}, called by {question.calling_ae_title}:")
         checks = []
@@ -186,58 +186,3 @@ def check_connection(
     if as_json:
         click.echo(json.dumps(answers, indent=1))
     sys.exit(1 if failed else 0)
-
-
-def _questions(
-    config: Any,
-    peer: str | None,
-    files: tuple[Path, ...],
-    calling_ae_title: str | None,
-    timeout: float,
-    tls: TlsFiles | None,
-) -> Iterator[tuple[str, Question]]:
-    from appliance.connection import IMAGES, RESULTS, Question, needed_for
-    from appliance.delivery.way import tls_files
-    from appliance.send import Destination, parse_destination
-    from appliance.tls_client import TlsFiles
-
-    calling = calling_ae_title or config.delivery.calling_ae_title
-    named = {each.name: each for each in config.destinations}
-    wanted = needed_for(files) if files else None
-    if peer is None:
-        scp = config.storage_scp
-        if not scp.enabled:
-            raise ApplianceError("the Storage SCP is switched off", hint="name a peer, or set storage_scp.enabled")
-        own = Destination(scp.ae_title, "127.0.0.1" if scp.host == "0.0.0.0" else scp.host, _own_port(config))  # noqa: S104
-        is_own, files_of_own = tls is None and scp.tls is not None, tls
-        if is_own:
-            ca, certificate, key = (config.data / each for each in (scp.tls.ca, scp.tls.certificate, scp.tls.key))
-            files_of_own = TlsFiles(ca, certificate, key, any_name=True)
-        title = f"own Storage SCP {own}{' over TLS' if files_of_own else ''}"
-        yield title, Question(own, calling_ae_title or "SCANNER", IMAGES, files_of_own, timeout, own=is_own)
-    elif peer not in named:
-        to = parse_destination(peer)
-        yield str(to), Question(to, calling, wanted or {**IMAGES, **RESULTS}, tls, timeout)
-        return
-    if peer and named[peer].protocol != "dicom":
-        raise ApplianceError(f"{peer!r} is no DICOM peer", hint="`scanside doctor` asks whether it answers")
-    for name in [peer] if peer else [each.name for each in config.destinations if each.protocol == "dicom"]:
-        each = named[name]
-        to = Destination(each.ae_title, each.host, each.port)
-        configured = tls_files(each.tls, config) if each.tls else None
-        yield f"destination {name} {to}", Question(to, calling, wanted or RESULTS, tls or configured, timeout)
-
-
-def _own_port(config: Any) -> int:
-    """The configured port; where that is 0, the one that the running appliance has taken."""
-    from appliance.cli.options import existing_ledger
-    from appliance.store import Store
-
-    port: int = config.storage_scp.port
-    if port:
-        return port
-    store = Store(existing_ledger(config), read_only=True)
-    try:
-        return int(store.components().get("storage_scp", {}).get("port", 0)) or 11112
-    finally:
-        store.close()

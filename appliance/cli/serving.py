@@ -83,12 +83,34 @@ def doctor(as_json: bool, config_path: Path | None, data_dir: Path | None) -> No
     from appliance.doctor import examine
 
     log.set_up("error")
-    checks = examine(load(config_path, data_dir))
+    checks = []
+    for check in examine(load(config_path, data_dir)):
+        checks.append(check)
+        if not as_json:
+            print_checks([check])
     if as_json:
         click.echo(json.dumps([check.to_dict() for check in checks], indent=1))
-    else:
-        print_checks(checks)
     sys.exit(1 if any(check.outcome == "fail" for check in checks) else 0)
+
+
+@click.command("support-bundle")
+@click.argument("file", type=click.Path(path_type=Path))
+@configured
+def support_bundle(file: Path, config_path: Path | None, data_dir: Path | None) -> None:
+    """Write all that a vendor needs to help into one zip FILE, without anything of a patient.
+
+    Versions, the configuration without secrets, receipts, health, history, the proof of the ledger, log lines, and what
+    scanside doctor says. Nothing is sent anywhere. It works whether or not the appliance runs.
+    """
+    from appliance import log
+    from appliance.support_bundle import write
+
+    log.set_up("error")
+    config = load(config_path, data_dir)
+    existing_ledger(config)
+    members = write(config, file)
+    click.echo(f"{file}: {', '.join(members)}")
+    click.echo("It holds no patient data: README.txt in it says how that is made sure. Look at it before you send it.")
 
 
 @click.command()

@@ -17,31 +17,34 @@ from pydicom.uid import (
     CTImageStorage,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     MRImageStorage,
+    ParametricMapStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
 )
 
 from appliance.checks import Check
+from appliance.config import Config, Destination, ResultKind
 from appliance.connection import dicom, network, own, secure
 from appliance.connection.question import Question
 from appliance.delivery.storage_scu import File
 
-__all__ = ["IMAGES", "RESULTS", "Question", "examine", "needed_for"]
+__all__ = ["IMAGES", "Question", "examine", "needed_for", "results"]
 
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-RESULTS: dict[UID, tuple[UID, ...]] = {
-    UID(each): _NATIVE
-    for each in (
-        Comprehensive3DSRStorage,
-        SecondaryCaptureImageStorage,
-        SegmentationStorage,
-    )
+_RESULTS: dict[ResultKind, UID] = {
+    "structured_report": Comprehensive3DSRStorage,
+    "secondary_capture": SecondaryCaptureImageStorage,
+    "segmentation": SegmentationStorage,
+    "fractional_segmentation": SegmentationStorage,
+    "presentation_state": GrayscaleSoftcopyPresentationStateStorage,
+    "parametric_map": ParametricMapStorage,
 }
 IMAGES: dict[UID, tuple[UID, ...]] = {
     UID(each): (*_NATIVE, JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1, RLELossless)
@@ -56,6 +59,12 @@ IMAGES: dict[UID, tuple[UID, ...]] = {
 # Words of hints that ask for an option: this device has no options for itself, it has its configuration.
 _OPTIONS = ("--tls", "--ca", "--cert")
 _RESTART = "restart the appliance: it runs with another configuration than this one"
+
+
+def results(config: Config, destination: Destination | None = None) -> dict[UID, tuple[UID, ...]]:
+    """What a peer must take of the results that are made; of a destination, of those that it is sent."""
+    kinds = [kind for kind in config.results.kinds if destination is None or kind in destination.send]
+    return {_RESULTS[kind]: _NATIVE for kind in kinds}
 
 
 def needed_for(paths: Sequence[Path]) -> dict[UID, tuple[UID, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import ssl
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from appliance import tls_client
+from appliance import machine, tls_client
 from appliance.checks import Check
 from appliance.connection.question import Question
 from appliance.errors import ApplianceError, ConfigError
@@ -18,8 +17,6 @@ from appliance.tls_client import CertificateFacts, TlsFiles
 
 _ALERT_SECONDS = 1.0  # in TLS 1.3 a peer refuses this side's certificate only after the handshake
 _WARN_BEFORE = timedelta(days=30)
-_UNSYNCHRONIZED = 5  # TIME_ERROR of adjtimex(2)
-_TIMEX_BYTES = 512  # more than struct timex has anywhere
 
 
 def clock(question: Question) -> Iterator[Check]:
@@ -29,7 +26,7 @@ def clock(question: Question) -> Iterator[Check]:
     said = f"this device's says {now:%Y-%m-%d %H:%M} UTC"
     if now < installed - timedelta(days=1):
         yield Check("clock", "fail", f"{said}, a time before this software was installed", "set it (timedatectl)")
-    elif _is_free_running():
+    elif machine.clock().synchronized is False:
         yield Check(
             "clock",
             "warning",
@@ -38,13 +35,6 @@ def clock(question: Question) -> Iterator[Check]:
         )
     else:
         yield Check("clock", "ok", f"{said}, kept right by a time server")
-
-
-def _is_free_running() -> bool:
-    try:
-        return bool(ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES)) == _UNSYNCHRONIZED)
-    except (OSError, AttributeError):
-        return False
 
 
 def own_certificate(question: Question) -> Iterator[Check]:

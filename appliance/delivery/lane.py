@@ -122,7 +122,8 @@ class Lane:
         for error, items in not_sent.items():
             pause = self._backoff(max(attempts[item.id] for item in items), self._settings.longest_retry_seconds)
             self._store.retry([item.id for item in items], error, time.time() + pause)
-            log.warning("%d objects not sent to %s, next try in %.0f s: %s", len(items), self._name, pause, error)
+            # Nothing of what a peer says is logged: it may name the patient. The ledger has it.
+            log.warning("%d objects not sent to %s, next try in %.0f s", len(items), self._name, pause)
         self._record(sent, begun_at)
         return bool(rows)
 
@@ -174,7 +175,7 @@ class Lane:
         failing = self._store.lane(self._name)
         pause = self._backoff(failing["failures"] if failing else 0, self._settings.longest_probe_seconds)
         self._store.lane_failed(self._name, error, time.time() + pause)
-        log.warning("%s is not sent anything for %.0f s: %s", self._name, pause, error)
+        log.warning("%s fails and is not sent anything for %.0f s: see `scanside status`", self._name, pause)
 
     def _works(self) -> None:
         failing = self._store.lane(self._name)
@@ -232,7 +233,7 @@ class Lane:
     def _not_asked(self, rows: list[dict[str, Any]], error: str) -> None:
         pause = self._backoff(max(row["asked"] for row in rows), self._settings.longest_retry_seconds)
         self._store.not_asked([row["id"] for row in rows], f"sent, not committed: {error}", time.time() + pause)
-        log.warning("%d objects are not known to be committed: %s", len(rows), error)
+        log.warning("%d objects are not known to be committed by %s", len(rows), self._name)
 
     def heard(self) -> None:
         """The destination has reported, whatever it said; for any thread."""

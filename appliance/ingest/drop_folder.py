@@ -397,7 +397,6 @@ class DropFolder:
     def _problem(self, path: Path, reason: str) -> None:
         name = self._name(path)
         if self._problems.get(name) != reason:
-            log.warning(
-                "something in the drop folder can't be taken: %s", reason
-            )  # file names may hold patients' names
+            # Neither its name nor the reason, which may quote others: file names may hold patients' names.
+            log.warning("something in the drop folder can't be taken: see `scanside status`")
             self._problems[name] = reason

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
 import time
 from collections.abc import Callable
@@ -16,15 +15,42 @@ import msgspec
 from flask import Flask, Response, g, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from appliance import __version__
+from appliance import __version__, brand
+from appliance.assessment_store import Assessments
 from appliance.audit import Trail
 from appliance.config import Config
+from appliance.manifests import Manifests
 from appliance.reader_study import ReaderStudies
 from appliance.reading_order import of_rank
-from appliance.result import Finding, Segment
+from appliance.result import Finding, Segment, rounded_percent
 from appliance.spool import write_durably
 from appliance.store import Store
-from appliance.web import arrivals, auth, custody, deliveries, kiosk, people, reading, rights, trail, views
+from appliance.viewing import Viewing
+from appliance.web import (
+    api,
+    api_acting,
+    api_device,
+    api_studies,
+    arrivals,
+    assessing,
+    auth,
+    branding,
+    custody,
+    deliveries,
+    device,
+    drift,
+    embedding,
+    kiosk,
+    metrics,
+    people,
+    pixels,
+    reading,
+    rights,
+    trail,
+    views,
+)
+from appliance.web.telling import Trend
+from appliance.worklist_store import Worklists
 
 _POLICY = (
     "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -34,7 +60,7 @@ _POLICY = (
 
 def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) -> Flask:
     """The page of one appliance; writes to its ledger readers' answers in studies, files that come
-    in, what `custody` and `people` do, and to the audit trail who saw and did what.
+    in, what `custody`, `deliveries`, `api_acting` and `people` do, and to the audit trail who saw and did what.
 
     Parameters
     ----------
@@ -42,6 +68,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         Called after each file that came in over HTTP, from any thread; must not block.
     """
     app = Flask(__name__)
+    store = Store(config.ledger_path, read_only=True)
     secret = _secret(config.key_path.with_name("web-secret"))
     app.config.update(
         SECRET_KEY=secret,
@@ -51,15 +78,23 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         SESSION_COOKIE_HTTPONLY=True,
         MAX_CONTENT_LENGTH=64 * 1024,
         SCANSIDE=config,
-        SCANSIDE_STORE=Store(config.ledger_path, read_only=True),
+        SCANSIDE_STORE=store,
+        SCANSIDE_BRAND=brand.load(config),
+        SCANSIDE_ASSESSMENTS=Assessments(config.ledger_path, read_only=True),
+        SCANSIDE_MANIFESTS=Manifests(config),
+        SCANSIDE_VIEWING=Viewing(config, store),
+        SCANSIDE_WORKLISTS=Worklists(config.ledger_path, read_only=True),
         SCANSIDE_READER_STUDIES=ReaderStudies(config.ledger_path),
     )
     app.register_blueprint(views.blueprint)
+    app.register_blueprint(pixels.blueprint)
+    app.register_blueprint(assessing.blueprint)
     app.register_blueprint(custody.blueprint)
     app.register_blueprint(deliveries.blueprint)
+    app.register_blueprint(drift.blueprint)
     app.register_blueprint(reading.blueprint)
-    app.register_blueprint(people.blueprint)
-    app.register_blueprint(kiosk.blueprint)
+    for part in (people, kiosk, device, api_studies, api_device, api_acting, metrics, branding, embedding):
+        app.register_blueprint(part.blueprint)
     arrivals.register(app, config, on_arrival)
     auth.refuse_other_sites(app)
     auth.protect(app, config, secret)
@@ -75,6 +110,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     app.context_processor(
         lambda: {
             "version": __version__,
+            "brand": app.config["SCANSIDE_BRAND"],
             "who": g.get("person", ""),
             "role": g.get("role", ""),
             "may": rights.may,
@@ -100,10 +136,12 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         ago=_ago,
         size=_size,
         kind=_kind,
-        percent=_percent,
+        percent=lambda share: rounded_percent(share).replace(" ", "\N{NO-BREAK SPACE}"),
         reported_as=_reported_as,
         extent=_extent,
         color=_color,
+        day=_day,
+        lower_first=_lower_first,
     )
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     rights.refuse_unmarked(app)
@@ -124,9 +162,18 @@ def _extent(segment: dict[str, Any]) -> str:
     return msgspec.convert(segment, Segment).size
 
 
-def _color(segment: dict[str, Any]) -> str:
+def _color(segment: dict[str, Any] | Trend) -> str:
     """As SVG and HTML take it."""
-    return "#{:02x}{:02x}{:02x}".format(*segment["color"])
+    color = segment.color if isinstance(segment, Trend) else segment["color"]
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d")
 
 
 def _secret(path: Path) -> bytes:
@@ -137,9 +184,9 @@ def _secret(path: Path) -> bytes:
 
 
 def _headers(response: Response, strict_transport: bool) -> Response:
-    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers.setdefault("Content-Security-Policy", _POLICY)
     response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "same-origin"  # so that this page's own forms name their origin
+    response.headers.setdefault("Referrer-Policy", "same-origin")  # so that this page's own forms name their origin
     response.headers["Cross-Origin-Opener-Policy"] = response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
     if strict_transport:
         response.headers["Strict-Transport-Security"] = "max-age=31536000"
@@ -149,11 +196,10 @@ def _headers(response: Response, strict_transport: bool) -> Response:
 
 
 def _error(error: HTTPException) -> Response:
+    if request.path.startswith(auth.API):
+        return api.problem(error)
     if request.path.startswith(auth.FOR_SYSTEMS):
         answer = Response(f"{error.description}\n", mimetype="text/plain")
-    elif request.path.startswith(auth.API):
-        problem = {"title": error.name, "status": error.code, "detail": error.description}  # RFC 9457
-        answer = Response(f"{json.dumps(problem)}\n", mimetype="application/problem+json")
     else:
         answer = Response(render_template("error.html", error=error))
     answer.headers.extend((name, value) for name, value in error.get_headers() if name != "Content-Type")
@@ -185,9 +231,3 @@ def _kind(kind: str) -> str:
 
 def _size(count: float) -> str:
     return f"{count / 1024**3:.1f} GB" if count >= 1024**3 else f"{count / 1024**2:.0f} MB"
-
-
-def _percent(share: float) -> str:
-    """0 and 100 % are kept for certainty, which no model has."""
-    digits = 1 if share < 0.1 or share > 0.9 else 0
-    return f"{min(max(share * 100, 0.1), 99.9):.{digits}f}\N{NO-BREAK SPACE}%"

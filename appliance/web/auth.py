@@ -201,8 +201,8 @@ def refuse_other_sites(app: Flask) -> None:
 
     This holds without a login, too, where no cookie would be missing. A browser says with each such request where it
     comes from: in Sec-Fetch-Site over TLS and on the device itself, in Origin always. What says neither is no browser,
-    and served only where systems send, or with a token, which no browser adds by itself. A secret in every form would
-    add nothing: what can read the page's own forms, or forge these headers, could read it, too.
+    and served only where systems send: STOW-RS and the JSON API. A secret in every form would add nothing: what can
+    read the page's own forms, or forge these headers, could read it, too.
     """
 
     @app.before_request
@@ -215,8 +215,7 @@ def refuse_other_sites(app: Flask) -> None:
         elif origin is not None:
             same = urlsplit(origin).netloc == request.host
         else:
-            with_token = request.authorization is not None and request.authorization.type == "bearer"
-            same = request.path.startswith(FOR_SYSTEMS) or (with_token and request.path.startswith(_WITH_TOKENS))
+            same = request.path.startswith((FOR_SYSTEMS, API))
         if not same:
             abort(403, "This was not sent by a page of this device. Load the page again, and press the button there.")
 

@@ -6,19 +6,20 @@ import hashlib
 from pathlib import Path
 from typing import Any, get_args
 
-from flask import Blueprint, Response, abort, current_app, jsonify, render_template, request, send_from_directory
+from flask import Blueprint, Response, abort, current_app, render_template, request, send_from_directory
 from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config, MessageKind, ResultKind
-from appliance.health import health
 from appliance.store import FINAL_STATES, Store
+from appliance.web.filters import FINDINGS, Asked, asked
 from appliance.web.rights import needs
+from appliance.web.telling import telling
+from appliance.worklist_store import MOST_COUNTED, Worklists
 
 blueprint = Blueprint("views", __name__)
 
 _KINDS = ", ".join(repr(kind) for kind in (*get_args(ResultKind), *get_args(MessageKind)))
 _PAGE = 50
-_MOST_PAGES = 1000  # of older ones the ledger's export tells
 # What a person needs to know of each state.
 STATE_WORDS = {
     "received": "waiting",
@@ -28,6 +29,12 @@ STATE_WORDS = {
     "rejected": "turned away",
     "failed": "failed",
     "quarantined": "quarantined",
+}
+# And what to do about those that have no result.
+NEXT_STEPS = {
+    "rejected": "Mend what the reason names, and send it again.",
+    "failed": "See the device page for what is wrong, then send it again.",
+    "quarantined": "Read it again on the page of the quarantine, or look at it elsewhere.",
 }
 
 
@@ -41,6 +48,11 @@ def _store() -> Store:
     return store
 
 
+def _worklists() -> Worklists:
+    worklists: Worklists = current_app.config["SCANSIDE_WORKLISTS"]
+    return worklists
+
+
 def _instance(identifier: int) -> dict[str, Any]:
     row = _store().instance(identifier)
     if row is None:
@@ -51,7 +63,15 @@ def _instance(identifier: int) -> dict[str, Any]:
 @blueprint.get("/")
 @needs("see")
 def worklist() -> str:
-    return render_template("worklist.html", **_worklist())
+    wanted = _asked()
+    modalities, senders = _worklists().choices()
+    return render_template(
+        "worklist.html",
+        findings=FINDINGS,
+        modalities=[(each, each) for each in modalities],
+        senders=[(each, each) for each in senders],
+        **_worklist(wanted),
+    )
 
 
 @blueprint.get("/worklist.fragment")
@@ -59,14 +79,18 @@ def worklist() -> str:
 def worklist_fragment() -> BaseResponse:
     """The part of the worklist that changes; 304 while nothing did."""
     response = Response()
-    undelivered = _store().undelivered_count()
-    seen = f"{_store().change_mark()} {request.args.get('page', '1')} {_waiting_reason()} {undelivered}"
+    wanted, undelivered = _asked(), _store().undelivered_count()
+    seen = f"{_store().change_mark()} {wanted.fragment_url} {_waiting_reason()} {undelivered}"
     response.set_etag(hashlib.sha256(seen.encode()).hexdigest()[:16])
     response.headers["Cache-Control"] = "no-cache"
     response.make_conditional(request)
     if response.status_code != 304:
-        response.set_data(render_template("_worklist.html", **_worklist()))
+        response.set_data(render_template("_worklist.html", **_worklist(wanted)))
     return response
+
+
+def _asked() -> Asked:
+    return asked(request.args, _config().web.show_patient)
 
 
 def _waiting_reason() -> str:
@@ -75,17 +99,14 @@ def _waiting_reason() -> str:
     return str(worker.get("reason", "")) if worker.get("state") == "waiting" else ""
 
 
-def _worklist() -> dict[str, Any]:
-    store = _store()
-    counts = store.counts()
-    pages = min(max(-(-store.worklist_length() // _PAGE), 1), _MOST_PAGES)
-    page = min(max(request.args.get("page", 1, type=int), 1), pages)
+def _worklist(wanted: Asked) -> dict[str, Any]:
     return {
-        "rows": store.worklist(_PAGE, (page - 1) * _PAGE),
-        "counts": counts,
-        "page": page,
-        "pages": pages,
+        "page": _worklists().page(wanted.filter, _PAGE, wanted.after, wanted.before),
+        "asked": wanted,
+        "most_counted": MOST_COUNTED,
+        "counts": _store().counts(),
         "words": STATE_WORDS,
+        "next_steps": NEXT_STEPS,
         "waiting_reason": _waiting_reason(),
     }
 
@@ -94,16 +115,20 @@ def _worklist() -> dict[str, Any]:
 @needs("see")
 def study(identifier: int) -> str:
     row, store = _instance(identifier), _store()
+    if row["provenance"] is not None:
+        current_app.config["SCANSIDE_VIEWING"].begin(identifier)  # the viewer is about to ask for it
     return render_template(
         "study.html",
         row=row,
         words=STATE_WORDS,
+        next_steps=NEXT_STEPS,
         final=row["state"] in FINAL_STATES,
         supersedes=store.superseded(identifier),
         waiting_reason=_waiting_reason(),
         events=store.events(identifier),
         objects=store.objects(identifier),
         deliveries=store.deliveries(identifier),
+        **telling(row),
     )
 
 
@@ -136,19 +161,6 @@ def result_file(identifier: int, kind: str, suffix: str) -> BaseResponse:
 def _private(response: BaseResponse) -> BaseResponse:
     response.headers["Cache-Control"] = "private, no-cache"
     return response
-
-
-@blueprint.get("/device")
-@needs("see")
-def device() -> str:
-    return render_template("device.html", health=health(_config(), _store()), words=STATE_WORDS)
-
-
-@blueprint.get("/api/status")
-@needs("see")
-def status() -> Response:
-    """The same as ``scanside status --json``."""
-    return jsonify(health(_config(), _store()))
 
 
 @blueprint.get("/healthz")

@@ -124,7 +124,7 @@ def _study(order: Order) -> _Resource:
 
 def _report(prediction: Prediction, about: _Resource) -> _Resource:
     positive = [finding for finding in prediction.findings if finding.positive]
-    said = [finding.words for finding in prediction.findings] + [message.size(each) for each in prediction.segments]
+    said = [finding.words for finding in prediction.findings] + [each.certainty for each in prediction.segments]
     report: _Resource = {
         "resourceType": "DiagnosticReport",
         **about,
@@ -161,7 +161,7 @@ def _of_finding(
                 "valueQuantity": _quantity(round(finding.probability * 100.0, 2), "%"),
             }
         ],
-        "note": _notes(finding.words, message.certainty(finding), prediction, provenance),
+        "note": _notes(finding.words, finding.certainty, prediction, provenance),
     }
     if provenance.finding_site is not None:
         observation["bodySite"] = _coded(provenance.finding_site)
@@ -181,7 +181,7 @@ def _of_segment(
         "code": _coded(concept),
         "valueQuantity": _quantity(value, unit),
         "bodySite": site,
-        "note": _notes(message.size(segment), "", prediction, drawn_by),
+        "note": _notes(segment.certainty, "", prediction, drawn_by),
     }
     if more:
         observation["component"] = [

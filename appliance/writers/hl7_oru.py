@@ -174,7 +174,7 @@ def _of_finding(sub_id: str, finding: Finding, provenance: Provenance) -> Iterat
     yield "NM", _coded(message.CERTAINTY), sub_id, f"{finding.probability * 100.0:.2f}", "%^percent^UCUM", ""
     if provenance.finding_site is not None:
         yield "CE", _coded(message.FINDING_SITE), sub_id, _coded(provenance.finding_site), "", ""
-    yield _comment(sub_id, f"{finding.words} {message.certainty(finding)}")
+    yield _comment(sub_id, f"{finding.words} {finding.certainty}")
 
 
 def _of_segment(sub_id: str, segment: Segment) -> Iterator[_Observation]:
@@ -183,7 +183,7 @@ def _of_segment(sub_id: str, segment: Segment) -> Iterator[_Observation]:
         yield "CE", _coded(message.SITE_MODIFIER), sub_id, _coded(segment.modifier), "", ""
     for concept, value, unit, unit_name in message.measures(segment):
         yield "NM", _coded(concept), sub_id, f"{value:.3f}".rstrip("0").rstrip("."), f"{unit}^{unit_name}^UCUM", ""
-    yield _comment(sub_id, message.size(segment))
+    yield _comment(sub_id, segment.certainty)
 
 
 def _comment(sub_id: str, sentence: str) -> _Observation:

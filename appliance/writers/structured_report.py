@@ -41,7 +41,7 @@ from pydicom.uid import SegmentationStorage
 
 from appliance import concepts, writer
 from appliance.image import Image, text
-from appliance.result import OUTSIDE_VALIDATED_USE, SURE, Finding, Prediction, Provenance, Segment
+from appliance.result import OUTSIDE_VALIDATED_USE, Finding, Prediction, Provenance, Segment
 
 _CONTAINS = RelationshipTypeValues.CONTAINS
 _Group: TypeAlias = (
@@ -187,16 +187,7 @@ def _of_finding(images: Sequence[Image], finding: Finding, provenance: Provenanc
     )
     point = f"{finding.operating_point}: present from a probability of {finding.threshold:.1%}"
     group[0].ContentSequence.append(_text(concepts.OPERATING_POINT, point))
-    certainty = (
-        f"Calibrated probability {finding.probability:.1%}; reported as present from {finding.threshold:.1%} "
-        f"(operating point {finding.operating_point})."
-    )
-    if finding.heads:
-        certainty += (
-            f" {len(finding.heads)} heads that learned from other samples of the patients give "
-            f"{finding.heads[0]:.1%} to {finding.heads[-1]:.1%}."
-        )
-    _comment(group, finding.words, certainty)
+    _comment(group, finding.words, finding.certainty)
     return group
 
 
@@ -266,11 +257,7 @@ def _of_segment(
         else:
             whole = ReferencedSegment(*where, number, source_images=sources)
             group = VolumetricROIMeasurementsAndQualitativeEvaluations(**common, referenced_segment=whole)
-    certainty = (
-        f"{segment.label}: {segment.size}, mean probability {segment.mean_probability:.1%}; "
-        f"{segment.uncertain_share:.1%} of it has a probability below {SURE:.0%}."
-    )
-    _comment(group, certainty)
+    _comment(group, segment.certainty)
     return group
 
 

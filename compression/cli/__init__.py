@@ -36,6 +36,7 @@ for command in (
     checking.linear_probe,
     checking.contact_sheet,
     building.build,
+    building.add_reference,
     building.keygen,
     checking.sample_size,
     reading.readers,

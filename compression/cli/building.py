@@ -10,6 +10,7 @@ import click
 from appliance.backend import cores
 from appliance.errors import ApplianceError
 from appliance.signature import key_id, load_or_create_private_key
+from compression import stages
 from compression.cli.options import DATA, RECIPE, WEIGHTS
 from compression.recipe import Recipe, RecipeError, read, task
 
@@ -114,6 +115,33 @@ def _signing_key(key: Path | None, release: bool) -> Path:
         if _DEVELOPMENT_KEY.exists() and key.read_bytes() == _DEVELOPMENT_KEY.read_bytes():
             raise RecipeError(f"{key} is this checkout's development key, which signs no release")
     return key or _DEVELOPMENT_KEY
+
+
+@click.command("add-reference")
+@RECIPE
+@click.argument("package_path", metavar="PACKAGE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@DATA
+@click.option("--work", type=click.Path(path_type=Path), help="Folder for the stages' results.  [default: .build/ID]")
+@click.option("--key", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Private key that signs.")  # fmt: skip
+def add_reference(recipe_path: Path, package_path: Path, data: Path, work: Path | None, key: Path) -> None:
+    """Give PACKAGE, which was built before, a drift reference, and write it as the version of RECIPE.
+
+    Its networks, calibration and golden vectors stay as they are; nothing is trained. A build adds a reference by
+    itself.
+    """
+    from appliance import package
+    from appliance.signature import TRUSTED_KEYS, load_trusted_keys
+    from compression import build as classification
+    from compression import pack, reference
+
+    recipe = read(recipe_path)
+    private_key, _ = load_or_create_private_key(key)
+    work = work or Path(".build") / recipe.package.id
+    started = classification.Build(recipe, recipe_path, data, Path(), work, private_key, recipe_path.parent)
+    before = package.read(package_path, load_trusted_keys((TRUSTED_KEYS,)))
+    stages.run(started, classification.STAGES, "data", (), ())
+    click.echo(pack.write(started, *reference.later_version(started, before)))
 
 
 @click.command()

@@ -245,5 +245,4 @@ CREATE TABLE performed_series (                  -- what a step has made
     PRIMARY KEY (step_uid, series_instance_uid)
 ) STRICT;
 CREATE INDEX performed_series_by_uid ON performed_series (series_instance_uid);
-
 PRAGMA user_version = 5;

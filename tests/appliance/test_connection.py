@@ -411,6 +411,21 @@ def test_the_command_tests_what_is_configured(tmp_path: Path) -> None:
     assert all(check["outcome"] == "ok" for check in pacs["checks"])
 
 
+def test_a_destination_is_asked_for_what_it_is_sent(tmp_path: Path) -> None:
+    path = tmp_path / "scanside.toml"
+    with storescp(tmp_path / "out") as port:
+        path.write_text(
+            '[results]\nkinds = ["structured_report", "presentation_state", "parametric_map"]\n[[destinations]]\n'
+            f'name = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = {port}\nsend = ["presentation_state"]\n'
+        )
+        asked = [scanside("test-connection", peer, "--config", path).stdout for peer in ("pacs", f"X@127.0.0.1:{port}")]
+    assert "Grayscale Softcopy Presentation State Storage" in asked[0]
+    assert "Comprehensive 3D SR" not in asked[0]
+    assert "Comprehensive 3D SR" in asked[1]
+    assert "Parametric Map Storage" in asked[1]
+    assert "Segmentation Storage" not in asked[1]
+
+
 def test_the_command_tests_the_own_port_as_it_is_configured(box: Box, authority: Authority, tmp_path: Path) -> None:
     certificate, key = authority.issue("box7")
     settings = _settings(certificate, key, authority.ca)

@@ -192,8 +192,10 @@ def test_an_image_that_was_removed_and_comes_again_is_a_duplicate_still(site: Si
     retention.remove(site.config, site.custody)
     assert site.take(1) == identifier
     assert site.store.counts()["delivered"] == 1
-    (fault,) = site.faults()
-    assert "retention has removed it" in fault
+    assert site.faults() == []
+    removed = [(each.kind, each.instance_id) for each in retention.remove(site.config, site.custody)]
+    assert removed == [("image", identifier)]
+    assert site.faults() == []
 
 
 def test_retention_on_the_command_line(site: Site, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_who_has_no_certificate_of_the_ca_is_turned_away(certificate: str, port:
 
 
 def test_plain_dicom_is_turned_away(port: int, box: Box, files: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     assert storescu(port, make_radiograph(files / "a.dcm")).returncode != 0
     assert box.rows() == []
     wait_until(lambda: "does not speak TLS" in caplog.text, "the reason is logged")  # by a thread of the SCP

@@ -226,6 +226,19 @@ def test_a_truncated_file_is_refused(share: float, tmp_path: Path) -> None:
         load(tmp_path / "b.dcm")
 
 
+@pytest.mark.parametrize(
+    ("syntax", "says"), [(JPEG2000Lossless, "J2K"), (JPEGLSLossless, "JPEG-LS"), (RLELossless, "RLE")]
+)
+def test_a_damaged_codestream_says_what_its_decoder_found(syntax: str, says: str, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(make_radiograph(tmp_path / "a.dcm", transfer_syntax=syntax))
+    half = len(dataset.PixelData) // 2
+    dataset.PixelData = dataset.PixelData[: half // 2] + bytes(half)
+    dataset.save_as(tmp_path / "b.dcm")
+    with pytest.raises(ImageError, match=rf"The pixel data is damaged: .*{says}") as found:
+        load(tmp_path / "b.dcm")
+    assert "plugins" not in str(found.value)
+
+
 @needs_real
 @pytest.mark.parametrize("path", REAL_FILES, ids=lambda path: path.name)
 def test_real_files_give_pixels_or_a_reason(path: Path) -> None:

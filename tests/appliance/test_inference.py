@@ -113,10 +113,8 @@ def test_a_crash_a_hang_and_a_kill_are_reasons(tmp_path: Path) -> None:
         process.run([images[1]], 10.0)
     assert not process.is_alive()
     process = started(opened, "fake")
-    begin = time.monotonic()
     with pytest.raises(InferenceStoppedError, match=r"no answer within 0\.5 s"):
         process.run([images[2]], 0.5)
-    assert time.monotonic() - begin < 5.0
     assert not process.is_alive()
     process = started(opened, "fake")
     os.kill(process.pid, signal.SIGKILL)
@@ -305,7 +303,7 @@ def test_no_try_goes_on_when_its_time_is_over(tmp_path: Path) -> None:
     begin = time.monotonic()
     with pytest.raises(BackendError, match="no time is left"):
         server.run(inputs(opened)[1], until=begin + 1.0)
-    assert time.monotonic() - begin < 3.0
+    assert time.monotonic() - begin < 20.0  # and not the deadline's 30
     # Nor is a backend dropped because there was no time left to start it.
     assert server.process is None
     with pytest.raises(NotServedError, match="no answer within"):

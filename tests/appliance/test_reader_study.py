@@ -160,7 +160,7 @@ def test_the_pages_tell_nothing_of_the_model_or_the_header(client: FlaskClient) 
 
 def test_who_reads_sees_no_other_page_until_they_leave(client: FlaskClient) -> None:
     client.post(HOME, data={"reader": "ann"})
-    for path in ("/", "/device", "/api/status", "/worklist.fragment", "/study/1", "/study/1/image.png"):
+    for path in ("/", "/device", "/api/v1/status", "/worklist.fragment", "/study/1", "/study/1/image.png"):
         answer = client.get(path)
         assert answer.status_code == 403, path
         assert "Somebody reads a study here" in answer.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from flask.testing import FlaskClient
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance import reading_order, recount
@@ -99,7 +100,7 @@ PATHS = (
     "/device",
     "/quarantine",
     "/worklist.fragment",
-    "/api/status",
+    "/api/v1/status",
     "/study/99",
     "/nothing",
 )
@@ -168,8 +169,8 @@ def test_a_series_is_one_row_that_says_why_it_started_or_what_it_waits_for(tmp_p
     assert text.count("<tr class") == 1
     assert "MR HIPPOCAMPUS, 2 images" in text
     assert "says 3 images, 2 are here &lt;script&gt;" in text
-    (waiting,) = client.get("/api/status").get_json()["series"]
-    assert (waiting["instance"], waiting["images"]) == (first, 2)
+    (waiting,) = client.get("/api/v1/status").get_json()["gathering"]
+    assert (waiting["number"], waiting["images"]) == (first, 2)
     assert waiting["waits_for"].startswith("says 3 images, 2 are here")
     assert "It is still gathered" in client.get(f"/study/{first}").get_data(as_text=True)
     follower = client.get(f"/study/{second}").get_data(as_text=True)
@@ -204,9 +205,23 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
     return Box(tmp_path_factory.mktemp("pages")).client()
 
 
-@given(page=st.one_of(st.integers(), st.text(max_size=20)))
-def test_any_page_number_has_an_answer(page: int | str, client: FlaskClient) -> None:
-    assert client.get("/", query_string={"page": page}).status_code == 200
+ANYTHING = st.one_of(st.integers().map(str), st.text(max_size=20), st.just("5_1e9_3"), st.just("nan_nan_nan"))
+
+
+@given(
+    query=st.dictionaries(
+        st.sampled_from(
+            ("q", "state", "finding", "modality", "from", "since", "until", "unreviewed", "after", "before")
+        ),
+        ANYTHING,
+        max_size=4,
+    )
+)
+@settings(deadline=None)
+def test_any_address_of_the_worklist_has_an_answer(query: dict[str, str], client: FlaskClient) -> None:
+    answer = client.get("/", query_string=query)
+    assert answer.status_code in (200, 400)
+    assert answer.status_code == 200 or set(query) & {"state", "finding", "since", "until", "after", "before"}
 
 
 def test_the_worklist_is_sent_again_only_when_something_changed(box: Box) -> None:
@@ -257,11 +272,26 @@ def test_many_rows_come_in_pages(tmp_path: Path) -> None:
     for number in range(1, 61):
         filled.add(number)
     client = filled.client()
-    one, two = (client.get(f"/?page={page}").get_data(as_text=True) for page in (1, 2))
+    one = client.get("/").get_data(as_text=True)
+    older = link(one, "Older")
+    two = client.get(older).get_data(as_text=True)
     assert one.count("<tr class=") == 50
     assert two.count("<tr class=") == 10
-    assert "Older" in one
-    assert "Newer" in two
+    assert "Newer" not in one
+    assert "Older" not in two
+    assert numbers(client.get(link(two, "Newer")).get_data(as_text=True)) == numbers(one)
+    filled.add(61)  # what comes meanwhile moves no page
+    assert numbers(client.get(older).get_data(as_text=True)) == numbers(two)
+
+
+def link(text: str, words: str) -> str:
+    (found,) = re.findall(f'<a href="([^"]*)"[^>]*>{words}</a>', text)
+    return html.unescape(found)
+
+
+def numbers(text: str) -> list[str]:
+    """Of the images in a worklist, in its order."""
+    return re.findall(r'<td data-label="Received"><a href="/study/(\d+)"', text)
 
 
 def with_an_account(folder: Path) -> FlaskClient:
@@ -349,7 +379,7 @@ def test_no_other_site_changes_anything_by_any_route(headers: dict[str, str], wi
         client.post("/login", data=data, headers={"Origin": "http://localhost"})
         assert client.get("/").status_code == 200
     for method, path in routes:
-        if headers or not path.startswith("/dicom-web/"):
+        if headers or not path.startswith(("/dicom-web/", "/api/")):
             assert client.open(path, method=method, headers=headers).status_code == 403, (method, path)
     assert box.store.change_mark() == before
     assert box.store.counts()["quarantined"] == 1
@@ -396,6 +426,6 @@ def test_the_device_page_tells_whether_the_ledger_adds_up(box: Box) -> None:
     text = client.get("/device").get_data(as_text=True)
     assert "2 = 1 with a result + 1 turned away" in text
     assert "its file" in text
-    said = client.get("/api/status").get_json()
-    assert said["recount"]["fault_count"] == 2  # this test has written no images
-    assert "recount" not in said["components"]
+    said = client.get("/api/v1/status").get_json()
+    assert said["proof"]["fault_count"] == 2  # this test has written no images
+    assert "recount" in [each["name"] for each in said["problems"]]

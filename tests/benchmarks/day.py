@@ -99,7 +99,7 @@ class Watch:
         number = 0
         while not self._stopping.wait(LOOK_SECONDS):
             number += 1
-            for path in ("", "device", "api/status"):
+            for path in ("", "device", "api/v1/status"):
                 with contextlib.suppress(OSError), urllib.request.urlopen(self._url + path, timeout=30) as answer:
                     answer.read()
 

@@ -80,7 +80,7 @@ def page(appliance: RunningAppliance, path: str) -> str:
 
 
 def inference(appliance: RunningAppliance) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(page(appliance, "api/status"))["components"]
+    found: dict[str, Any] = appliance.status()["components"]
     said = found.get("inference", {})
     return {"backend": None, "pid": None, **said, **(said.get("serves") or [{}])[0], "worker": found["worker"]}
 

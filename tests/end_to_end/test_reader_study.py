@@ -126,7 +126,7 @@ def test_a_reader_answers_by_keys_through_a_power_cut_and_finishes(page: Page, a
 
 def test_what_tells_the_findings_is_closed_to_who_reads(page: Page, appliance: RunningAppliance) -> None:
     begin(page, appliance, "bob")
-    for path in ("", "device", "study/1", "api/status"):
+    for path in ("", "device", "study/1", "api/v1/status"):
         assert page.context.request.get(f"{appliance.url}{path}").status == 403, path
 
 

@@ -23,39 +23,15 @@ if (live) {
   document.addEventListener("visibilitychange", refresh);
 }
 
-// A heat map over the image: off until it is asked for. Outlines keep their strength, or they would be lost.
-const opacity = document.getElementById("opacity");
-for (const toggle of document.querySelectorAll("[data-toggle]")) {
-  toggle.addEventListener("change", () => {
-    document.querySelector(`[data-overlay="${toggle.dataset.toggle}"]`).hidden = !toggle.checked;
-    if (opacity) opacity.disabled = !document.querySelector('[data-toggle]:not([data-toggle="outline"]):checked');
+// A filter is used as soon as it is chosen; what is left empty stays out of the address.
+const filters = document.getElementById("filters");
+if (filters) {
+  filters.addEventListener("change", (event) => event.target.name !== "q" && filters.requestSubmit());
+  filters.addEventListener("submit", () => {
+    for (const each of filters.elements) each.disabled ||= each.name && !each.value;
   });
-}
-opacity?.addEventListener("input", () => {
-  for (const overlay of document.querySelectorAll("[data-overlay]:not(.line)")) overlay.style.opacity = opacity.value / 100;
-});
-
-// The slices of a volume lie in one strip, one below the other; the frame shows one of them.
-const slices = document.getElementById("slices");
-if (slices) {
-  const [strip] = slices.children;
-  const slider = document.getElementById("slice");
-  const count = Number(slices.dataset.slices);
-  const show = () => {
-    for (const image of slices.children) image.style.transform = `translateY(${(-100 * (slider.value - 1)) / count}%)`;
-    document.getElementById("place").value = `${slider.value} of ${count}`;
-  };
-  const fit = () => {
-    slices.style.aspectRatio = `${strip.naturalWidth} / ${strip.naturalHeight / count}`;
-    slices.style.maxWidth = `${(78 * strip.naturalWidth * count) / strip.naturalHeight}vh`;
-    show();
-  };
-  slider.addEventListener("input", show);
-  slices.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    slider.value = Number(slider.value) + Math.sign(event.deltaY);
-    show();
-  }, { passive: false });
-  if (strip.complete) fit();
-  else strip.addEventListener("load", fit);
+  addEventListener("pageshow", () => {
+    for (const each of filters.elements) each.disabled = false;
+  });
+  fetch("/viewer/warm").catch(() => {}); // somebody is about to look at an image
 }

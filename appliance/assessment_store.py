@@ -1,0 +1,195 @@
+"""What readers say of results: kept for good. A later assessment supersedes an earlier one, and both stay."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from appliance.errors import ApplianceError
+from appliance.overview import Overview
+from appliance.result import Code, Finding, Segment
+
+Subject = Literal["finding", "segment"]
+Verdict = Literal["agree", "disagree", "amend"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+# Why a reader does not agree: codes for those who count, words for people. Of findings, of segments, of both.
+REASONS: dict[Subject, dict[Verdict, dict[str, str]]] = {
+    "finding": {
+        "disagree": {
+            "not_there": "It is not there",
+            "missed": "It is there, and was missed",
+            "other_cause": "Something else explains it",
+            "image_quality": "The image is not good enough to say",
+            "other": "Another reason",
+        },
+        "amend": {
+            "less_sure": "Right, but less sure than it says",
+            "more_sure": "Right, but surer than it says",
+            "wrong_place": "Right, but the map shows another place",
+            "more_to_see": "Right, but there is more to see",
+            "other": "Another change",
+        },
+    },
+    "segment": {
+        "disagree": {
+            "wrong_structure": "It outlines something else",
+            "useless": "Too far off to be mended",
+            "image_quality": "The image is not good enough to say",
+            "other": "Another reason",
+        },
+        "amend": {
+            "too_large": "Too large",
+            "too_small": "Too small",
+            "part_missing": "A part is missing",
+            "part_too_many": "A part does not belong to it",
+            "other": "Another change",
+        },
+    },
+}
+LONGEST_COMMENT = 1000
+
+_OBJECT = """
+SELECT sop_instance_uid FROM object WHERE instance_id = ?
+ORDER BY kind <> CASE ? WHEN 'segment' THEN 'segmentation' ELSE 'structured_report' END, sop_class_uid = '', id LIMIT 1
+"""
+_LATEST = """
+SELECT id FROM assessment WHERE instance_id = ? AND subject = ? AND label = ? ORDER BY id DESC LIMIT 1
+"""
+_INSERT = """
+INSERT INTO assessment (instance_id, subject, label, code, said, verdict, reason, comment, person, made_at, package,
+                        object_uid, supersedes)
+VALUES (:instance_id, :subject, :label, :code, :said, :verdict, :reason, :comment, :person, :made_at, :package,
+        :object_uid, :supersedes)
+RETURNING id
+"""
+_COLUMNS = """
+SELECT assessment.*, later.id AS superseded_by FROM assessment
+LEFT JOIN assessment AS later ON later.supersedes = assessment.id
+"""
+_EXPORT = """
+SELECT assessment.*, later.id AS superseded_by, instance.modality, instance.body_part, instance.ae_title,
+       instance.study_instance_uid, instance.sop_instance_uid, instance.accession_number, result.findings,
+       result.provenance
+FROM assessment LEFT JOIN assessment AS later ON later.supersedes = assessment.id
+JOIN instance ON instance.id = assessment.instance_id JOIN result ON result.instance_id = assessment.instance_id
+WHERE assessment.id > :after ORDER BY assessment.id LIMIT 500
+"""
+_AGREEMENT = """
+SELECT package, subject, label, said, verdict, reason, count(*) AS n FROM assessment
+WHERE made_at >= :since AND made_at < :until
+  AND NOT EXISTS (SELECT 1 FROM assessment AS later WHERE later.supersedes = assessment.id)
+GROUP BY package, subject, label, said, verdict, reason ORDER BY package, subject, label, said, verdict, reason
+"""
+
+
+class Assessments(Overview):
+    """Readers' assessments in the ledger."""
+
+    def assess(
+        self,
+        instance_id: int,
+        subject: Subject,
+        label: str,
+        verdict: Verdict,
+        reason: str = "",
+        comment: str = "",
+        person: str = "",
+    ) -> int:
+        """Keep what a reader says of a finding or a segment; its number. The image counts as reviewed by that.
+
+        Parameters
+        ----------
+        reason
+            Of `REASONS`; none of an agreement.
+        person
+            The account's name; '' where no login is asked for.
+
+        Raises
+        ------
+        ApplianceError
+            There is no such result, finding, segment or reason, or the comment is too long.
+        """
+        row = self.instance(instance_id)
+        if row is None or row["provenance"] is None:
+            raise ApplianceError(
+                f"image {instance_id} has no result", hint="assess the image that stands for its series"
+            )
+        code, said, made_by = _of_result(row, subject, label)
+        if verdict not in VERDICTS or reason not in REASONS[subject].get(verdict, {"": ""}):
+            raise ApplianceError(f"{verdict} of a {subject} with the reason {reason!r} is no assessment")
+        if len(comment) > LONGEST_COMMENT:
+            raise ApplianceError(f"the comment has {len(comment)} letters, and {LONGEST_COMMENT} is the most")
+        now = time.time()
+        with self._transaction() as connection:
+            values = {
+                "instance_id": instance_id,
+                "subject": subject,
+                "label": label,
+                "code": msgspec.json.encode(code).decode(),
+                "said": said,
+                "verdict": verdict,
+                "reason": reason,
+                "comment": comment.strip(),
+                "person": person,
+                "made_at": now,
+                "package": f"{made_by['package']} {made_by['version']}",
+                "object_uid": _value(connection.execute(_OBJECT, (instance_id, subject))) or "",
+                "supersedes": _value(connection.execute(_LATEST, (instance_id, subject, label))),
+            }
+            identifier: int = connection.execute(_INSERT, values).fetchone()[0]
+            connection.execute(
+                "UPDATE instance SET assessed_at = ifnull(assessed_at, :now), reviewed_at = ifnull(reviewed_at, :now) "
+                "WHERE id = :id",
+                {"now": now, "id": instance_id},
+            )
+            who = f" by {person}" if person else ""
+            self._event(connection, instance_id, now, "assessed", f"{label}: {verdict}{who}")
+        return identifier
+
+    def of_instance(self, instance_id: int) -> list[dict[str, Any]]:
+        """Every assessment of a result, the latest first; ``superseded_by`` is None of those that count."""
+        sql = f"{_COLUMNS} WHERE assessment.instance_id = :id ORDER BY assessment.id DESC"
+        return [_decoded(row) for row in self._rows(sql, id=instance_id)]
+
+    def export(self) -> Iterator[dict[str, Any]]:
+        """Every assessment, the superseded ones too, with what its image is and what the result said."""
+        after = 0
+        while rows := self._rows(_EXPORT, after=after):
+            yield from map(_decoded, rows)
+            after = rows[-1]["id"]
+
+    def agreement(self, since: float = 0.0, until: float = 1e12) -> list[dict[str, Any]]:
+        """How often readers agreed: ``n`` by package, subject, label, what the result said, verdict and reason.
+
+        Of assessments that were made in that time (seconds since 1970) and that no later one supersedes.
+        """
+        return self._rows(_AGREEMENT, since=since, until=until)
+
+
+def _of_result(row: dict[str, Any], subject: str, label: str) -> tuple[Code, str, dict[str, Any]]:
+    """The code of a finding or a segment of a result, what was said of it, and who said it."""
+    if subject == "finding":
+        for finding in msgspec.convert(row["findings"], tuple[Finding, ...]):
+            if finding.label == label:
+                return finding.code, finding.reported_as, row["provenance"]
+    elif subject == "segment" and row["outlines"]:
+        for segment in msgspec.convert(row["outlines"]["segments"], tuple[Segment, ...]):
+            if segment.label == label:
+                return segment.type, segment.size, row["outlines"]["provenance"]
+    raise ApplianceError(f"the result of image {row['id']} has no {subject} {label!r}")
+
+
+def _decoded(row: dict[str, Any]) -> dict[str, Any]:
+    for key in ("code", "findings", "provenance"):
+        if row.get(key) is not None:
+            row[key] = msgspec.json.decode(row[key])
+    return row
+
+
+def _value(cursor: sqlite3.Cursor) -> Any:
+    found = cursor.fetchone()
+    return found[0] if found is not None else None

@@ -1,0 +1,287 @@
+"""What is wrong with a device, and how to mend it: the worst first. Empty means that all is well.
+
+Pure: it judges what others have found.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from appliance.certificates import Credential
+from appliance.machine import Clock
+
+_DAY = 86400.0
+_SOON_DAYS = 30.0
+_FEW_DAYS_OF_DISK = 14.0
+_LOW_DISK = 2 * 1024**3
+_MANY_WAIT = 100
+
+
+@dataclass(frozen=True)
+class Problem:
+    """``what`` is wrong in a sentence, ``detail`` as found (it may quote a peer), ``mend``: what to do next.
+
+    ``link``: the page that helps.
+    """
+
+    name: str
+    severity: Literal["alarm", "caution"]
+    what: str
+    mend: str
+    detail: str = ""
+    link: str = ""
+
+
+def find(
+    health: dict[str, Any], clock: Clock, credentials: Sequence[Credential], disk_days_left: float | None
+) -> list[Problem]:
+    """All of them, alarms before what is only to be looked after.
+
+    Parameters
+    ----------
+    health
+        As `appliance.health.health` tells.
+    disk_days_left
+        As `appliance.history.days_left` tells.
+    """
+    found = [
+        *_of_the_parts(health),
+        *_of_the_ledger(health),
+        *_of_deliveries(health),
+        *_of_the_disk(health, disk_days_left),
+        *_of_credentials(credentials),
+        *_of_the_machine(health, clock),
+        *_of_arrivals(health),
+    ]
+    return sorted(found, key=lambda problem: problem.severity != "alarm")
+
+
+def _of_the_parts(health: dict[str, Any]) -> Iterator[Problem]:
+    parts = health["components"]
+    worker = parts.get("worker", {})
+    if not health["running"]:
+        yield Problem(
+            "not_running",
+            "alarm",
+            "The appliance is not running. Nothing is received or read.",
+            "Start it (systemctl start scanside, or scanside run), and look at the log below for why it stopped.",
+        )
+        return
+    if worker.get("state") == "waiting":
+        yield Problem(
+            "nothing_is_read",
+            "alarm",
+            "Nothing is read at the moment. What comes in is kept and read later.",
+            "Run the self-test below: it names what each backend lacks. Then press Prove the backends anew.",
+            worker.get("reason", ""),
+        )
+    for name in ("worker", "appliance"):
+        if parts.get(name, {}).get("stale"):
+            yield Problem(
+                f"stale_{name}",
+                "alarm",
+                f"The {name} has said nothing for {parts[name]['age_seconds']:.0f} s.",
+                "If this stays for a minute, restart the appliance (systemctl restart scanside) and send the support "
+                "bundle to your vendor.",
+            )
+    stops = sum(parts.get("inference", {}).get("stops", {}).values())
+    if stops >= 10:
+        yield Problem(
+            "inference_stops",
+            "caution",
+            f"The process that runs the network was started again {stops} times.",
+            "Each image was still read or said to have failed. Look at memory and temperature, then send the support "
+            "bundle to your vendor.",
+            parts["inference"].get("last_stop", ""),
+        )
+
+
+def _of_the_ledger(health: dict[str, Any]) -> Iterator[Problem]:
+    recount = health["recount"]
+    if recount and recount["fault_count"]:
+        yield Problem(
+            "recount",
+            "alarm",
+            f"The proof of the ledger found {recount['fault_count']} faults.",
+            "Run scanside ledger verify, which names each. Keep the data folder as it is and tell your vendor.",
+            "; ".join(f"{each['where']}: {each['what']}" for each in recount["faults"][:3]),
+        )
+    if count := health["counts"]["quarantined"]:
+        yield Problem(
+            "quarantine",
+            "caution",
+            f"{count} {_plural(count, 'image is', 'images are')} set aside: reading {_plural(count, 'it', 'them')} "
+            "broke a limit or the reader.",
+            "Look at the reason of each; read it again, or mark it as reviewed.",
+            link="/quarantine",
+        )
+    if (waiting := health["counts"]["received"]) >= _MANY_WAIT:
+        yield Problem(
+            "queue",
+            "caution",
+            f"{waiting} images wait to be read.",
+            "See the chart of the queue: where it grows, more comes in than this device reads. Look at temperature, "
+            "and at which backend serves.",
+        )
+
+
+def _of_deliveries(health: dict[str, Any]) -> Iterator[Problem]:
+    for row in health["destinations"]:
+        name = row["destination"]
+        if row["undelivered"]:
+            count = row["undelivered"]
+            yield Problem(
+                f"undelivered_{name}",
+                "alarm",
+                f"{count} {_plural(count, 'result was', 'results were')} not delivered to {name}, and "
+                f"{_plural(count, 'is', 'are')} not tried any more.",
+                f"Test the connection to {name} below, mend it, and send them again.",
+                row["last_error"],
+                "/deliveries",
+            )
+        elif row["failing_since"]:
+            yield Problem(
+                f"failing_{name}",
+                "alarm",
+                f"{name} takes nothing since {_moment(row['failing_since'])}; {row['waiting']} results wait for it.",
+                f"Test the connection to {name} below: it says what fails. What waits is sent once it answers.",
+                row["last_error"],
+                "/deliveries",
+            )
+    for peer in health["components"].get("storage_commitment", {}).get("peers", ()):
+        if peer["given_up"]:
+            yield Problem(
+                f"commitment_{peer['ae_title']}",
+                "alarm",
+                f"{peer['ae_title']} was not told what is kept here: {peer['given_up']} storage commitment reports "
+                "were given up.",
+                "Look whether it works, and whether its port for storage commitment is the one in "
+                "[[storage_scp.modalities]]. It may ask again; until then it keeps its images.",
+                peer["last_error"],
+            )
+
+
+def _of_the_disk(health: dict[str, Any], days_left: float | None) -> Iterator[Problem]:
+    free = health["disk"]["free"]
+    if free < _LOW_DISK:
+        yield Problem(
+            "disk",
+            "alarm",
+            f"Only {free / 1024**3:.1f} GB of the disk are free. When it is full, scanners are answered 0xA700.",
+            "Free some space, or set [retention] so that old images go by themselves.",
+        )
+    elif days_left is not None and days_left < _FEW_DAYS_OF_DISK:
+        yield Problem(
+            "disk_soon",
+            "caution",
+            f"At the rate of the last days the disk is full in {days_left:.0f} days.",
+            "Set [retention] so that old images go by themselves, or free some space.",
+        )
+
+
+def _of_credentials(credentials: Sequence[Credential]) -> Iterator[Problem]:
+    now = time.time()
+    for each in credentials:
+        if each.problem:
+            yield Problem(
+                f"unreadable_{each.path.name}",
+                "alarm",
+                f"A file for TLS or signing can't be used ({each.what}).",
+                f"Put a PEM file that this service may read at {each.path}.",
+                each.problem,
+            )
+        elif each.expires_at is not None and each.expires_at < now:
+            yield Problem(
+                f"expired_{each.path.name}",
+                "alarm",
+                f"A certificate has expired on {_day(each.expires_at)} ({each.what}).",
+                f"Have it renewed and put it at {each.path}. If the date is wrong, set this device's clock.",
+            )
+        elif each.begins_at is not None and each.begins_at > now:
+            yield Problem(
+                f"early_{each.path.name}",
+                "alarm",
+                f"A certificate is not valid before {_day(each.begins_at)} ({each.what}).",
+                "Is this device's clock right? If it is, wait, or have another certificate made.",
+            )
+        elif each.expires_at is not None and each.expires_at < now + _SOON_DAYS * _DAY:
+            yield Problem(
+                f"expires_{each.path.name}",
+                "caution",
+                f"A certificate expires on {_day(each.expires_at)} ({each.what}).",
+                f"Have it renewed before then and put it at {each.path}.",
+            )
+
+
+def _of_the_machine(health: dict[str, Any], clock: Clock) -> Iterator[Problem]:
+    if health["throttling"]["now"]:
+        yield Problem(
+            "throttling",
+            "caution",
+            "This machine runs slower than it can.",
+            "Check its fan and its air, and its power mode.",
+            health["throttling"]["reason"],
+        )
+    if clock.synchronized is False:
+        yield Problem(
+            "clock",
+            "caution",
+            "No time server keeps this device's clock right.",
+            "Enter the site's time server (timedatectl, chrony). Certificates are judged by this clock, and results "
+            "carry its time.",
+        )
+    memory = health["memory"]
+    if memory["available"] < 0.05 * memory["total"]:
+        yield Problem(
+            "memory",
+            "caution",
+            "Less than a twentieth of the memory is free.",
+            "Look what else runs on this machine. The process that reads images is the first that the kernel ends.",
+        )
+
+
+def _of_arrivals(health: dict[str, Any]) -> Iterator[Problem]:
+    parts = health["components"]
+    for each in parts.get("silence", {}).get("silent", ()):
+        learned = f"by the {each['weeks']} weeks before" if each["weeks"] else "in its configured hours"
+        yield Problem(
+            f"silent_{each['ae_title']}",
+            "alarm",
+            f"{each['ae_title']} is silent: nothing has come from it since {_moment(each['last'])}.",
+            "Look whether it works, whether its queue to this device stands, and whether the network does "
+            "(scanside test-connection).",
+            f"Usual is at most {each['usual_seconds'] / 3600:.1f} h, {learned}.",
+        )
+    drop = parts.get("drop_folder", {})
+    if drop.get("watch_problem"):
+        yield Problem(
+            "drop_watch",
+            "caution",
+            "The drop folder is only looked through now and then.",
+            "What is dropped there is taken, but later. Raise fs.inotify.max_user_watches, or use a local disk.",
+            drop["watch_problem"],
+        )
+    if count := len(drop.get("problems", {})):
+        reasons = sorted(set(drop["problems"].values()))
+        yield Problem(
+            "dropped",
+            "caution",
+            f"{count} {_plural(count, 'file', 'files')} in the drop folder can't be taken.",
+            "Copy them again, or remove them; scanside status names them.",
+            "; ".join(reasons[:3]),
+        )
+
+
+def _plural(count: int, one: str, many: str) -> str:
+    return one if count == 1 else many
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(seconds))

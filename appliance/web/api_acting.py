@@ -1,0 +1,89 @@
+"""What can be done through the JSON API: read again, send again, mark as reviewed, make a link for a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import abort
+
+from appliance.custody import Custody
+from appliance.store import Store
+from appliance.study_pages import StudyPages
+from appliance.web import api_model as model
+from appliance.web import embedding, trail
+from appliance.web.api import config, operation, routes
+from appliance.web.api_studies import row_of, study_of
+from appliance.web.rights import needs
+
+blueprint = routes("api_acts")
+
+_NUMBER = "<int(min=1, max=9223372036854775807):number>"
+_LATEST = 2**63 - 1
+
+
+@blueprint.post(f"/studies/{_NUMBER}/review")
+@needs("assess")
+@operation("Say that somebody has seen what came of a study", model.Study, errors=(409,))
+def review(number: int) -> model.Study:
+    return _done(number, Custody.review)
+
+
+@blueprint.post(f"/quarantine/{_NUMBER}/retry")
+@needs("operate")
+@operation("Read an image again that was set aside", model.Study, errors=(409,))
+def retry(number: int) -> model.Study:
+    return _done(number, Custody.retry)
+
+
+def _done(number: int, what: Callable[[Custody, int], None]) -> model.Study:
+    row_of(number)
+    custody = Custody(config().ledger_path)
+    try:
+        what(custody, number)
+    finally:
+        custody.close()
+    return study_of(row_of(number))
+
+
+@blueprint.post("/deliveries/send-again")
+@needs("operate")
+@operation("Send again what was not delivered", model.Done, body=model.SendAgain)
+def send_again(asked: model.SendAgain) -> model.Done:
+    ledger = Store(config().ledger_path)
+    try:
+        return model.Done(count=ledger.send_undelivered(asked.destination, asked.numbers))
+    finally:
+        ledger.close()
+
+
+@blueprint.post("/embed-links")
+@needs("see")
+@operation(
+    "Make a link that shows one study in a frame of another system", model.EmbedLink,
+    body=model.EmbedRequest, errors=(404, 409), status=201,
+)  # fmt: skip
+def embed_link(asked: model.EmbedRequest) -> model.EmbedLink:
+    if not config().web.embed_origins:
+        abort(409, "No other system may frame this page: the configuration's web.embed_origins is empty.")
+    number = _wanted(asked.study)
+    path, expires_at = embedding.link(number, asked.seconds)
+    trail.note("", target=f"image {number}")
+    return model.EmbedLink(path=path, expires_at=expires_at, number=number)
+
+
+def _wanted(asked: int | str) -> int:
+    """The number of a study; a UID may be that of an object or of a whole study."""
+    if isinstance(asked, int):
+        found: int = row_of(asked)["id"]
+        return found
+    pages = StudyPages(config().ledger_path, read_only=True)
+    try:
+        rows = pages.of_uid(asked, 50, _LATEST) or pages.of_uid(asked, 50, _LATEST, whole_study=True)
+    finally:
+        pages.close()
+    # The latest that was read; else the latest that came, of which the frame says why it has no result.
+    rows.sort(key=lambda row: (row["provenance"] is None, -row["id"]))
+    if not rows:
+        abort(404, "Nothing was received under this UID.")
+    number: int = rows[0]["lead_id"] or rows[0]["id"]
+    return number

@@ -1,0 +1,83 @@
+"""Whether a reader agrees with a result: the buttons of the study page, and the page that is printed."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any, get_args
+
+from flask import Blueprint, abort, current_app, redirect, render_template, request
+from werkzeug.wrappers import Response as BaseResponse
+
+from appliance.assessment_store import Assessments, Subject, Verdict
+from appliance.config import Config
+from appliance.errors import ApplianceError, SpoolError
+from appliance.store import Store
+from appliance.web.rights import current_person, needs
+from appliance.web.telling import telling
+
+blueprint = Blueprint("assessing", __name__)
+
+_NUMBER = "<int(max=9223372036854775807):number>"
+
+
+@blueprint.post(f"/study/{_NUMBER}/assess")
+@needs("assess")
+def assess(number: int) -> BaseResponse:
+    """Keep what a reader says of one finding or segment, or with ``subject=all`` of each that nobody has assessed."""
+    config: Config = current_app.config["SCANSIDE"]
+    form = request.form
+    subject, verdict = form.get("subject", ""), form.get("verdict", "")
+    if subject not in (*get_args(Subject), "all") or verdict not in get_args(Verdict):
+        abort(400, "Say what is assessed, and whether you agree.")
+    assessments = Assessments(config.ledger_path)
+    try:
+        for each, label in _all(assessments, number) if subject == "all" else [(subject, form.get("label", ""))]:
+            assessments.assess(
+                number,
+                each,  # type: ignore[arg-type]  # of the names above
+                label,
+                verdict,  # type: ignore[arg-type]
+                form.get("reason", ""),
+                form.get("comment", ""),
+                current_person(),
+            )
+    except SpoolError as error:
+        abort(503, f"This was not kept: {error}. Go back and send it again.")
+    except ApplianceError as error:
+        abort(409, f"{error.message[0].upper()}{error.message[1:]}.")
+    finally:
+        assessments.close()
+    return redirect(f"/study/{number}#assessment")
+
+
+def _all(assessments: Assessments, number: int) -> list[tuple[str, str]]:
+    row = assessments.instance(number) or {}
+    said = {(each["subject"], each["label"]) for each in assessments.of_instance(number)}
+    segments = row["outlines"]["segments"] if row.get("outlines") else ()
+    found = [("finding", each["label"]) for each in row.get("findings") or ()]
+    found += [("segment", each["label"]) for each in segments]
+    return [each for each in found if each not in said] or found
+
+
+@blueprint.get(f"/study/{_NUMBER}/report")
+@needs("see")
+def report(number: int) -> str:
+    """One page for paper: what was found, how sure, by what, and what it must not be used for."""
+    store: Store = current_app.config["SCANSIDE_STORE"]
+    row: dict[str, Any] | None = store.instance(number)
+    if row is None or row["provenance"] is None:
+        abort(404, f"There is no result of image number {number} to print.")
+    config: Config = current_app.config["SCANSIDE"]
+    width, height = _size(config.previews_path / str(number) / "image.png")
+    return render_template("report.html", row=row, width=width, height=height, **telling(row))
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height of a PNG file, which stand at its beginning; both 1 where it is not there."""
+    try:
+        with path.open("rb") as file:
+            width, height = struct.unpack(">16xII", file.read(24))
+            return width, height
+    except (OSError, struct.error):
+        return 1, 1

@@ -1,0 +1,251 @@
+"""The device page: what is wrong and how to mend it, then everything else that a field engineer asks for."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+from flask import Blueprint, Response, abort, current_app, redirect, render_template, request, send_file
+from werkzeug.wrappers import Response as BaseResponse
+
+from appliance import errand, history, log, machine, process
+from appliance.checks import Check
+from appliance.config import Config
+from appliance.history import Period
+from appliance.history_store import HistoryStore
+from appliance.store import Store
+from appliance.web.chart import Chart, Line
+from appliance.web.device_state import device_state
+from appliance.web.device_words import answer_on_acceleration
+from appliance.web.rights import needs
+from appliance.web.views import STATE_WORDS
+
+blueprint = Blueprint("device", __name__)
+
+# What can be seen at once: its length, and that of a point.
+_RANGES = {"3h": (3 * 3600, 60), "24h": (86400, 60), "7d": (7 * 86400, 3600), "60d": (60 * 86400, 3600)}
+_MOST_POINTS = 240
+_LOG_LINES = 200
+_GB = 1024**3
+_TITLES = {
+    errand.SELF_TEST: "Self-test",
+    errand.CONNECTIONS: "Connection test",
+    errand.BUNDLE: "Support bundle",
+}
+
+
+@dataclass
+class Errand:
+    """Something that was started at the press of a button: what came of it so far."""
+
+    what: str
+    title: str
+    started_at: float
+    checks: list[Check] = field(default_factory=list)
+    done: bool = False
+
+    @property
+    def passed(self) -> list[Check]:
+        return [check for check in self.checks if check.outcome == "ok"]
+
+    @property
+    def objections(self) -> list[Check]:
+        """What failed, then what is only to be looked after."""
+        found = [check for check in self.checks if check.outcome != "ok"]
+        return sorted(found, key=lambda check: check.outcome != "fail")
+
+    @property
+    def worst(self) -> str:
+        outcomes = {check.outcome for check in self.checks}
+        return next((each for each in ("fail", "warning") if each in outcomes), "ok")
+
+
+class Errands:
+    """The latest of each kind; one at a time, since each disturbs the others' measuring."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._lock = threading.Lock()
+        self.latest: dict[str, Errand] = {}
+
+    @property
+    def running(self) -> Errand | None:
+        return next((each for each in self.latest.values() if not each.done), None)
+
+    def start(self, what: str) -> bool:
+        """Whether it could be started: not while another one runs."""
+        with self._lock:
+            if self.running is not None:
+                return False
+            begun = self.latest[what] = Errand(what, _TITLES[what], time.time())
+        threading.Thread(target=self._run, args=(begun,), name=f"errand-{what}", daemon=True).start()
+        return True
+
+    def _run(self, begun: Errand) -> None:
+        """This thread stays until the child ends: the child is killed with the thread that has started it."""
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                child = process.start("appliance.errand", self._config, theirs.fileno())
+            with ours, ours.makefile("rwb") as stream:
+                stream.write(f"{begun.what}\n".encode())
+                stream.flush()
+                for line in stream:
+                    begun.checks.append(msgspec.json.decode(line, type=Check))
+            code = child.wait()
+            if code:
+                begun.checks.append(
+                    Check(begun.title.lower(), "fail", f"it ended early (exit code {code})", "look at the log below")
+                )
+        except (OSError, msgspec.DecodeError) as error:
+            begun.checks.append(Check(begun.title.lower(), "fail", f"it could not be run: {type(error).__name__}"))
+        finally:
+            begun.done = True
+
+
+def _errands() -> Errands:
+    found: Errands = current_app.config["SCANSIDE_ERRANDS"]
+    return found
+
+
+def _config() -> Config:
+    found: Config = current_app.config["SCANSIDE"]
+    return found
+
+
+@blueprint.record_once
+def _prepare(state: object) -> None:
+    app = state.app  # type: ignore[attr-defined]
+    app.config["SCANSIDE_ERRANDS"] = Errands(app.config["SCANSIDE"])
+
+
+@blueprint.get("/device")
+@needs("operate")
+def device() -> str:
+    return _rendered("device.html")
+
+
+@blueprint.get("/device.fragment")
+@needs("operate", automatic=True)
+def fragment() -> str:
+    """The part of the page that changes."""
+    return _rendered("_device.html")
+
+
+def _rendered(template: str) -> str:
+    config, chosen = _config(), request.args.get("range", "24h")
+    if chosen not in _RANGES:
+        abort(400, f"There is no range {chosen!r}; there are {', '.join(_RANGES)}.")
+    store: Store = current_app.config["SCANSIDE_STORE"]
+    state = device_state(config, store)
+    bundle = config.support_path / errand.BUNDLE_NAME
+    return render_template(
+        template,
+        state=state,
+        health=state.health,
+        acceleration=answer_on_acceleration(state.health),
+        charts=_charts(config, chosen),
+        chosen=chosen,
+        ranges=list(_RANGES),
+        interfaces=machine.interfaces(),
+        system=machine.system(),
+        errands=[each for what in _TITLES if (each := _errands().latest.get(what))],
+        busy=_errands().running,
+        bundle_at=bundle.stat().st_mtime if bundle.exists() else None,
+        lines=log.latest(config.log_path, _LOG_LINES),
+        words=STATE_WORDS,
+        now=time.time(),
+    )
+
+
+def _charts(config: Config, chosen: str) -> list[Chart]:
+    length, point = _RANGES[chosen]
+    kept = HistoryStore(config.ledger_path, read_only=True)
+    try:
+        periods = kept.periods(point, time.time() - length)
+    finally:
+        kept.close()
+    # Put together where there are more than can be told apart.
+    width = point * max(-(-length // point // _MOST_POINTS), 1)
+    grouped: dict[int, Period] = {}
+    for at, period in periods:
+        begin = at // width * width
+        grouped[begin] = history.merge(grouped[begin], period) if begin in grouped else period
+    times, found = list(grouped), list(grouped.values())
+    if not found:
+        return []
+    charts = [
+        *_times(times, found, width),
+        Chart("Results an hour", times, [Line("results", [60 * each.results / max(each.minutes, 1) for each in found])],
+              lambda value: f"{value:.0f}", width),
+        Chart("Waiting", times, [Line("to be read", [each.queue.most for each in found]),
+                                 Line("to be sent", [each.waiting.most for each in found])],
+              lambda value: f"{value:.0f}", width),
+        Chart("Processor", times, [Line("load", [each.cpu_percent.mean for each in found])],
+              lambda value: f"{value:.0f} %", width),
+        Chart("Memory", times, [Line("all", [each.memory_bytes.mean / _GB for each in found]),
+                                Line("appliance", [each.appliance_bytes.mean / _GB for each in found])],
+              lambda value: f"{value:.1f} GB", width),
+        Chart("Free disk", times, [Line("free", [each.disk_free / _GB for each in found])],
+              lambda value: f"{value:.0f} GB", width),
+        Chart("Temperature", times, [Line("hottest", [each.celsius.most if each.celsius else None for each in found])],
+              lambda value: f"{value:.0f} °C", width),
+    ]  # fmt: skip
+    return [each for each in charts if not each.is_empty]
+
+
+def _times(times: Sequence[int], found: Sequence[Period], width: int) -> list[Chart]:
+    """Reading time and turnaround of each package."""
+    names = sorted({name for period in found for name in period.models})
+    charts = []
+    for name in names:
+        for what, field_name in (("Turnaround", "turnaround"), ("Reading time", "reading")):
+            lines = [
+                Line(
+                    words,
+                    [
+                        history.percentile(getattr(period.models[name], field_name), share)
+                        if name in period.models
+                        else None
+                        for period in found
+                    ],
+                )
+                for words, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+            ]
+            charts.append(Chart(f"{what}, {name}", times, lines, _seconds, width))
+    return charts
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+
+
+@blueprint.post("/device/<any('self-test', 'connections', 'support-bundle'):what>")
+@needs("operate")
+def start(what: str) -> BaseResponse:
+    """Start a test or make a bundle; the page shows what comes of it."""
+    if not _errands().start(what):
+        abort(409, "Another test runs. Wait for its end.")
+    return redirect(f"/device#{what}")
+
+
+@blueprint.post("/device/receipts")
+@needs("operate")
+def prove() -> BaseResponse:
+    """Have the backends prove themselves anew; reading pauses for some seconds."""
+    _config().receipt_request_path.touch()
+    return redirect("/device#backends")
+
+
+@blueprint.get("/device/support-bundle.zip")
+@needs("operate")
+def support_bundle() -> Response:
+    path = _config().support_path / errand.BUNDLE_NAME
+    if not path.exists():
+        abort(404, "There is no support bundle yet. Make one on the device page.")
+    made = time.strftime("%Y%m%d-%H%M", time.localtime(path.stat().st_mtime))
+    return send_file(path, "application/zip", as_attachment=True, download_name=f"scanside-support-{made}.zip")

@@ -1,0 +1,8 @@
+"use strict";
+
+// Overlays are off until they are asked for.
+for (const toggle of document.querySelectorAll("[data-toggle]")) {
+  toggle.addEventListener("change", () => {
+    document.querySelector(`[data-overlay="${toggle.dataset.toggle}"]`).hidden = !toggle.checked;
+  });
+}

@@ -1,0 +1,156 @@
+"""What is usual for a package: its drift reference, from the validation patients, by the device's own path.
+
+One image a patient, since images of one patient are alike and a device counts a study once. None of it is an image:
+counts of values in coarse bins, and the mean and principal axes of the training images' embeddings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from pydicom import Dataset
+
+from appliance import interpret
+from appliance.drift.measure import Space
+from appliance.drift.measure import values as measured
+from appliance.drift.reference import gather
+from appliance.drift.streams import STREAMS, VERSION, Value
+from appliance.image import Image
+from appliance.package import DriftSpec, Manifest, Package
+from appliance.preprocess import preprocess
+from appliance.volume import Volume
+from compression import data
+from compression.arrays import npz
+from compression.inference import INPUT, RUNTIMES, open_network
+from compression.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from compression.build import Build
+
+FILE = "drift.npz"
+_AXES = 32  # of the embeddings' principal component analysis
+_GROUPS = ("image", "embedding", "output")  # headers of data sets say nothing of a site
+# What shrinking the images of a data set and storing them in 8 bits decides, so that every scanner would differ.
+_OF_THE_FILES = ("levels", "aspect", "sharpness", "noise", "clipped_dark", "clipped_bright")
+Pixels = np.ndarray
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a target says of one image."""
+
+    pixels: np.ndarray
+    outputs: dict[str, np.ndarray]
+
+
+def ask(opened: Package, target: str, images: Iterable[Pixels], spacing: tuple[float, ...] | None = None) -> Iterator[
+    Answered
+]:  # fmt: skip
+    """Each image through the device's preprocessing and a target's network."""
+    network = open_network(opened.artifact(target), target)
+    for pixels in images:
+        tensor = preprocess(pixels, opened.manifest.input.steps, spacing)
+        outputs = network.run({INPUT: tensor})
+        yield Answered(pixels, {name: value[0] for name, value in outputs.items()})
+
+
+def space(embeddings: np.ndarray) -> Space:
+    """Of the training images' embeddings ``(images, features)``."""
+    mean = embeddings.mean(axis=0)
+    offsets = embeddings - mean
+    _, scales, axes = np.linalg.svd(offsets, full_matrices=False)
+    kept = min(_AXES, int((scales > 1e-6 * scales[0]).sum()))
+    deviations = scales[:kept] / np.sqrt(len(embeddings))
+    inside = offsets @ axes[:kept].T
+    rest = np.sqrt(np.maximum((offsets**2).sum(axis=1) - (inside**2).sum(axis=1), 0).mean())
+    return Space(
+        mean.astype(np.float32), (axes[:kept] / deviations[:, None]).astype(np.float32), max(float(rest), 1e-6)
+    )
+
+
+def values(opened: Package, target: str, answered: Answered, where: Space | None, source: Image | Volume | None = None
+           ) -> dict[str, Value]:  # fmt: skip
+    """One study's value in each stream, as the device takes them."""
+    if opened.segments:
+        source = source or Image(answered.pixels, Dataset(), None)
+        said = interpret.segments(opened, answered.outputs, source)
+    else:
+        said = interpret.findings(opened, target, answered.outputs, None, answered.pixels.shape)
+    return measured(answered.pixels, Dataset(), None, said, where)
+
+
+def make(
+    opened: Package,
+    training: Callable[[], Iterable[Pixels]],
+    validation: Callable[[], Iterable[Pixels]],
+    targets: Sequence[str] = tuple(RUNTIMES),
+) -> tuple[dict[str, np.ndarray], int]:
+    """A package's reference for each of its targets, and of how many studies it is."""
+    arrays: dict[str, np.ndarray] = {}
+    studies = 0
+    names = [stream.name for stream in STREAMS if stream.group in _GROUPS and stream.name not in _OF_THE_FILES]
+    for target in (name for name in targets if name in opened.manifest.targets):
+        embedding = opened.manifest.outputs.embedding
+        where = space(np.stack([each.outputs[embedding] for each in ask(opened, target, training())]))
+        taken = [values(opened, target, each, where) for each in ask(opened, target, validation())]
+        usual = [name for name in names if any(each.get(name) is not None for each in taken)]
+        studies = len(taken)
+        arrays.update(gather(taken, usual).arrays(target))
+        arrays[f"{target}/mean"], arrays[f"{target}/axes"] = where.mean, where.axes
+        arrays[f"{target}/rest"] = np.array(where.rest, np.float32)
+    return arrays, studies
+
+
+def spec(opened: Package, studies: int) -> DriftSpec:
+    return DriftSpec(FILE, VERSION, studies, f"validation patients: {opened.manifest.intended_use.population}")
+
+
+def added(opened: Package, files: dict[str, bytes], arrays: dict[str, np.ndarray], studies: int) -> Package:
+    """The package with its reference, in memory."""
+    manifest = msgspec.structs.replace(opened.manifest, drift=spec(opened, studies))
+    return Package(opened.path, opened.sha256, manifest, {**files, FILE: npz(arrays)}, opened.signed_by)
+
+
+def validation_images(build: Build) -> Iterator[Pixels]:
+    """The first image of each validation patient, as it lies in the data set."""
+    folder = build.data_root / build.recipe.data.train
+    patients = set(data.load(build, "validation").patients.tolist())
+    for row in data.training_rows(folder):
+        if row["patient_id"] in patients:
+            patients.remove(row["patient_id"])
+            yield data.decode(folder / row["file"])
+
+
+def training_images(build: Build) -> Iterator[Pixels]:
+    yield from data.load(build, "train").pixels
+
+
+def later_version(build: Build, before: Package) -> tuple[Manifest, dict[str, bytes], str]:
+    """A package that was built before as the recipe's version, with a reference: manifest, files and card to sign.
+
+    Networks, calibration and golden vectors stay the very bytes that they were.
+
+    Raises
+    ------
+    RecipeError
+        The package is not the recipe's, or the recipe has no later version.
+    """
+    named, old = build.recipe.package, before.manifest
+    if old.id != named.id or old.version == named.version:
+        raise RecipeError(
+            f"{before} can't become {named.id} {named.version}: the same id and another version are needed"
+        )
+    files = {name: before.file(name) for name in old.files if name != FILE}
+    arrays, studies = make(before, lambda: training_images(build), lambda: validation_images(build))
+    card = before.card.replace(f"`{old.id}` {old.version}", f"`{old.id}` {named.version}")
+    opened = added(before, {**files, old.card: card.encode()}, arrays, studies)
+    origin = {"version": old.version, "package_sha256": before.sha256}
+    manifest = msgspec.structs.replace(
+        opened.manifest, version=named.version, training={**old.training, "reference_added_to": origin}
+    )
+    contents = {name: opened.file(name) for name in (*files, FILE)}
+    return manifest, contents, card

@@ -1,0 +1,146 @@
+"""systemd-boot: an entry file for each slot on the ESP, whose name counts its boots.
+
+``scanside-b+3.conf`` has three boots left; the loader renames it to ``+2-1``, ``+1-2``, ``+0-3`` as it starts it, and
+without a counter it is good. What starts is the first in systemd-boot's own order: entries without boots left come
+last, then the higher ``version`` comes first, which here counts the installs. ``loader.conf`` names no default, since
+a ``default`` pattern also picks entries whose boots are used up (systemd issue 31215).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from firmware.boot import SLOTS, TRIES, SlotName, State, slot_of
+from firmware.durable import Files
+from firmware.errors import BrokenError, FirmwareError
+
+_NAME = re.compile(r"scanside-(?P<slot>[ab])(?:\+(?P<left>\d+)(?:-(?P<done>\d+))?)?\.conf")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of ``loader/entries``; ``left`` is None without a counter."""
+
+    path: Path
+    slot: SlotName
+    left: int | None
+    order: int
+
+    @property
+    def state(self) -> State:
+        if self.left is None:
+            return "good"
+        return "trial" if self.left else "bad"
+
+
+class SdBoot:
+    """The boot state of an ESP.
+
+    Parameters
+    ----------
+    esp
+        Where it is mounted.
+    command_line
+        Of the kernel that runs.
+    """
+
+    def __init__(self, esp: Path, command_line: str, files: Files | None = None) -> None:
+        self._esp, self._command_line = esp, command_line
+        self._entries = esp / "loader" / "entries"
+        self._files = files or Files()
+
+    def kernel(self, slot: SlotName) -> Path:
+        return self._esp / "EFI" / "scanside" / f"{slot}.efi"
+
+    def current(self) -> SlotName:
+        return slot_of(self._command_line)
+
+    def primary(self) -> SlotName | None:
+        ranked = self.entries()
+        return ranked[0].slot if ranked else None
+
+    def state(self, slot: SlotName) -> State:
+        states = [entry.state for entry in self.entries() if entry.slot == slot]
+        if not states:
+            return "empty"
+        if states[0] == "bad" and slot == slot_of(self._command_line):
+            return "trial"  # its last boot is this one
+        return states[0]
+
+    def entries(self) -> list[Entry]:
+        """Those whose kernel is there, in the loader's order."""
+        found = []
+        for path in self._entries.glob("scanside-*.conf"):
+            match = _NAME.fullmatch(path.name)
+            if match:
+                slot: SlotName = "a" if match["slot"] == "a" else "b"
+                left = int(match["left"]) if match["left"] else None
+                if self.kernel(slot).exists():
+                    found.append(Entry(path, slot, left, _order(path)))
+        # Where a cut in a rename left two names of one slot, the higher count of boots comes first, as in the loader.
+        return sorted(found, key=lambda entry: (entry.left == 0, -entry.order, entry.slot, -(entry.left or 99)))
+
+    def close(self, slot: SlotName) -> None:
+        self._refuse_last_good(slot, "written over")
+        for entry in self._of(slot):
+            self._files.remove(entry)
+
+    def put_kernel(self, slot: SlotName, kernels: Path) -> None:
+        if self._of(slot):
+            raise FirmwareError(f"slot {slot} can still start; close it before its kernel changes")
+        source = kernels / f"{slot}.efi"
+        if not source.is_file():
+            raise BrokenError(f"the bundle has no kernel for slot {slot} ({source.name})", hint="build it again")
+        # The loader never sees a half-written kernel under a name that an entry has: no entry names this slot now.
+        self._files.remove(self.kernel(slot))
+        self._files.copy(source, self.kernel(slot))
+
+    def try_next(self, slot: SlotName, title: str) -> None:
+        if not self.kernel(slot).exists():
+            raise BrokenError(
+                f"slot {slot} has no kernel on the ESP, so it can't start", hint="install the bundle again"
+            )
+        if slot != self.primary() or self.state(slot) != "trial":
+            for old in self._of(slot):
+                self._files.remove(old)
+            order = 1 + max((entry.order for entry in self.entries()), default=0)
+            lines = (f"title {title}", "sort-key scanside", f"version {order}", f"efi /EFI/scanside/{slot}.efi", "")
+            self._files.write(self._entries / f"scanside-{slot}+{TRIES}.conf", "\n".join(lines).encode())
+
+    def mark_good(self, slot: SlotName) -> None:
+        self._settle(slot, f"scanside-{slot}.conf")
+
+    def mark_bad(self, slot: SlotName) -> None:
+        self._refuse_last_good(slot, "marked bad")
+        self._settle(slot, f"scanside-{slot}+0-{TRIES}.conf")
+
+    def _settle(self, slot: SlotName, name: str) -> None:
+        paths = self._of(slot)
+        if not paths:
+            raise FirmwareError(f"slot {slot} has no entry on the ESP", hint="install a bundle into it")
+        keep = next((path for path in paths if path.name == name), paths[0])
+        if keep.name != name:
+            self._files.rename(keep, self._entries / name)
+        for path in paths:
+            if path not in (keep, self._entries / name):
+                self._files.remove(path)
+
+    def _refuse_last_good(self, slot: SlotName, what: str) -> None:
+        if self.state(slot) == "good" and not any(self.state(each) == "good" for each in SLOTS if each != slot):
+            raise FirmwareError(
+                f"slot {slot} is the only good one and can't be {what}",
+                hint="install into the other slot, and let it prove itself",
+            )
+
+    def _of(self, slot: SlotName) -> list[Path]:
+        """All files of a slot's entry, the loader's first choice first; with or without a kernel."""
+        paths = [path for path in self._entries.glob(f"scanside-{slot}*.conf") if _NAME.fullmatch(path.name)]
+        ranked = [entry.path for entry in self.entries()]
+        return sorted(paths, key=lambda path: (ranked.index(path) if path in ranked else len(ranked), path.name))
+
+
+def _order(path: Path) -> int:
+    found = re.search(r"^version\s+(\d+)\s*$", path.read_text(errors="replace"), re.MULTILINE)
+    return int(found.group(1)) if found else 0

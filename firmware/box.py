@@ -1,0 +1,116 @@
+"""Where things are on a box, what its image says of itself, and what it remembers of updates."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from firmware.boot import BootBackend
+from firmware.boot.nvbootctrl import NvBootCtrl
+from firmware.boot.sd_boot import SdBoot
+from firmware.durable import Files, flush_folder
+from firmware.errors import FirmwareError
+from firmware.policy import Release
+
+_MOST_HISTORY = 500  # lines that are read back
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box; ``root`` is / on a real one and a folder in tests."""
+
+    root: Path = Path("/")
+
+    @property
+    def data(self) -> Path:
+        """The appliance's own data folder."""
+        return self.root / "data" / "scanside"
+
+    @property
+    def firmware_data(self) -> Path:
+        """What this package remembers, on the data partition."""
+        return self.root / "data" / "firmware"
+
+    @property
+    def configuration(self) -> Path:
+        return self.root / "data" / "config" / "scanside.toml"
+
+    @property
+    def trust(self) -> Path:
+        """Public keys and authorities that the image trusts: update-ca.pem, release.pub."""
+        return self.root / "usr" / "lib" / "scanside" / "trust"
+
+    @property
+    def esp(self) -> Path:
+        return self.root / "efi"
+
+    @property
+    def runtime(self) -> Path:
+        return self.root / "run" / "scanside"
+
+    def image(self) -> dict[str, Any]:
+        """What the image says of itself: ``version``, ``epoch``, ``board``, ``compatible``, ``boot``, ``built_at``."""
+        path = self.root / "usr" / "lib" / "scanside" / "image.json"
+        try:
+            return dict(json.loads(path.read_text()))
+        except (OSError, ValueError) as error:
+            raise FirmwareError(
+                f"{path} can't be read: {error}", hint="run this on a box that was flashed with a Scanside image"
+            ) from error
+
+    def release(self) -> Release:
+        image = self.image()
+        return Release(image["version"], image["epoch"])
+
+    def boot(self) -> BootBackend:
+        """The backend that the image names."""
+        if self.image()["boot"] == "nvbootctrl":
+            return NvBootCtrl(self.firmware_data)
+        return SdBoot(self.esp, (self.root / "proc" / "cmdline").read_text())
+
+    def floor(self) -> Release:
+        """The highest release that was proved good here; a factory reset leaves at least the image's own."""
+        own, kept = self.release(), self._state().get("floor")
+        return max(own, Release(kept["version"], kept["epoch"]), key=Release.key) if kept else own
+
+    def raise_floor(self) -> None:
+        """The release that runs was proved good."""
+        floor = self.floor()
+        state = {**self._state(), "floor": {"version": floor.version, "epoch": floor.epoch}}
+        Files().write(self.firmware_data / "state.json", json.dumps(state).encode())
+
+    def lower_floor(self, release: Release) -> None:
+        """A person at the box asked for an older release; its epoch can't go down with it."""
+        state = {**self._state(), "floor": {"version": release.version, "epoch": self.floor().epoch}}
+        Files().write(self.firmware_data / "state.json", json.dumps(state).encode())
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.firmware_data / "state.json").read_text()))
+        except (OSError, ValueError):  # a first boot, or a data partition that was damaged: the image's own floor holds
+            return {}
+
+    def remember(self, event: str, **what: Any) -> None:
+        """A line of the history: ``installed``, ``good``, ``failed``, ``fell_back``, ``refused``, ..."""
+        self.firmware_data.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"at": round(time.time(), 1), "event": event, **what})
+        with (self.firmware_data / "history.jsonl").open("a") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        flush_folder(self.firmware_data)
+
+    def history(self) -> list[dict[str, Any]]:
+        """The latest lines; one that a power cut has torn is left out."""
+        path = self.firmware_data / "history.jsonl"
+        found = []
+        for line in path.read_text().splitlines()[-_MOST_HISTORY:] if path.exists() else ():
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+        return found

@@ -1,0 +1,67 @@
+"""The command line: ``scanside-firmware``. Each command loads only what it needs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from firmware.cli import boxing, commissioning, flashing, publishing
+from firmware.errors import FirmwareError
+
+
+class _Commands(click.Group):
+    """Commands in the order of their use; an error of this package becomes two lines and exit code 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FirmwareError as error:
+            if "--json" in sys.argv:
+                click.echo(json.dumps({"event": "error", "message": error.message, "hint": error.hint}))
+            click.secho(f"scanside-firmware: {error.message}", err=True, fg="red")
+            if error.hint:
+                click.echo(f"                   {error.hint}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """The box around the appliance: build its image, flash it, commission it, update it signed.
+
+    \b
+    At a publisher:
+      scanside-firmware keys ~/keys                          a development set of keys and certificates
+      scanside-firmware build --board x86-efi --keys ~/keys --to ./out
+    On a field engineer's machine:
+      scanside-firmware list                                 which disks there are, and which may be flashed
+      scanside-firmware flash out/manifest.json /dev/sdX     write, read back, compare
+    On the box:
+      scanside-firmware update install BUNDLE                into the other slot; falls back by itself
+    """
+
+
+for command in (
+    publishing.make_keys,
+    publishing.build,
+    publishing.bundle_group,
+    publishing.lock,
+    flashing.list_disks,
+    flashing.flash,
+    flashing.verify,
+    flashing.record,
+    boxing.update,
+    boxing.data,
+    commissioning.provision,
+    commissioning.stick,
+    commissioning.export_logs,
+    commissioning.factory_reset,
+    commissioning.service_token,
+    boxing.firewall,
+):
+    main.add_command(command)

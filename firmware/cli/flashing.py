@@ -1,0 +1,172 @@
+"""Commands on a field engineer's machine: disks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+
+_PATH = click.Path(path_type=Path)
+KEY = click.option(
+    "--key", "trusted", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="SCANSIDE_IMAGE_KEY", help="The publisher's image.pub.  [default: image.pub beside the program]",
+)  # fmt: skip
+JSON = click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
+
+
+def _trusted(named: tuple[Path, ...]) -> list[Path]:
+    """Never a key from the stick itself: whoever changed the image could have put it there."""
+    return list(named) or sorted((Path(sys.prefix) / "share" / "scanside").glob("image*.pub"))
+
+
+@click.command("list")
+@JSON
+def list_disks(as_json: bool) -> None:
+    """Show the disks, and why one may not be flashed."""
+    from firmware.flash.disks import listed
+
+    disks = listed()
+    if as_json:
+        click.echo(json.dumps([{"path": str(disk.path), "size": disk.size, "serial": disk.serial, "model": disk.model,
+                                "removable": disk.removable, "refused": [why for why, _ in disk.refusals()]}
+                               for disk in disks]))  # fmt: skip
+        return
+    for disk in disks:
+        whys = [why for why, _ in disk.refusals()]
+        about = f"{disk.path!s:<14} {disk.size / 1e9:7.1f} GB  {disk.transport:<5} {disk.model:<22} {disk.serial:<20}"
+        click.echo(f"{about} {click.style('no: ' + ', '.join(whys), fg='red') if whys else 'may be flashed'}".rstrip())
+
+
+@click.command()
+@click.argument("manifest", type=_PATH)
+@click.argument("targets", metavar="DISK...", nargs=-1, required=True, type=_PATH)
+@click.option("--serial", "serials", multiple=True, help="Typed serial number of a disk that is not removable.")
+@click.option("--board", help="The board that the disks are for; another one's image is refused.")
+@click.option("--asset", "assets", multiple=True, help="Asset number of each disk, in their order: writes its record.")
+@click.option("--records", type=_PATH, default=Path("records"), show_default=True, help="Folder of asset records.")
+@click.option("--by", default="", help="Who flashes, for the record.")
+@KEY
+@JSON
+def flash(
+    manifest: Path,
+    targets: tuple[Path, ...],
+    serials: tuple[str, ...],
+    board: str | None,
+    assets: tuple[str, ...],
+    records: Path,
+    by: str,
+    trusted: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Write the image of MANIFEST to each DISK, read it all back, compare. Several disks at once.
+
+    The signature is checked first, each piece of the image before it is written. A disk that is mounted, in use, too
+    small or read-only is refused; one that is not removable needs its typed serial number. After an interruption the
+    same command goes on where it stopped. Until all was compared, a disk does not start. A regular file may stand for
+    a disk: it becomes a raw image.
+
+    \b
+      scanside-firmware flash out/manifest.json /dev/sdb /dev/sdc --asset RAD-0042 --asset RAD-0043
+      scanside-firmware flash out/manifest.json /dev/nvme0n1 --serial S4EVNX0M123456
+    """
+    from firmware.errors import FirmwareError, die
+    from firmware.flash import disks
+    from firmware.flash import records as keeping
+    from firmware.flash.manifest import load
+    from firmware.flash.writing import flash as write
+    from firmware.flash.writing import notes_folder
+    from firmware.steps import Progress, emit
+
+    if len(set(targets)) < len(targets):
+        die("a disk is named twice")
+    if assets and len(assets) != len(targets):
+        die(f"{len(targets)} disks and {len(assets)} asset numbers", "give one --asset for each disk, in their order")
+    image = load(manifest, _trusted(trusted))
+    if board and image.board != board:
+        die(f"this image is for {image.board}, and the disks are for {board}", f"take the image for {board}")
+    found = [disks.find(path) for path in targets]
+    for disk in found:
+        if not disk.is_file:
+            typed = disk.serial if disk.serial in serials else next(iter(serials), None)
+            disk.refuse(image.least_disk, typed)
+
+    def one(disk: disks.Disk) -> FirmwareError | None:
+        progress = Progress(str(disk.path), 2 * image.bytes_to_write, as_json)
+        try:
+            kept = write(image, disk, progress.at, notes_folder())
+        except FirmwareError as error:
+            return error
+        if kept and not as_json:
+            click.echo(
+                f"{disk.path}: {kept / 1e6:.0f} MB were there from an interrupted run, and were compared", err=True
+            )
+        return None
+
+    with ThreadPoolExecutor(len(found)) as pool:
+        errors = list(pool.map(one, found))
+    for number, (disk, error) in enumerate(zip(found, errors, strict=True)):
+        said: dict[str, Any] = {"target": str(disk.path), "ok": error is None}
+        if error:
+            said |= {"message": error.message, "hint": error.hint}
+        elif assets:
+            path, picture = keeping.write(records, keeping.record(image, disk, assets[number], by))
+            said |= {"record": str(path), "label": str(picture)}
+        if as_json:
+            emit("flashed", **said)
+        elif error:
+            click.secho(f"{disk.path}: {error.message}\n    {error.hint}", err=True, fg="red")
+        else:
+            click.echo(f"{disk.path}: {image.board} {image.version}, every byte read back and compared")
+            if assets:
+                click.echo(f"    {said['record']}, {said['label']} (print at 60 x 30 mm)")
+    sys.exit(1 if any(errors) else 0)
+
+
+@click.command()
+@click.argument("manifest", type=_PATH)
+@click.argument("target", metavar="DISK", type=_PATH)
+@KEY
+@JSON
+def verify(manifest: Path, target: Path, trusted: tuple[Path, ...], as_json: bool) -> None:
+    """Read DISK and compare it with the image of MANIFEST, byte by byte.
+
+    For a disk that no box has started from yet: a start changes it.
+    """
+    from firmware.flash import disks
+    from firmware.flash.manifest import load
+    from firmware.flash.writing import verify as compare
+    from firmware.steps import Progress, emit
+
+    image = load(manifest, _trusted(trusted))
+    progress = Progress(str(target), image.bytes_to_write, as_json)
+    compare(image, disks.find(target), progress.at)
+    if as_json:
+        emit("verified", target=str(target), board=image.board, version=image.version)
+    else:
+        click.echo(f"{target} holds {image.board} {image.version}, every byte of it")
+
+
+@click.command()
+@click.argument("manifest", type=_PATH)
+@click.argument("target", metavar="DISK", type=_PATH)
+@click.option("--asset", required=True, help="Asset number, such as RAD-0042.")
+@click.option("--records", type=_PATH, default=Path("records"), show_default=True, help="Folder of asset records.")
+@click.option("--by", default="", help="Who has flashed.")
+@KEY
+@click.pass_context
+def record(
+    ctx: click.Context, manifest: Path, target: Path, asset: str, records: Path, by: str, trusted: tuple[Path, ...]
+) -> None:
+    """Verify DISK, then write its asset record and a label with a QR code. Neither holds a secret."""
+    from firmware.flash import disks
+    from firmware.flash import records as keeping
+    from firmware.flash.manifest import load
+
+    ctx.invoke(verify, manifest=manifest, target=target, trusted=trusted, as_json=False)
+    kept = keeping.record(load(manifest, _trusted(trusted)), disks.find(target), asset, by)
+    path, picture = keeping.write(records, kept)
+    click.echo(f"{path}\n{picture} (print at 60 x 30 mm)")

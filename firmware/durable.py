@@ -1,0 +1,58 @@
+"""Files that a power cut leaves whole: written beside, flushed, renamed.
+
+On FAT a rename is not one step of the medium: after a cut both names may be there, or the old one. Whoever reads such
+a folder must be right with either.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+_PART = 1 << 20
+
+
+class Files:
+    """The only way by which boot state is changed; tests put one in its place that dies between two steps."""
+
+    def write(self, path: Path, content: bytes) -> None:
+        """``content`` under ``path``, or what was there before."""
+        with self._beside(path) as (temporary, file):
+            file.write(content)
+        self.rename(temporary, path)
+
+    def copy(self, source: Path, path: Path) -> None:
+        """The bytes of ``source`` under ``path``, or what was there before."""
+        with source.open("rb") as original, self._beside(path) as (temporary, file):
+            shutil.copyfileobj(original, file, _PART)
+        self.rename(temporary, path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        old.replace(new)
+        flush_folder(new.parent)
+
+    def remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        flush_folder(path.parent)
+
+    @contextmanager
+    def _beside(self, path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.part")
+        with temporary.open("wb") as file:
+            yield temporary, file
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Writing an image to a disk, and proving that it is there."""

@@ -1,0 +1,117 @@
+"""Which disks there are, and which may be written over: rules over what ``lsblk`` says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from firmware.errors import FirmwareError, RefusedError
+
+_COLUMNS = "NAME,PATH,TYPE,SIZE,RO,RM,HOTPLUG,TRAN,MODEL,SERIAL,FSTYPE,MOUNTPOINTS,LABEL"
+_HOLDERS = {"crypt": "LUKS or another dm-crypt volume", "lvm": "a logical volume", "mpath": "a multipath device"}
+_MEMBERS = {
+    "LVM2_member": "a member of an LVM volume group", "linux_raid_member": "a member of a RAID", "zfs_member":
+    "a member of a ZFS pool", "swap": "swap space", "bcache": "a bcache device", "ceph_bluestore": "a Ceph store",
+}  # fmt: skip
+_SYSTEM = {"/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/nix"}
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One line of ``list``: a whole disk, or a file that stands for one."""
+
+    path: Path
+    size: int
+    serial: str = ""
+    model: str = ""
+    transport: str = ""
+    removable: bool = True
+    read_only: bool = False
+    is_file: bool = False
+    uses: tuple[str, ...] = field(default=())
+
+    def refusals(self, least: int = 0, typed_serial: str | None = None) -> Iterator[tuple[str, str]]:
+        """Why it may not be written over, each with what to do; none where it may."""
+        for use in self.uses:
+            yield use, "take another disk, or free this one first"
+        if self.read_only:
+            yield "it is read-only", "move the write-protect switch of the card, or take another one"
+        if self.size == 0:
+            yield "it has no medium", "put one in"
+        elif self.size < least:
+            yield f"it has {self.size / 1e9:.1f} GB, and the image needs {least / 1e9:.1f} GB", "take a larger one"
+        if not self.removable and (not self.serial or typed_serial != self.serial):
+            typed = f"its serial number is {self.serial}, not {typed_serial}" if typed_serial else "it is not removable"
+            yield typed, f"if it is the right one: --serial {self.serial}" if self.serial else "it has no serial number"
+
+    def refuse(self, least: int, typed_serial: str | None) -> None:
+        """Raise `RefusedError` with all reasons."""
+        found = list(self.refusals(least, typed_serial))
+        if found:
+            whys = ", ".join(why for why, _ in found)
+            raise RefusedError(f"{self.path} is not written over: {whys}", hint=found[0][1])
+
+
+def listed(tree: dict[str, Any] | None = None) -> list[Disk]:
+    """All disks, by ``lsblk -J -b`` (or its recorded output)."""
+    tree = _lsblk() if tree is None else tree
+    return [_disk(node) for node in tree["blockdevices"] if node["type"] in ("disk", "loop", "mmcblk")]
+
+
+def find(path: Path, tree: dict[str, Any] | None = None) -> Disk:
+    """The disk of that path; a regular file (made where its folder is there) stands for a disk of its size."""
+    if not path.is_block_device() and tree is None:
+        if path.is_char_device() or path.is_dir():
+            raise FirmwareError(f"{path} is neither a disk nor a file")
+        return Disk(path, path.stat().st_size if path.exists() else 0, is_file=True)
+    known = path if tree is not None else path.resolve()
+    for disk in listed(tree):
+        if disk.path == known:
+            return disk
+    raise RefusedError(
+        f"{path} is no whole disk", hint="name the disk, not one of its partitions: scanside-firmware list"
+    )
+
+
+def _lsblk() -> dict[str, Any]:
+    try:
+        done = subprocess.run(
+            ["lsblk", "--json", "--bytes", "--output", _COLUMNS], capture_output=True, text=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise FirmwareError(f"lsblk does not answer: {error}", hint="apt-get install util-linux") from error
+    return dict(json.loads(done.stdout))
+
+
+def _disk(node: dict[str, Any]) -> Disk:
+    return Disk(
+        Path(node["path"]),
+        int(node.get("size") or 0),
+        (node.get("serial") or "").strip(),
+        (node.get("model") or "").strip(),
+        node.get("tran") or "",
+        bool(node.get("rm") or node.get("hotplug") or node["type"] == "loop"),
+        bool(node.get("ro")),
+        uses=tuple(dict.fromkeys(_uses(node))),
+    )
+
+
+def _uses(node: dict[str, Any]) -> Iterator[str]:
+    for place in filter(None, node.get("mountpoints") or [node.get("mountpoint")]):
+        if place == "[SWAP]":
+            yield "it is in use as swap space"
+        elif place in _SYSTEM:
+            yield f"the running system is on it ({place})"
+        else:
+            yield f"it is mounted on {place}"
+    kind = node["type"]
+    if kind in _HOLDERS or kind.startswith("raid") or kind == "dm":
+        yield f"it is in use by {_HOLDERS.get(kind, 'a RAID' if kind.startswith('raid') else 'device-mapper')}"
+    if node.get("fstype") in _MEMBERS:
+        yield f"it is {_MEMBERS[node['fstype']]}" if node["fstype"] != "swap" else "it holds swap space"
+    for child in node.get("children") or ():
+        yield from _uses(child)

@@ -1,0 +1,138 @@
+"""Flash and verify.
+
+The first piece of an image, with its partition table, is written last, after all others were read back and compared.
+So a disk that was left half-way, or that lies, has no partition table and does not start at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from firmware.durable import Files
+from firmware.errors import BrokenError, FirmwareError
+from firmware.flash.disks import Disk
+from firmware.flash.manifest import Manifest, Piece
+from firmware.flash.medium import Medium
+
+Open = Callable[[Path, int | None], Medium]
+Say = Callable[[int, str], None]  # bytes that are done, and the phase
+
+_WIPE = 16 << 20  # bytes after the image: headers of what was there before (LUKS, LVM, file systems)
+_TAIL = 1 << 20  # bytes at the disk's end: an old backup partition table
+
+
+def flash(manifest: Manifest, disk: Disk, say: Say, notes: Path, open_medium: Open = Medium) -> int:
+    """Write an image to a disk, read all of it back, compare.
+
+    Parameters
+    ----------
+    say
+        Told ``2 * bytes_to_write`` bytes in all: each is written and read back.
+    notes
+        Folder for how far an interrupted run came.
+
+    Returns
+    -------
+    Bytes that an earlier run had written and that were not written again.
+
+    Raises
+    ------
+    BrokenError
+        The disk did not keep what was written; it does not start.
+    """
+    medium = open_medium(disk.path, max(manifest.least_disk, disk.size) if disk.is_file else manifest.least_disk)
+    try:
+        size = medium.size()
+        if size < manifest.least_disk:
+            raise BrokenError(
+                f"{disk.path} has {size} bytes now, and the image needs {manifest.least_disk}", hint="take another disk"
+            )
+        note = _Note(notes, manifest, disk, size)
+        first, *rest = manifest.pieces
+        if first.offset:
+            raise FirmwareError(f"the image {manifest.payload} has no partition table")
+        if not note.done:  # what was there before is gone for good, before anything new is there
+            medium.write(0, bytes(first.length))
+            medium.write(size - _TAIL, bytes(_TAIL))
+            medium.write(manifest.size, bytes(min(_WIPE, size - manifest.size)))
+            medium.flush()
+        kept, count = 0, 0
+        for number, piece in enumerate(rest, 1):
+            count += piece.length
+            if number in note.done:
+                kept += piece.length
+            else:
+                medium.write(piece.offset, manifest.read(piece))
+                if number % 16 == 0:
+                    medium.flush()
+                    note.keep(range(number + 1))
+            say(count, "write")
+        medium.flush()
+        try:
+            _compare(medium, rest, lambda done: say(manifest.bytes_to_write - first.length + done, "verify"))
+            medium.write(0, manifest.read(first))
+            medium.flush()
+            _compare(medium, [first], lambda _: None)
+        except BrokenError:
+            note.forget()  # what was believed to be there is not
+            raise
+        say(2 * manifest.bytes_to_write, "verify")
+        note.forget()
+        return kept
+    finally:
+        medium.close()
+
+
+def verify(manifest: Manifest, disk: Disk, say: Say, open_medium: Open = Medium) -> None:
+    """Read a flashed disk and compare each byte of the image.
+
+    A box that has started from it has changed its ESP and grown its table: this is for disks fresh from `flash`.
+    """
+    medium = open_medium(disk.path, None)
+    try:
+        _compare(medium, manifest.pieces, lambda done: say(done, "verify"))
+    finally:
+        medium.close()
+
+
+def _compare(medium: Medium, pieces: list[Piece] | tuple[Piece, ...], say: Callable[[int], None]) -> None:
+    done = 0
+    for piece in pieces:
+        content = medium.read(piece.offset, piece.length)
+        if hashlib.sha256(content).hexdigest() != piece.sha256:
+            raise BrokenError(
+                f"{medium.path} does not hold what was written: bytes {piece.offset} to {piece.offset + piece.length}",
+                hint="it is worn out, or lies about its size; do not put it into a box, take another disk",
+            )
+        done += piece.length
+        say(done)
+
+
+class _Note:
+    """Which pieces an interrupted run has written and flushed, for this image on this very disk."""
+
+    def __init__(self, folder: Path, manifest: Manifest, disk: Disk, size: int) -> None:
+        name = hashlib.sha256(f"{disk.path}\n{disk.serial}\n{size}\n{manifest.digest}".encode()).hexdigest()[:24]
+        self._path = folder / f"{name}.json"
+        self.done: set[int] = set()
+        try:
+            self.done = set(json.loads(self._path.read_text()))
+        except (OSError, ValueError, TypeError):  # none, or torn: all is written again
+            self.done = set()
+
+    def keep(self, done: range) -> None:
+        self.done |= set(done)
+        Files().write(self._path, json.dumps(sorted(self.done)).encode())
+
+    def forget(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def notes_folder() -> Path:
+    """Where the notes of interrupted runs lie."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "scanside-firmware"

@@ -1,0 +1,165 @@
+"""Is this system fit to stay? What decides over "good", asked of the appliance by its own command line.
+
+Nothing outside the box is asked: that a PACS can't be reached says nothing about the system that was installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from firmware.box import Box
+from firmware.errors import RefusedError
+from firmware.policy import check_clock
+
+_SECONDS = 120  # for one answer; a slow box proves its backends anew within it
+_LEAST_FREE = 64 << 20  # bytes on data without which nothing can be received
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A check; ``counts`` is False where it is said, but sends no system back."""
+
+    what: str
+    ok: bool
+    detail: str
+    counts: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+Ask = Callable[[Sequence[str]], subprocess.CompletedProcess[str]]
+
+
+def scanside(arguments: Sequence[str], program: str = "scanside") -> subprocess.CompletedProcess[str]:
+    """One call of the appliance's command line; what can't be started or does not end counts as failed."""
+    command = [program, *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 127, "", str(error))
+
+
+def examine(box: Box, ask: Ask = scanside) -> list[Finding]:
+    """Every check, once."""
+    where = ("--config", str(box.configuration))
+    return [
+        _clock(box),
+        _data(box.data),
+        *_certificates(box),
+        *_running(ask(("status", "--json", *where))),
+        *_echo(ask(("test-connection", "--json", *where))),
+    ]
+
+
+def wait_until_fit(
+    look: Callable[[], list[Finding]], seconds: float, pause: float = 5.0, sleep: Callable[[float], None] = time.sleep
+) -> list[Finding]:
+    """Look until all that counts is right, or the time is over; the last findings."""
+    deadline = time.monotonic() + seconds
+    while True:
+        findings = look()
+        if fit(findings) or time.monotonic() >= deadline:
+            return findings
+        sleep(pause)
+
+
+def fit(findings: Sequence[Finding]) -> bool:
+    return all(finding.ok for finding in findings if finding.counts)
+
+
+def _clock(box: Box) -> Finding:
+    try:
+        check_clock(box.image()["built_at"])
+    except RefusedError as error:
+        return Finding("clock", ok=False, detail=error.message, counts=False)
+    return Finding("clock", ok=True, detail=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), counts=False)
+
+
+def _data(folder: Path) -> Finding:
+    """Whether it can be written. That it is full is the site's doing, and no older system would mend it."""
+    probe = folder / "firmware.probe"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"scanside")
+        with probe.open("rb") as file:
+            os.fsync(file.fileno())
+        probe.unlink()
+    except OSError as error:
+        full = error.errno in (28, 122)  # ENOSPC, EDQUOT
+        return Finding("data", ok=False, detail=f"{folder}: {error.strerror}", counts=not full)
+    free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
+    if free < _LEAST_FREE:
+        return Finding("data", ok=False, detail=f"{folder} has only {free >> 20} MiB left", counts=False)
+    return Finding("data", ok=True, detail=f"{folder} can be written, {free >> 20} MiB free")
+
+
+def _certificates(box: Box) -> Iterator[Finding]:
+    """The appliance's own certificates. One that ran out does so under an older system as well: it does not count."""
+    try:
+        tables = tomllib.loads(box.configuration.read_text())
+    except (OSError, ValueError) as error:
+        yield Finding("configuration", ok=False, detail=f"{box.configuration}: {error}")
+        return
+    tls = tables.get("storage_scp", {}).get("tls", {})
+    if "certificate" not in tls:
+        return
+    path = box.data / tls["certificate"]
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        yield Finding("certificate", ok=False, detail=f"{path}: {error}", counts=False)
+        return
+    until = certificate.not_valid_after_utc
+    valid = certificate.not_valid_before_utc.timestamp() <= time.time() <= until.timestamp()
+    yield Finding("certificate", ok=valid, detail=f"{path} counts until {until:%Y-%m-%d}", counts=False)
+
+
+def _running(done: subprocess.CompletedProcess[str]) -> Iterator[Finding]:
+    """Whether it runs, and whether a backend has earned a receipt on this very device, by this very system."""
+    said = _json(done)
+    if not isinstance(said, dict):
+        yield Finding("service", ok=False, detail=_words(done))
+        return
+    worker = said.get("components", {}).get("worker", {})
+    state = worker.get("state", "none")
+    ready = bool(said.get("running")) and not worker.get("stale", True) and state != "starting"
+    yield Finding("service", ok=ready, detail=f"{'runs' if said.get('running') else 'does not run'}, worker {state}")
+    receipt = worker.get("receipt") or {}
+    earned = f"{receipt.get('id')} of {worker.get('backend')}" if receipt else worker.get("reason") or "none yet"
+    yield Finding("receipt", ok=bool(receipt), detail=earned)
+
+
+def _echo(done: subprocess.CompletedProcess[str]) -> Iterator[Finding]:
+    """C-ECHO to its own Storage SCP, where it has one. Destinations are in the same answer and are left out."""
+    said = _json(done)
+    if not isinstance(said, list):
+        yield Finding("C-ECHO", ok=False, detail=_words(done))
+        return
+    for peer in said:
+        if peer["peer"].startswith("own Storage SCP"):
+            failed = [check for check in peer["checks"] if check["outcome"] == "fail"]
+            detail = "; ".join(check["detail"] for check in failed) or "answered"
+            yield Finding("C-ECHO", ok=not failed, detail=detail)
+
+
+def _json(done: subprocess.CompletedProcess[str]) -> Any:
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        return None
+
+
+def _words(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else f"exit code {done.returncode}"

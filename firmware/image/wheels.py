@@ -1,0 +1,91 @@
+"""The appliance's environment on a box: from locked wheels, each by its SHA-256, and nothing that is built there."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from firmware.durable import Files
+from firmware.errors import FirmwareError
+
+PYTHON = "3.13"  # Debian 13's
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64",
+             "manylinux_2_12_x86_64", "manylinux2010_x86_64")  # fmt: skip
+
+
+def lock_of(board: str) -> Path:
+    return Path(__file__).with_name(f"{board}.lock")
+
+
+def lock(project: Path, extras: tuple[str, ...] = ()) -> str:
+    """What the project's device needs, resolved for Debian 13 on x86-64: pinned, with hashes."""
+    table = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    wanted = [*table["dependencies"], *(each for extra in extras for each in table["optional-dependencies"][extra])]
+    report = _pip(
+        "install", "--dry-run", "--quiet", "--ignore-installed", "--no-cache-dir", "--report", "-", *_target(), *wanted
+    )
+    lines = [
+        "# What a box runs on, for Python 3.13 on x86-64. Made by: scanside-firmware lock. Do not edit.",
+        *sorted(
+            f"{item['metadata']['name'].lower()}=={item['metadata']['version']}"
+            f" --hash=sha256:{item['download_info']['archive_info']['hashes']['sha256']}"
+            for item in json.loads(report)["install"]
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_lock(project: Path, board: str, extras: tuple[str, ...]) -> Path:
+    Files().write(lock_of(board), lock(project, extras).encode())
+    return lock_of(board)
+
+
+def locked(board: str) -> dict[str, tuple[str, str]]:
+    """Name -> version and SHA-256, of a board's lock file."""
+    rows = (line.split() for line in lock_of(board).read_text().splitlines() if line and not line.startswith("#"))
+    return {
+        normal(pin.split("==")[0]): (pin.split("==")[1], digest.removeprefix("--hash=sha256:")) for pin, digest in rows
+    }
+
+
+def normal(name: str) -> str:
+    """A package's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def install(project: Path, board: str, target: Path, cache: Path) -> None:
+    """Fill ``target`` (a site-packages folder) with the locked wheels and with the project itself."""
+    cache.mkdir(parents=True, exist_ok=True)
+    lock_path = str(lock_of(board))
+    _pip("download", "--quiet", "--no-deps", "--require-hashes", "--dest", str(cache), "--find-links", str(cache),
+         *_target(), "--requirement", lock_path)  # fmt: skip
+    _pip("install", "--quiet", "--no-deps", "--require-hashes", "--no-index", "--find-links", str(cache),
+         "--no-compile", "--target", str(target), *_target(), "--requirement", lock_path)  # fmt: skip
+    wheels = cache / "own"
+    _pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), str(project))
+    own = max(wheels.glob("scanside-*.whl"), key=lambda path: path.stat().st_mtime)
+    _pip("install", "--quiet", "--no-deps", "--no-compile", "--target", str(target), str(own))
+
+
+def _target() -> list[str]:
+    platforms = [argument for each in PLATFORMS for argument in ("--platform", each)]
+    return ["--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp", *platforms]
+
+
+def _pip(*arguments: str) -> str:
+    if "--dry-run" in arguments:
+        arguments = (*arguments, "--target", "/nonexistent")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments],
+        capture_output=True, text=True, timeout=1800, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-3:]
+        raise FirmwareError(
+            f"pip {arguments[0]} failed: {' '.join(lines)[:600]}", hint="is the package index reachable?"
+        )
+    return done.stdout

@@ -1,0 +1,213 @@
+"""The boot state on a fake ESP: whatever is cut wherever, a whole system that was good, or the new one, starts."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from firmware.boot import TRIES, BootBackend
+from firmware.boot.nvbootctrl import NvBootCtrl
+from firmware.boot.sd_boot import SdBoot
+from firmware.durable import Files
+from firmware.errors import FirmwareError
+from tests.firmware.boxes import DoublingFiles, DyingFiles, every_cut, kernels, loader_boots, make_esp
+
+
+def sd_boot(esp: Path, runs: str = "a", files: Files | None = None) -> SdBoot:
+    return SdBoot(esp, f"root=x rauc.slot={runs}", files)
+
+
+def install(esp: Path, files: Files, runs: str = "a") -> None:
+    """What an update does to the ESP; the root is written between the second and the third."""
+    boot, target = sd_boot(esp, runs, files), "b" if runs == "a" else "a"
+    boot.close(target)
+    boot.put_kernel(target, kernels(esp.parent / "bundle", "2.0.0"))
+    boot.try_next(target, "Scanside 2.0.0")
+
+
+def fresh(tmp_path: Path) -> Callable[[], Path]:
+    numbers = itertools.count()
+    return lambda: make_esp(tmp_path / str(next(numbers)) / "esp")
+
+
+def test_an_update_that_proves_itself_stays(tmp_path: Path) -> None:
+    esp = make_esp(tmp_path / "esp")
+    assert loader_boots(esp) == "a"
+    install(esp, Files())
+    assert sd_boot(esp).state("b") == "trial"
+    assert loader_boots(esp) == "b"
+    sd_boot(esp, "b").mark_good("b")
+    assert [loader_boots(esp) for _ in range(5)] == ["b"] * 5
+    install(esp, Files(), runs="b")
+    assert loader_boots(esp) == "a"  # the next one goes into the first slot again
+
+
+def test_an_update_that_never_answers_is_left_after_its_tries(tmp_path: Path) -> None:
+    esp = make_esp(tmp_path / "esp")
+    install(esp, Files())
+    assert [loader_boots(esp) for _ in range(TRIES + 3)] == ["b"] * TRIES + ["a"] * 3
+    assert sd_boot(esp).state("b") == "bad"
+    assert sd_boot(esp).primary() == "a"
+
+
+def test_an_update_that_fails_its_check_is_left_at_once(tmp_path: Path) -> None:
+    esp = make_esp(tmp_path / "esp")
+    install(esp, Files())
+    assert loader_boots(esp) == "b"
+    sd_boot(esp, "b").mark_bad("b")
+    assert [loader_boots(esp) for _ in range(3)] == ["a"] * 3
+
+
+@pytest.mark.parametrize("kind", [DyingFiles, DoublingFiles])
+def test_a_power_cut_at_any_step_of_an_install(tmp_path: Path, kind: type[DyingFiles]) -> None:
+    cuts = 0
+    for esp in every_cut(fresh(tmp_path), install, kind):
+        cuts += 1
+        assert loader_boots(shutil.copytree(esp, esp.parent / "look")) in ("a", "b")
+        install(esp, Files())  # it is done again, and nothing stands in its way
+        assert loader_boots(esp) == "b"
+    assert cuts > 4
+
+
+@pytest.mark.parametrize("kind", [DyingFiles, DoublingFiles])
+def test_a_power_cut_at_any_step_over_an_older_system(tmp_path: Path, kind: type[DyingFiles]) -> None:
+    """Both slots are good, b runs; a's kernel is replaced. What starts is b until a is whole and new."""
+    numbers = itertools.count()
+
+    def both() -> Path:
+        esp = make_esp(tmp_path / str(next(numbers)) / "esp")
+        install(esp, Files())
+        sd_boot(esp, "b").mark_good("b")
+        return esp
+
+    for esp in every_cut(both, lambda esp, files: install(esp, files, "b"), kind):
+        started = loader_boots(esp)
+        assert started in ("a", "b")
+        if started == "a":
+            assert "2.0.0" in sd_boot(esp).kernel("a").read_text()
+
+
+@pytest.mark.parametrize("kind", [DyingFiles, DoublingFiles])
+@pytest.mark.parametrize("verdict", ["good", "bad"])
+def test_a_power_cut_at_any_step_of_the_verdict(tmp_path: Path, kind: type[DyingFiles], verdict: str) -> None:
+    numbers = itertools.count()
+
+    def tried() -> Path:
+        esp = make_esp(tmp_path / str(next(numbers)) / "esp")
+        install(esp, Files())
+        assert loader_boots(esp) == "b"
+        return esp
+
+    def settle(esp: Path, files: Files) -> None:
+        boot = sd_boot(esp, "b", files)
+        (boot.mark_good if verdict == "good" else boot.mark_bad)("b")
+
+    for esp in every_cut(tried, settle, kind):
+        assert loader_boots(esp) in ("a", "b")
+        if sd_boot(esp).state("b") != "bad":
+            settle(esp, Files())
+        assert loader_boots(esp) == ("b" if verdict == "good" else "a")
+
+
+@settings(max_examples=60, deadline=None)
+@given(acts=st.lists(st.tuples(st.sampled_from(["install", "boot", "good", "bad"]), st.integers(0, 8)), max_size=12))
+def test_no_sequence_of_acts_and_cuts_leaves_a_box_that_does_not_start(
+    tmp_path_factory: pytest.TempPathFactory, acts: list[tuple[str, int]]
+) -> None:
+    """Each act may be cut before its nth step. At any time the loader finds a whole kernel."""
+    esp = make_esp(tmp_path_factory.mktemp("box") / "esp")
+    runs = loader_boots(esp)
+    for act, alive in acts:
+        assert runs is not None
+        boot = sd_boot(esp, runs, DyingFiles(alive))
+        try:
+            if act == "install" and boot.state(boot.current()) == "good":
+                install(esp, DyingFiles(alive), runs)
+            elif act == "good":
+                boot.mark_good(boot.current())
+            elif act == "bad" and boot.state(boot.current()) == "trial":
+                boot.mark_bad(boot.current())
+        except BaseException as error:
+            if not isinstance(error, FirmwareError) and type(error).__name__ != "PowerCut":
+                raise
+            runs = loader_boots(esp)
+        if act == "boot":
+            runs = loader_boots(esp)
+        assert runs is not None
+
+
+def test_the_last_good_slot_is_kept(tmp_path: Path) -> None:
+    esp = make_esp(tmp_path / "esp")
+    for act in (SdBoot.close, SdBoot.mark_bad):
+        with pytest.raises(FirmwareError, match="only good one"):
+            act(sd_boot(esp), "a")
+    assert loader_boots(esp) == "a"
+
+
+def test_a_slot_without_a_kernel_is_never_tried(tmp_path: Path) -> None:
+    esp = make_esp(tmp_path / "esp")
+    with pytest.raises(FirmwareError, match="no kernel"):
+        sd_boot(esp).try_next("b", "x")
+    assert loader_boots(esp) == "a"
+
+
+def test_a_machine_that_no_slot_was_started_from(tmp_path: Path) -> None:
+    with pytest.raises(FirmwareError, match=r"no rauc\.slot="):
+        SdBoot(tmp_path, "root=/dev/sda1").current()
+
+
+# --- Jetson ---
+
+NVBOOTCTRL = Path(__file__).parent / "stand_ins" / "nvbootctrl"
+
+
+@pytest.fixture
+def jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NvBootCtrl:
+    program = tmp_path / "bin" / "nvbootctrl"
+    program.parent.mkdir()
+    shutil.copy(NVBOOTCTRL, program)
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_NVBOOTCTRL", str(tmp_path / "uefi"))
+    backend = NvBootCtrl(tmp_path / "notes")
+    backend.mark_good("a")
+    return backend
+
+
+def test_a_jetson_updates_and_proves_itself(jetson: NvBootCtrl, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (jetson.current(), jetson.primary(), jetson.state("a")) == ("a", "a", "good")
+    jetson.close("b")
+    assert jetson.state("b") == "empty"
+    jetson.try_next("b", "2.0.0")
+    assert (jetson.primary(), jetson.state("b")) == ("b", "trial")
+    monkeypatch.setenv("FAKE_NVBOOTCTRL_CURRENT", "1")
+    jetson.mark_good("b")
+    assert (jetson.current(), jetson.state("b")) == ("b", "good")
+
+
+def test_a_jetson_leaves_a_slot_that_failed(jetson: NvBootCtrl, monkeypatch: pytest.MonkeyPatch) -> None:
+    jetson.close("b")
+    jetson.try_next("b", "2.0.0")
+    monkeypatch.setenv("FAKE_NVBOOTCTRL_CURRENT", "1")
+    jetson.mark_bad("b")
+    assert (jetson.state("b"), jetson.primary()) == ("bad", "a")
+
+
+def test_both_backends_are_backends(jetson: NvBootCtrl, tmp_path: Path) -> None:
+    backends: list[BootBackend] = [jetson, sd_boot(make_esp(tmp_path / "esp"))]
+    for backend in backends:
+        with pytest.raises(FirmwareError):
+            backend.close(backend.current())
+
+
+def test_a_jetson_without_its_tool(tmp_path: Path) -> None:
+    with pytest.raises(FirmwareError, match="not installed"):
+        NvBootCtrl(tmp_path, program="nvbootctrl-that-is-not-there").current()

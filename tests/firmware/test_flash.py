@@ -1,0 +1,420 @@
+"""Flashing on files and loop devices, with a medium that fails as media do, and the rules over recorded disks."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from firmware import keys
+from firmware.cli import main
+from firmware.errors import BrokenError, FirmwareError, RefusedError
+from firmware.flash import disks, manifest, records, writing
+from firmware.flash.disks import Disk
+from firmware.flash.manifest import PIECE, Manifest
+from firmware.flash.medium import Medium
+
+MIB = 1 << 20
+SIZE, LEAST = 40 * MIB, 48 * MIB
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Manifest, public key, raw image: some pieces, some holes."""
+    folder = tmp_path_factory.mktemp("image")
+    keys.make(folder / "keys")
+    raw, rng = folder / "raw.img", random.Random(7)
+    with raw.open("wb") as file:
+        file.truncate(SIZE)
+        for offset, length in ((0, 70_000), (5 * MIB, 9 * MIB), (20 * MIB + 4096, 4096), (SIZE - 512, 512)):
+            file.seek(offset)
+            file.write(rng.randbytes(length))
+    path = manifest.make(raw, folder / "out", folder / "keys" / "image.key", "1.0.0", 1, "generic", LEAST)
+    return path, folder / "keys" / "image.pub", raw
+
+
+@pytest.fixture
+def loaded(image: tuple[Path, Path, Path]) -> Manifest:
+    return manifest.load(image[0], [image[1]])
+
+
+@pytest.fixture(autouse=True)
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return writing.notes_folder()
+
+
+def flash(loaded: Manifest, path: Path, notes: Path, kind: type[Medium] = Medium, **options: int) -> int:
+    disk = Disk(path, path.stat().st_size if path.exists() else 0, is_file=True)
+    return writing.flash(loaded, disk, lambda done, phase: None, notes, lambda at, size: kind(at, size, **options))
+
+
+def run(image: tuple[Path, Path, Path], *arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments), "--key", str(image[1])])
+
+
+def holds(path: Path, raw: Path) -> bool:
+    content = raw.read_bytes()
+    return path.read_bytes()[: len(content)] == content
+
+
+def starts(path: Path) -> bool:
+    """Whether there is a partition table."""
+    return any(path.read_bytes()[:4096])
+
+
+# --- the manifest ---
+
+
+def test_holes_are_left_out(loaded: Manifest) -> None:
+    assert loaded.bytes_to_write < 10 * MIB
+    assert max(piece.length for piece in loaded.pieces) <= PIECE
+
+
+def test_a_manifest_that_was_changed_or_signed_by_others(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(image[0].parent, tmp_path / "stick")
+    keys.make(tmp_path / "stranger")
+    with pytest.raises(RefusedError, match="was not signed"):
+        manifest.load(folder / "manifest.json", [tmp_path / "stranger" / "image.pub"])
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text.replace('"generic"', '"jetson"'))
+    with pytest.raises(RefusedError, match="changed after it was signed"):
+        manifest.load(folder / "manifest.json", [image[1]])
+    (folder / "manifest.json.sig").unlink()
+    with pytest.raises(RefusedError, match="is missing"):
+        manifest.load(folder / "manifest.json", [image[1]])
+
+
+def test_a_signature_counts_for_its_purpose_only(image: tuple[Path, Path, Path]) -> None:
+    from firmware import signing
+
+    with pytest.raises(RefusedError):
+        signing.verify_file(image[0], [image[1]], "site configuration 1")
+
+
+def test_half_an_image_and_a_damaged_one(image: tuple[Path, Path, Path], tmp_path: Path, notes: Path) -> None:
+    folder = shutil.copytree(image[0].parent, tmp_path / "stick")
+    payload = next(folder.glob("*.blocks"))
+    content = payload.read_bytes()
+    payload.write_bytes(content[:-5000])
+    with pytest.raises(BrokenError, match="half an image"):
+        manifest.load(folder / "manifest.json", [image[1]])
+    payload.write_bytes(content[:6_000_000] + b"?" + content[6_000_001:])
+    with pytest.raises(BrokenError, match="is damaged at byte"):
+        flash(manifest.load(folder / "manifest.json", [image[1]]), tmp_path / "disk", notes)
+    assert not starts(tmp_path / "disk")
+    payload.unlink()
+    with pytest.raises(BrokenError, match="is missing"):
+        manifest.load(folder / "manifest.json", [image[1]])
+
+
+# --- writing ---
+
+
+def test_a_file_holds_what_was_flashed(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    target = tmp_path / "disk"
+    done = run(image, "flash", image[0], target, "--asset", "RAD-0042", "--records", tmp_path / "records")
+    assert done.exit_code == 0, done.output
+    assert holds(target, image[2])
+    assert target.stat().st_size == LEAST
+    assert "holds generic 1.0.0" in run(image, "verify", image[0], target).output
+    kept = json.loads((tmp_path / "records" / "RAD-0042.json").read_text())
+    assert kept["version"] == "1.0.0" and kept["board"] == "generic"
+    assert "<path" in (tmp_path / "records" / "RAD-0042.svg").read_text()
+
+
+def test_what_was_there_before_is_gone(
+    loaded: Manifest, image: tuple[Path, Path, Path], tmp_path: Path, notes: Path
+) -> None:
+    """An old LUKS header right behind the image, and an old backup table at the end, would come back to life."""
+    target = tmp_path / "disk"
+    target.write_bytes(b"\xff" * (LEAST + 8 * MIB))
+    flash(loaded, target, notes)
+    content = target.read_bytes()
+    assert not any(content[SIZE : SIZE + MIB])
+    assert not any(content[-MIB:])
+    for piece in loaded.pieces:
+        assert content[piece.offset : piece.offset + piece.length] == loaded.read(piece)
+
+
+def test_several_at_once_and_json(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    targets = [tmp_path / f"disk{number}" for number in range(3)]
+    done = run(image, "flash", image[0], *targets, "--json")
+    assert done.exit_code == 0, done.output
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {each["target"] for each in events if each["event"] == "flashed" and each["ok"]} == set(map(str, targets))
+    assert all(holds(target, image[2]) for target in targets)
+
+
+def test_one_bad_disk_among_several(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    done = run(image, "flash", image[0], tmp_path / "good", tmp_path / "missing" / "disk", "--json")
+    assert done.exit_code == 1
+    said = {each["target"]: each for each in map(json.loads, done.stdout.splitlines()) if each["event"] == "flashed"}
+    assert said[str(tmp_path / "good")]["ok"] and not said[str(tmp_path / "missing" / "disk")]["ok"]
+
+
+def test_the_wrong_boards_image(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    done = run(image, "flash", image[0], tmp_path / "disk", "--board", "jetson-orin")
+    assert done.exit_code == 1 and "this image is for generic" in done.output
+    assert not (tmp_path / "disk").exists()
+
+
+def test_no_key_is_no_trust(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["flash", str(image[0]), str(tmp_path / "disk")])
+    assert done.exit_code == 1 and "--key" in done.output
+
+
+class Interrupted(Medium):
+    """Stops (Ctrl-C, a flat battery) after so many writes."""
+
+    def __init__(self, path: Path, length: int | None, writes: int) -> None:
+        super().__init__(path, length)
+        self._left = writes
+
+    def write(self, offset: int, content: bytes) -> None:
+        if not self._left:
+            raise KeyboardInterrupt
+        self._left -= 1
+        super().write(offset, content)
+
+
+@pytest.mark.parametrize("writes", range(9))
+def test_an_interruption_anywhere(
+    loaded: Manifest, image: tuple[Path, Path, Path], tmp_path: Path, notes: Path, writes: int
+) -> None:
+    target = tmp_path / "disk"
+    target.write_bytes(b"\xff" * LEAST)
+    try:
+        flash(loaded, target, notes, Interrupted, writes=writes)
+    except KeyboardInterrupt:
+        assert writes == 0 or not starts(target)  # nothing was touched, or it does not start half
+    flash(loaded, target, notes)
+    assert all(target.read_bytes()[p.offset : p.offset + p.length] == loaded.read(p) for p in loaded.pieces)
+
+
+def test_resuming_writes_only_what_is_missing(
+    loaded: Manifest, image: tuple[Path, Path, Path], tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = Manifest(**{**loaded.__dict__, "pieces": tuple(
+        manifest.Piece(p.offset + at, min(65536, p.length - at), p.at + at, "") for p in loaded.pieces
+        for at in range(0, p.length, 65536))})  # fmt: skip
+    many = Manifest(**{**many.__dict__, "pieces": tuple(_hashed(many, piece) for piece in many.pieces)})
+    with pytest.raises(KeyboardInterrupt):
+        flash(many, tmp_path / "disk", notes, Interrupted, writes=60)
+    kept = flash(many, tmp_path / "disk", notes)
+    assert kept >= 3 * 16 * 65536 - 65536
+    assert holds(tmp_path / "disk", image[2])
+    assert not list(notes.glob("*"))
+
+
+def _hashed(whole: Manifest, piece: manifest.Piece) -> manifest.Piece:
+    import hashlib
+
+    with (whole.folder / whole.payload).open("rb") as file:
+        file.seek(piece.at)
+        digest = hashlib.sha256(file.read(piece.length)).hexdigest()
+    return manifest.Piece(piece.offset, piece.length, piece.at, digest)
+
+
+class Flipping(Medium):
+    """Gives back another byte than it was given."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        content = bytearray(super().read(offset, length))
+        if offset <= 6 * MIB < offset + length:
+            content[6 * MIB - offset] ^= 1
+        return bytes(content)
+
+
+class Lying(Medium):
+    """Says that it is large and wraps around: what comes later lands over what came before."""
+
+    def write(self, offset: int, content: bytes) -> None:
+        super().write(offset % (12 * MIB), content)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return super().read(offset % (12 * MIB), length)
+
+
+class Failing(Medium):
+    """Its 4th write ends in an error of the system."""
+
+    def __init__(self, path: Path, length: int | None, number: int) -> None:
+        super().__init__(path, length)
+        self._number, self._writes = number, 0
+
+    def write(self, offset: int, content: bytes) -> None:
+        self._writes += 1
+        with pytest.MonkeyPatch.context() as patch:
+            if self._writes == 4:
+                patch.setattr(os, "pwrite", self._fail)
+            super().write(offset, content)
+
+    def _fail(self, *_: object) -> int:
+        raise OSError(self._number, os.strerror(self._number))
+
+
+class Shrinking(Medium):
+    """Has fewer bytes than it had when it was listed."""
+
+    def size(self) -> int:
+        return 32 * MIB
+
+
+@pytest.mark.parametrize("kind", [Flipping, Lying])
+def test_a_disk_that_does_not_keep_what_it_is_given(
+    loaded: Manifest, tmp_path: Path, notes: Path, kind: type[Medium]
+) -> None:
+    with pytest.raises(BrokenError, match="does not hold what was written"):
+        flash(loaded, tmp_path / "disk", notes, kind)
+    assert not list(notes.glob("*")), "an interrupted run's note would be believed"
+    if kind is Flipping:
+        assert not starts(tmp_path / "disk")
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EIO, "can't be written at byte"),
+        (errno.ENOSPC, "ends at byte"),
+        (errno.ENODEV, "was unplugged at byte"),
+        (errno.ENXIO, "was unplugged"),
+    ],
+)
+def test_a_disk_that_fails_in_the_middle(
+    loaded: Manifest, tmp_path: Path, notes: Path, number: int, words: str
+) -> None:
+    with pytest.raises(BrokenError, match=words):
+        flash(loaded, tmp_path / "disk", notes, Failing, number=number)
+    assert not starts(tmp_path / "disk")
+
+
+def test_a_disk_that_shrank(loaded: Manifest, tmp_path: Path, notes: Path) -> None:
+    with pytest.raises(BrokenError, match="has 33554432 bytes now"):
+        flash(loaded, tmp_path / "disk", notes, Shrinking)
+
+
+def test_verify_finds_one_byte(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    run(image, "flash", image[0], tmp_path / "disk")
+    with (tmp_path / "disk").open("r+b") as file:
+        file.seek(10 * MIB)
+        byte = file.read(1)
+        file.seek(10 * MIB)
+        file.write(bytes([byte[0] ^ 128]))
+    done = run(image, "verify", image[0], tmp_path / "disk")
+    assert done.exit_code == 1 and "does not hold what was written" in done.output
+
+
+@pytest.fixture
+def loop(tmp_path: Path) -> Iterator[Path]:
+    if os.geteuid() or shutil.which("losetup") is None:
+        pytest.skip("loop devices need root")
+    backing = tmp_path / "backing"
+    with backing.open("wb") as file:
+        file.truncate(LEAST + MIB)
+    done = subprocess.run(["losetup", "--find", "--show", str(backing)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no loop device: {done.stderr.strip()}")
+    yield Path(done.stdout.strip())
+    subprocess.run(["losetup", "--detach", done.stdout.strip()], check=False)
+
+
+def test_a_real_block_device(image: tuple[Path, Path, Path], loop: Path, tmp_path: Path) -> None:
+    done = run(image, "flash", image[0], loop)
+    assert done.exit_code == 0, done.output
+    assert run(image, "verify", image[0], loop).exit_code == 0
+    assert str(loop) in CliRunner().invoke(main, ["list"]).output
+    with loop.open("r+b") as file:
+        file.seek(6 * MIB)
+        file.write(b"another")
+    assert "does not hold" in run(image, "verify", image[0], loop).output
+
+
+def test_a_block_device_that_is_too_small_or_read_only(
+    image: tuple[Path, Path, Path], loop: Path, tmp_path: Path
+) -> None:
+    subprocess.run(["blockdev", "--setro", str(loop)], check=True)
+    done = run(image, "flash", image[0], loop)
+    subprocess.run(["blockdev", "--setrw", str(loop)], check=True)
+    assert done.exit_code == 1 and "read-only" in done.output
+    os.truncate(tmp_path / "backing", 8 * MIB)
+    subprocess.run(["losetup", "--set-capacity", str(loop)], check=True)
+    assert "the image needs" in run(image, "flash", image[0], loop).output
+
+
+# --- which disks ---
+
+TREE = json.loads((Path(__file__).parent / "lsblk" / "workstation.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/dev/nvme0n1", "the running system is on it (/)"),
+        ("/dev/sda", "it is in use by LUKS"),
+        ("/dev/sdb", "it is a member of a RAID"),
+        ("/dev/sdc", "it is mounted on /media/user/STICK"),
+        ("/dev/sdd", "it is read-only"),
+        ("/dev/sde", "the image needs 4.0 GB"),
+        ("/dev/sdf", "it holds swap space"),
+        ("/dev/sdg", "a member of an LVM volume group"),
+        ("/dev/sdh", "it is not removable"),
+        ("/dev/sdi", "has no medium"),
+    ],
+)
+def test_disks_that_are_refused(path: str, why: str) -> None:
+    with pytest.raises(RefusedError) as caught:
+        disks.find(Path(path), TREE).refuse(4_000_000_000, None)
+    assert why in caught.value.message
+    assert caught.value.hint
+
+
+def test_the_typed_serial_number_opens_a_disk_that_is_not_removable() -> None:
+    disk = disks.find(Path("/dev/sdh"), TREE)
+    disk.refuse(4_000_000_000, "WD-WX11A1234567")
+    with pytest.raises(RefusedError, match="its serial number is WD-WX11A1234567, not WD-WX"):
+        disk.refuse(4_000_000_000, "WD-WX")
+
+
+def test_the_typed_serial_number_never_opens_a_disk_in_use() -> None:
+    disk = disks.find(Path("/dev/nvme0n1"), TREE)
+    with pytest.raises(RefusedError, match="the running system"):
+        disk.refuse(0, disk.serial)
+
+
+def test_a_free_stick_is_taken() -> None:
+    disks.find(Path("/dev/sdj"), TREE).refuse(4_000_000_000, None)
+
+
+@pytest.mark.parametrize("path", ["/dev/sdc1", "/dev/nvme0n1p2", "/dev/mapper/vg-root", "/dev/sdz"])
+def test_partitions_are_no_disks(path: str) -> None:
+    with pytest.raises(RefusedError, match="no whole disk"):
+        disks.find(Path(path), TREE)
+
+
+def test_the_disk_of_this_machine_is_refused() -> None:
+    """On the machine that runs the tests, with its own lsblk."""
+    if shutil.which("lsblk") is None:
+        pytest.skip("lsblk is not installed")
+    for disk in disks.listed():
+        if any("the running system" in use for use in disk.uses):
+            with pytest.raises(RefusedError):
+                disk.refuse(0, disk.serial)
+
+
+def test_a_character_device_is_no_disk(image: tuple[Path, Path, Path]) -> None:
+    with pytest.raises(FirmwareError, match="neither a disk nor a file"):
+        disks.find(Path("/dev/null"))
+
+
+def test_a_label_holds_no_markup_of_strangers(loaded: Manifest) -> None:
+    kept = records.record(loaded, Disk(Path("/dev/sdb"), 1, "<script>"), "<b>&", "me")
+    assert "<script>" not in records.label(kept, "0" * 64)

@@ -1,0 +1,365 @@
+"""Updates on a box that is a folder: what is taken, what proves itself, what falls back, and the ledger through it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from firmware import bundle, health, keys, trial, update
+from firmware.box import Box
+from firmware.cli import main
+from firmware.errors import FirmwareError, RefusedError
+from firmware.policy import Offered, Release, check, check_clock
+from tests.firmware.boxes import BOARD, loader_boots, make_box, start
+
+RAUC = shutil.which("rauc")
+needs_rauc = pytest.mark.skipif(
+    RAUC is None or shutil.which("mksquashfs") is None, reason="Debian packages rauc and squashfs-tools"
+)
+FINE = [health.Finding("service", ok=True, detail="runs")]
+BROKEN = [health.Finding("receipt", ok=False, detail="none yet"), *FINE]
+
+
+@pytest.fixture(scope="session")
+def publisher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keys")
+    keys.make(folder)
+    return folder
+
+
+def make_bundle(folder: Path, keys_: Path, version: str = "2.0.0", epoch: int = 1, board: str = BOARD) -> Path:
+    content = folder / f"content-{version}"
+    content.mkdir(parents=True)
+    (content / "root.img").write_bytes(os.urandom(700_000))
+    for slot in ("a", "b"):
+        (content / f"{slot}.efi").write_text(f"{slot} {version}|whole")
+    target = folder / f"{version}-{epoch}-{board}.raucb"
+    bundle.make(content, Offered(version, epoch, board), keys_, target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def second(publisher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if RAUC is None:
+        pytest.skip("Debian package rauc")
+    return make_bundle(tmp_path_factory.mktemp("bundle"), publisher)
+
+
+@pytest.fixture
+def box(tmp_path: Path, publisher: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
+    made = make_box(tmp_path / "box")
+    shutil.copy(publisher / "update-ca.pem", made.trust)
+    stand_ins = Path(__file__).parent / "stand_ins"
+    monkeypatch.setenv("PATH", f"{stand_ins}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("REAL_RAUC", RAUC or "")
+    monkeypatch.setenv("FAKE_BOX", str(made.root))
+    content = tmp_path / "mounted"
+    content.mkdir()
+    for slot in ("a", "b"):
+        (content / f"{slot}.efi").write_text(f"{slot} 2.0.0|whole")
+    monkeypatch.setenv("RAUC_BUNDLE_MOUNT_POINT", str(content))
+    return made
+
+
+def command(box: Box, *arguments: str | Path) -> str:
+    done = CliRunner().invoke(main, ["update", *map(str, arguments), "--root", str(box.root)])
+    return f"{done.exit_code} {done.output}"
+
+
+def ledger(box: Box, version: int, rows: int) -> None:
+    """As an appliance leaves it: WAL, not closed."""
+    with sqlite3.connect(box.data / "ledger.sqlite3") as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE IF NOT EXISTS instances (uid TEXT)")
+        connection.executemany("INSERT INTO instances VALUES (?)", [(f"1.2.{n}",) for n in range(rows)])
+        connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+
+
+def ledger_is(box: Box) -> tuple[int, int]:
+    connection = sqlite3.connect(box.data / "ledger.sqlite3")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    count = connection.execute("SELECT count(*) FROM instances").fetchone()[0]
+    connection.close()
+    return version, count
+
+
+# --- the whole way ---
+
+
+@needs_rauc
+def test_an_update_is_installed_tried_and_kept(box: Box, second: Path) -> None:
+    ledger(box, 5, 3)
+    assert "is installed" in command(box, "install", second)
+    assert loader_boots(box.esp) == "b"
+    start(box, "b", "2.0.0")
+    assert "kept aside" in trial.prepare(box)
+    ledger(box, 6, 1)  # the new version brings it to its own schema
+    assert update.confirm(box, lambda: FINE, pytest.fail) == "good"
+    assert trial.prepare(box) == ""
+    assert ledger_is(box) == (6, 4)
+    assert box.floor() == Release("2.0.0", 1)
+    said = command(box, "status")
+    assert "slot b  good   runs, starts next" in said, said
+    assert [line["event"] for line in box.history()] == ["installed", "good"]
+
+
+@needs_rauc
+def test_an_update_that_fails_its_check_falls_back_with_its_ledger(box: Box, second: Path) -> None:
+    ledger(box, 5, 3)
+    command(box, "install", second)
+    assert loader_boots(box.esp) == "b"
+    start(box, "b", "2.0.0")
+    trial.prepare(box)
+    ledger(box, 6, 1)
+    restarts: list[bool] = []
+    assert update.confirm(box, lambda: BROKEN, lambda: restarts.append(True)) == "failed"
+    assert restarts
+    assert loader_boots(box.esp) == "a"
+    start(box, "a", "1.0.0")
+    assert "did not prove itself" in trial.prepare(box)
+    assert ledger_is(box) == (5, 3)
+    assert trial.prepare(box) == ""
+    assert box.history()[-1]["event"] == "fell_back"
+    assert update.confirm(box, lambda: FINE, pytest.fail) == "good"
+    assert "slot b  bad" in command(box, "status")
+
+
+@needs_rauc
+def test_an_update_that_hangs_falls_back_with_its_ledger(box: Box, second: Path) -> None:
+    """It never gets as far as its check; the loader counts."""
+    ledger(box, 5, 3)
+    command(box, "install", second)
+    for _ in range(3):
+        assert loader_boots(box.esp) == "b"
+        start(box, "b", "2.0.0")
+        trial.prepare(box)
+        ledger(box, 6, 1)
+    assert loader_boots(box.esp) == "a"
+    start(box, "a", "1.0.0")
+    trial.prepare(box)
+    assert ledger_is(box) == (5, 3)
+
+
+@needs_rauc
+def test_an_install_that_breaks_off_changes_nothing(box: Box, second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_RAUC_FAILS", "1")
+    said = command(box, "install", second)
+    assert said.startswith("1") and "No space left" in said and "slot a still starts" in said
+    assert loader_boots(box.esp) == "a"
+    monkeypatch.delenv("FAKE_RAUC_FAILS")
+    assert "is installed" in command(box, "install", second)
+
+
+@needs_rauc
+def test_a_person_goes_back(box: Box, second: Path) -> None:
+    command(box, "install", second)
+    loader_boots(box.esp)
+    start(box, "b", "2.0.0")
+    update.confirm(box, lambda: FINE, pytest.fail)
+    assert "starts next" in command(box, "roll-back")
+    assert loader_boots(box.esp) == "a"
+
+
+def test_nothing_to_go_back_to(box: Box) -> None:
+    assert "nothing to go back to" in command(box, "roll-back")
+
+
+def test_a_system_on_trial_takes_no_update(box: Box, tmp_path: Path) -> None:
+    entries = box.esp / "loader" / "entries"
+    (entries / "scanside-a.conf").rename(entries / "scanside-a+2-1.conf")
+    assert "runs on trial" in command(box, "install", tmp_path / "any.raucb")
+
+
+def test_a_system_that_was_good_is_not_left_for_a_check_that_fails_today(box: Box) -> None:
+    assert update.confirm(box, lambda: BROKEN, pytest.fail) == "degraded"
+    assert loader_boots(box.esp) == "a"
+    assert box.history()[-1] == {"at": box.history()[-1]["at"], "event": "degraded", "slot": "a",
+                                 "why": ["receipt: none yet"]}  # fmt: skip
+
+
+@pytest.mark.parametrize("cut", ["half", "mark"])
+def test_a_power_cut_while_the_ledger_is_kept_or_brought_back(box: Box, cut: str) -> None:
+    ledger(box, 5, 3)
+    entries = box.esp / "loader" / "entries"
+    shutil.copy(box.esp / "EFI/scanside/a.efi", box.esp / "EFI/scanside/b.efi")
+    (entries / "scanside-b+2-1.conf").write_text("version 2\nefi /EFI/scanside/b.efi\n")
+    start(box, "b", "2.0.0")
+    kept = box.firmware_data / "before-trial"
+    if cut == "half":  # no mark: it is made again
+        kept.mkdir(parents=True)
+        (kept / "ledger.sqlite3").write_bytes(b"half")
+    trial.prepare(box)
+    ledger(box, 6, 9)
+    if cut == "mark":  # the next boot on trial must not keep the later ledger instead
+        trial.prepare(box)
+    (entries / "scanside-b+2-1.conf").rename(entries / "scanside-b+0-3.conf")
+    start(box, "a", "1.0.0")
+    trial.prepare(box)
+    assert ledger_is(box) == (5, 3)
+
+
+# --- what is taken ---
+
+
+@needs_rauc
+def test_bundles_that_are_turned_away(box: Box, second: Path, publisher: Path, tmp_path: Path) -> None:
+    before = sorted((path.name, path.read_bytes()) for path in box.esp.rglob("*") if path.is_file())
+    content = bytearray(second.read_bytes())
+    content[len(content) // 2] ^= 1
+    tampered = tmp_path / "tampered.raucb"
+    tampered.write_bytes(content)
+    half = tmp_path / "half.raucb"
+    half.write_bytes(second.read_bytes()[: len(content) // 2])
+    empty = tmp_path / "empty.raucb"
+    empty.touch()
+    keys.make(tmp_path / "stranger")
+    foreign = make_bundle(tmp_path / "1", tmp_path / "stranger")
+    other_board = make_bundle(tmp_path / "2", publisher, board="scanside-jetson-orin")
+    older = make_bundle(tmp_path / "3", publisher, "0.9.0")
+    older_epoch = make_bundle(tmp_path / "4", publisher, "3.0.0", epoch=0)
+    for path, word in (
+        (tampered, "changed after it was signed"),
+        (half, "no whole bundle"),
+        (empty, "no whole bundle"),
+        (foreign, "was not signed for this box"),
+        (other_board, "is for scanside-jetson-orin, and this box is scanside-generic"),
+        (older, "older than 1.0.0 (epoch 1), which ran here"),
+        (older_epoch, "older than a security release"),
+        (tmp_path / "not-there.raucb", "there is no bundle"),
+    ):
+        said = command(box, "install", path)
+        assert said.startswith("1 ") and word in said, said
+        assert box.history()[-1]["event"] == "refused"
+    after = sorted((path.name, path.read_bytes()) for path in box.esp.rglob("*") if path.is_file())
+    assert before == after
+    assert "and for this box" in command(box, "check", older, "--allow-older")
+    assert "older than a security release" in command(box, "check", older_epoch, "--allow-older")
+
+
+@needs_rauc
+def test_a_certificate_that_ran_out(box: Box, publisher: Path, tmp_path: Path) -> None:
+    import time
+
+    mine = shutil.copytree(publisher, tmp_path / "keys")
+    keys.sign_release(mine, "short-lived", 4 / 86400)
+    path = make_bundle(tmp_path, mine)
+    time.sleep(4)
+    with pytest.raises(RefusedError, match=r"does not count now.*check the clock") as caught:
+        bundle.verify(path, box.trust / "update-ca.pem")
+    assert "clock" in caught.value.hint
+
+
+def test_a_clock_at_1970(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = json.loads((box.root / "usr/lib/scanside/image.json").read_text())
+    (box.root / "usr/lib/scanside/image.json").write_text(json.dumps({**image, "built_at": 9e9}))
+    assert "set the time" in command(box, "install", tmp_path / "any.raucb")
+    with pytest.raises(RefusedError, match="1970-01-01"):
+        check_clock(1.7e9, now=60.0)
+
+
+def test_versions_in_their_order() -> None:
+    order = ["0.9.9", "1.0.0-alpha", "1.0.0-rc.2", "1.0.0-rc.10", "1.0.0", "1.0.1", "1.10.0", "2.0.0"]
+    ranked = sorted((Release(version, 1) for version in reversed(order)), key=Release.key)
+    assert [each.version for each in ranked] == order
+    assert Release("0.0.1", 2).key() > Release("9.9.9", 1).key()
+    with pytest.raises(FirmwareError, match="is not a version"):
+        Release("1.0", 1).key()
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "1.0.1"])
+def test_the_same_and_later_versions_are_taken(version: str) -> None:
+    check(Offered(version, 1, BOARD), BOARD, Release("1.0.0", 1))
+
+
+def test_a_factory_reset_does_not_lower_the_floor_below_the_image(box: Box) -> None:
+    start(box, "a", "3.0.0", epoch=2)
+    shutil.rmtree(box.firmware_data, ignore_errors=True)
+    assert box.floor() == Release("3.0.0", 2)
+    box.firmware_data.mkdir(parents=True)
+    (box.firmware_data / "state.json").write_text("torn{")
+    assert box.floor() == Release("3.0.0", 2)
+
+
+def test_keys_never_in_a_repository(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(FirmwareError, match="lies in the repository"):
+        keys.make(tmp_path / "sub" / "keys")
+
+
+def test_keys_are_secret_and_kept(publisher: Path) -> None:
+    for path in publisher.glob("*.key"):
+        assert path.stat().st_mode & 0o077 == 0, path
+    assert keys.make(publisher) == []
+
+
+# --- health ---
+
+
+def answering(**answers: object) -> health.Ask:
+    def ask(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        answer = answers.get(arguments[0].replace("-", "_"))
+        if answer is None:
+            return subprocess.CompletedProcess([], 1, "", "scanside: there is no ledger in /data\n")
+        return subprocess.CompletedProcess([], 0, json.dumps(answer), "")
+
+    return ask
+
+
+READY = {"running": True, "components": {"worker": {"state": "ready", "stale": False, "backend": "onnxruntime",
+                                                    "receipt": {"id": "1"}}}}  # fmt: skip
+OWN = {
+    "peer": "own Storage SCP SCANSIDE@127.0.0.1:11112",
+    "checks": [{"what": "C-ECHO", "outcome": "ok", "detail": ""}],
+}
+PACS_DOWN = {"peer": "destination pacs", "checks": [{"what": "port", "outcome": "fail", "detail": "nothing listens"}]}
+
+
+def test_a_pacs_that_is_down_never_counts(box: Box) -> None:
+    findings = health.examine(box, answering(status=READY, test_connection=[OWN, PACS_DOWN]))
+    assert health.fit(findings), findings
+
+
+@pytest.mark.parametrize(
+    ("answers", "what"),
+    [
+        ({"test_connection": [OWN]}, "service"),
+        ({"status": READY}, "C-ECHO"),
+        ({"status": {**READY, "running": False}, "test_connection": [OWN]}, "service"),
+        ({"status": {"running": True, "components": {"worker": {"state": "ready", "stale": False}}},
+          "test_connection": [OWN]}, "receipt"),
+        ({"status": READY, "test_connection": [{**OWN, "checks": PACS_DOWN["checks"]}]}, "C-ECHO"),
+    ],
+)  # fmt: skip
+def test_what_sends_a_system_back(box: Box, answers: dict[str, object], what: str) -> None:
+    findings = health.examine(box, answering(**answers))
+    assert not health.fit(findings)
+    assert what in {finding.what for finding in findings if not finding.ok}
+
+
+def test_a_configuration_that_is_gone_counts(box: Box) -> None:
+    box.configuration.unlink()
+    assert not health.fit(health.examine(box, answering(status=READY, test_connection=[OWN])))
+
+
+def test_an_expired_certificate_is_said_and_sends_nothing_back(box: Box, publisher: Path) -> None:
+    text = box.configuration.read_text()
+    box.configuration.write_text(text + '[storage_scp.tls]\nkey = "k"\ncertificate = "c.pem"\nca = "ca"\n')
+    (box.data / "c.pem").write_text("no certificate")
+    findings = health.examine(box, answering(status=READY, test_connection=[OWN]))
+    assert health.fit(findings)
+    assert any(finding.what == "certificate" and not finding.ok for finding in findings)
+
+
+def test_a_system_has_time_to_get_ready() -> None:
+    looks = iter([BROKEN, BROKEN, FINE])
+    assert health.wait_until_fit(lambda: list(next(looks)), 60, pause=0, sleep=lambda _: None) == FINE
