@@ -25,10 +25,10 @@ ROLE_WORDS = {
     "administrator": "may do all of this, and makes accounts and tokens",
 }
 SCOPE_WORDS = {
-    "see": "results, the device, metrics",
+    "see": "results",
     "assess": "say whether results are right",
     "send": "images, by STOW-RS",
-    "operate": "read and send again, export",
+    "operate": "metrics, the device, read and send again",
     "administer": "accounts and tokens",
 }
 _ACCOUNT = "/accounts/<string(maxlength=64):name>"

@@ -14,7 +14,8 @@ from tests.appliance.conftest import PASSWORD, browser
 from tests.appliance.guarded import SECRET, Guarded, routes
 
 OPEN = {"static", "people.login_form", "people.login", "people.logout", "people.enrolment", "people.enrol",
-        "views.healthz", "kiosk.kiosk", "kiosk.figures"}  # fmt: skip
+        "views.healthz", "kiosk.kiosk", "kiosk.figures", "branding.logo", "branding.colors", "api_device.document",
+        "embedding.study", "embedding.picture"}  # fmt: skip
 # What must stay as it is, whatever else a page gets.
 NEEDED = {
     ("GET", "/"): "see",

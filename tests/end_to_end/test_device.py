@@ -25,7 +25,7 @@ from appliance.send import Destination, send_files
 from tests.appliance.test_support_bundle import encoded
 from tests.dicom_files import make_radiograph
 from tests.peers import free_port, wait_until
-from tests.running import CHECKOUT, RunningAppliance, scanside
+from tests.running import CHECKOUT, RunningAppliance
 
 pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 

@@ -95,16 +95,16 @@ def test_from_the_first_start_to_people_with_roles(appliance: RunningAppliance, 
     assert token not in page.content()
     page.get_by_role("button", name="Log out").click()
 
-    page.goto(f"{appliance.url}device")
-    assert page.url == f"{appliance.url}login?next=/device"
+    page.goto(f"{appliance.url}deliveries")
+    assert page.url == f"{appliance.url}login?next=/deliveries"
     page.get_by_label("Name").fill("joe")
     page.get_by_label("Password").fill("wrong horse battery")
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("alert")).to_contain_text("wrong")
     page.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")
-    page.get_by_role("heading", name="Device").wait_for()
-    assert page.url == f"{appliance.url}device"
+    page.get_by_role("heading", name="Deliveries").wait_for()
+    assert page.url == f"{appliance.url}deliveries"
     assert page.get_by_role("link", name="Accounts").count() == 0
     answer = page.goto(f"{appliance.url}accounts")
     assert answer is not None
