@@ -67,6 +67,7 @@ def drift() -> str:
             days=days,
             spans=_SPANS,
             chart=charts.line,
+            times=charts.times,
         )
     finally:
         store.close()

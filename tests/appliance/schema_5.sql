@@ -1,0 +1,248 @@
+-- The ledger. Times are seconds since 1970 (UTC); JSON columns hold what appliance.result defines.
+
+CREATE TABLE instance (
+    id                 INTEGER PRIMARY KEY,
+    sop_instance_uid   TEXT NOT NULL,            -- '' for a file that is not DICOM
+    sop_class_uid      TEXT NOT NULL,
+    digest             TEXT NOT NULL UNIQUE,     -- SHA-256 of the data set: the same one is the same instance
+    file               TEXT NOT NULL,            -- below the spool
+    size               INTEGER NOT NULL,
+    source             TEXT NOT NULL,            -- storage_scp | stow | upload | drop_folder
+    sender             TEXT NOT NULL,            -- AE title and address, or the file's name
+    received_at        REAL NOT NULL,
+    copies             INTEGER NOT NULL DEFAULT 1,   -- how often the same was sent
+    state              TEXT NOT NULL CHECK (state IN ('received', 'claimed', 'written', 'delivered', 'rejected', 'failed', 'quarantined')),
+    reason             TEXT NOT NULL DEFAULT '', -- why it was turned away, failed, or waits
+    not_before         REAL NOT NULL DEFAULT 0,
+    claimed_by         TEXT,
+    lease_until        REAL,
+    crashes            INTEGER NOT NULL DEFAULT 0,   -- how often it stopped the process that read it
+    finished_at        REAL,
+    study_instance_uid TEXT NOT NULL DEFAULT '',
+    patient_id         TEXT NOT NULL DEFAULT '',
+    patient_name       TEXT NOT NULL DEFAULT '',
+    patient_sex        TEXT NOT NULL DEFAULT '',
+    patient_age        TEXT NOT NULL DEFAULT '',
+    modality           TEXT NOT NULL DEFAULT '',
+    body_part          TEXT NOT NULL DEFAULT '',
+    view               TEXT NOT NULL DEFAULT '',
+    acquired_at        TEXT NOT NULL DEFAULT '',
+    institution        TEXT NOT NULL DEFAULT '',
+    ae_title           TEXT NOT NULL DEFAULT '', -- who sent it by C-STORE; '' for a file
+    priority           TEXT NOT NULL DEFAULT 'routine',  -- stat | routine | low; until triage, what the sender asked for
+    due_at             REAL NOT NULL DEFAULT 0,  -- its place in the queue, the earliest first; see appliance.schedule
+    triaged            INTEGER NOT NULL DEFAULT 0,   -- whether priority and due_at count what the header says
+    transfer_id        TEXT,                     -- what brought it; its row in transfer goes after some days
+    lead_id            INTEGER REFERENCES instance (id), -- the image that stands for its series; NULL: read by itself
+    parked             INTEGER NOT NULL DEFAULT 0,   -- 1: it is not in the queue itself, but its series is or will be
+    place              TEXT,                     -- JSON of appliance.completeness.Slice
+    reviewed_at        REAL,                     -- when somebody said that they have seen what came of it
+    image_removed_at   REAL,                     -- when retention took its file from the spool
+    result_removed_at  REAL,                     -- when retention took its results and pictures
+    reading_rank       INTEGER NOT NULL DEFAULT 5    -- its place among those to be read; see appliance.reading_order
+) STRICT;
+CREATE INDEX instance_by_uid ON instance (sop_instance_uid);
+CREATE INDEX instance_by_state ON instance (state);
+CREATE INDEX instance_by_time ON instance (received_at);
+CREATE INDEX instance_by_lead ON instance (lead_id) WHERE lead_id IS NOT NULL;
+-- Of open instances only, so that they stay small however many are done.
+CREATE INDEX instance_queue ON instance (due_at) WHERE state IN ('received', 'claimed') AND parked = 0;
+CREATE INDEX instance_unread ON instance (received_at) WHERE state IN ('received', 'claimed') AND triaged = 0;
+CREATE INDEX instance_read_first ON instance (reading_rank, id DESC) WHERE (lead_id IS NULL OR lead_id = id) AND reading_rank < 5 AND reviewed_at IS NULL;
+CREATE INDEX instance_read_later ON instance (id) WHERE (lead_id IS NULL OR lead_id = id) AND (reading_rank >= 5 OR reviewed_at IS NOT NULL);
+CREATE INDEX instance_in_quarantine ON instance (id) WHERE state = 'quarantined';
+CREATE INDEX instance_with_image ON instance (finished_at) WHERE image_removed_at IS NULL;
+CREATE INDEX instance_with_result ON instance (finished_at) WHERE result_removed_at IS NULL AND state = 'delivered';
+CREATE INDEX instance_by_transfer ON instance (transfer_id) WHERE state IN ('received', 'claimed');
+
+CREATE TABLE transfer (                          -- an association, a request, or a batch of files in the drop folder
+    id        TEXT PRIMARY KEY,
+    source    TEXT NOT NULL,                     -- storage_scp | stow | upload | drop_folder
+    opened_at REAL NOT NULL,
+    ended_at  REAL,                              -- NULL while it is open
+    ending    TEXT NOT NULL DEFAULT ''           -- released | aborted
+) STRICT;
+CREATE INDEX transfer_open ON transfer (id) WHERE ended_at IS NULL;
+
+CREATE TABLE series (                            -- one reading of a series; a late image makes another one
+    lead_id             INTEGER PRIMARY KEY REFERENCES instance (id),    -- stands for it in the queue, has its result
+    series_instance_uid TEXT NOT NULL,
+    study_instance_uid  TEXT NOT NULL,
+    patient_id          TEXT NOT NULL,
+    images              INTEGER NOT NULL,
+    why                 TEXT NOT NULL,           -- why it was started, or what it waits for; see appliance.completeness
+    look_again_at       REAL NOT NULL,           -- when to judge again, at the latest, whether it is complete
+    started_at          REAL,                    -- NULL while it is gathered
+    superseded_by       INTEGER REFERENCES series (lead_id)
+) STRICT;
+CREATE INDEX series_by_uid ON series (series_instance_uid);
+CREATE INDEX series_gathered ON series (look_again_at) WHERE started_at IS NULL;
+CREATE INDEX series_superseded ON series (superseded_by) WHERE superseded_by IS NOT NULL;
+
+CREATE TABLE result (
+    instance_id  INTEGER PRIMARY KEY REFERENCES instance (id),
+    findings     TEXT NOT NULL,                  -- JSON list of Finding
+    warnings     TEXT NOT NULL,                  -- JSON list of sentences
+    provenance   TEXT NOT NULL,                  -- JSON of Provenance
+    seconds      TEXT NOT NULL,                  -- JSON: decode, preprocess, infer, write, total
+    urgent       INTEGER NOT NULL,
+    made_at      REAL NOT NULL,
+    outlines     TEXT NOT NULL DEFAULT 'null'    -- JSON of Outlines: segments, and what drew them; null: none
+) STRICT;
+
+CREATE TABLE object (
+    id               INTEGER PRIMARY KEY,
+    instance_id      INTEGER NOT NULL REFERENCES instance (id),
+    kind             TEXT NOT NULL,              -- structured_report | secondary_capture | segmentation
+    sop_class_uid    TEXT NOT NULL,
+    sop_instance_uid TEXT NOT NULL UNIQUE,
+    path             TEXT NOT NULL,              -- below the results folder
+    digest           TEXT NOT NULL DEFAULT '',   -- SHA-256 of the file; '' of one that was written before version 4
+    UNIQUE (instance_id, kind)
+) STRICT;
+
+CREATE TABLE outbox (
+    id              INTEGER PRIMARY KEY,
+    object_id       INTEGER NOT NULL REFERENCES object (id),
+    destination     TEXT NOT NULL,
+    state           TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'sent', 'committed', 'undelivered')),
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    next_attempt_at REAL NOT NULL,               -- to send it; of one that is sent, to ask whether it is committed
+    last_error      TEXT NOT NULL DEFAULT '',
+    sent_at         REAL,
+    queued_at       REAL NOT NULL DEFAULT 0,     -- since when it is tried
+    to_commit       INTEGER NOT NULL DEFAULT 0,  -- 1: it is delivered once it is committed; 0: once it is sent
+    asked           INTEGER NOT NULL DEFAULT 0,  -- how often since it was sent
+    committed_at    REAL,
+    UNIQUE (object_id, destination)
+) STRICT;
+CREATE INDEX outbox_due ON outbox (destination, state, next_attempt_at);
+CREATE INDEX outbox_to_commit ON outbox (destination, next_attempt_at) WHERE state = 'sent' AND to_commit = 1;
+CREATE INDEX outbox_undelivered ON outbox (id) WHERE state = 'undelivered';
+
+CREATE TABLE commitment (                        -- what was asked of destinations that commit (PS3.4 annex J)
+    transaction_uid TEXT PRIMARY KEY,
+    destination     TEXT NOT NULL,
+    asked_at        REAL NOT NULL
+) STRICT;
+
+CREATE TABLE lane (                              -- a destination that failed, until it takes something again
+    destination   TEXT PRIMARY KEY,
+    failures      INTEGER NOT NULL,              -- one after another
+    since         REAL NOT NULL,
+    next_probe_at REAL NOT NULL,
+    last_error    TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE event (
+    id          INTEGER PRIMARY KEY,
+    instance_id INTEGER NOT NULL REFERENCES instance (id),
+    at          REAL NOT NULL,
+    what        TEXT NOT NULL,
+    detail      TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE INDEX event_by_instance ON event (instance_id, id);
+
+CREATE TABLE tally (                             -- rows of instance by state, and more, so that no page has to count
+    name TEXT PRIMARY KEY,                       -- a state; total; followers: images that another one stands for
+    n    INTEGER NOT NULL
+) STRICT;
+INSERT INTO tally VALUES ('received', 0), ('claimed', 0), ('written', 0), ('delivered', 0), ('rejected', 0), ('failed', 0), ('quarantined', 0), ('total', 0), ('followers', 0);
+CREATE TRIGGER instance_added AFTER INSERT ON instance BEGIN UPDATE tally SET n = n + 1 WHERE name IN (new.state, 'total'); END;
+CREATE TRIGGER instance_moved AFTER UPDATE OF state ON instance WHEN new.state <> old.state BEGIN UPDATE tally SET n = n + CASE name WHEN new.state THEN 1 ELSE -1 END WHERE name IN (new.state, old.state); END;
+CREATE TRIGGER instance_led AFTER UPDATE OF lead_id ON instance WHEN new.lead_id IS NOT old.lead_id BEGIN UPDATE tally SET n = n + (ifnull(new.lead_id, new.id) <> new.id) - (ifnull(old.lead_id, old.id) <> old.id) WHERE name = 'followers'; END;
+
+CREATE TABLE outbox_tally (                      -- rows of outbox by destination and state
+    destination TEXT NOT NULL,
+    state       TEXT NOT NULL,
+    n           INTEGER NOT NULL,
+    PRIMARY KEY (destination, state)
+) STRICT;
+CREATE TRIGGER outbox_added AFTER INSERT ON outbox BEGIN INSERT INTO outbox_tally VALUES (new.destination, new.state, 1) ON CONFLICT DO UPDATE SET n = n + 1; END;
+CREATE TRIGGER outbox_moved AFTER UPDATE OF state ON outbox WHEN new.state <> old.state BEGIN UPDATE outbox_tally SET n = n - 1 WHERE destination = old.destination AND state = old.state; INSERT INTO outbox_tally VALUES (new.destination, new.state, 1) ON CONFLICT DO UPDATE SET n = n + 1; END;
+
+CREATE TABLE receipt (
+    id        TEXT PRIMARY KEY,                  -- first 16 hex digits of the SHA-256 of its content
+    made_at   REAL NOT NULL,
+    content   TEXT NOT NULL,                     -- JSON
+    signature TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE component (                         -- the latest word of each running part, for the device page
+    name       TEXT PRIMARY KEY,
+    content    TEXT NOT NULL,                    -- JSON
+    updated_at REAL NOT NULL
+) STRICT;
+
+CREATE TABLE reader_study (                      -- what appliance.reader_study keeps: who read which image, blinded, how
+    id         INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL UNIQUE,
+    finding    TEXT NOT NULL,                    -- what readers are asked for
+    scale      INTEGER NOT NULL,                 -- ratings go from 1 to this
+    repeated   REAL NOT NULL,                    -- share of the cases that each reader sees twice
+    created_at REAL NOT NULL
+) STRICT;
+
+CREATE TABLE reader_case (
+    id              INTEGER PRIMARY KEY,
+    reader_study_id INTEGER NOT NULL REFERENCES reader_study (id),
+    image           TEXT NOT NULL,               -- SOP Instance UID, or the name of a file that is not DICOM
+    picture         TEXT NOT NULL,               -- below the reader studies' folder
+    score           REAL,                        -- the model's probability, NULL where it has not read it
+    threshold       REAL,
+    UNIQUE (reader_study_id, image)
+) STRICT;
+
+CREATE TABLE reader (
+    id              INTEGER PRIMARY KEY,
+    reader_study_id INTEGER NOT NULL REFERENCES reader_study (id),
+    name            TEXT NOT NULL,
+    code            TEXT NOT NULL,               -- with which a reader goes on in another browser
+    started_at      REAL NOT NULL,
+    finished_at     REAL,
+    UNIQUE (reader_study_id, name)
+) STRICT;
+
+CREATE TABLE reading (
+    id          INTEGER PRIMARY KEY,
+    reader_id   INTEGER NOT NULL REFERENCES reader (id),
+    case_id     INTEGER NOT NULL REFERENCES reader_case (id),
+    place       INTEGER NOT NULL,                -- in this reader's order, from 1
+    repetition  INTEGER NOT NULL,                -- 1 where this reader sees the case for the second time
+    present     INTEGER,                         -- NULL: the reader can't judge it, or has not answered
+    rating      INTEGER,
+    seconds     REAL NOT NULL DEFAULT 0,         -- that the image was looked at
+    answered_at REAL,
+    UNIQUE (reader_id, place),
+    UNIQUE (reader_id, case_id, repetition)
+) STRICT;
+
+CREATE TABLE owed_report (                       -- storage commitment requests whose report the peer has not taken yet
+    id              INTEGER PRIMARY KEY,
+    ae_title        TEXT NOT NULL,               -- of the peer that asked, and that is to be told
+    host            TEXT NOT NULL,
+    transaction_uid TEXT NOT NULL,
+    wanted          TEXT NOT NULL,               -- JSON list of [SOP Class UID, SOP Instance UID]
+    asked_at        REAL NOT NULL,
+    attempts        INTEGER NOT NULL DEFAULT 0,
+    next_attempt_at REAL NOT NULL,
+    last_error      TEXT NOT NULL DEFAULT '',
+    given_up_at     REAL,                        -- since when it is not tried any more
+    UNIQUE (ae_title, host, transaction_uid)
+) STRICT;
+
+CREATE TABLE performed_step (                    -- Modality Performed Procedure Steps, while they may be of use
+    sop_instance_uid TEXT PRIMARY KEY,
+    status           TEXT NOT NULL CHECK (status IN ('IN PROGRESS', 'COMPLETED', 'DISCONTINUED')),
+    ae_title         TEXT NOT NULL,              -- of the modality
+    changed_at       REAL NOT NULL
+) STRICT;
+
+CREATE TABLE performed_series (                  -- what a step has made
+    step_uid            TEXT NOT NULL REFERENCES performed_step (sop_instance_uid) ON DELETE CASCADE,
+    series_instance_uid TEXT NOT NULL,
+    images              TEXT NOT NULL,           -- JSON list of SOP Instance UIDs
+    PRIMARY KEY (step_uid, series_instance_uid)
+) STRICT;
+CREATE INDEX performed_series_by_uid ON performed_series (series_instance_uid);
+PRAGMA user_version = 5;
