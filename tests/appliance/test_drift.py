@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +24,6 @@ from appliance import package
 from appliance.config import Config, Drift
 from appliance.drift import decisions, measure, summary
 from appliance.drift.cause import Cause
-from appliance.drift.monitor import Monitor
 from appliance.drift.store import DriftStore
 from appliance.drift.streams import BY_NAME, STREAMS
 from appliance.drift.watch import Watch
@@ -200,46 +200,46 @@ def test_a_watch_goes_on_exactly_after_any_restart(tmp_path: Path, opened: packa
 
 
 def test_a_kill_between_studies_loses_no_bet(tmp_path: Path) -> None:
-    """A process that is killed again and again ends as one that never was."""
+    """A process that is killed and goes on ends as one that never was."""
+    whole = Site(tmp_path / "whole", bare())
+    for number in range(BASELINE):
+        whole.see(number)
+    whole.store.close()
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
     script = textwrap.dedent("""
-        import sys, time
+        import sys
         from pathlib import Path
-        from tests.appliance.test_drift import BASELINE, Site, bare
-        site = Site(Path(sys.argv[1]), bare())
-        for number in range(BASELINE + 40):
-            site.chance = __import__("numpy").random.default_rng(number)
-            site.see(number)
-            print(number, flush=True)
+        from tests.appliance.test_drift import Site, bare, see_the_rest
+        see_the_rest(Site(Path(sys.argv[1]), bare()))
     """)
-    for name, kills in (("killed", 2), ("whole", 0)):
-        folder = tmp_path / name
-        for attempt in range(kills + 1):
-            with subprocess.Popen(
-                [sys.executable, "-c", script, str(folder)],
-                stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-            ) as process:  # fmt: skip
-                assert process.stdout is not None
-                for line in process.stdout:
-                    if attempt < kills and int(line) == (attempt + 1) * 55:
-                        process.send_signal(signal.SIGKILL)
-                        break
-            # What was seen before is seen again, and each study counts once.
-    stores = [DriftStore(tmp_path / name / "ledger.sqlite3") for name in ("killed", "whole")]
-    sha = bare().sha256
-    rows = [[(row["instance_id"], row["bins"]) for row in store.studies(sha, 0)] for store in stores]
-    assert rows[0] == rows[1]
-    days = [store.days(sha, 9)[-1] for store in stores]
-    assert days[0]["studies"] == days[1]["studies"] == BASELINE + 40
-    assert days[0]["counts"] == days[1]["counts"]
-    for store in stores:
+    for last in (BASELINE + 13, BASELINE + 31, None):
+        with subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path / "killed")],
+            stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            for line in process.stdout:
+                if last is not None and int(line) == last:
+                    process.send_signal(signal.SIGKILL)
+                    break
+    see_the_rest(whole)
+    killed, sha = DriftStore(tmp_path / "killed" / "ledger.sqlite3"), whole.opened.sha256
+    found = []
+    for store in (killed, whole.store):
         row = store.monitors(sha)["site"]
-        about = store.package(sha)
-        assert about is not None
-        found = decisions.replayed(store, sha, row, 2**62)
-        fresh = Monitor(decisions.unpack(about["baseline"]), found.weights, found.seed)
-        for each in store.studies(sha, row["begun"]):
-            fresh.observe(np.frombuffer(each["bins"], np.uint8))
-        assert fresh.to_bytes() == found.to_bytes()
+        watch = decisions.replayed(store, sha, row, 2**62)
+        rows = [each["bins"] for each in store.studies(sha, 0)]
+        found.append((watch.to_bytes(), rows, store.days(sha, 9)[-1]["counts"]))
+    assert found[0] == found[1]
+    assert whole.status()["studies"] == BASELINE + 40
+
+
+def see_the_rest(site: Site) -> None:
+    """Each study with chance of its own, so that it is the same whoever saw those before."""
+    for number in range(BASELINE, BASELINE + 40):
+        site.chance = np.random.default_rng(number)
+        site.see(number)
+        print(number, flush=True)
 
 
 def bare() -> package.Package:
