@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup, escape
 
+from appliance.drift.history import Line
 from appliance.drift.streams import Stream
-from appliance.drift.summary import Line
 
 _WIDTH, _HEIGHT = 320, 120
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 6, 8, 18
