@@ -255,6 +255,10 @@ class DriftStore(Database):
         order = "kind <> 'alarm', " if only_open else ""
         return self._rows(f"{_ALARMS} {where} ORDER BY {order} drift_alarm.id DESC LIMIT :most", most=most)
 
+    def open_alarms(self) -> int:
+        """How many alarms and warnings wait for somebody to acknowledge them."""
+        return int(self._rows("SELECT count(*) AS n FROM drift_alarm WHERE acknowledged_at IS NULL")[0]["n"])
+
     def open_alarm(self, package: str, against: Against, kind: Kind) -> bool:
         return bool(
             self._rows(

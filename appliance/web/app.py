@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 
 from appliance import __version__
 from appliance.config import LOOPBACK, Config
+from appliance.drift.store import DriftStore
 from appliance.reader_study import ReaderStudies
 from appliance.reading_order import of_rank
 from appliance.result import Finding, Segment
@@ -48,6 +49,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         MAX_CONTENT_LENGTH=64 * 1024,
         SCANSIDE=config,
         SCANSIDE_STORE=Store(config.ledger_path, read_only=True),
+        SCANSIDE_DRIFT=DriftStore(config.ledger_path, read_only=True),
         SCANSIDE_READER_STUDIES=ReaderStudies(config.ledger_path),
     )
     if config.web.host in LOOPBACK and config.web.login is None:
@@ -70,6 +72,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
             "login": config.web.login is not None,
             "uploads": config.uploads.enabled,
             "undelivered": app.config["SCANSIDE_STORE"].undelivered_count(),
+            "drift_alarms": app.config["SCANSIDE_DRIFT"].open_alarms(),
         }
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -332,6 +333,7 @@ def test_the_page_before_anything_was_read(tmp_path: Path) -> None:
 def test_the_page_shows_alarms_streams_and_how_to_read_them(client: FlaskClient) -> None:
     page = client.get("/drift?days=30").get_data(as_text=True)
     assert "Alarm: age from" in page
+    assert re.search(r'>Drift <b class="badge">\d</b>', client.get("/").get_data(as_text=True))
     assert 'href="/study/3' in page
     assert page.count('<svg class="chart"') > 20
     assert page.count('role="img" aria-label="') == page.count('<svg class="chart"')
