@@ -79,7 +79,7 @@ class Parsed:
             self.faults.append(f"{where}: the accession number is longer than {_LONGEST_ACCESSION} letters")
         elif not study and not accession:
             self.faults.append(
-                f"{where}: neither a Study Instance UID nor an accession number says of which study it is"
+                f"{where}: no Study Instance UID or accession number says of which study it is"
             )
         elif said not in _PRESENT | _ABSENT:
             self.faults.append(f"{where}: {answer[:40]!r} does not say whether it is present: write yes or no")

@@ -46,8 +46,8 @@ def health(config: Config, store: Store) -> dict[str, Any]:
     (how many results are in which state, why they wait, since when it fails), ``recount`` (the latest outcome of
     `appliance.recount`, None before the first), ``cpu_percent``, ``memory`` and ``disk`` (bytes),
     ``temperature_celsius`` (None where the machine has no sensor) of ``temperature_zone``,
-    ``safe_mode`` (as of `safe_mode`), ``throttling`` (``now``: whether the machine runs slower than it can, None where it doesn't tell; ``reason``;
-    ``events`` since it was started). Nothing of a patient.
+    ``safe_mode`` (as of `safe_mode`), ``throttling`` (``now``: whether the machine runs slower than it can, None where
+    it doesn't tell; ``reason``; ``events`` since it was started). Nothing of a patient.
     """
     now = time.time()
     running = is_running(config)

@@ -48,7 +48,7 @@ class Calibration:
 class Trend:
     """A logistic line through right and wrong answers over time.
 
-    ``change``: of the log odds in 30 days; ``now`` and ``ahead``: the rate that the line gives today and ``days`` later.
+    ``change``: of the log odds in 30 days; ``now`` and ``ahead``: the rate of the line today and ``days`` later.
     """
 
     change: Estimate

@@ -128,8 +128,8 @@ def _of_safe_mode(health: dict[str, Any]) -> Iterator[Problem]:
         yield Problem(
             "retraining_ticket",
             "alarm",
-            f"{count} retraining {_plural(count, 'ticket is', 'tickets are')} open: a model is measured to be below its "
-            "floor.",
+            f"{count} retraining {_plural(count, 'ticket is', 'tickets are')} open: a model is measured to be below "
+            "its floor.",
             "Look at the evidence, decide, and close it with what was decided. Nothing retrains by itself.",
             link="/performance",
         )

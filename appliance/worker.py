@@ -249,8 +249,9 @@ class Worker:
                     self._withhold(identifier, mode.reason)
                     self._observe(begun, reading, time.monotonic() - started)
                     return
-                said, made = mode.marked(reading.prediction, reading.provenance)
-                reading = replace(reading, prediction=said, provenance=made)
+                if mode.level != "none":
+                    said, made = mode.marked(reading.prediction, reading.provenance)
+                    reading = replace(reading, prediction=said, provenance=made)
                 with stopwatch("write"):
                     objects = self._write(identifier, reading)
             self._finish(identifier, reading, stopwatch, objects)
@@ -266,7 +267,10 @@ class Worker:
         """For drift; an alarm that this raises is in force for the next image."""
         read_by, target = begun.prepared.engine.package, reading.provenance.target
         self._drift.observe(read_by, target, begun.claim["id"], reading.source, reading.prediction, seconds)
-        self._safe_mode.look()
+        try:
+            self._safe_mode.look()
+        except Exception:  # the result is out; `appliance.safety_watch` looks again within seconds
+            log.exception("safe mode can't be looked after")
 
     def _withhold(self, identifier: int, reason: str) -> None:
         """Nothing of a result stays, not even what an earlier try, before safe mode, has left on the disk."""
