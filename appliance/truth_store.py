@@ -42,7 +42,8 @@ SELECT instance_id, label, said, verdict, reason, made_at AS at FROM assessment 
 AND NOT EXISTS (SELECT 1 FROM assessment AS later WHERE later.supersedes = assessment.id) ORDER BY id
 """
 _RESULTS = """
-SELECT instance.id, study_instance_uid, patient_id, ae_title, patient_sex, patient_age, view, made_at, findings,
+SELECT instance.id, instance.study_instance_uid, instance.patient_id, ae_title, patient_sex, patient_age, view, made_at,
+       findings,
        json_extract(provenance, '$.package_sha256') AS package,
        json_extract(provenance, '$.package') || ' ' || json_extract(provenance, '$.version') AS name
 FROM json_each(:ids) AS wanted JOIN instance ON instance.id = wanted.value
@@ -55,7 +56,7 @@ SELECT package, label, sum(positive) AS positive, count(*) AS studies FROM (
   SELECT json_extract(provenance, '$.package_sha256') AS package, json_extract(value, '$.label') AS label,
          max(json_extract(value, '$.positive')) AS positive
   FROM instance INDEXED BY instance_by_time JOIN result ON result.instance_id = instance.id, json_each(findings)
-  WHERE received_at >= :since GROUP BY study_instance_uid, 1, 2)
+  WHERE received_at >= :since GROUP BY ifnull(nullif(study_instance_uid, ''), instance.id), 1, 2)
 GROUP BY package, label
 """
 

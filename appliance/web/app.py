@@ -96,7 +96,9 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     app.register_blueprint(custody.blueprint)
     app.register_blueprint(deliveries.blueprint)
     app.register_blueprint(reading.blueprint)
-    for part in (people, kiosk, device, api_studies, api_device, api_acting, metrics, branding, embedding, safety, performing):
+    for part in (
+        people, kiosk, device, api_studies, api_device, api_acting, metrics, branding, embedding, safety, performing,
+    ):  # fmt: skip
         app.register_blueprint(part.blueprint)
     arrivals.register(app, config, on_arrival)
     auth.refuse_other_sites(app)
