@@ -72,23 +72,35 @@ def alternatives(floor: float) -> np.ndarray:
     return floor * (1.0 - np.geomspace(_NEAREST, _FARTHEST, _ALTERNATIVES))
 
 
+def advance(
+    wealth: np.ndarray, detector: np.ndarray, right: np.ndarray, floor: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Natural logarithms of both statistics for each alternative, ``(..., 24)``, after one case more, ``(...)``."""
+    bets = alternatives(floor)
+    gain, loss = np.log(bets / floor), np.log((1.0 - bets) / (1.0 - floor))
+    step = np.where(np.asarray(right)[..., None], gain, loss)
+    return wealth + step, np.logaddexp(detector, 0.0) + step
+
+
+def log_mean(logs: np.ndarray) -> np.ndarray:
+    """The natural logarithm of the mean over alternatives, the last axis."""
+    return np.asarray(np.logaddexp.reduce(logs, axis=-1) - math.log(logs.shape[-1]))
+
+
 def test(right: Sequence[bool] | np.ndarray, floor: float, alpha: float, run_length: int) -> Evidence:
     """What the cases say, in the order in which their truth became known."""
     outcomes = np.asarray(right, bool)
-    bets = alternatives(floor)
-    gain, loss = np.log(bets / floor), np.log((1.0 - bets) / (1.0 - floor))
-    wealth, detector = np.zeros(len(bets)), np.full(len(bets), -np.inf)
+    wealth, detector = np.zeros(_ALTERNATIVES), np.full(_ALTERNATIVES, -np.inf)
     reached, by, peak = 0, "none", [0.0, -math.inf]
     for number, each in enumerate(outcomes, start=1):
-        step = gain if each else loss
-        wealth = wealth + step
-        detector = np.logaddexp(detector, 0.0) + step
-        if reached == 0:
-            peak = [_log_mean(wealth), _log_mean(detector)]
-            if peak[0] >= -math.log(alpha):
-                reached, by = number, "wealth"
-            elif peak[1] >= math.log(run_length):
-                reached, by = number, "detector"
+        wealth, detector = advance(wealth, detector, each, floor)
+        peak = [float(log_mean(wealth)), float(log_mean(detector))]
+        if peak[0] >= -math.log(alpha):
+            reached, by = number, "wealth"
+        elif peak[1] >= math.log(run_length):
+            reached, by = number, "detector"
+        if reached:
+            break
     upto = reached or len(outcomes)
     since = _change(outcomes[:upto], floor)
     return Evidence(
@@ -96,11 +108,6 @@ def test(right: Sequence[bool] | np.ndarray, floor: float, alpha: float, run_len
         wealth=peak[0], detector=peak[1], by=by, reached_after=reached, since_case=since + 1 if upto else 0,
         recent=upto - since, recent_right=int(outcomes[since:upto].sum()),
     )  # fmt: skip
-
-
-def _log_mean(logs: np.ndarray) -> float:
-    top = float(logs.max())
-    return top + math.log(float(np.exp(logs - top).mean())) if math.isfinite(top) else -math.inf
 
 
 def _change(outcomes: np.ndarray, floor: float) -> int:
