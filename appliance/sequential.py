@@ -84,7 +84,8 @@ def advance(
 
 def log_mean(logs: np.ndarray) -> np.ndarray:
     """The natural logarithm of the mean over alternatives, the last axis."""
-    return np.asarray(np.logaddexp.reduce(logs, axis=-1) - math.log(logs.shape[-1]))
+    top = logs.max(axis=-1, keepdims=True)
+    return np.asarray((top + np.log(np.exp(logs - top).mean(axis=-1, keepdims=True)))[..., 0])
 
 
 def test(right: Sequence[bool] | np.ndarray, floor: float, alpha: float, run_length: int) -> Evidence:
