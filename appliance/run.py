@@ -34,6 +34,7 @@ from appliance.ingest import Intake
 from appliance.ingest.drop_folder import DropFolder
 from appliance.ingest.storage_scp import StorageScp
 from appliance.page_certificate import page_certificate
+from appliance.safety_watch import SafetyWatch
 from appliance.sampler import Sampler
 from appliance.silence_watch import SilenceWatch
 from appliance.spool import Spool
@@ -73,6 +74,7 @@ class Appliance:
         self._scp = scp if config.storage_scp.enabled else None
         self._drop = DropFolder(config.drop_folder, config.drop_path, intake) if config.drop_folder.enabled else None
         self._housekeeping = Housekeeping(config)
+        self._safety = SafetyWatch(config, self._trail)
         self._sampler = Sampler(config)
         self._started_at = time.time()
         self._silence = SilenceWatch(config, self._store, self._started_at) if config.silence.enabled else None
@@ -129,6 +131,7 @@ class Appliance:
             ready.insert(0, f"page {url}")
             self._invite(port)
         self._say()
+        self._safety.start()
         self._housekeeping.start()
         self._sampler.start()
         log.info("ready: %s", ", ".join(ready))
@@ -239,6 +242,7 @@ class Appliance:
         for child in (self._worker, self._web):
             if child:
                 child.stop()
+        self._safety.stop()
         self._housekeeping.stop()
         self._sampler.stop()
         self._outbox.stop()

@@ -1,4 +1,13 @@
--- A ledger of version 5 becomes what schema.sql makes: accounts, history, a worklist that is searched, assessments, drift.
+-- A ledger of version 5 becomes what schema.sql makes: accounts, history, a worklist that is searched, assessments, drift,
+-- results that are withheld, diagnoses.
+
+-- SQLite changes no constraint of a table; this one loses nothing that is there (https://sqlite.org/lang_altertable.html,
+-- section 8).
+PRAGMA writable_schema = ON;
+UPDATE sqlite_schema SET sql = replace(sql, '''failed'', ''quarantined'')', '''failed'', ''quarantined'', ''withheld'')') WHERE type = 'table' AND name = 'instance';
+PRAGMA writable_schema = RESET;
+CREATE INDEX instance_withheld ON instance (id) WHERE state = 'withheld';
+INSERT INTO tally VALUES ('withheld', 0);
 
 CREATE TABLE account (                           -- who may log in to the page; none is ever removed, since others name it
     id            INTEGER PRIMARY KEY,
@@ -178,3 +187,65 @@ CREATE TABLE drift_count (                       -- what could not be counted as
     last_at REAL NOT NULL,
     last    TEXT NOT NULL DEFAULT ''
 ) STRICT;
+
+CREATE TABLE safe_mode (                         -- why results are marked or withheld: in force while left_at is NULL
+    id         INTEGER PRIMARY KEY,
+    package    TEXT NOT NULL,                    -- SHA-256 of the package file that it is about; '' of all
+    level      TEXT NOT NULL CHECK (level IN ('banner', 'review', 'withheld')),
+    kind       TEXT NOT NULL,                    -- a key of [safe_mode], or by_hand
+    source     INTEGER,                          -- the drift alarm or the retraining ticket; NULL by hand
+    why        TEXT NOT NULL,
+    entered_at REAL NOT NULL,
+    entered_by TEXT NOT NULL,                    -- '' for the device itself
+    left_at    REAL,
+    left_by    TEXT NOT NULL DEFAULT '',
+    left_why   TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE UNIQUE INDEX safe_mode_by_source ON safe_mode (kind, source) WHERE source IS NOT NULL;
+CREATE INDEX safe_mode_in_force ON safe_mode (id) WHERE left_at IS NULL;
+CREATE TRIGGER safe_mode_is_kept BEFORE DELETE ON safe_mode BEGIN SELECT raise(ABORT, 'safe mode is left, not removed'); END;
+
+CREATE TABLE released (                          -- images whose results are no longer withheld: who has said so, and why
+    instance_id INTEGER PRIMARY KEY REFERENCES instance (id),
+    at          REAL NOT NULL,
+    by          TEXT NOT NULL,
+    why         TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE diagnosis (                         -- what a finding turned out to be, as others say; never changed
+    id                 INTEGER PRIMARY KEY,
+    digest             BLOB NOT NULL UNIQUE,     -- SHA-256 of what it says: the same again is a repetition
+    import_id          INTEGER NOT NULL REFERENCES diagnosis_import (id),
+    study_instance_uid TEXT NOT NULL,            -- '' where only the accession number is known
+    accession_number   TEXT NOT NULL,
+    finding            TEXT NOT NULL,            -- label of the finding
+    present            INTEGER NOT NULL,
+    corrected          INTEGER NOT NULL,         -- 1: it takes the place of what was said before
+    diagnosed_at       REAL                      -- NULL: not stated
+) STRICT;
+CREATE INDEX diagnosis_by_study ON diagnosis (study_instance_uid) WHERE study_instance_uid <> '';
+CREATE INDEX diagnosis_by_accession ON diagnosis (accession_number) WHERE accession_number <> '';
+
+CREATE TABLE diagnosis_import (
+    id       INTEGER PRIMARY KEY,
+    at       REAL NOT NULL,
+    by       TEXT NOT NULL,
+    form     TEXT NOT NULL CHECK (form IN ('csv', 'hl7', 'fhir')),
+    taken    INTEGER NOT NULL,
+    repeated INTEGER NOT NULL,
+    faulty   INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE retraining_ticket (                 -- a model was measured to be worse than its floor; it retrains nothing
+    id        INTEGER PRIMARY KEY,
+    package   TEXT NOT NULL,                     -- SHA-256 of the package file
+    name      TEXT NOT NULL,                     -- id and version
+    finding   TEXT NOT NULL,
+    measure   TEXT NOT NULL CHECK (measure IN ('sensitivity', 'specificity')),
+    opened_at REAL NOT NULL,
+    evidence  TEXT NOT NULL,                     -- JSON of appliance.sequential.Evidence
+    closed_at REAL,
+    closed_by TEXT NOT NULL DEFAULT '',
+    why       TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE UNIQUE INDEX retraining_ticket_open ON retraining_ticket (package, finding, measure) WHERE closed_at IS NULL;

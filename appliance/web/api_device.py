@@ -138,6 +138,7 @@ def _entry(at: int, period: Period) -> model.HistoryEntry:
         rejected=period.rejected,
         failed=period.failed,
         quarantined=period.quarantined,
+        withheld=period.withheld,
         sent=period.sent,
         queue=period.queue.mean,
         waiting=period.waiting.mean,

@@ -30,12 +30,14 @@ STATE_WORDS = {
     "rejected": "turned away",
     "failed": "failed",
     "quarantined": "quarantined",
+    "withheld": "withheld",
 }
 # And what to do about those that have no result.
 NEXT_STEPS = {
     "rejected": "Mend what the reason names, and send it again.",
     "failed": "See the device page for what is wrong, then send it again.",
     "quarantined": "Read it again on the page of the quarantine, or look at it elsewhere.",
+    "withheld": "Read the image without it, or release the result on the page of safe mode.",
 }
 
 
