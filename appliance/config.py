@@ -96,6 +96,7 @@ class DropFolder(_Table, frozen=True):
 class Models(_Table, frozen=True):
     packages: tuple[str, ...] = ()
     trusted_keys: tuple[str, ...] = ()
+    switches: bool = True
     operating_point: str | None = None
 
 
@@ -373,6 +374,11 @@ class Config(_Table, frozen=True):
     def support_path(self) -> Path:
         """The latest support bundle that the page made."""
         return self.data / "support"
+
+    @property
+    def packages_path(self) -> Path:
+        """Installed packages; see `appliance.installed`."""
+        return self.data / "packages"
 
     @property
     def key_path(self) -> Path:

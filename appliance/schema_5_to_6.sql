@@ -178,3 +178,42 @@ CREATE TABLE drift_count (                       -- what could not be counted as
     last_at REAL NOT NULL,
     last    TEXT NOT NULL DEFAULT ''
 ) STRICT;
+
+CREATE TABLE installed_package (                 -- package files below the data folder, each by a trusted key when it came
+    sha256       TEXT PRIMARY KEY,               -- of the file
+    model        TEXT NOT NULL,                  -- the manifest's id
+    version      TEXT NOT NULL,
+    file         TEXT NOT NULL,                  -- below the packages' folder
+    signed_by    TEXT NOT NULL,                  -- id of the key
+    installed_at REAL NOT NULL,
+    installed_by TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE package_choice (                    -- which package reads: the latest row of each model; without one, that of the configuration
+    id         INTEGER PRIMARY KEY,
+    model      TEXT NOT NULL,                    -- the manifest's id
+    version    TEXT NOT NULL,
+    sha256     TEXT NOT NULL,                    -- of the package file; '': none reads
+    former     TEXT NOT NULL,                    -- of the one that it took over from; '' where there was none
+    kind       TEXT NOT NULL CHECK (kind IN ('switch', 'promotion', 'rollback', 'fallback')),  -- fallback: by the device itself
+    chosen_at  REAL NOT NULL,
+    chosen_by  TEXT NOT NULL,
+    why        TEXT NOT NULL,
+    cases      TEXT NOT NULL,                    -- JSON of appliance.regression.Replayed: what must not regress, and did or not
+    overridden TEXT NOT NULL DEFAULT ''          -- the reason why it was switched although a case regressed
+) STRICT;
+CREATE INDEX package_choice_by_model ON package_choice (model, id);
+CREATE TRIGGER package_choice_stays BEFORE UPDATE ON package_choice BEGIN SELECT raise(ABORT, 'a choice is not changed: make a later one'); END;
+CREATE TRIGGER package_choice_is_kept BEFORE DELETE ON package_choice BEGIN SELECT raise(ABORT, 'a choice is not removed: make a later one'); END;
+
+CREATE TABLE regression_case (                   -- results that no later package may lose
+    id          INTEGER PRIMARY KEY,
+    model       TEXT NOT NULL,
+    instance_id INTEGER NOT NULL REFERENCES result (instance_id),
+    expected    TEXT NOT NULL,                   -- JSON of appliance.regression.Expected
+    added_at    REAL NOT NULL,
+    added_by    TEXT NOT NULL,
+    why         TEXT NOT NULL,
+    UNIQUE (model, instance_id)
+) STRICT;
+CREATE INDEX regression_case_by_instance ON regression_case (instance_id);
