@@ -289,6 +289,11 @@ class Drift(_Table, frozen=True):
     studies_days: Annotated[float, Meta(ge=7)] = 90.0
 
 
+class Shadow(_Table, frozen=True):
+    enabled: bool = True
+    approvers: str = "approvers"
+
+
 class Log(_Table, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -316,6 +321,7 @@ class Config(_Table, frozen=True):
     silence: Silence = Silence()
     audit: Audit = Audit()
     drift: Drift = Drift()
+    shadow: Shadow = Shadow()
     log: Log = Log()
 
     @property
@@ -379,6 +385,16 @@ class Config(_Table, frozen=True):
     def packages_path(self) -> Path:
         """Installed packages; see `appliance.installed`."""
         return self.data / "packages"
+
+    @property
+    def approvers_path(self) -> Path:
+        """``NAME.pub`` of whoever may approve that another package takes over."""
+        return self.data / self.shadow.approvers
+
+    @property
+    def evidence_path(self) -> Path:
+        """Evidence bundles of promotions."""
+        return self.data / "evidence"
 
     @property
     def key_path(self) -> Path:

@@ -217,3 +217,30 @@ CREATE TABLE regression_case (                   -- results that no later packag
     UNIQUE (model, instance_id)
 ) STRICT;
 CREATE INDEX regression_case_by_instance ON regression_case (instance_id);
+
+CREATE TABLE shadow (                            -- a package that reads the same images as the one in force, for comparison only
+    id       INTEGER PRIMARY KEY,
+    model    TEXT NOT NULL,                      -- the manifest's id
+    version  TEXT NOT NULL,
+    sha256   TEXT NOT NULL,                      -- of the package in shadow
+    against  TEXT NOT NULL,                      -- of the one that is in force
+    began_at REAL NOT NULL,
+    began_by TEXT NOT NULL,
+    why      TEXT NOT NULL,
+    ended_at REAL,                               -- NULL while it reads
+    ended_by TEXT NOT NULL DEFAULT '',           -- '' for the device itself
+    outcome  TEXT NOT NULL DEFAULT ''            -- why it ended, in words
+) STRICT;
+CREATE UNIQUE INDEX shadow_running ON shadow (ended_at IS NULL) WHERE ended_at IS NULL;
+
+CREATE TABLE shadow_reading (                    -- one image by both packages; no result, and nothing of it is ever sent
+    shadow_id      INTEGER NOT NULL REFERENCES shadow (id),
+    instance_id    INTEGER NOT NULL REFERENCES result (instance_id),
+    result_made_at REAL NOT NULL,
+    read_at        REAL NOT NULL,
+    failure        TEXT NOT NULL,                -- why there is no answer; '' where there is one
+    pairs          TEXT NOT NULL DEFAULT 'null', -- JSON of appliance.shadow.comparison.Pair
+    PRIMARY KEY (shadow_id, instance_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX shadow_reading_by_time ON shadow_reading (shadow_id, result_made_at);
+CREATE INDEX result_by_time ON result (made_at);

@@ -21,11 +21,23 @@ from appliance.errors import ApplianceError, ConfigError, PackageError
 from appliance.health import is_running
 from appliance.package import Package
 from appliance.package_store import Choice, Kind, PackageStore
+from appliance.proof import Trial
 from appliance.regression import Replayed
 from appliance.store import Store
 
 _POLL_SECONDS = 0.1
 _LONGEST_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A package that may be put in force: it has its receipts, and what must not regress has been replayed on it."""
+
+    opened: Package
+    former: Package | None
+    trials: tuple[Trial, ...]
+    choice: Choice
+    cases: Replayed
 
 
 @dataclass(frozen=True)
@@ -48,9 +60,27 @@ def switch(
     why: str,
     progress: Progress,
     override: str = "",
-    kind: Kind = "switch",
 ) -> Switched:
-    """Have a package read the images of its model, once it has proved itself.
+    """Have a package read the images of its model, once it has proved itself; errors as of `prepare`.
+
+    Raises
+    ------
+    ApplianceError
+        The appliance went back to the former one.
+    """
+    return put_in_force(config, prepare(config, opened, by, why, progress, override))
+
+
+def prepare(
+    config: Config,
+    opened: Package,
+    by: str,
+    why: str,
+    progress: Progress,
+    override: str = "",
+    kind: Kind = "switch",
+) -> Ready:
+    """All that comes before a package is put in force; the one that reads goes on.
 
     Parameters
     ----------
@@ -66,7 +96,7 @@ def switch(
     BackendError
         No backend has a receipt for it.
     ApplianceError
-        A case regressed, or the appliance went back to the former one.
+        A case regressed.
     """
     _refuse_fixed(config)
     store = PackageStore(config.ledger_path)
@@ -80,7 +110,7 @@ def switch(
             hint="a model of another task needs an id of its own",
         )
     opened = installed.keep(config, store, opened, by)
-    tried = proved(config, opened, progress)
+    tried = opened, trials = proved(config, opened, progress)
     cases = regression.replay(config, tried, store.cases(model))
     if cases.lost and not override:
         lost = "; ".join(f"image {each.instance_id}: {each.how}" for each in cases.lost)
@@ -101,7 +131,7 @@ def switch(
         msgspec.to_builtins(cases),
         override if cases.lost else "",
     )
-    return _put_in_force(config, store, choice, cases)
+    return Ready(opened, former, trials, choice, cases)
 
 
 def rollback(config: Config, model: str, by: str, why: str, progress: Progress) -> Switched:
@@ -130,7 +160,7 @@ def rollback(config: Config, model: str, by: str, why: str, progress: Progress) 
         proved(config, opened, progress)
         version = opened.manifest.version
     choice = Choice(model, version, latest["former"], latest["sha256"], "rollback", by, why)
-    return _put_in_force(config, store, choice, Replayed(0))
+    return _chosen(config, choice, Replayed(0))
 
 
 def reading(config: Config, model: str) -> Package | None:
@@ -143,7 +173,7 @@ def reading(config: Config, model: str) -> Package | None:
         return None
 
 
-def proved(config: Config, opened: Package, progress: Progress) -> tuple[Package, tuple[proof.Trial, ...]]:
+def proved(config: Config, opened: Package, progress: Progress) -> tuple[Package, tuple[Trial, ...]]:
     """With its receipts of since last night, or new ones; raises `BackendError` where no backend has any."""
     key, _ = signature.load_or_create_private_key(config.key_path)
     known = receipts.known(Store(config.ledger_path), key)
@@ -161,7 +191,21 @@ def _refuse_fixed(config: Config) -> None:
         )
 
 
-def _put_in_force(config: Config, store: PackageStore, choice: Choice, cases: Replayed) -> Switched:
+def put_in_force(config: Config, ready: Ready) -> Switched:
+    """By one row of the ledger; where an appliance runs, wait until it reads with it.
+
+    Raises
+    ------
+    PackageError
+        Somebody else has chosen meanwhile.
+    ApplianceError
+        The appliance can't serve it, and went back to the former one.
+    """
+    return _chosen(config, ready.choice, ready.cases)
+
+
+def _chosen(config: Config, choice: Choice, cases: Replayed) -> Switched:
+    store = PackageStore(config.ledger_path)
     begin, number = time.monotonic(), store.choose(choice)
     while is_running(config) and time.monotonic() - begin < _LONGEST_SECONDS:
         latest = store.in_force()[choice.model]

@@ -31,6 +31,8 @@ LEVELS = [
         "appliance.history",
         "appliance.machine",
         "appliance.own_words",
+        "appliance.roc",
+        "appliance.pages",
         "appliance.brand",
     },
     {
@@ -126,6 +128,7 @@ LEVELS = [
         "appliance.replay",
         "appliance.regression",
         "appliance.switching",
+        "appliance.shadow",
         "appliance.conformance",
         "appliance.conformance_network",
         "appliance.doctor",
@@ -209,7 +212,7 @@ def test_brothers_never_see_each_other(folder: str) -> None:
 def test_training_uses_only_the_contracts_of_the_device() -> None:
     names = (
         "preprocess", "probability", "occlusion", "image", "package", "signature", "errors", "result", "receipt",
-        "backend", "backends", "interpret", "volume", "drift.measure", "drift.reference", "drift.streams",
+        "backend", "backends", "interpret", "volume", "roc", "drift.measure", "drift.reference", "drift.streams",
     )  # fmt: skip
     allowed = {f"appliance.{name}" for name in names}
     for module, path in _modules("compression"):
@@ -255,6 +258,7 @@ def test_only_the_ledger_knows_sql() -> None:
         "appliance.package_store",
         "appliance.reader_study",
         "appliance.series_store",
+        "appliance.shadow.store",
         "appliance.step_store",
         "appliance.store",
         "appliance.token_store",

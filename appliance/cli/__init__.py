@@ -20,6 +20,7 @@ from appliance.cli import (
     replaying,
     sending,
     serving,
+    shadows,
     stating,
     studies,
 )
@@ -81,6 +82,7 @@ for command in (
     backends.bench,
     packages.package,
     models.models,
+    shadows.shadow,
     stating.conformance,
     studies.study,
     serving.demo,

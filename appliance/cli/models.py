@@ -32,7 +32,7 @@ def models() -> None:
     """
 
 
-def _progress(share: float, what: str) -> None:
+def progress(share: float, what: str) -> None:
     """Tells on standard error what takes long."""
     if sys.stderr.isatty():
         click.echo(f"\r{share:4.0%} {what:<60}", nl=False, err=True)
@@ -128,9 +128,9 @@ def switch(
     existing_ledger(config)
     with acting(config, "models switch", f"package {model} {version}"):
         done = switching.switch(
-            config, installed.find(config, model, version), by or operator(), why, _progress, override
+            config, installed.find(config, model, version), by or operator(), why, progress, override
         )
-    _say(done, model)
+    say_switched(done, model)
 
 
 @models.command()
@@ -145,14 +145,14 @@ def rollback(model: str, by: str | None, why: str, config_path: Path | None, dat
     config = load(config_path, data_dir)
     existing_ledger(config)
     with acting(config, "models rollback", f"package {model}"):
-        done = switching.rollback(config, model, by or operator(), why, _progress)
-    _say(done, model)
+        done = switching.rollback(config, model, by or operator(), why, progress)
+    say_switched(done, model)
 
 
-def _say(done: Any, model: str) -> None:
+def say_switched(done: Any, model: str) -> None:
     version = done.choice.version
     click.echo(f"{model} {version} is in force" if version else f"{model} reads no longer")
-    if done.choice.kind == "switch":
+    if done.choice.kind in ("switch", "promotion"):
         click.echo(f"{done.cases.in_words()}{', overridden' if done.choice.overridden else ''}")
     if done.served:
         click.echo(f"the appliance reads with it since {done.seconds:.1f} s after the change")

@@ -5,76 +5,28 @@ from __future__ import annotations
 import json
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from appliance import installed, package
-from appliance.assessment_store import Assessments
-from appliance.cli import main
-from appliance.config import Config, Retention, load
+from appliance import package
+from appliance.config import Retention
 from appliance.custody import Custody
-from appliance.pipeline import Pipeline, try_out
 from appliance.readiness import Readiness
 from appliance.retention import due
 from appliance.store import Store
 from tests import fake_package
+from tests.device import MODEL, Device
 from tests.dicom_files import make_radiograph
-from tests.filled import fill
 
 pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 
-MODEL = "chest-pneumonia"
-
-
-class Box:
-    """A data folder with a configuration, on which the command line works as on a device."""
-
-    def __init__(self, folder: Path, output: pytest.CaptureFixture[str]) -> None:
-        self.folder, self._output = folder, output
-        self.path = folder / "scanside.toml"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(
-            f'data_dir = "box"\n[models]\npackages = ["{fake_package.BUNDLED[0]}"]\n'
-            f'trusted_keys = ["{folder / "better" / "trusted"}", "{folder / "worse" / "trusted"}"]\n'
-            '[inference]\nbackend = "onnxruntime"\n'
-        )
-        Store(self.config.ledger_path).close()
-
-    @property
-    def config(self) -> Config:
-        return load(self.path)
-
-    def call(self, *arguments: str | Path, code: int = 0) -> str:
-        """What a command prints, on either stream."""
-        self._output.readouterr()
-        done = main([*map(str, arguments), "--config", str(self.path)], standalone_mode=False) or 0
-        said = "".join(self._output.readouterr())
-        assert done == code, said
-        return said
-
-    def reads(self) -> list[str]:
-        return [str(each) for each in installed.packages(self.config)]
-
-    def history(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.call("models", "history", "--json"))
-        return found
-
-    def read(self, *paths: Path) -> list[int]:
-        config = self.config
-        opened = Pipeline.open(config, try_out(config), "2.25.1")
-        try:
-            return [fill(config, opened, [path]) for path in paths]
-        finally:
-            opened.close()
-
 
 @pytest.fixture
-def device(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Box:
-    return Box(tmp_path, capfd)
+def device(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Device:
+    return Device(tmp_path, capfd)
 
 
-def test_a_version_is_installed_switched_to_and_rolled_back(device: Box) -> None:
+def test_a_version_is_installed_switched_to_and_rolled_back(device: Device) -> None:
     better = fake_package.version(device.folder / "better", "1.3.1")
     said = device.call("models", "install", better)
     assert "signed by trusted key" in said
@@ -93,7 +45,7 @@ def test_a_version_is_installed_switched_to_and_rolled_back(device: Box) -> None
     assert [row["kind"] for row in device.history()] == ["rollback", "switch"]
 
 
-def test_the_former_package_stays_when_an_update_takes_it_away(device: Box) -> None:
+def test_the_former_package_stays_when_an_update_takes_it_away(device: Device) -> None:
     device.call("models", "install", fake_package.version(device.folder / "better", "1.3.1"))
     device.call("models", "switch", MODEL, "1.3.1", "--why", "newer")
     newest = fake_package.version(device.folder / "worse", "1.4.0")
@@ -103,7 +55,7 @@ def test_the_former_package_stays_when_an_update_takes_it_away(device: Box) -> N
     assert device.reads() == [str(fake_package.bundled())]
 
 
-def test_an_untrusted_or_damaged_package_is_not_installed(device: Box, tmp_path: Path) -> None:
+def test_an_untrusted_or_damaged_package_is_not_installed(device: Device, tmp_path: Path) -> None:
     foreign = fake_package.version(tmp_path / "foreign", "1.3.1")
     assert "does not trust" in device.call("models", "install", foreign, code=1)
     better = fake_package.version(device.folder / "better", "1.3.1")
@@ -114,13 +66,13 @@ def test_an_untrusted_or_damaged_package_is_not_installed(device: Box, tmp_path:
     assert not list(device.config.packages_path.glob("*")) if device.config.packages_path.exists() else True
 
 
-def test_a_version_is_installed_once_with_one_content(device: Box) -> None:
+def test_a_version_is_installed_once_with_one_content(device: Device) -> None:
     device.call("models", "install", fake_package.version(device.folder / "better", "1.3.1"))
     other = fake_package.version(device.folder / "worse", "1.3.1", bias=1.0)
     assert "version of its own" in device.call("models", "install", other, code=1)
 
 
-def test_a_package_without_a_receipt_is_not_put_in_force(device: Box) -> None:
+def test_a_package_without_a_receipt_is_not_put_in_force(device: Device) -> None:
     only_other = fake_package.version(device.folder / "better", "1.3.1", keep=("openvino",))
     device.call("models", "install", only_other)
     refused = device.call("models", "switch", MODEL, "1.3.1", "--why", "newer", code=1)
@@ -129,15 +81,10 @@ def test_a_package_without_a_receipt_is_not_put_in_force(device: Box) -> None:
     assert device.history() == []
 
 
-def test_a_regression_refuses_the_switch_unless_overridden_with_a_reason(device: Box, tmp_path: Path) -> None:
+def test_a_regression_refuses_the_switch_unless_overridden_with_a_reason(device: Device, tmp_path: Path) -> None:
     numbers = device.read(*(make_radiograph(tmp_path / f"{seed}.dcm", seed=seed) for seed in range(3)))
-    assessments = Assessments(device.config.ledger_path)
     for number in numbers:  # so that what is expected does not depend on how sure the network is of noise
-        row = assessments.instance(number)
-        assert row is not None
-        said = row["findings"][0]
-        reason = "missed" if not said["positive"] else ""
-        assessments.assess(number, "finding", said["label"], "disagree" if reason else "agree", reason)
+        device.assess(number, present=True)
     device.call("models", "cases", "add", *map(str, numbers), "--why", "known pneumonias")
     assert "present" in device.call("models", "cases", "list")
     device.call("models", "install", fake_package.version(device.folder / "worse", "1.3.1", bias=-50.0))
@@ -152,16 +99,14 @@ def test_a_regression_refuses_the_switch_unless_overridden_with_a_reason(device:
     assert "3 of 3" in device.call("models", "switch", MODEL, "1.3.2", "--why", "newer")
 
 
-def test_a_case_whose_image_is_gone_counts_as_lost_and_retention_spares_it(device: Box, tmp_path: Path) -> None:
+def test_a_case_whose_image_is_gone_counts_as_lost_and_retention_spares_it(device: Device, tmp_path: Path) -> None:
     (number,) = device.read(make_radiograph(tmp_path / "a.dcm"))
     custody = Custody(device.config.ledger_path)
     custody.review(number)
     settings = Retention(images_days=1e-9)
     old = type(device.config)(data_dir=device.config.data_dir, retention=settings)
     assert [each.instance_id for each in due(old, custody) if each.kind == "image"] == [number]
-    label = fake_package.bundled().manifest.findings[0].label
-    assessments = Assessments(device.config.ledger_path)
-    assessments.assess(number, "finding", label, "disagree", "missed")
+    device.assess(number, present=True)
     device.call("models", "cases", "add", str(number), "--why", "known")
     assert [each for each in due(old, custody) if each.kind == "image"] == []
     for path in device.config.spool_path.rglob("*.dcm"):
@@ -171,7 +116,7 @@ def test_a_case_whose_image_is_gone_counts_as_lost_and_retention_spares_it(devic
     assert "can't be replayed" in refused
 
 
-def test_a_choice_can_be_neither_changed_nor_removed(device: Box) -> None:
+def test_a_choice_can_be_neither_changed_nor_removed(device: Device) -> None:
     device.call("models", "install", fake_package.version(device.folder / "better", "1.3.1"))
     device.call("models", "switch", MODEL, "1.3.1", "--why", "newer")
     with sqlite3.connect(device.config.ledger_path) as connection:
@@ -180,7 +125,7 @@ def test_a_choice_can_be_neither_changed_nor_removed(device: Box) -> None:
                 connection.execute(sql)
 
 
-def test_the_configuration_can_decide_alone(device: Box) -> None:
+def test_the_configuration_can_decide_alone(device: Device) -> None:
     device.call("models", "install", fake_package.version(device.folder / "better", "1.3.1"))
     device.call("models", "switch", MODEL, "1.3.1", "--why", "newer")
     device.path.write_text(device.path.read_text().replace("[models]", "[models]\nswitches = false"))
@@ -189,7 +134,7 @@ def test_the_configuration_can_decide_alone(device: Box) -> None:
     assert "models.switches" in refused
 
 
-def test_the_worker_goes_on_with_what_is_chosen_and_takes_back_what_it_cannot_serve(device: Box) -> None:
+def test_the_worker_goes_on_with_what_is_chosen_and_takes_back_what_it_cannot_serve(device: Device) -> None:
     config = device.config
     readiness = Readiness(config, Store(config.ledger_path))
     try:
