@@ -294,6 +294,10 @@ class Shadow(_Table, frozen=True):
     approvers: str = "approvers"
 
 
+class Telemetry(_Table, frozen=True):
+    least_patients: Annotated[int, Meta(ge=2, le=1000)] = 5
+
+
 class Log(_Table, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -322,6 +326,7 @@ class Config(_Table, frozen=True):
     audit: Audit = Audit()
     drift: Drift = Drift()
     shadow: Shadow = Shadow()
+    telemetry: Telemetry = Telemetry()
     log: Log = Log()
 
     @property

@@ -51,6 +51,7 @@ LEVELS = [
         "appliance.audit_store",
         "appliance.waiting_store",
         "appliance.package_store",
+        "appliance.telemetry_store",
     },
     {"appliance.study_pages"},
     {"appliance.series_store"},
@@ -119,6 +120,8 @@ LEVELS = [
     {"appliance.writers", "appliance.ingest", "appliance.delivery", "appliance.inference", "appliance.preparation"},
     {"appliance.proof", "appliance.serving", "appliance.specimen"},
     {"appliance.answers", "appliance.bench", "appliance.receipts"},
+    {"appliance.telemetry"},
+    {"appliance.fleet"},
     {"appliance.patients", "appliance.scanner"},
     {"appliance.pipeline", "appliance.send"},
     {
@@ -264,6 +267,7 @@ def test_only_the_ledger_knows_sql() -> None:
         "appliance.token_store",
         "appliance.waiting_store",
         "appliance.study_pages",
+        "appliance.telemetry_store",
         "appliance.worklist_store",
     }
 

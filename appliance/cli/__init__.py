@@ -23,6 +23,7 @@ from appliance.cli import (
     shadows,
     stating,
     studies,
+    telemetries,
 )
 from appliance.errors import ApplianceError
 
@@ -85,6 +86,8 @@ for command in (
     shadows.shadow,
     stating.conformance,
     studies.study,
+    telemetries.telemetry,
+    telemetries.fleet,
     serving.demo,
 ):
     main.add_command(command)

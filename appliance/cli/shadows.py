@@ -32,7 +32,7 @@ def shadow() -> None:
 @click.option("--why", required=True, help="The reason, which is kept.")
 @configured
 def start(path: Path, why: str, config_path: Path | None, data_dir: Path | None) -> None:
-    """Have the package FILE read in shadow. It is verified and installed first; an appliance that runs starts at once."""
+    """Have the package FILE read in shadow, once it is verified; an appliance that runs begins at once."""
     from appliance import installed, package, switching
     from appliance.package_store import PackageStore
     from appliance.shadow.store import ShadowStore

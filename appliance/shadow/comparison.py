@@ -94,7 +94,7 @@ class FindingCompared(msgspec.Struct, frozen=True):
 
 
 class SegmentCompared(msgspec.Struct, frozen=True):
-    """One segment: how often both outline nearly the same size, and the median ``ratio`` of the shadow's to the other."""
+    """One segment: how often both outline nearly the same size, and the median ``ratio`` of the sizes."""
 
     pairs: int
     agreement: Interval

@@ -34,6 +34,7 @@ _IDLE_SECONDS = 2.0
 _BUSY_SECONDS = 0.5  # until it looks again whether something still waits
 _RETRY_SECONDS = 30.0
 _LOWER_SECONDS = 0.25
+_LONGEST_SECONDS = 120.0
 
 
 def main(config: Config, descriptor: int) -> None:
@@ -57,6 +58,16 @@ def _give_way() -> None:
         time.sleep(_LOWER_SECONDS)
 
 
+def _patient(config: Config) -> Config:
+    """With time for whoever gets no processor while others want it."""
+    structs = msgspec.structs
+    return structs.replace(
+        config,
+        inference=structs.replace(config.inference, deadline_seconds=_LONGEST_SECONDS),
+        sandbox=structs.replace(config.sandbox, seconds=_LONGEST_SECONDS),
+    )
+
+
 class Runner:
     """Reads one image after another in shadow.
 
@@ -67,9 +78,9 @@ class Runner:
     """
 
     def __init__(self, config: Config, parent: socket.socket) -> None:
-        self._config, self._parent = config, parent
+        self._config, self._parent = _patient(config), parent
         self._store, self._ledger = ShadowStore(config.ledger_path), Store(config.ledger_path)
-        self._sandbox = Sandbox(config.sandbox)
+        self._sandbox = Sandbox(self._config.sandbox)
         self._pipeline: Pipeline | None = None
         self._stopping = False
 
