@@ -402,6 +402,11 @@ class Config(_Table, frozen=True):
         return self.data / "evidence"
 
     @property
+    def pseudonyms_path(self) -> Path:
+        """The key of pseudonyms in retraining bundles: it stays here."""
+        return self.data / "keys" / "pseudonyms"
+
+    @property
     def key_path(self) -> Path:
         return self.data / "keys" / "device.pem"
 

@@ -96,9 +96,8 @@ def gather(folder: Path, keys: Mapping[str, Ed25519PublicKey], today: date | Non
         try:
             found.append(_read(path, keys))
         except (ApplianceError, OSError) as error:
-            refused[path.relative_to(folder).as_posix()] = (
-                error.message if isinstance(error, ApplianceError) else str(error)
-            )
+            reason = error.message if isinstance(error, ApplianceError) else str(error.strerror)
+            refused[path.relative_to(folder).as_posix()] = reason
     if not found:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(refused.items())[:3])
         raise ApplianceError(
@@ -111,10 +110,8 @@ def gather(folder: Path, keys: Mapping[str, Ed25519PublicKey], today: date | Non
         if before is not None and before.known and not known:
             continue  # who has no key of a device has no say about it
         days = (today - date.fromisoformat(told.made_on)).days
-        weeks = {
-            **(before.weeks if before is not None and before.known == known else {}),
-            **{week.week: week for week in told.weeks},
-        }
+        earlier = before.weeks if before is not None and before.known == known else {}
+        weeks = {**earlier, **{week.week: week for week in told.weeks}}
         devices[told.device] = Device(told, known, days, weeks)
     ordered = sorted(devices.values(), key=lambda device: device.telemetry.device)
     _judge(ordered)

@@ -260,8 +260,8 @@ def _assessed(
     """Of findings that a package on this device has: other names are nobody's business."""
     names = {str(opened): opened.manifest for opened in packages.values()}
     told = []
-    for (package, label), cells in sorted(found.items()):
-        manifest = names.get(package)
+    for (name, label), cells in sorted(found.items()):
+        manifest = names.get(name)
         if manifest is not None and label in {finding.label for finding in manifest.findings}:
             told.append(Assessed(manifest.id, manifest.version, label, suppressed(cells, least)))
     return told

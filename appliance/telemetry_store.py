@@ -45,7 +45,8 @@ _SECONDS = f"""
 SELECT json_extract(result.provenance, '$.package_sha256') AS package,
        json_extract(result.seconds, '$.total') AS seconds, {_PATIENT} AS patient
 FROM result JOIN instance ON instance.id = result.instance_id
-WHERE {_READING} AND result.made_at >= :since AND result.made_at < :until AND json_extract(result.seconds, '$.total') IS NOT NULL
+WHERE {_READING} AND result.made_at >= :since AND result.made_at < :until
+  AND json_extract(result.seconds, '$.total') IS NOT NULL
 """  # noqa: S608 (of this file)
 _ALARMS = """
 SELECT package, against, kind, count(*) AS n FROM drift_alarm
@@ -82,7 +83,7 @@ class TelemetryStore(Database):
         return found
 
     def seconds(self, since: float, until: float) -> dict[str, tuple[list[float], int]]:
-        """SHA-256 of a package -> how long each of its readings then took in all, and of how many patients they were."""
+        """SHA-256 of a package -> how long each of its readings then took, and of how many patients they were."""
         taken: dict[str, list[float]] = {}
         patients: dict[str, set[str]] = {}
         for row in self._rows(_SECONDS, since=since, until=until):

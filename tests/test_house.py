@@ -32,6 +32,8 @@ LEVELS = [
         "appliance.machine",
         "appliance.own_words",
         "appliance.roc",
+        "appliance.content",
+        "appliance.pseudonyms",
         "appliance.pages",
         "appliance.brand",
     },
@@ -74,6 +76,7 @@ LEVELS = [
         "appliance.backend",
         "appliance.image",
         "appliance.whole",
+        "appliance.burned_in",
         "appliance.store",
         "appliance.custody",
         "appliance.worklist_store",
@@ -132,6 +135,7 @@ LEVELS = [
         "appliance.regression",
         "appliance.switching",
         "appliance.shadow",
+        "appliance.retraining",
         "appliance.conformance",
         "appliance.conformance_network",
         "appliance.doctor",
@@ -215,7 +219,7 @@ def test_brothers_never_see_each_other(folder: str) -> None:
 def test_training_uses_only_the_contracts_of_the_device() -> None:
     names = (
         "preprocess", "probability", "occlusion", "image", "package", "signature", "errors", "result", "receipt",
-        "backend", "backends", "interpret", "volume", "roc", "drift.measure", "drift.reference", "drift.streams",
+        "backend", "backends", "interpret", "volume", "roc", "content", "pseudonyms", "burned_in", "drift.measure", "drift.reference", "drift.streams",
     )  # fmt: skip
     allowed = {f"appliance.{name}" for name in names}
     for module, path in _modules("compression"):

@@ -18,6 +18,7 @@ from appliance.cli import (
     quarantine,
     reading,
     replaying,
+    retrainings,
     sending,
     serving,
     shadows,
@@ -88,6 +89,7 @@ for command in (
     studies.study,
     telemetries.telemetry,
     telemetries.fleet,
+    retrainings.retraining,
     serving.demo,
 ):
     main.add_command(command)

@@ -67,7 +67,7 @@ def report(folder: Path, path: Path, keys_path: Path | None) -> None:
     """Merge the exports in DIR (*.json) into one HTML page: versions, receipts, times, outcomes, drift, disk.
 
     Figures that are far from the other devices' are marked; so are devices that say nothing, that have said nothing for
-    long, and whose key is not known. Files that were changed are not counted, and named. Exit code 1 where there are any.
+    long, and whose key is not known. Files that were changed are named, and not counted; the exit code is 1 then.
     """
     from appliance import fleet as fleets
     from appliance import signature
@@ -80,8 +80,7 @@ def report(folder: Path, path: Path, keys_path: Path | None) -> None:
     for device in found.devices:
         if not device.known:
             click.echo(f"key not known: {device.telemetry.device}", err=True)
-    click.echo(
-        f"{path}: {len(found.devices)} devices, {sum(bool(each.far) for each in found.devices)} unlike the others"
-    )
+    strange = sum(bool(device.far) for device in found.devices)
+    click.echo(f"{path}: {len(found.devices)} devices, {strange} unlike the others")
     if found.refused:
         raise SystemExit(1)

@@ -120,7 +120,7 @@ def test_many_images_of_one_patient_are_few(config: Config) -> None:
 
 _CELLS = st.dictionaries(
     st.sampled_from("abcdef"),
-    st.integers(0, 30).flatmap(lambda n: st.tuples(st.integers(n, 60), st.just(n))),
+    st.integers(0, 30).flatmap(lambda patients: st.tuples(st.integers(patients, 60), st.just(patients))),
     min_size=1,
 )
 
@@ -201,11 +201,8 @@ def _fleet(config: Config, folder: Path, figures: dict[int, dict[str, Any]], cou
     folder.mkdir()
     for number in range(count):
         key = Ed25519PrivateKey.generate()
-        told = msgspec.structs.replace(
-            made,
-            device=signature.key_id(key.public_key()),
-            **{"disk_used": 0.3 + number / 100, **figures.get(number, {})},
-        )
+        own = {"device": signature.key_id(key.public_key()), "disk_used": 0.3 + number / 100}
+        told = msgspec.structs.replace(made, **{**own, **figures.get(number, {})})
         signed = telemetry.Signed(told, signature.sign(key, telemetry._canonical(told)))
         (folder / f"{number}.json").write_bytes(signed.to_json())
         (folder / f"{number}.pub").write_bytes(signature.public_pem(key))
