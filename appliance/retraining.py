@@ -267,7 +267,9 @@ def _finish(
             "id": opened.manifest.id,
             "version": opened.manifest.version,
             "sha256": opened.sha256,
-            "trained_on": opened.manifest.training.get("data"),
+            "trained_on": {
+                name: opened.manifest.training.get(name) for name in ("data_manifest_sha256", "recipe_sha256")
+            },
         },
         "deidentified": "pixels without any header; pseudonyms by HMAC-SHA256, age 89 at most, sex, view",
         "pseudonyms": pseudonyms.key_id,
