@@ -19,7 +19,7 @@ import msgspec
 from appliance import backends, installed, pipeline, proof, receipts, signature, writer
 from appliance.config import Config
 from appliance.engine_cache import EngineCache
-from appliance.errors import ApplianceError, BackendError, ConfigError, PackageError
+from appliance.errors import ApplianceError, BackendError, ConfigError, PackageError, SpoolError
 from appliance.inference import InferenceProcess
 from appliance.package import Package
 from appliance.package_store import Choice, PackageStore
@@ -144,26 +144,39 @@ class Readiness:
         The former package reads until the new one's process answers. One that can't be served is taken back, by a
         choice that says so: what the ledger names is always what reads.
         """
-        self._as_chosen = self._packages.latest_choice()
-        engines = list(serving.engines)
-        for model, choice in installed.in_force(self._config).items():
-            former = next((each for each in engines if each.package.manifest.id == model), None)
-            before = former.package.sha256 if former is not None else ""
-            if choice["sha256"] == before:
-                continue
-            try:
-                new = self._engine(choice) if choice["sha256"] else None
-            except ApplianceError as error:
-                log.error("%s %s can't read, and what read before goes on: %s", model, choice["version"], error)
-                version = former.package.manifest.version if former is not None else ""
-                back = Choice(model, version, before, choice["sha256"], "fallback", "", f"It can't be served: {error}")
-                self._as_chosen = self._packages.choose(back)
-                continue
-            place = engines.index(former) if former is not None else len(engines)
-            engines[place : place + 1] = [new] if new is not None else []
-            log.info("%s is read by %s from here on", model, f"version {choice['version']}" if new else "nothing")
+        latest, engines = self._packages.latest_choice(), list(serving.engines)
+        opened: list[Engine] = []
+        try:
+            for model, choice in installed.in_force(self._config).items():
+                former = next((each for each in engines if each.package.manifest.id == model), None)
+                if choice["sha256"] == (former.package.sha256 if former is not None else ""):
+                    continue
+                try:
+                    new = [self._engine(choice)] if choice["sha256"] else []
+                except SpoolError:
+                    raise  # the ledger's trouble, not the package's
+                except ApplianceError as error:
+                    latest = self._take_back(choice, former, error)
+                    continue
+                opened += new
+                place = engines.index(former) if former is not None else len(engines)
+                engines[place : place + (former is not None)] = new
+                log.info("%s is read by %s from here on", model, f"version {choice['version']}" if new else "nothing")
+        except BaseException:
+            for each in opened:
+                each.server.close()
+            raise
         serving.exchange(engines)
         self._tried = [(each.package, each.trials) for each in engines]
+        self._as_chosen = latest
+
+    def _take_back(self, choice: dict[str, Any], former: Engine | None, error: ApplianceError) -> int:
+        """Choose what reads instead of what can't; the choice's number."""
+        log.error("%s %s can't read, and what read before goes on: %s", choice["model"], choice["version"], error)
+        sha256, version = ("", "") if former is None else (former.package.sha256, former.package.manifest.version)
+        why = f"{choice['version']} can't be served: {error}"
+        back = Choice(choice["model"], version, sha256, choice["sha256"], "fallback", "", why)
+        return self._packages.choose(back)
 
     def _engine(self, choice: dict[str, Any]) -> Engine:
         opened = installed.chosen_one(self._config, choice)

@@ -343,7 +343,7 @@ class Shadow:
     """The process of a package in shadow: there while one is, started again when it dies, and stops by itself."""
 
     def __init__(self, config: Config) -> None:
-        self._store = ShadowStore(config.ledger_path)
+        self._store = ShadowStore(config.ledger_path, read_only=True)
         self._child = Child("shadow", "appliance.shadow.runner", config)
         self._wanted = False
 

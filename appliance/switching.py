@@ -7,6 +7,7 @@ in force; until its process answers, the former package reads.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,8 @@ from appliance.package_store import Choice, Kind, PackageStore
 from appliance.proof import Trial
 from appliance.regression import Replayed
 from appliance.store import Store
+
+log = logging.getLogger("scanside.switching")
 
 _POLL_SECONDS = 0.1
 _LONGEST_SECONDS = 120.0
@@ -101,7 +104,13 @@ def prepare(
     _refuse_fixed(config)
     store = PackageStore(config.ledger_path)
     model = opened.manifest.id
-    former = reading(config, model)
+    chosen = store.in_force().get(model)
+    try:
+        former = reading(config, model)
+    except PackageError as error:  # what can't be read any more is to be replaced all the same
+        log.warning("what reads now can't be opened: %s", error)
+        former = None
+    former_sha256 = chosen["sha256"] if chosen is not None else former.sha256 if former is not None else ""
     if former is not None and former.sha256 == opened.sha256:
         raise PackageError(f"{opened} is in force already")
     if former is not None and former.manifest.task != opened.manifest.task:
@@ -124,7 +133,7 @@ def prepare(
         model,
         opened.manifest.version,
         opened.sha256,
-        former.sha256 if former is not None else "",
+        former_sha256,
         kind,
         by,
         why,
@@ -164,13 +173,8 @@ def rollback(config: Config, model: str, by: str, why: str, progress: Progress) 
 
 
 def reading(config: Config, model: str) -> Package | None:
-    """The package of a model that is in force; None where there is none."""
-    try:
-        return next((each for each in installed.packages(config) if each.manifest.id == model), None)
-    except PackageError:
-        if installed.in_force(config) or config.models.packages:
-            raise
-        return None
+    """The package of a model that is in force, None where there is none; raises `PackageError` where one is damaged."""
+    return next((each for each in installed.packages(config) if each.manifest.id == model), None)
 
 
 def proved(config: Config, opened: Package, progress: Progress) -> tuple[Package, tuple[Trial, ...]]:
