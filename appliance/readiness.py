@@ -171,12 +171,15 @@ class Readiness:
         self._as_chosen = latest
 
     def _take_back(self, choice: dict[str, Any], former: Engine | None, error: ApplianceError) -> int:
-        """Choose what reads instead of what can't; the choice's number."""
+        """Choose what reads instead of what can't; the choice's number, -1 where another one was made meanwhile."""
         log.error("%s %s can't read, and what read before goes on: %s", choice["model"], choice["version"], error)
         sha256, version = ("", "") if former is None else (former.package.sha256, former.package.manifest.version)
         why = f"{choice['version']} can't be served: {error}"
         back = Choice(choice["model"], version, sha256, choice["sha256"], "fallback", "", why)
-        return self._packages.choose(back)
+        try:
+            return self._packages.choose(back)
+        except PackageError:
+            return -1
 
     def _engine(self, choice: dict[str, Any]) -> Engine:
         opened = installed.chosen_one(self._config, choice)

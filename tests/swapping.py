@@ -61,7 +61,7 @@ def swap_under_load(running: RunningAppliance, folder: Path, changes: int, pause
     try:
         for change in range(changes):
             command = ("switch", MODEL, "1.3.1") if change % 2 == 0 else ("rollback", MODEL)
-            done = scanside("models", *command, "--why", f"change {change}", *config)
+            done = scanside("models", *command, "--why", f"change {change}", *config, timeout=600)
             assert done.returncode == 0, done.stderr
             assert "reads with it" in done.stdout, done.stdout
             seconds = float(done.stdout.rpartition(" since ")[2].split()[0])

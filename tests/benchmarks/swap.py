@@ -28,9 +28,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         running = appliance(Path(name))
-        running.start()
+        running.start(300)
         try:
-            running.wait_ready(120)
+            running.wait_ready(300)
             outcome = swap_under_load(running, Path(name), options.changes, options.pause)
         finally:
             running.stop()

@@ -22,9 +22,9 @@ pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="
 
 def test_a_switch_and_a_rollback_under_load_lose_nothing_and_a_shadow_is_in_nobodys_way(tmp_path: Path) -> None:
     running = appliance(tmp_path)
-    running.start()
+    running.start(300)
     try:
-        running.wait_ready(60)
+        running.wait_ready(300)
         outcome = swap_under_load(running, tmp_path, changes=2, pause=0.2)
         assert outcome.lost == []
         assert outcome.unnamed == []
@@ -40,12 +40,12 @@ def _shadow(running: RunningAppliance, folder: Path, sent: int) -> None:
     scanside("shadow", "start", new, "--why", "a test", "--config", running.config_path, check=True)
     first = make_radiograph(folder / "first.dcm", seed=91)
     scanside("send", first, "--to", f"SCANSIDE@127.0.0.1:{running.port}", check=True)
-    running.wait_final(sent + 1)
+    running.wait_final(sent + 1, 300)
     process = _reads(running, 1)
     os.kill(process, signal.SIGKILL)
     second = make_radiograph(folder / "second.dcm", seed=92)
     scanside("send", second, "--to", f"SCANSIDE@127.0.0.1:{running.port}", check=True)
-    rows = running.wait_final(sent + 2)
+    rows = running.wait_final(sent + 2, 300)
     assert {row["provenance"]["version"] for row in rows} == {"1.3.0", "1.3.1"}
     assert _reads(running, 2) != process
 
@@ -53,7 +53,7 @@ def _shadow(running: RunningAppliance, folder: Path, sent: int) -> None:
 def _reads(running: RunningAppliance, count: int) -> int:
     """Wait until so many images were read in shadow; the number of the process that did."""
     store = ShadowStore(running.data / "ledger.sqlite3", read_only=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         (shadow,) = store.shadows()
         readings = store.readings(shadow["id"])
