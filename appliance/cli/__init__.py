@@ -14,17 +14,21 @@ from appliance.cli import (
     deliveries,
     drift,
     ledger,
+    models,
     packages,
     people,
     performing,
     quarantine,
     reading,
     replaying,
+    retrainings,
     safety,
     sending,
     serving,
+    shadows,
     stating,
     studies,
+    telemetries,
 )
 from appliance.errors import ApplianceError
 
@@ -87,10 +91,15 @@ for command in (
     backends.prove,
     backends.bench,
     packages.package,
+    models.models,
+    shadows.shadow,
     stating.conformance,
     stating.openapi,
     studies.study,
     assessing.assessments,
+    telemetries.telemetry,
+    telemetries.fleet,
+    retrainings.retraining,
     serving.demo,
 ):
     main.add_command(command)
