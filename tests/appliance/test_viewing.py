@@ -130,8 +130,13 @@ def test_monochrome1_has_its_own_values_and_says_that_low_is_white(box: Box) -> 
 
 
 def test_windows_and_their_function_come_first(box: Box) -> None:
-    number = box.radiograph(pixels=noise(0, 4095, np.uint16), WindowCenter=["2000", "1e9"], WindowWidth=["500", "1"],
-                            WindowCenterWidthExplanation=["LUNG", "NOTHING"], VOILUTFunction="LINEAR_EXACT")  # fmt: skip
+    number = box.radiograph(
+        pixels=noise(0, 4095, np.uint16),
+        WindowCenter=["2000", "1e9"],
+        WindowWidth=["500", "1"],
+        WindowCenterWidthExplanation=["LUNG", "NOTHING"],
+        VOILUTFunction="LINEAR_EXACT",
+    )
     first, *others = box.description(number).windows
     assert (first.name, first.center, first.width, first.function) == ("LUNG", 2000, 500, "LINEAR_EXACT")
     assert [each.name for each in others] == ["Automatic", "All values"]  # one that shows no pixel is none

@@ -168,8 +168,8 @@ def test_more_than_is_counted_is_said(tmp_path: Path) -> None:
     with connection:
         connection.executemany(
             INSERT,
-            ((f"1.{n}", f"{n}", float(n), "delivered", "CR", "1.2.3", "P", "Doe^Jane", "A", "CT", 5, "negative", None, None)
-             for n in range(MOST_COUNTED + 200)),
+            ((f"1.{n}", f"{n}", float(n), "delivered", "CR", "1.2.3", "P", "Doe^Jane", "A", "CT", 5, "negative", None,
+              None) for n in range(MOST_COUNTED + 200)),
         )  # fmt: skip
         connection.execute("INSERT INTO instance_named (rowid, patient_name) SELECT id, patient_name FROM instance")
     connection.close()
