@@ -107,7 +107,7 @@ def confirm(seconds: float, root: Path) -> None:
     box = Box(root)
 
     def look() -> list[health.Finding]:
-        findings = health.wait_until_fit(lambda: health.examine(box), seconds)
+        findings = health.wait_until_fit(lambda: health.examine(box), seconds, say=click.echo)
         rows = json.dumps([finding.to_dict() for finding in findings]).encode()
         Files().write(box.runtime / "health.json", rows)
         for finding in findings:

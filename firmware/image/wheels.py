@@ -47,7 +47,9 @@ def write_lock(project: Path, board: str, extras: tuple[str, ...]) -> Path:
 def locked(board: str) -> dict[str, tuple[str, str]]:
     """Name -> version and SHA-256, of a board's lock file."""
     rows = (line.split() for line in lock_of(board).read_text().splitlines() if line and not line.startswith("#"))
-    return {normal(pin.split("==")[0]): (pin.split("==")[1], digest.removeprefix("--hash=sha256:")) for pin, digest in rows}
+    return {
+        normal(pin.split("==")[0]): (pin.split("==")[1], digest.removeprefix("--hash=sha256:")) for pin, digest in rows
+    }
 
 
 def normal(name: str) -> str:
