@@ -201,4 +201,6 @@ def firewall(root: Path) -> None:
     """Load the packet filter: the configured ports, and none while a new system is on trial."""
     from firmware import firewall as filtering
 
-    click.echo(filtering.apply(Box(root)))
+    text = filtering.apply(Box(root))
+    opened = [line.strip().removesuffix(" accept") for line in text.splitlines() if " tcp dport " in f" {line.strip()}"]
+    click.echo(f"the packet filter is loaded; open: {', '.join(opened) or 'nothing'}")
