@@ -46,7 +46,7 @@ _WATCH_SECONDS = 0.5
 _SAY_EVERY = 10  # rounds of the watch
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before a child is started again; it doubles each time
 _STOP_SECONDS = 10.0
-_PAGE_START_SECONDS = 20.0
+_PAGE_START_SECONDS = 120.0  # a slow or busy machine takes its time, and scanners are answered meanwhile
 
 
 class Appliance:
