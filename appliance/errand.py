@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterator
 
@@ -14,6 +13,7 @@ from appliance.config import Config
 from appliance.connection import examine
 from appliance.connection.asked import questions
 from appliance.errors import ApplianceError
+from appliance.process import give_way
 from appliance.support_bundle import write
 
 SELF_TEST, CONNECTIONS, BUNDLE = "self-test", "connections", "support-bundle"
@@ -23,7 +23,7 @@ _NICE = 10
 
 def main(config: Config, descriptor: int) -> None:
     """Read what to do, a line, from a socket; write the answers as lines of JSON, as they come."""
-    os.nice(_NICE)
+    give_way(_NICE)
     with socket.socket(fileno=descriptor) as parent, parent.makefile("rwb") as stream:
         what = stream.readline().decode().strip()
         try:

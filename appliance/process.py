@@ -44,6 +44,16 @@ def die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def give_way(nice: int) -> None:
+    """Let the appliance's other processes have a core before this one.
+
+    Linux may share the processor between sessions first (sched(7), autogroup), and each child has one of its own.
+    """
+    os.nice(nice)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(f"{nice}")
+
+
 def be_the_first_to_go() -> None:
     """Where memory runs out the kernel shall end this process, which is replaced, and not the one that receives."""
     with contextlib.suppress(OSError):
