@@ -5,9 +5,13 @@ Writers of messages share them, so that the same statement has the same code in 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from highdicom.sr import CodedConcept
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
+
+from appliance import result
 
 SCHEME = "99SCANSIDE"  # 99 marks a private coding scheme (PS3.16 section 8.2); a Code Value has 16 letters at most
 _SCHEME_NAME = "Scanside private codes"
@@ -45,6 +49,25 @@ MEAN_PROBABILITY = CodedConcept("mean-probability", SCHEME, "Mean probability in
 UNCERTAIN_SHARE = CodedConcept("uncertain-share", SCHEME, "Share of the segment that is uncertain")
 VALIDATED_USE = CodedConcept("validated-use", SCHEME, "Validated use of the algorithm")
 OUTSIDE = CodedConcept("outside", SCHEME, "Outside validated use")
+NOT_CERTAIN = CodedConcept("not-certain", SCHEME, "Not known to be within validated use")
+REVIEW_STATUS = CodedConcept("review-status", SCHEME, "Review of the result by a person")
+REVIEW_REQUIRED = CodedConcept("review-required", SCHEME, "Review required before use")
+# How a warning begins, and what it is as codes: concept and value.
+FLAGS = {
+    result.OUTSIDE_VALIDATED_USE: (VALIDATED_USE, OUTSIDE),
+    result.AGE_NOT_STATED: (VALIDATED_USE, NOT_CERTAIN),
+    result.VIEW_NOT_STATED: (VALIDATED_USE, NOT_CERTAIN),
+    result.REVIEW_REQUIRED: (REVIEW_STATUS, REVIEW_REQUIRED),
+}
+
+
+def flags(warnings: Iterable[str]) -> list[tuple[CodedConcept, CodedConcept]]:
+    """What the warnings of a result are as codes, for programs."""
+    said = tuple(warnings)
+    found = [pair for begin, pair in FLAGS.items() if any(each.startswith(begin) for each in said)]
+    if (VALIDATED_USE, OUTSIDE) in found:
+        found = [pair for pair in found if pair[1] is not NOT_CERTAIN]
+    return [pair for place, pair in enumerate(found) if pair not in found[:place]]
 
 
 def procedure(modality: str) -> CodedConcept:

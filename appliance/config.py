@@ -27,6 +27,7 @@ Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _WORKING_DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri")
 Count = Annotated[int, Meta(ge=1)]
 Priority = Literal["stat", "routine", "low"]
+Level = Literal["none", "banner", "review", "withheld"]
 ResultKind = Literal[
     "structured_report", "secondary_capture", "segmentation", "fractional_segmentation", "presentation_state",
     "parametric_map",
@@ -96,6 +97,7 @@ class DropFolder(_Table, frozen=True):
 class Models(_Table, frozen=True):
     packages: tuple[str, ...] = ()
     trusted_keys: tuple[str, ...] = ()
+    switches: bool = True
     operating_point: str | None = None
 
 
@@ -288,6 +290,36 @@ class Drift(_Table, frozen=True):
     studies_days: Annotated[float, Meta(ge=7)] = 90.0
 
 
+class SafeMode(_Table, frozen=True):
+    """What each alarm does to results. Not even ``none`` hides an alarm, and no key makes what is in force silent."""
+
+    drift_validated: Level = "review"
+    drift_site: Level = "banner"
+    confidence: Level = "banner"
+    early_warning: Level = "none"
+    performance: Level = "review"
+    outside_validated_use: Literal["banner", "review", "withheld"] = "banner"
+    leave: Literal["acknowledged", "by_hand"] = "acknowledged"
+
+
+class Performance(_Table, frozen=True):
+    sensitivity_floor: Annotated[float, Meta(gt=0, lt=1)] = 0.92
+    specificity_floor: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    alpha: Annotated[float, Meta(gt=0, le=0.1)] = 0.01
+    run_length: Annotated[int, Meta(ge=500, le=1_000_000)] = 5_000
+    evidence_days: Annotated[float, Meta(gt=0)] = 30.0
+    codes: dict[str, tuple[str, ...]] = {}
+
+
+class Shadow(_Table, frozen=True):
+    enabled: bool = True
+    approvers: str = "approvers"
+
+
+class Telemetry(_Table, frozen=True):
+    least_patients: Annotated[int, Meta(ge=2, le=1000)] = 5
+
+
 class Log(_Table, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -315,6 +347,10 @@ class Config(_Table, frozen=True):
     silence: Silence = Silence()
     audit: Audit = Audit()
     drift: Drift = Drift()
+    safe_mode: SafeMode = SafeMode()
+    performance: Performance = Performance()
+    shadow: Shadow = Shadow()
+    telemetry: Telemetry = Telemetry()
     log: Log = Log()
 
     @property
@@ -373,6 +409,26 @@ class Config(_Table, frozen=True):
     def support_path(self) -> Path:
         """The latest support bundle that the page made."""
         return self.data / "support"
+
+    @property
+    def packages_path(self) -> Path:
+        """Installed packages; see `appliance.installed`."""
+        return self.data / "packages"
+
+    @property
+    def approvers_path(self) -> Path:
+        """``NAME.pub`` of whoever may approve that another package takes over."""
+        return self.data / self.shadow.approvers
+
+    @property
+    def evidence_path(self) -> Path:
+        """Evidence bundles of promotions."""
+        return self.data / "evidence"
+
+    @property
+    def pseudonyms_path(self) -> Path:
+        """The key of pseudonyms in retraining bundles: it stays here."""
+        return self.data / "keys" / "pseudonyms"
 
     @property
     def key_path(self) -> Path:

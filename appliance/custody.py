@@ -5,6 +5,7 @@ Nothing here is part of reading an image; `appliance.store` has that.
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,19 +14,24 @@ from appliance.errors import ApplianceError
 from appliance.overview import Overview
 
 # An image may go once nobody waits for anything of it: its results have arrived wherever they are to go, or somebody
-# has seen what came of it, or it was turned away. A series goes as its lead does, whole.
+# has seen what came of it, or it was turned away. A series goes as its lead does, whole. What asks for review stays
+# until somebody has seen it.
 _LEAD = "JOIN instance AS lead ON lead.id = ifnull(instance.lead_id, instance.id)"
 _MAY_GO = """
 (lead.state = 'rejected' OR lead.reviewed_at IS NOT NULL
  OR (lead.state = 'delivered' AND EXISTS (SELECT 1 FROM object JOIN outbox ON outbox.object_id = object.id
-                                          WHERE object.instance_id = lead.id)))
+                                          WHERE object.instance_id = lead.id)
+     AND NOT EXISTS (SELECT 1 FROM result WHERE result.instance_id = lead.id
+                     AND json_extract(result.provenance, '$.safe_mode') = 'review')))
 AND lead.finished_at IS NOT NULL AND lead.state <> 'written'
 """
 _REMOVABLE = {
     "image": f"""
 SELECT instance.id, instance.finished_at, instance.file, instance.size
 FROM instance INDEXED BY instance_with_image {_LEAD}
-WHERE instance.image_removed_at IS NULL AND instance.finished_at <= :before AND {_MAY_GO}""",  # noqa: S608 (of this file)
+WHERE instance.image_removed_at IS NULL AND instance.finished_at <= :before
+  AND NOT EXISTS (SELECT 1 FROM regression_case WHERE regression_case.instance_id = lead.id)
+  AND {_MAY_GO}""",  # noqa: S608 (of this file)
     "result": f"""
 SELECT instance.id, instance.finished_at FROM instance INDEXED BY instance_with_result {_LEAD}
 WHERE instance.result_removed_at IS NULL AND instance.state = 'delivered' AND instance.finished_at <= :before
@@ -50,7 +56,7 @@ _CONTRADICTIONS = {
         WHERE (outbox.state IN ('waiting', 'undelivered') OR (outbox.state = 'sent' AND outbox.to_commit = 1))
         AND instance.state <> 'written'""",
     "has a final state, but not the time or the reason of it": """
-        SELECT id FROM instance WHERE state IN ('rejected', 'failed', 'quarantined')
+        SELECT id FROM instance WHERE state IN ('rejected', 'failed', 'quarantined', 'withheld')
         AND (finished_at IS NULL OR reason = '')""",
     "is another instance under the same SOP Instance UID with a result": """
         SELECT max(id) AS id FROM instance WHERE state IN ('written', 'delivered') AND sop_instance_uid <> ''
@@ -98,28 +104,59 @@ class Custody(Overview):
         if row["state"] != "quarantined":
             raise ApplianceError(f"image {instance_id} is not quarantined: it is {row['state']}")
         with self._transaction() as connection:
-            rows = connection.execute(
-                "SELECT * FROM instance WHERE (id = ? OR lead_id = ?) AND state = 'quarantined'", (lead, lead)
-            ).fetchall()
-            for each in rows:
-                if each["image_removed_at"] is not None:
-                    raise ApplianceError(f"the file of image {each['id']} was removed after it had been reviewed")
-                taken = connection.execute(
-                    "SELECT id FROM instance WHERE sop_instance_uid = ? AND sop_instance_uid <> '' "
-                    "AND id <> ? AND state NOT IN ('rejected', 'failed', 'quarantined')",
-                    (each["sop_instance_uid"], each["id"]),
-                ).fetchone()
-                if taken is not None:
-                    raise ApplianceError(
-                        f"image {each['id']} can't be read again, since image {taken['id']} came under its UID",
-                        hint="a result must belong to one image only",
-                    )
-                connection.execute(
-                    "UPDATE instance SET state = 'received', reason = '', crashes = 0, not_before = 0, "
-                    "finished_at = NULL, reviewed_at = NULL WHERE id = ?",
-                    (each["id"],),
+            self._read_again(connection, lead, "quarantined", now, "retried", "by hand")
+
+    def _read_again(
+        self, connection: sqlite3.Connection, lead: int, state: str, now: float, what: str, detail: str
+    ) -> None:
+        """Put what is in a state, by itself or with its series, into the queue."""
+        rows = connection.execute(
+            "SELECT * FROM instance WHERE (id = ? OR lead_id = ?) AND state = ?", (lead, lead, state)
+        ).fetchall()
+        for each in rows:
+            if each["image_removed_at"] is not None:
+                raise ApplianceError(f"the file of image {each['id']} was removed after it had been reviewed")
+            taken = connection.execute(
+                "SELECT id FROM instance WHERE sop_instance_uid = ? AND sop_instance_uid <> '' "
+                "AND id <> ? AND state NOT IN ('rejected', 'failed', 'quarantined')",
+                (each["sop_instance_uid"], each["id"]),
+            ).fetchone()
+            if taken is not None:
+                raise ApplianceError(
+                    f"image {each['id']} can't be read again, since image {taken['id']} came under its UID",
+                    hint="a result must belong to one image only",
                 )
-                self._event(connection, each["id"], now, "retried", "by hand")
+            connection.execute(
+                "UPDATE instance SET state = 'received', reason = '', crashes = 0, not_before = 0, "
+                "finished_at = NULL, reviewed_at = NULL WHERE id = ?",
+                (each["id"],),
+            )
+            self._event(connection, each["id"], now, what, detail)
+
+    def withheld(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """Instances whose results are withheld, the oldest first."""
+        sql = "SELECT * FROM instance INDEXED BY instance_withheld WHERE state = 'withheld' "
+        return self._rows(f"{sql} AND (lead_id IS NULL OR lead_id = id) ORDER BY id LIMIT :limit", limit=limit)
+
+    def release(self, instance_id: int, by: str, why: str) -> None:
+        """Let an instance whose result is withheld be read again, for a result that asks for review.
+
+        Raises
+        ------
+        ApplianceError
+            It is not withheld, nobody is named, no reason is given, or its file is gone.
+        """
+        row = self.known(instance_id)
+        lead, now = row["lead_id"] or row["id"], time.time()
+        if row["state"] != "withheld":
+            raise ApplianceError(f"the result of image {instance_id} is not withheld: it is {row['state']}")
+        if not by.strip() or not why.strip():
+            raise ApplianceError("say who releases it, and why", hint="both stand in the ledger and in the result")
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO released VALUES (?, ?, ?, ?)", (lead, now, by.strip(), why.strip())
+            )
+            self._read_again(connection, lead, "withheld", now, "released", f"by {by.strip()}: {why.strip()}")
 
     def review(self, instance_id: int) -> None:
         """Record that somebody has seen what came of an instance, so that retention may remove it.

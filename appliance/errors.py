@@ -21,6 +21,8 @@ ApplianceError                 what happened, to what, and (``hint``) what to do
 ├── AccountError               an account or a token can't be made, found or changed so
 │   └── LoginError             ... or nobody is let in with what was typed
 ├── ReaderStudyError           a reader study can't be made, found or answered so
+├── SafeModeError              safe mode can't be entered or left so
+├── DiagnosisError             a file of diagnoses can't be read, or a ticket not be closed so
 └── DriftError                 an alarm or a baseline is not there, or not ready for what is asked
 """
 
@@ -138,6 +140,14 @@ class LoginError(AccountError):
 
 class ReaderStudyError(ApplianceError):
     """A reader study can't be made, found or answered so."""
+
+
+class SafeModeError(ApplianceError):
+    """Safe mode can't be entered or left so."""
+
+
+class DiagnosisError(ApplianceError):
+    """A file of diagnoses can't be read."""
 
 
 class DriftError(ApplianceError):

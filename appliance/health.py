@@ -12,7 +12,9 @@ import psutil
 from appliance import __version__, thermal
 from appliance.config import Config
 from appliance.recount import COMPONENT
+from appliance.safe_mode_store import SafeModeStore
 from appliance.store import Store
+from appliance.truth_store import TruthStore
 
 # A part that has said nothing for so long isn't running.
 STALE_SECONDS = 15.0
@@ -44,8 +46,8 @@ def health(config: Config, store: Store) -> dict[str, Any]:
     (how many results are in which state, why they wait, since when it fails), ``recount`` (the latest outcome of
     `appliance.recount`, None before the first), ``cpu_percent``, ``memory`` and ``disk`` (bytes),
     ``temperature_celsius`` (None where the machine has no sensor) of ``temperature_zone``,
-    ``throttling`` (``now``: whether the machine runs slower than it can, None where it doesn't tell; ``reason``;
-    ``events`` since it was started). Nothing of a patient.
+    ``safe_mode`` (as of `safe_mode`), ``throttling`` (``now``: whether the machine runs slower than it can, None where
+    it doesn't tell; ``reason``; ``events`` since it was started). Nothing of a patient.
     """
     now = time.time()
     running = is_running(config)
@@ -75,6 +77,7 @@ def health(config: Config, store: Store) -> dict[str, Any]:
         ],
         "components": components,
         "destinations": store.destinations(),
+        "safe_mode": safe_mode(config),
         "recount": recounted and {key: value for key, value in recounted.items() if key != "updated_at"},
         "cpu_percent": psutil.cpu_percent(),
         "memory": {
@@ -87,6 +90,22 @@ def health(config: Config, store: Store) -> dict[str, Any]:
         "temperature_zone": heat.zone,
         "throttling": {"now": heat.throttling, "reason": heat.reason, "events": heat.events},
     }
+
+
+def safe_mode(config: Config) -> dict[str, Any]:
+    """What is ``in_force`` (``id``, ``level``, ``kind``, ``why``, ``entered_at``), how often it was ``entered`` and
+    ``left``, and how many retraining ``tickets`` are open."""
+    store, truth = SafeModeStore(config.ledger_path, read_only=True), TruthStore(config.ledger_path, read_only=True)
+    try:
+        shown = ("id", "level", "kind", "why", "entered_at")
+        return {
+            "in_force": [{name: getattr(each, name) for name in shown} for each in store.in_force()],
+            **store.changes(),
+            "tickets": len(truth.tickets(only_open=True)),
+        }
+    finally:
+        store.close()
+        truth.close()
 
 
 def resident(pid: int | None) -> int:

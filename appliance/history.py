@@ -42,7 +42,7 @@ class Period(msgspec.Struct, frozen=True):
         From how many samples it is made.
     models
         Package and version -> how long its results took.
-    received, results, rejected, failed, quarantined
+    received, results, rejected, failed, quarantined, withheld
         Instances; of a series, ``results`` counts one.
     sent
         Destination -> objects that it took.
@@ -63,6 +63,7 @@ class Period(msgspec.Struct, frozen=True):
     rejected: int = 0
     failed: int = 0
     quarantined: int = 0
+    withheld: int = 0
     sent: dict[str, int] = {}
     queue: Gauge = Gauge(0.0, 0.0)
     waiting: Gauge = Gauge(0.0, 0.0)
@@ -90,7 +91,7 @@ class Totals(msgspec.Struct):
 
     received: dict[str, int] = msgspec.field(default_factory=dict)  # by source
     repeated: int = 0
-    ended: dict[str, int] = msgspec.field(default_factory=dict)  # by result, rejected, failed, quarantined
+    ended: dict[str, int] = msgspec.field(default_factory=dict)  # by result, rejected, failed, quarantined, withheld
     crashes: int = 0
     sent: dict[str, int] = msgspec.field(default_factory=dict)  # by destination, as the two below
     committed: dict[str, int] = msgspec.field(default_factory=dict)
@@ -152,6 +153,7 @@ def merge(first: Period, second: Period) -> Period:
         rejected=first.rejected + second.rejected,
         failed=first.failed + second.failed,
         quarantined=first.quarantined + second.quarantined,
+        withheld=first.withheld + second.withheld,
         sent=together_by_name(first.sent, second.sent),
         queue=gauge(first.queue, second.queue),
         waiting=gauge(first.waiting, second.waiting),

@@ -113,7 +113,7 @@ def _counted(sample: Period, totals: Totals, event: dict[str, Any]) -> Period:
         totals.repeated += 1
     elif what == "crash":
         totals.crashes += 1
-    elif what in ("rejected", "failed", "quarantined"):
+    elif what in ("rejected", "failed", "quarantined", "withheld"):
         _one_more(totals.ended, what)
         return msgspec.structs.replace(sample, **{what: getattr(sample, what) + 1})
     elif what in ("written", "delivered") and event["package"]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Protocol
@@ -42,6 +42,11 @@ AREA_SHARE = _code(concepts.AREA_SHARE)
 IMAGING_STUDY = Code("18748-4", "LN", "Diagnostic imaging study")
 _LONGEST = 250  # characters of a text of the source; what is longer is none that a person wrote
 _NAME_PARTS = 5
+
+
+def flags(warnings: Iterable[str]) -> list[tuple[Code, Code]]:
+    """What the warnings of a result are as codes: concept and value."""
+    return [(_code(name), _code(value)) for name, value in concepts.flags(warnings)]
 
 
 class MessageWriter(Protocol):

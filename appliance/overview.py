@@ -9,7 +9,7 @@ import msgspec
 
 from appliance.database import Database
 
-FINAL_STATES = ("delivered", "rejected", "failed", "quarantined")
+FINAL_STATES = ("delivered", "rejected", "failed", "quarantined", "withheld")
 STATES = ("received", "claimed", "written", *FINAL_STATES)
 MOST_CRASHES = 2  # so often an image may stop a process that reads it
 

@@ -18,6 +18,11 @@ _SOON_DAYS = 30.0
 _FEW_DAYS_OF_DISK = 14.0
 _LOW_DISK = 2 * 1024**3
 _MANY_WAIT = 100
+_EFFECTS = {
+    "banner": "each result carries a warning",
+    "review": "no result may be used before a person has reviewed it",
+    "withheld": "no result leaves the device",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ def find(
     """
     found = [
         *_of_the_parts(health),
+        *_of_safe_mode(health),
         *_of_the_ledger(health),
         *_of_deliveries(health),
         *_of_the_disk(health, disk_days_left),
@@ -96,6 +102,36 @@ def _of_the_parts(health: dict[str, Any]) -> Iterator[Problem]:
             "Each image was still read or said to have failed. Look at memory and temperature, then send the support "
             "bundle to your vendor.",
             parts["inference"].get("last_stop", ""),
+        )
+
+
+def _of_safe_mode(health: dict[str, Any]) -> Iterator[Problem]:
+    """Each entry that is in force; none of them can be hidden."""
+    for each in health["safe_mode"]["in_force"]:
+        yield Problem(
+            f"safe_mode_{each['id']}",
+            "alarm" if each["level"] != "banner" else "caution",
+            f"Safe mode {each['id']}: {_EFFECTS[each['level']]}.",
+            "Look at the cause. Safe mode ends when a person acknowledges the alarm, or leaves it by name and reason.",
+            each["why"],
+            "/safe-mode",
+        )
+    if count := health["counts"]["withheld"]:
+        yield Problem(
+            "withheld",
+            "alarm",
+            f"{count} {_plural(count, 'image has', 'images have')} a result that is withheld.",
+            "Have them read without it, or have a person release them.",
+            link="/safe-mode",
+        )
+    if count := health["safe_mode"]["tickets"]:
+        yield Problem(
+            "retraining_ticket",
+            "alarm",
+            f"{count} retraining {_plural(count, 'ticket is', 'tickets are')} open: a model is measured to be below "
+            "its floor.",
+            "Look at the evidence, decide, and close it with what was decided. Nothing retrains by itself.",
+            link="/performance",
         )
 
 

@@ -37,7 +37,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """``counts``: received, resulted, rejected, failed, quarantined, pending; ``files`` that were looked at."""
+    """``counts``: received, resulted, rejected, failed, quarantined, withheld, pending; ``files`` that were seen."""
 
     kind: str
     at: float
@@ -89,7 +89,7 @@ def _counts(custody: Custody) -> tuple[dict[str, int], list[Fault]]:
     counts = {
         "received": kept.get("total", 0),
         "resulted": counted.get("written", 0) + counted.get("delivered", 0),
-        **{state: counted.get(state, 0) for state in ("rejected", "failed", "quarantined")},
+        **{state: counted.get(state, 0) for state in ("rejected", "failed", "quarantined", "withheld")},
         "pending": counted.get("received", 0) + counted.get("claimed", 0),
     }
     ended = sum(counts.values()) - counts["received"]

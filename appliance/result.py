@@ -115,6 +115,9 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 OUTSIDE_VALIDATED_USE = "Outside validated use"  # how a warning begins that says so
+AGE_NOT_STATED = "The age is not stated"  # so nobody knows whether it is within
+VIEW_NOT_STATED = "The view position is not stated"
+REVIEW_REQUIRED = "Review required"  # as above
 SURE = 0.8  # a probability from which a voxel counts as certain
 
 
@@ -169,6 +172,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ``package_sha256`` is of the package file, ``artifact_sha256`` of the network inside it;
     ``receipt`` identifies the proof that this backend reproduces the package's golden vectors here;
     ``made_at`` is ISO 8601 with the offset from UTC; ``intended_use`` and ``not_for`` come from the manifest.
+    ``safe_mode``: the level of `appliance.safe_mode` under which it was made.
     """
 
     package: str
@@ -185,6 +189,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     not_for: tuple[str, ...]
     device_uid: str
     finding_site: Code | None = None
+    safe_mode: Literal["none", "banner", "review"] = "none"
 
     def to_dict(self) -> dict[str, Any]:
         return msgspec.to_builtins(self)

@@ -16,7 +16,7 @@ from pydicom.uid import UID
 from appliance.errors import NotAcceptedError
 from appliance.image import age_years, text
 from appliance.package import Package
-from appliance.result import OUTSIDE_VALIDATED_USE
+from appliance.result import AGE_NOT_STATED, OUTSIDE_VALIDATED_USE, VIEW_NOT_STATED
 
 _FOR_PROCESSING = {
     "1.2.840.10008.5.1.4.1.1.1.1.1",  # Digital X-Ray
@@ -178,15 +178,13 @@ _CHECKS = (_kind, _pixels, _body_part, _view)
 def _warnings(header: Dataset, package: Package) -> tuple[str, ...]:
     warnings = []
     if package.manifest.accepts.views and not _stated_view(header):
-        warnings.append(
-            f"The view position is not stated; the model is validated on {_views_in_words(package)} views only."
-        )
+        warnings.append(f"{VIEW_NOT_STATED}; the model is validated on {_views_in_words(package)} views only.")
     validated = package.manifest.intended_use.age_years
     if validated is not None:
         low, high = validated
         age = age_years(header)
         if age is None:
-            warnings.append(f"The age is not stated; the model is validated for ages {low:g} to {high:g} years only.")
+            warnings.append(f"{AGE_NOT_STATED}; the model is validated for ages {low:g} to {high:g} years only.")
         elif not low <= age < high + 1:
             warnings.append(
                 f"{OUTSIDE_VALIDATED_USE}: the patient is {_age_in_words(age)}, "

@@ -1,4 +1,13 @@
--- A ledger of version 5 becomes what schema.sql makes: accounts, history, a worklist that is searched, assessments, drift.
+-- A ledger of version 5 becomes what schema.sql makes: accounts, history, a worklist that is searched, assessments, drift,
+-- results that are withheld, diagnoses.
+
+-- SQLite changes no constraint of a table; this one loses nothing that is there (https://sqlite.org/lang_altertable.html,
+-- section 8).
+PRAGMA writable_schema = ON;
+UPDATE sqlite_schema SET sql = replace(sql, '''failed'', ''quarantined'')', '''failed'', ''quarantined'', ''withheld'')') WHERE type = 'table' AND name = 'instance';
+PRAGMA writable_schema = RESET;
+CREATE INDEX instance_withheld ON instance (id) WHERE state = 'withheld';
+INSERT INTO tally VALUES ('withheld', 0);
 
 CREATE TABLE account (                           -- who may log in to the page; none is ever removed, since others name it
     id            INTEGER PRIMARY KEY,
@@ -178,3 +187,131 @@ CREATE TABLE drift_count (                       -- what could not be counted as
     last_at REAL NOT NULL,
     last    TEXT NOT NULL DEFAULT ''
 ) STRICT;
+
+CREATE TABLE safe_mode (                         -- why results are marked or withheld: in force while left_at is NULL
+    id         INTEGER PRIMARY KEY,
+    package    TEXT NOT NULL,                    -- SHA-256 of the package file that it is about; '' of all
+    level      TEXT NOT NULL CHECK (level IN ('banner', 'review', 'withheld')),
+    kind       TEXT NOT NULL,                    -- a key of [safe_mode], or by_hand
+    source     INTEGER,                          -- the drift alarm or the retraining ticket; NULL by hand
+    why        TEXT NOT NULL,
+    entered_at REAL NOT NULL,
+    entered_by TEXT NOT NULL,                    -- '' for the device itself
+    left_at    REAL,
+    left_by    TEXT NOT NULL DEFAULT '',
+    left_why   TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE UNIQUE INDEX safe_mode_by_source ON safe_mode (kind, source) WHERE source IS NOT NULL;
+CREATE INDEX safe_mode_in_force ON safe_mode (id) WHERE left_at IS NULL;
+CREATE TRIGGER safe_mode_is_kept BEFORE DELETE ON safe_mode BEGIN SELECT raise(ABORT, 'safe mode is left, not removed'); END;
+
+CREATE TABLE released (                          -- images whose results are no longer withheld: who has said so, and why
+    instance_id INTEGER PRIMARY KEY REFERENCES instance (id),
+    at          REAL NOT NULL,
+    by          TEXT NOT NULL,
+    why         TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE diagnosis (                         -- what a finding turned out to be, as others say; never changed
+    id                 INTEGER PRIMARY KEY,
+    digest             BLOB NOT NULL UNIQUE,     -- SHA-256 of what it says: the same again is a repetition
+    import_id          INTEGER NOT NULL REFERENCES diagnosis_import (id),
+    study_instance_uid TEXT NOT NULL,            -- '' where only the accession number is known
+    accession_number   TEXT NOT NULL,
+    finding            TEXT NOT NULL,            -- label of the finding
+    present            INTEGER NOT NULL,
+    corrected          INTEGER NOT NULL,         -- 1: it takes the place of what was said before
+    diagnosed_at       REAL                      -- NULL: not stated
+) STRICT;
+CREATE INDEX diagnosis_by_study ON diagnosis (study_instance_uid) WHERE study_instance_uid <> '';
+CREATE INDEX diagnosis_by_accession ON diagnosis (accession_number) WHERE accession_number <> '';
+
+CREATE TABLE diagnosis_import (
+    id       INTEGER PRIMARY KEY,
+    at       REAL NOT NULL,
+    by       TEXT NOT NULL,
+    form     TEXT NOT NULL CHECK (form IN ('csv', 'hl7', 'fhir')),
+    taken    INTEGER NOT NULL,
+    repeated INTEGER NOT NULL,
+    faulty   INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE retraining_ticket (                 -- a model was measured to be worse than its floor; it retrains nothing
+    id        INTEGER PRIMARY KEY,
+    package   TEXT NOT NULL,                     -- SHA-256 of the package file
+    name      TEXT NOT NULL,                     -- id and version
+    finding   TEXT NOT NULL,
+    measure   TEXT NOT NULL CHECK (measure IN ('sensitivity', 'specificity')),
+    opened_at REAL NOT NULL,
+    evidence  TEXT NOT NULL,                     -- JSON of appliance.sequential.Evidence
+    closed_at REAL,
+    closed_by TEXT NOT NULL DEFAULT '',
+    why       TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE UNIQUE INDEX retraining_ticket_open ON retraining_ticket (package, finding, measure) WHERE closed_at IS NULL;
+
+CREATE TABLE installed_package (                 -- package files below the data folder, each by a trusted key when it came
+    sha256       TEXT PRIMARY KEY,               -- of the file
+    model        TEXT NOT NULL,                  -- the manifest's id
+    version      TEXT NOT NULL,
+    file         TEXT NOT NULL,                  -- below the packages' folder
+    signed_by    TEXT NOT NULL,                  -- id of the key
+    installed_at REAL NOT NULL,
+    installed_by TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE package_choice (                    -- which package reads: the latest row of each model; without one, that of the configuration
+    id         INTEGER PRIMARY KEY,
+    model      TEXT NOT NULL,                    -- the manifest's id
+    version    TEXT NOT NULL,
+    sha256     TEXT NOT NULL,                    -- of the package file; '': none reads
+    former     TEXT NOT NULL,                    -- of the one that it took over from; '' where there was none
+    kind       TEXT NOT NULL CHECK (kind IN ('switch', 'promotion', 'rollback', 'fallback')),  -- fallback: by the device itself
+    chosen_at  REAL NOT NULL,
+    chosen_by  TEXT NOT NULL,
+    why        TEXT NOT NULL,
+    cases      TEXT NOT NULL,                    -- JSON of appliance.regression.Replayed: what must not regress, and did or not
+    overridden TEXT NOT NULL DEFAULT ''          -- the reason why it was switched although a case regressed
+) STRICT;
+CREATE INDEX package_choice_by_model ON package_choice (model, id);
+CREATE TRIGGER package_choice_stays BEFORE UPDATE ON package_choice BEGIN SELECT raise(ABORT, 'a choice is not changed: make a later one'); END;
+CREATE TRIGGER package_choice_is_kept BEFORE DELETE ON package_choice BEGIN SELECT raise(ABORT, 'a choice is not removed: make a later one'); END;
+
+CREATE TABLE regression_case (                   -- results that no later package may lose
+    id          INTEGER PRIMARY KEY,
+    model       TEXT NOT NULL,
+    instance_id INTEGER NOT NULL REFERENCES result (instance_id),
+    expected    TEXT NOT NULL,                   -- JSON of appliance.regression.Expected
+    added_at    REAL NOT NULL,
+    added_by    TEXT NOT NULL,
+    why         TEXT NOT NULL,
+    UNIQUE (model, instance_id)
+) STRICT;
+CREATE INDEX regression_case_by_instance ON regression_case (instance_id);
+
+CREATE TABLE shadow (                            -- a package that reads the same images as the one in force, for comparison only
+    id       INTEGER PRIMARY KEY,
+    model    TEXT NOT NULL,                      -- the manifest's id
+    version  TEXT NOT NULL,
+    sha256   TEXT NOT NULL,                      -- of the package in shadow
+    against  TEXT NOT NULL,                      -- of the one that is in force
+    began_at REAL NOT NULL,
+    began_by TEXT NOT NULL,
+    why      TEXT NOT NULL,
+    ended_at REAL,                               -- NULL while it reads
+    ended_by TEXT NOT NULL DEFAULT '',           -- '' for the device itself
+    outcome  TEXT NOT NULL DEFAULT ''            -- why it ended, in words
+) STRICT;
+CREATE UNIQUE INDEX shadow_running ON shadow (ended_at IS NULL) WHERE ended_at IS NULL;
+
+CREATE TABLE shadow_reading (                    -- one image by both packages; no result, and nothing of it is ever sent
+    shadow_id      INTEGER NOT NULL REFERENCES shadow (id),
+    instance_id    INTEGER NOT NULL REFERENCES result (instance_id),
+    result_made_at REAL NOT NULL,
+    read_at        REAL NOT NULL,
+    failure        TEXT NOT NULL,                -- why there is no answer; '' where there is one
+    pairs          TEXT NOT NULL DEFAULT 'null', -- JSON of appliance.shadow.comparison.Pair
+    PRIMARY KEY (shadow_id, instance_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX shadow_reading_by_time ON shadow_reading (shadow_id, result_made_at);
+CREATE INDEX result_by_time ON result (made_at);

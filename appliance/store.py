@@ -6,7 +6,7 @@ command line ask.
 States::
 
     received -> claimed -> written -> delivered      (delivered at once where there is nothing to send)
-       ^           |-> rejected | failed | quarantined
+       ^           |-> rejected | failed | quarantined | withheld
        '-----------'  released: the lease ran out, the disk was full, others go first
 
 The queue is in the order of ``due_at``. Until an instance is triaged, its header unread, it counts as due when it was
@@ -308,6 +308,10 @@ class Store(OutboxStore):
     def quarantine(self, instance_id: int, owner: str, reason: str) -> None:
         """Set an instance aside whose reading exceeds a limit or breaks what reads it; `appliance.custody` retries."""
         self._finish(instance_id, owner, "quarantined", reason)
+
+    def withhold(self, instance_id: int, owner: str, reason: str) -> None:
+        """Let nothing of a result leave this device: there is none then. `appliance.custody` releases it."""
+        self._finish(instance_id, owner, "withheld", reason)
 
     def _finish(self, instance_id: int, owner: str, state: str, reason: str) -> None:
         with self._transaction() as connection:

@@ -11,12 +11,13 @@ import hashlib
 import logging
 import os
 import select
+import shutil
 import signal
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import msgspec
 from pydicom import Dataset
 
 from appliance import completeness, image, pipeline, reading_order, schedule, writer
+from appliance.audit import Trail
 from appliance.config import Config
 from appliance.drift.store import DriftStore
 from appliance.drift.watch import Watch
@@ -42,6 +44,7 @@ from appliance.inference import InferenceProcess
 from appliance.pipeline import Pipeline, Prepared, Stopwatch
 from appliance.readiness import Readiness
 from appliance.result import Prediction
+from appliance.safe_mode import SafeMode
 from appliance.sandbox import Sandbox
 from appliance.spool import Spool, write_durably
 from appliance.store import MOST_CRASHES, LeaseLostError, Store, WrittenObject
@@ -63,6 +66,12 @@ def main(config: Config, descriptor: int) -> None:
     with socket.socket(fileno=descriptor) as parent:
         parent.setblocking(False)
         Worker(config, parent).run()
+
+
+def _packages(reading: pipeline.Reading) -> tuple[str, ...]:
+    """SHA-256 of those that have a part in a reading."""
+    drawn_by = reading.prediction.segmented_by
+    return tuple(made.package_sha256 for made in (reading.provenance, drawn_by) if made is not None)
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,7 @@ class Worker:
         self._sandbox = Sandbox(config.sandbox)
         self._readiness = Readiness(config, self._store)
         self._drift = Watch(config, DriftStore(config.ledger_path))
+        self._safe_mode = SafeMode(config, Trail(config.audit_path, config.key_path))
         self._owner = owner(os.getpid())
         self._stopping = False
         self._usual_seconds: float | None = None  # of one image that is read by itself, in all, the latest ones most
@@ -224,7 +234,7 @@ class Worker:
 
     def _end(self, opened: Pipeline, begun: _Begun) -> None:
         """infer -> write -> ledger."""
-        identifier, stopwatch = begun.claim["id"], begun.stopwatch
+        identifier, stopwatch, started = begun.claim["id"], begun.stopwatch, time.monotonic()
         with self._recorded(identifier):
             with stopwatch("total"):
                 reading = opened.infer(
@@ -234,6 +244,14 @@ class Worker:
                     tries=max(MOST_CRASHES - begun.claim["crashes"], 1),
                     on_stop=partial(self._count_crash, identifier),
                 )
+                mode = self._safe_mode.of(identifier, _packages(reading), reading.prediction)
+                if mode.level == "withheld":
+                    self._withhold(identifier, mode.reason)
+                    self._observe(begun, reading, time.monotonic() - started)
+                    return
+                if mode.level != "none":
+                    said, made = mode.marked(reading.prediction, reading.provenance)
+                    reading = replace(reading, prediction=said, provenance=made)
                 with stopwatch("write"):
                     objects = self._write(identifier, reading)
             self._finish(identifier, reading, stopwatch, objects)
@@ -243,8 +261,23 @@ class Worker:
                 self._usual_seconds = total if usual is None else 0.9 * usual + 0.1 * total
             log.info("instance %d: result in %.3f s", identifier, total)
             self._tell_parent()
-            read_by, target = begun.prepared.engine.package, reading.provenance.target
-            self._drift.observe(read_by, target, identifier, reading.source, reading.prediction, total)
+            self._observe(begun, reading, total)
+
+    def _observe(self, begun: _Begun, reading: pipeline.Reading, seconds: float) -> None:
+        """For drift; an alarm that this raises is in force for the next image."""
+        read_by, target = begun.prepared.engine.package, reading.provenance.target
+        self._drift.observe(read_by, target, begun.claim["id"], reading.source, reading.prediction, seconds)
+        try:
+            self._safe_mode.look()
+        except Exception:  # the result is out; `appliance.safety_watch` looks again within seconds
+            log.exception("safe mode can't be looked after")
+
+    def _withhold(self, identifier: int, reason: str) -> None:
+        """Nothing of a result stays, not even what an earlier try, before safe mode, has left on the disk."""
+        for folder in (self._config.results_path / f"{identifier:08d}", self._config.previews_path / str(identifier)):
+            shutil.rmtree(folder, ignore_errors=True)
+        self._store.withhold(identifier, self._owner, reason)
+        log.warning("instance %d: its result is withheld (safe mode)", identifier)
 
     @contextmanager
     def _recorded(self, identifier: int) -> Iterator[None]:

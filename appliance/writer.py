@@ -272,6 +272,8 @@ def algorithm_parameters(provenance: Provenance) -> dict[str, str]:
         "device": provenance.device,
         "receipt": provenance.receipt,
     }
+    if provenance.safe_mode != "none":
+        parameters["safe mode"] = provenance.safe_mode
     return {name: ascii_text(value) for name, value in parameters.items()}
 
 

@@ -23,7 +23,7 @@ def ledger() -> None:
 @JSON
 @configured
 def verify(quick: bool, as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
-    """Recount: received = resulted + rejected + failed + quarantined + pending, and every file is there.
+    """Recount: received = resulted + rejected + failed + quarantined + withheld + pending, and every file is there.
 
     Each received file and each result is hashed and compared, and files without a row are named. It changes nothing and
     may run beside the appliance, which does the same each night. Exit code 1 with each fault named.

@@ -9,6 +9,7 @@ from appliance import history
 from appliance.custody import Custody
 from appliance.history import Period, Seconds
 from appliance.history_store import HistoryStore
+from appliance.telemetry import Signed, make
 from appliance.web import api_model as model
 from appliance.web import openapi
 from appliance.web.api import config, operation, routes, store
@@ -113,6 +114,13 @@ def receipts() -> model.Receipts:
     )
 
 
+@blueprint.get("/telemetry")
+@needs("see")
+@operation("Figures of this device for whoever looks after many, signed; nothing that leads to a patient", Signed)
+def figures() -> Signed:
+    return make(config())
+
+
 @blueprint.get("/history")
 @needs("operate")
 @operation("How the device was over time", model.History, query=model.HistoryQuery)
@@ -138,6 +146,7 @@ def _entry(at: int, period: Period) -> model.HistoryEntry:
         rejected=period.rejected,
         failed=period.failed,
         quarantined=period.quarantined,
+        withheld=period.withheld,
         sent=period.sent,
         queue=period.queue.mean,
         waiting=period.waiting.mean,

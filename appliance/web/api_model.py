@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from appliance.result import Finding, Segment
 
 Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
-State = Literal["received", "claimed", "written", "delivered", "rejected", "failed", "quarantined"]
+State = Literal["received", "claimed", "written", "delivered", "rejected", "failed", "quarantined", "withheld"]
 Uid = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[0-9.]+$")]
 
 
@@ -263,6 +263,7 @@ class HistoryEntry(Answer, frozen=True):
     rejected: int
     failed: int
     quarantined: int
+    withheld: int
     sent: dict[str, int]
     queue: float
     waiting: float

@@ -19,10 +19,13 @@ from appliance import __version__, brand
 from appliance.assessment_store import Assessments
 from appliance.audit import Trail
 from appliance.config import Config
+from appliance.drift.store import DriftStore
 from appliance.manifests import Manifests
 from appliance.reader_study import ReaderStudies
 from appliance.reading_order import of_rank
 from appliance.result import Finding, Segment, rounded_percent
+from appliance.safe_mode import LEVEL_WORDS
+from appliance.safe_mode_store import SafeModeStore
 from appliance.spool import write_durably
 from appliance.store import Store
 from appliance.viewing import Viewing
@@ -43,12 +46,15 @@ from appliance.web import (
     kiosk,
     metrics,
     people,
+    performing,
     pixels,
     reading,
     rights,
+    safety,
     trail,
     views,
 )
+from appliance.web.once import Once
 from appliance.web.telling import Trend
 from appliance.worklist_store import Worklists
 
@@ -83,7 +89,10 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         SCANSIDE_ASSESSMENTS=Assessments(config.ledger_path, read_only=True),
         SCANSIDE_MANIFESTS=Manifests(config),
         SCANSIDE_VIEWING=Viewing(config, store),
+        SCANSIDE_ONCE=Once(),
         SCANSIDE_WORKLISTS=Worklists(config.ledger_path, read_only=True),
+        SCANSIDE_DRIFT=DriftStore(config.ledger_path, read_only=True),
+        SCANSIDE_SAFE_MODE=SafeModeStore(config.ledger_path, read_only=True),
         SCANSIDE_READER_STUDIES=ReaderStudies(config.ledger_path),
     )
     app.register_blueprint(views.blueprint)
@@ -93,7 +102,9 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     app.register_blueprint(deliveries.blueprint)
     app.register_blueprint(drift.blueprint)
     app.register_blueprint(reading.blueprint)
-    for part in (people, kiosk, device, api_studies, api_device, api_acting, metrics, branding, embedding):
+    for part in (
+        people, kiosk, device, api_studies, api_device, api_acting, metrics, branding, embedding, safety, performing,
+    ):  # fmt: skip
         app.register_blueprint(part.blueprint)
     arrivals.register(app, config, on_arrival)
     auth.refuse_other_sites(app)
@@ -119,6 +130,9 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
             "unrecorded": app.config["SCANSIDE_TRAIL"].problem,
             "uploads": config.uploads.enabled,
             "undelivered": app.config["SCANSIDE_STORE"].undelivered_count(),
+            "drift_alarms": app.config["SCANSIDE_DRIFT"].open_alarms(),
+            "safe_mode": app.config["SCANSIDE_SAFE_MODE"].in_force(),
+            "safe_mode_words": LEVEL_WORDS,
         }
     )
 

@@ -10,6 +10,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config
 from appliance.health import health
+from appliance.safe_mode import LEVEL_WORDS
+from appliance.safe_mode_store import SafeModeStore
 from appliance.store import Store
 from appliance.waiting_store import WaitingStore
 from appliance.web.rights import may, needs
@@ -83,4 +85,7 @@ def _alarms(found: dict[str, Any]) -> list[str]:
     alarms += [f"{each['destination']} can't be reached" for each in found["destinations"] if each["failing_since"]]
     if found["disk"]["free"] < _LEAST_FREE * found["disk"]["total"]:
         alarms.append("The disk is almost full")
+    store: SafeModeStore = current_app.config["SCANSIDE_SAFE_MODE"]
+    if force := store.in_force():
+        alarms.insert(0, f"Safe mode: {LEVEL_WORDS[force[0].level].lower()}")
     return alarms

@@ -6,12 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import Any, get_args
 
-from flask import Blueprint, Response, abort, current_app, render_template, request, send_from_directory
+from flask import Blueprint, Response, abort, current_app, g, render_template, request, send_from_directory
 from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config, MessageKind, ResultKind
 from appliance.store import FINAL_STATES, Store
 from appliance.web.filters import FINDINGS, Asked, asked
+from appliance.web.once import Once
 from appliance.web.rights import needs
 from appliance.web.telling import telling
 from appliance.worklist_store import MOST_COUNTED, Worklists
@@ -29,12 +30,14 @@ STATE_WORDS = {
     "rejected": "turned away",
     "failed": "failed",
     "quarantined": "quarantined",
+    "withheld": "withheld",
 }
 # And what to do about those that have no result.
 NEXT_STEPS = {
     "rejected": "Mend what the reason names, and send it again.",
     "failed": "See the device page for what is wrong, then send it again.",
     "quarantined": "Read it again on the page of the quarantine, or look at it elsewhere.",
+    "withheld": "Read the image without it, or release the result on the page of safe mode.",
 }
 
 
@@ -85,7 +88,10 @@ def worklist_fragment() -> BaseResponse:
     response.headers["Cache-Control"] = "no-cache"
     response.make_conditional(request)
     if response.status_code != 304:
-        response.set_data(render_template("_worklist.html", **_worklist(wanted)))
+        # The same for all who have the same rights; their browsers ask at the same time, when something came.
+        made: Once = current_app.config["SCANSIDE_ONCE"]
+        key = f"{seen} {sorted(g.get('rights', ()))} {request.query_string!r}"
+        response.set_data(made.get(key, lambda: render_template("_worklist.html", **_worklist(wanted))))
     return response
 
 

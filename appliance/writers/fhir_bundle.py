@@ -54,7 +54,7 @@ class FhirBundleWriter:
     def write(self, images: Sequence[Image], prediction: Prediction, provenance: Provenance) -> bytes:
         order = Order.of(images[0])
         prediction = replace(prediction, warnings=(*prediction.warnings, f"{self._label}."))  # closes every text
-        about, study = self._about(order, provenance), _study(order)
+        about, study = self._about(order, prediction, provenance), _study(order)
         drawn_by = prediction.segmented_by or provenance
         devices = {each.package_sha256: _device(each) for each in (provenance, drawn_by)}
         observations = list(_observations(images, prediction, provenance, {**about, "derivedFrom": [study]}))
@@ -76,10 +76,11 @@ class FhirBundleWriter:
         }
         return msgspec.json.format(msgspec.json.encode(bundle), indent=1)
 
-    def _about(self, order: Order, provenance: Provenance) -> _Resource:
+    def _about(self, order: Order, prediction: Prediction, provenance: Provenance) -> _Resource:
         """What report and observations share: whose, of which study, when."""
+        flags = [{"code": value.value, "display": value.meaning} for _, value in message.flags(prediction.warnings)]
         about: _Resource = {
-            "meta": {"security": [_MADE_BY_AI]},
+            "meta": {"security": [_MADE_BY_AI], **({"tag": flags} if flags else {})},
             "status": "preliminary",
             "subject": self._subject(order),
         }

@@ -157,6 +157,8 @@ def _observations(prediction: Prediction, provenance: Provenance, order: Order, 
     for segment in prediction.segments:
         group += 1
         yield from _of_segment(str(group), segment)
+    for concept, value in message.flags(prediction.warnings):
+        yield "CE", _coded(concept), "", _coded(value), "", "A"
     drawn_by = prediction.segmented_by
     sentences = [
         *prediction.warnings,

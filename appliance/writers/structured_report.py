@@ -41,7 +41,7 @@ from pydicom.uid import SegmentationStorage
 
 from appliance import concepts, writer
 from appliance.image import Image, text
-from appliance.result import OUTSIDE_VALIDATED_USE, Finding, Prediction, Provenance, Segment
+from appliance.result import Finding, Prediction, Provenance, Segment
 
 _CONTAINS = RelationshipTypeValues.CONTAINS
 _Group: TypeAlias = (
@@ -152,18 +152,18 @@ def _content(
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    if any(warning.startswith(OUTSIDE_VALIDATED_USE) for warning in prediction.warnings):
-        report[0].ContentSequence.append(_outside_validated_use())
+    if flags := concepts.flags(prediction.warnings):
+        report[0].ContentSequence.append(_flags(flags))
     return report
 
 
-def _outside_validated_use() -> ContainerContentItem:
-    """As a code, for programs: the Qualitative Evaluations of TID 1500. The words stand in each group."""
+def _flags(flags: Sequence[tuple[CodedConcept, CodedConcept]]) -> ContainerContentItem:
+    """As codes, for programs: the Qualitative Evaluations of TID 1500. The words stand in each group."""
     container = ContainerContentItem(
         name=CodedConcept("C0034375", "UMLS", "Qualitative Evaluations"), relationship_type=_CONTAINS
     )
     container.ContentSequence = ContentSequence(
-        [CodeContentItem(name=concepts.VALIDATED_USE, value=concepts.OUTSIDE, relationship_type=_CONTAINS)]
+        [CodeContentItem(name=name, value=value, relationship_type=_CONTAINS) for name, value in flags]
     )
     return container
 

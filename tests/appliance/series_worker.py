@@ -48,15 +48,16 @@ class Pipeline:
                 raise ImageError(f"The series has a gap: nothing lies at {low + 1:.1f} mm.")
         server = SimpleNamespace(group=lambda seconds: 1)
         return SimpleNamespace(
-            engine=SimpleNamespace(server=server), uids=[str(header.SOPInstanceUID) for header in headers]
+            engine=SimpleNamespace(server=server, package=None), uids=[str(header.SOPInstanceUID) for header in headers]
         )
 
     def infer(self, prepared: Any, *_: Any, **__: Any) -> Any:
         Path(f"/proc/{os.getpid()}/comm").write_text("reading")  # for the test to see
         time.sleep(self._seconds)
         return SimpleNamespace(
-            prediction=SimpleNamespace(findings=(), warnings=[], positive=False, urgent=False),
-            provenance=SimpleNamespace(to_dict=lambda: {"read": prepared.uids}),
+            source=None,
+            prediction=SimpleNamespace(findings=(), warnings=[], positive=False, urgent=False, segmented_by=None),
+            provenance=SimpleNamespace(to_dict=lambda: {"read": prepared.uids}, package_sha256="", target=""),
             outlines=None,
             reused=False,
         )

@@ -223,8 +223,15 @@ def test_an_older_ledger_is_brought_up_to_date_with_all_its_rows(version: int, s
     assert schema(old) == schema(store.path)
     assert again.counts() == {
         "received": 2, "claimed": 1, "written": 0, "delivered": 1, "rejected": 1, "failed": 0,
-        "quarantined": 0,
+        "quarantined": 0, "withheld": 0,
     }  # fmt: skip
+    connection = sqlite3.connect(old)
+    with connection, pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        connection.execute("UPDATE instance SET state = 'lost' WHERE id = 1")
+    with connection:
+        connection.execute("UPDATE instance SET state = 'withheld' WHERE id = 5")
+        connection.execute("UPDATE instance SET state = 'rejected' WHERE id = 5")
+    connection.close()
     assert again.release_all("the appliance was restarted") == 1
     assert [claimed(again) for _ in range(3)] == [4, 3, 2]  # by the time they were received
     assert all(row["priority"] == "routine" and not row["triaged"] for row in again.worklist())
@@ -296,7 +303,7 @@ def test_a_ledger_opens_where_not_a_byte_is_left(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_said_and_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "640k") as disk:
+    with small_disk(tmp_path / "disk", "1500k") as disk:
         store = Store(disk / "ledger.sqlite3")
         store.receive(arrival())
         with pytest.raises(SpoolError) as caught:

@@ -1,0 +1,191 @@
+"""How good answers were, against the truth: rates, area under the ROC curve, calibration, trend; each with n and a 95 %
+interval. numpy alone: the device has no scipy. Where there is nothing to say of, None."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Z95 = 1.959963984540054
+_BINS = 10
+_LEAST_TREND, _LEAST_TREND_DAYS = 40, 60.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval, and of how many."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Cases whose probability lies in a range: the mean of it, and how many turned out to have the finding."""
+
+    low: float
+    high: float
+    said: float
+    seen: Estimate
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``bins`` that hold a case each at the least; ``ece``: mean distance of said and seen, weighted by cases (Naeini,
+    2015). ``in_the_large``: how much more often there is the finding than said, in shares."""
+
+    bins: list[Bin]
+    ece: float
+    in_the_large: Estimate
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A logistic line through right and wrong answers over time.
+
+    ``change``: of the log odds in 30 days; ``now`` and ``ahead``: the rate of the line today and ``days`` later.
+    """
+
+    change: Estimate
+    now: Estimate
+    ahead: Estimate
+    days: float
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the interval of the change leaves out none at all."""
+        return self.change.low > 0.0 or self.change.high < 0.0
+
+
+def wilson(hits: int, n: int) -> Estimate | None:
+    """A rate with Wilson's score interval (JASA 1927)."""
+    if n == 0:
+        return None
+    middle = (hits + Z95**2 / 2) / (n + Z95**2)
+    half = Z95 * math.sqrt(hits * (n - hits) / n + Z95**2 / 4) / (n + Z95**2)
+    return Estimate(hits / n, max(middle - half, 0.0), min(middle + half, 1.0), n)
+
+
+def midranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1 on, the mean of them where values are equal."""
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2.0)[index])
+
+
+def auc(scores: np.ndarray, truth: np.ndarray) -> Estimate | None:
+    """Area under the ROC curve with DeLong's interval on the logit scale (by midranks: Sun & Xu, 2014).
+
+    Where the classes do not overlap DeLong's variance is 0 and says nothing; then Hanley & McNeil's (1982) at an area
+    half a pair below.
+    """
+    positive, negative = scores[truth], scores[~truth]
+    m, n = len(positive), len(negative)
+    if m == 0 or n == 0:
+        return None
+    ranks = midranks(np.concatenate([positive, negative]))
+    above = (ranks[:m] - midranks(positive)) / n
+    below = 1.0 - (ranks[m:] - midranks(negative)) / m
+    area = float(above.mean())
+    variance = (above.var(ddof=1) / m if m > 1 else 0.0) + (below.var(ddof=1) / n if n > 1 else 0.0)
+    shown = min(max(area, 0.5 / (m * n)), 1.0 - 0.5 / (m * n))
+    if variance <= 0.0:
+        one, other = shown / (2.0 - shown), 2.0 * shown**2 / (1.0 + shown)
+        variance = (
+            shown * (1.0 - shown) + (m - 1) * (one - shown**2) + (n - 1) * (other - shown**2)
+        ) / (m * n)  # fmt: skip
+    middle, half = _logit(shown), Z95 * math.sqrt(max(variance, 0.0)) / (shown * (1.0 - shown))
+    return Estimate(area, min(_expit(middle - half), area), max(_expit(middle + half), area), m + n)
+
+
+def calibration(probabilities: np.ndarray, truth: np.ndarray) -> Calibration | None:
+    """Reliability in ten ranges of the same width."""
+    n = len(truth)
+    if n == 0:
+        return None
+    place = np.minimum((probabilities * _BINS).astype(int), _BINS - 1)
+    bins, error = [], 0.0
+    for number in range(_BINS):
+        inside = place == number
+        seen = wilson(int(truth[inside].sum()), int(inside.sum()))
+        if seen is not None:
+            said = float(probabilities[inside].mean())
+            bins.append(Bin(number / _BINS, (number + 1) / _BINS, said, seen))
+            error += seen.n / n * abs(seen.value - said)
+    seen = wilson(int(truth.sum()), n)
+    assert seen is not None
+    said = float(probabilities.mean())
+    return Calibration(bins, error, Estimate(seen.value - said, seen.low - said, seen.high - said, n))
+
+
+def corrected_sensitivity(
+    hits: int, alarms: int, missed: int, cleared: int, share: float, studies: int
+) -> Estimate | None:
+    """Sensitivity where positive and negative answers are not verified equally often (Begg & Greenes, Biometrics 1983).
+
+    Parameters
+    ----------
+    hits, alarms
+        Verified positive answers that were right, and wrong.
+    missed, cleared
+        Verified negative answers that were wrong, and right.
+    share, studies
+        Of all studies those with a positive answer, and how many there are.
+
+    Right as long as, among the studies of one answer, those that were verified are like the others.
+    """
+    verified, verified_negative = hits + alarms, missed + cleared
+    if not (0.0 < share < 1.0 and hits and missed and verified and verified_negative):
+        return None
+    present, absent = hits / verified, missed / verified_negative
+    odds = share * present / ((1.0 - share) * absent)
+    variance = 1.0 / (studies * share * (1.0 - share))
+    variance += (1.0 - present) / (verified * present) + (1.0 - absent) / (verified_negative * absent)
+    middle, half = math.log(odds), Z95 * math.sqrt(variance)
+    return Estimate(_expit(middle), _expit(middle - half), _expit(middle + half), verified + verified_negative)
+
+
+def trend(days: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray, ahead: float = 90.0) -> Trend | None:
+    """A logistic regression of right answers on time, the latest day being today; None of too few or too short.
+
+    With half a case of each kind added in the middle, so that it exists where all are right.
+    """
+    at, outcome = np.asarray(days, float), np.asarray(right, float)
+    if len(at) < _LEAST_TREND or at.max() - at.min() < _LEAST_TREND_DAYS:
+        return None
+    today = at.max()
+    x = np.concatenate([(at - today) / 30.0, np.full(2, (at.mean() - today) / 30.0)])
+    y, weight = np.concatenate([outcome, [0.0, 1.0]]), np.concatenate([np.ones(len(at)), [0.5, 0.5]])
+    design, beta = np.stack([np.ones(len(x)), x], axis=1), np.array([_logit(min(max(y.mean(), 0.01), 0.99)), 0.0])
+    for _ in range(50):
+        p = 1.0 / (1.0 + np.exp(-np.clip(design @ beta, -30, 30)))
+        information = (design * (weight * p * (1.0 - p))[:, None]).T @ design
+        try:
+            step = np.linalg.solve(information, design.T @ (weight * (y - p)))
+        except np.linalg.LinAlgError:
+            return None
+        beta = beta + np.clip(step, -2.0, 2.0)
+        if np.abs(step).max() < 1e-9:
+            break
+    covariance, n = np.linalg.inv(information), len(at)
+
+    def at_month(month: float) -> Estimate:
+        point = np.array([1.0, month])
+        middle, half = float(point @ beta), Z95 * math.sqrt(float(point @ covariance @ point))
+        return Estimate(_expit(middle), _expit(middle - half), _expit(middle + half), n)
+
+    slope, half = float(beta[1]), Z95 * math.sqrt(float(covariance[1, 1]))
+    return Trend(Estimate(slope, slope - half, slope + half, n), at_month(0.0), at_month(ahead / 30.0), ahead)
+
+
+def _logit(value: float) -> float:
+    return math.log(value / (1.0 - value))
+
+
+def _expit(value: float) -> float:
+    return 1.0 / (1.0 + math.exp(-value)) if value >= 0 else math.exp(value) / (1.0 + math.exp(value))
