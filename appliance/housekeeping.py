@@ -1,4 +1,5 @@
-"""What the appliance does beside its work: retention and the proof of the ledger, at the start and each night.
+"""What the appliance does beside its work: retention, the proof of the ledger and of the audit trail; at the start and
+each night.
 
 One thread, the last to get a core, in the process that receives.
 """
@@ -11,7 +12,8 @@ import threading
 import time
 from datetime import datetime
 
-from appliance import proof, recount, retention
+from appliance import audit_proof, proof, recount, retention
+from appliance.audit import Record, Trail
 from appliance.config import Config
 from appliance.custody import Custody
 from appliance.errors import ApplianceError
@@ -20,13 +22,14 @@ log = logging.getLogger("scanside.housekeeping")
 
 _LOOK_SECONDS = 60.0
 _NICE = 19
+_MOST_NAMED = 1000  # images in one record of the audit trail
 
 
 class Housekeeping:
     """Start it once the parts run; `stop` waits for what it is at."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, trail: Trail | None = None) -> None:
+        self._config, self._trail = config, trail
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
@@ -51,10 +54,13 @@ class Housekeeping:
             elif retention.overfull(self._config):
                 self._remove(custody)
         custody.close()
+        if self._trail is not None:
+            self._trail.close()
 
     def _round(self, custody: Custody, full: bool) -> None:
         if full:
             self._remove(custody)
+        self._verify_trail()
         try:
             outcome = recount.recount(self._config, custody, full, self._give_way)
             recount.keep(custody, outcome)
@@ -67,13 +73,29 @@ class Housekeeping:
             log.error("recount: %s: %s", fault.where, fault.what)
         log.info("recount (%s): %d files, %d faults", outcome.kind, outcome.files, len(outcome.faults))
 
+    def _verify_trail(self) -> None:
+        """Say where the trail is not what was written; see `scanside audit verify`."""
+        if self._trail is None:
+            return
+        try:
+            outcome = audit_proof.verify(self._config.audit_path, self._config.key_path)
+        except ApplianceError as error:
+            log.error("the audit trail can't be verified: %s", error)
+            return
+        for fault in outcome.faults:
+            log.error("audit trail: %s", fault)
+
     def _give_way(self, *_: int) -> None:
         if self._stop.is_set():
             raise _StoppedError
 
     def _remove(self, custody: Custody) -> None:
         try:
-            retention.remove(self._config, custody)
+            removed = retention.remove(self._config, custody)
+            if removed and self._trail is not None:
+                images = tuple(sorted({each.instance_id for each in removed})[:_MOST_NAMED])
+                detail = f"{len(removed)} images or results removed"
+                self._trail.append(Record(time.time(), "act", "retention", detail=detail, images=images))
         except (ApplianceError, OSError) as error:  # a full disk, for one: the next round tries again
             log.error("retention failed: %s", error)
 

@@ -75,7 +75,7 @@ class Appliance:
         scp = StorageScp(config.storage_scp, intake, config.data, on_report, self._trail)
         self._scp = scp if config.storage_scp.enabled else None
         self._drop = DropFolder(config.drop_folder, config.drop_path, intake) if config.drop_folder.enabled else None
-        self._housekeeping = Housekeeping(config)
+        self._housekeeping = Housekeeping(config, self._trail)
         self._safety = SafetyWatch(config, self._trail)
         self._sampler = Sampler(config)
         self._started_at = time.time()

@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 import subprocess
+import threading
 import urllib.request
 import warnings
 from collections.abc import Iterator
@@ -19,10 +20,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from playwright.sync_api import Browser, BrowserContext, Page, expect
+from werkzeug.serving import make_server
 
 from appliance import package
+from tests.appliance.guarded import Guarded
 from tests.certificates import Authority
 from tests.dicom_files import make_radiograph
+from tests.end_to_end.conftest import barriers
 from tests.peers import needs, wait_until
 from tests.running import RunningAppliance, scanside
 
@@ -125,6 +129,31 @@ def test_from_the_first_start_to_people_with_roles(appliance: RunningAppliance, 
         ("login", "login", "joe"), ("refused", "GET /accounts", "joe"), ("logout", "logout", "joe"),
     ):  # fmt: skip
         assert expected in said
+
+
+def test_pages_of_people_have_no_barriers(browser: Browser, tmp_path: Path) -> None:
+    """Both themes, a phone's width and a desk's; nothing is wider than the screen."""
+    server = make_server("127.0.0.1", 0, Guarded(tmp_path).app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        for scheme, width in (("dark", 360), ("light", 1280)):
+            context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+            page = context.new_page()
+            url = f"http://127.0.0.1:{server.server_port}/"
+            page.goto(f"{url}login")
+            assert barriers(page) == []
+            log_in(page, url, "administrator")
+            page.get_by_role("heading", name="Worklist").wait_for()
+            for path in ("accounts", "account", "kiosk"):
+                page.goto(f"{url}{path}")
+                assert barriers(page) == [], path
+                assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+            context.close()
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_the_certificate_is_the_one_whose_fingerprint_was_said(appliance: RunningAppliance) -> None:
