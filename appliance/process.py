@@ -60,7 +60,7 @@ def be_the_first_to_go() -> None:
         Path("/proc/self/oom_score_adj").write_text("800")
 
 
-def give_way(pid: int) -> None:
+def only_when_idle(pid: int) -> None:
     """Have a process run only where no other wants the processor (SCHED_IDLE of sched(7)).
 
     Where the kernel groups processes by session, that counts within a session only, and the group gives way besides.

@@ -53,7 +53,7 @@ def _give_way() -> None:
     while True:
         pids = {os.getpid(), *(each.pid for each in me.children(recursive=True))}
         for pid in pids - lowered:
-            process.give_way(pid)
+            process.only_when_idle(pid)
         lowered = pids
         time.sleep(_LOWER_SECONDS)
 
