@@ -71,7 +71,7 @@ class Change(_Part, frozen=True):
     kind: Literal["switch", "promotion", "rollback", "fallback"]
 
 
-class Proof(_Part, frozen=True):
+class ProvedBackend(_Part, frozen=True):
     """The latest receipt of a backend on a package."""
 
     model: Word
@@ -133,7 +133,7 @@ class Telemetry(_Part, frozen=True):
     least_patients: Count
     packages: tuple[InstalledPackage, ...]
     changes: tuple[Change, ...]
-    proofs: tuple[Proof, ...]
+    proofs: tuple[ProvedBackend, ...]
     disk_used: Share
     memory_used: Share
     undelivered: Count
@@ -296,8 +296,8 @@ def _changes(config: Config) -> list[Change]:
     ]
 
 
-def _proof(each: Receipt) -> Proof:
-    return Proof(
+def _proof(each: Receipt) -> ProvedBackend:
+    return ProvedBackend(
         model=each.package,
         version=each.version,
         sha256=each.package_sha256,
