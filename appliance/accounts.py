@@ -40,7 +40,7 @@ _METHOD = "scrypt:32768:8:3"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _SHORTEST, _LONGEST = 12, 256  # letters of a password
 _FREE_TRIES = {"account": 5, "browser": 5, "address": 20}
-_LONGEST_WAIT = 300.0
+_FIRST_WAIT, _LONGEST_WAIT = 5.0, 300.0  # doubled with each further try
 _FORGOTTEN = {"account": 86400.0, "browser": 86400.0, "address": 3600.0}  # seconds without a further try
 _MOST_FAILURES = 10_000  # rows
 _CHECKS_AT_ONCE = 2  # each takes 32 MiB and a core for a while
@@ -204,7 +204,7 @@ class Accounts:
             for kind, subject in tried:
                 over = self.store.count_failure(kind, subject, now - _FORGOTTEN[kind]) - _FREE_TRIES[kind]
                 if over >= 0:
-                    self.store.lock(kind, subject, now + min(2.0 ** min(over, 20), _LONGEST_WAIT))
+                    self.store.lock(kind, subject, now + min(_FIRST_WAIT * 2.0 ** min(over, 20), _LONGEST_WAIT))
             self.store.prune_failures(now - max(_FORGOTTEN.values()), _MOST_FAILURES)
 
     def _is_right(self, hashed: str, password: str) -> bool:

@@ -27,7 +27,7 @@ _MEANINGS = {  # PS3.16 CID 400, 401, 402 and 405
     "110155": "Source Media", "110180": "Study Instance UID", "110037": "URI",
 }  # fmt: skip
 _SUCCESS, _MINOR, _SERIOUS = "0", "4", "8"
-_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0 section 2.2
+_ILLEGAL = re.compile("[^\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0 section 2.2
 _UNKNOWN = "unknown"
 TRAIL_URI = "scanside:audit-trail"
 

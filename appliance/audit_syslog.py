@@ -22,8 +22,10 @@ import time
 from collections import deque
 from datetime import UTC, datetime
 
+import msgspec
+
 from appliance import tls_client
-from appliance.audit import decode
+from appliance.audit import Record, decode
 from appliance.audit_message import Source, messages
 from appliance.audit_store import AuditStore
 from appliance.audit_subjects import AuditSubjects
@@ -124,7 +126,7 @@ class AuditSyslog:
         last = self._unsure[-1][0] if self._unsure else self._store.collected()
         count = 0
         for row in self._store.records(last, _BATCH):
-            record = decode(row["content"])
+            record = _readable(row["number"], row["content"])
             if record.event.startswith("transfer") and time.time() - record.at < _SETTLE_SECONDS:
                 break
             for message in messages(record, self._subjects.of(record), self._source):
@@ -164,6 +166,13 @@ class AuditSyslog:
         while self._unsure and time.monotonic() < deadline:
             time.sleep(0.1)
             self._settle()
+
+
+def _readable(number: int, content: str) -> Record:
+    try:
+        return decode(content)
+    except msgspec.DecodeError:  # somebody has changed it, which is to be told, and must not keep the others back
+        return Record(time.time(), "gap", "audit", failed=True, detail=f"record {number} can't be read")
 
 
 def source_of(config: Config) -> Source:

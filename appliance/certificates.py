@@ -45,6 +45,8 @@ def _certificates(config: Config) -> Iterator[Credential]:
     if config.storage_scp.enabled and scp is not None:
         yield _certificate("Storage SCP, shown to scanners", config.data / scp.certificate)
         yield _certificate("Storage SCP, who may sign scanners' certificates", config.data / scp.ca)
+    if config.web.enabled and config.web.over_tls:
+        yield _certificate(f"Page{', made by this device' if config.web.tls is None else ''}", _of_page(config)[0])
     for destination in config.destinations:
         tls = destination.tls
         if tls is not None and tls.ca is not None:
@@ -58,9 +60,19 @@ def _keys(config: Config) -> Iterator[Credential]:
     scp = config.storage_scp.tls
     if config.storage_scp.enabled and scp is not None:
         yield _key("Storage SCP", config.data / scp.key)
+    if config.web.enabled and config.web.over_tls:
+        yield _key("Page", _of_page(config)[1])
     for destination in config.destinations:
         if destination.tls is not None and destination.tls.key is not None:
             yield _key(f"Shown to {destination.name}", config.data / destination.tls.key)
+
+
+def _of_page(config: Config) -> tuple[Path, Path]:
+    """Certificate and key: those that are given, or those that `appliance.page_certificate` makes."""
+    given = config.web.tls
+    if given is None:
+        return config.key_path.with_name("page.pem"), config.key_path.with_name("page.key")
+    return config.data / given.certificate, config.data / given.key
 
 
 def _certificate(what: str, path: Path) -> Credential:

@@ -283,7 +283,7 @@ class Audit(_Table, frozen=True):
 
 class Drift(_Table, frozen=True):
     enabled: bool = True
-    baseline_studies: Annotated[int, Meta(ge=100, le=10_000)] = 500
+    baseline_studies: Annotated[int, Meta(ge=100, le=10_000)] = 1000
     alpha: Annotated[float, Meta(gt=0, le=0.1)] = 0.01
     run_length: Annotated[int, Meta(ge=1_000, le=10_000_000)] = 20_000
     studies_days: Annotated[float, Meta(ge=7)] = 90.0

@@ -12,7 +12,7 @@ from appliance.image import Image
 from appliance.package import Conformal, Ensemble, Package, SegmentSpec
 from appliance.preprocess import Move, Step, moves, restore
 from appliance.probability import calibrated, softmax, spread
-from appliance.result import SURE, Finding, Prediction, Segment
+from appliance.result import SURE, Finding, Prediction, Segment, percent
 from appliance.volume import Volume
 
 Source = Image | Volume
@@ -119,7 +119,7 @@ def _prediction_set(conformal: Conformal, probability: float) -> tuple[Literal["
 def _doubt(prediction_set: Sequence[str], probability: float, positive: bool) -> str | None:
     """Why the prediction set is not just the decision, in words; None where it is."""
     present, absent = "present" in prediction_set, "absent" in prediction_set
-    said = f"a probability of {probability:.1%} is"
+    said = f"a probability of {percent(probability)} is"
     if present == absent:
         return f"{said} {'usual both with and' if present else 'unusual both with and'} without it."
     if present != positive:

@@ -70,9 +70,11 @@ def measured(manifest: Manifest, target: str, point: str) -> list[tuple[str, lis
     told: list[tuple[str, list[tuple[str, float, float, float]]]] = []
     for name, words in _SETS.items():
         figures = sets.get(name, {}).get("figures", {})
-        lines = [
-            (tells, *map(float, figures[each])) for each, tells in _FIGURES.items() if len(figures.get(each, ())) == 3
-        ]
+        lines = []
+        for each, tells in _FIGURES.items():
+            if len(figures.get(each, ())) == 3:
+                value, low, high = map(float, figures[each])
+                lines.append((tells, value, low, high))
         if lines:
             told.append((words, lines))
     return told

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from appliance.result import rounded_percent
+
 GRID = 6  # patches a side of the fine map
 NEGLIGIBLE = 0.05  # a change of the probability below this is called little
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "middle", "right")
@@ -88,8 +90,8 @@ def sentence(found: Occlusion, finding: str, threshold: float, at_left: Literal[
     about = f"the probability of {finding.lower()}"
     if largest < NEGLIGIBLE:
         return (
-            f"Covering any ninth of the image changes {about}, {_percent(found.whole)}, by {_points(largest)} at most: "
-            "it hangs on no single region."
+            f"Covering any ninth of the image changes {about}, {rounded_percent(found.whole)}, by {_points(largest)} "
+            "at most: it hangs on no single region."
         )
     telling = [
         divmod(int(at), 3) for at in order if abs(change.flat[at]) >= max(largest / 2, NEGLIGIBLE)
@@ -97,7 +99,7 @@ def sentence(found: Occlusion, finding: str, threshold: float, at_left: Literal[
     named = telling[:_MOST_NAMED]
     said = [_effect(found, place, threshold, at_left) for place in named]
     (where, side, verb, to), *rest = said
-    first = f"Covering the {where} of the image{side} {verb} {about} from {_percent(found.whole)} to {to}"
+    first = f"Covering the {where} of the image{side} {verb} {about} from {rounded_percent(found.whole)} to {to}"
     others = [f"covering the {where}{side} {verb} it to {to}" for where, side, verb, to in rest]
     elsewhere = max(abs(float(change[place])) for place in np.ndindex(3, 3) if place not in named)
     others.append(f"covering elsewhere changes it by {_points(elsewhere)} at most")
@@ -111,8 +113,12 @@ def _effect(
     after = float(found.thirds[place])
     side = f" (the patient's {patient_side(place[1], at_left)})" if at_left and place[1] != 1 else ""
     crossed = (after >= threshold) != (found.whole >= threshold)
-    limit = f", {'above' if after >= threshold else 'below'} the threshold of {_percent(threshold)}" if crossed else ""
-    return region(*place), side, "raises" if after > found.whole else "lowers", f"{_percent(after)}{limit}"
+    limit = (
+        f", {'above' if after >= threshold else 'below'} the threshold of {rounded_percent(threshold)}"
+        if crossed
+        else ""
+    )
+    return region(*place), side, "raises" if after > found.whole else "lowers", f"{rounded_percent(after)}{limit}"
 
 
 def to_dict(found: Occlusion, at_left: Literal["R", "L"] | None) -> dict[str, Any]:
@@ -130,12 +136,6 @@ def to_dict(found: Occlusion, at_left: Literal["R", "L"] | None) -> dict[str, An
     return {
         "probability": round(found.whole, 4), "regions": regions, "patches": np.round(found.patches, 4).tolist()
     }  # fmt: skip
-
-
-def _percent(share: float) -> str:
-    """0 and 100 % are kept for certainty."""
-    digits = 1 if share < 0.1 or share > 0.9 else 0
-    return f"{min(max(share * 100, 0.1), 99.9):.{digits}f} %"
 
 
 def _points(change: float) -> str:

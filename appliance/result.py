@@ -9,6 +9,17 @@ import msgspec
 import numpy as np
 
 
+def percent(probability: float) -> str:
+    """For people; 0 and 100 % are kept for certainty, which no model has."""
+    return f"{min(max(probability, 0.001), 0.999):.1%}"
+
+
+def rounded_percent(probability: float) -> str:
+    """The same at a glance: a digit after the point only near the ends."""
+    digits = 1 if probability < 0.1 or probability > 0.9 else 0
+    return f"{min(max(probability * 100, 0.1), 99.9):.{digits}f} %"
+
+
 class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A coded concept: Code Value, Coding Scheme Designator, Code Meaning (DICOM PS3.3 section 8)."""
 
@@ -55,13 +66,13 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def certainty(self) -> str:
         """How sure the model is, in sentences."""
         sentence = (
-            f"Calibrated probability {self.probability:.1%}; reported as present from {self.threshold:.1%} "
+            f"Calibrated probability {percent(self.probability)}; reported as present from {percent(self.threshold)} "
             f"(operating point {self.operating_point})."
         )
         if self.heads:
             sentence += (
                 f" {len(self.heads)} heads that learned from other samples of the patients give "
-                f"{self.heads[0]:.1%} to {self.heads[-1]:.1%}."
+                f"{percent(self.heads[0])} to {percent(self.heads[-1])}."
             )
         return sentence
 
@@ -98,7 +109,7 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def certainty(self) -> str:
         """How large it is, and how sure the model, in a sentence."""
         return (
-            f"{self.label}: {self.size}, mean probability {self.mean_probability:.1%}; "
+            f"{self.label}: {self.size}, mean probability {percent(self.mean_probability)}; "
             f"{self.uncertain_share:.1%} of it has a probability below {SURE:.0%}."
         )
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Literal
 
-from appliance import __version__, audit_proof, brand, process, proof, signature, takeover, worker
+from appliance import __version__, audit_proof, brand, notify, process, proof, signature, takeover, worker
 from appliance import log as log_file
 from appliance.accounts import Accounts
 from appliance.audit import Record, Trail
@@ -90,6 +90,7 @@ class Appliance:
             while not self._stop.wait(_WATCH_SECONDS):
                 self._watch()
                 self._watch_page()
+                notify.tell("WATCHDOG=1")
                 rounds += 1
                 if rounds % _SAY_EVERY == 0:
                     self._say()
@@ -134,6 +135,7 @@ class Appliance:
         self._housekeeping.start()
         self._sampler.start()
         log.info("ready: %s", ", ".join(ready))
+        notify.tell("READY=1")
 
     def _look_at_trail(self) -> None:
         """A trail that is not the one of the last run is said at once; `scanside audit verify` looks at all of it."""
@@ -233,6 +235,7 @@ class Appliance:
             log.error("the state of the parts can't be written: %s", error)
 
     def _shut_down(self) -> None:
+        notify.tell("STOPPING=1")
         for part in (self._scp, self._drop):
             if part:
                 part.stop()

@@ -226,7 +226,19 @@ def _ledger(config: Config, found: dict[str, Any]) -> dict[str, Any]:
             for each in recounted["faults"]
         ],
     }
-    return {"sqlite": sqlite, "tables": tables, "totals": msgspec.to_builtins(totals), "proof": proof}
+    counted = {
+        name: _of_configured(config, value) if name in ("sent", "committed", "undelivered") else value
+        for name, value in msgspec.to_builtins(totals).items()
+    }
+    return {"sqlite": sqlite, "tables": tables, "totals": counted, "proof": proof}
+
+
+def _of_configured(config: Config, counts: dict[str, int]) -> dict[str, int]:
+    """Counts by destination, those together under an ellipsis that the configuration doesn't name."""
+    configured = {each.name for each in config.destinations}
+    found = {name: count for name, count in counts.items() if name in configured}
+    others = sum(count for name, count in counts.items() if name not in configured)
+    return {**found, **({GAP: others} if others else {})}
 
 
 def _history(config: Config) -> Iterable[tuple[str, Any]]:
@@ -234,7 +246,13 @@ def _history(config: Config) -> Iterable[tuple[str, Any]]:
     try:
         for seconds, name in zip(history.KEPT, ("minutes", "hours", "days"), strict=True):
             since = time.time() - _MINUTES if name == "minutes" else 0.0
-            yield f"history/{name}.json", [[at, msgspec.to_builtins(each)] for at, each in kept.periods(seconds, since)]
+            yield (
+                f"history/{name}.json",
+                [
+                    [at, msgspec.to_builtins(msgspec.structs.replace(each, sent=_of_configured(config, each.sent)))]
+                    for at, each in kept.periods(seconds, since)
+                ],
+            )
     finally:
         kept.close()
 

@@ -1,7 +1,7 @@
 """Images at their full depth, for the page's viewer: values after the modality LUT, as they go out, in a cache.
 
 A received file is opened by `appliance.sandbox` alone, in one thread, which lets it go when nobody has looked at
-anything for a while. The cache is a folder for each image or series; what has not been looked at for longest goes first.
+anything for a while. The cache is a folder for each image or series; what was looked at longest ago goes first.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from werkzeug.serving import make_server
 
-from appliance import image, reading_order
+from appliance import image, reading_order, writer
 from appliance.config import Config
 from appliance.pipeline import Pipeline, Stopwatch, previews, write_objects
 from appliance.series_store import Gathered
@@ -73,10 +73,12 @@ def fill(config: Config, opened: Pipeline, paths: list[Path]) -> int:
         lead_id = identifier - len(paths) + 1
         store.start_series(Gathered(lead_id, len(paths), "", members, (), 0.0, None), "by hand")
         identifier = store.claim("worker", 30)["id"]  # type: ignore[index]
-    objects = [
-        WrittenObject(kind, dataset.SOPClassUID, dataset.SOPInstanceUID, f"{identifier:08d}/{kind}.dcm")
-        for kind, dataset in write_objects(reading, config.results.kinds)
-    ]
+    objects = []
+    for kind, dataset in write_objects(reading, config.results.kinds):
+        content, name = writer.to_bytes(dataset), f"{identifier:08d}/{kind}.dcm"
+        write_durably(config.results_path / name, content)
+        digest = hashlib.sha256(content).hexdigest()
+        objects.append(WrittenObject(kind, dataset.SOPClassUID, dataset.SOPInstanceUID, name, digest))
     for name, content in previews(reading).items():
         write_durably(config.previews_path / str(identifier) / name, content)
     result: dict[str, Any] = {

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 _PACKAGES = {
+    "promtool": "prometheus",
     "storescu": "dcmtk", "storescp": "dcmtk", "echoscu": "dcmtk", "dcmsend": "dcmtk", "dsrdump": "dcmtk",
     "dcmcjpeg": "dcmtk", "dcmmkdir": "dcmtk", "wlmscpfs": "dcmtk", "dump2dcm": "dcmtk", "dcmdjpeg": "dcmtk",
     "dcmdjpls": "dcmtk", "dcmcjpls": "dcmtk", "dcmcrle": "dcmtk", "dcmconv": "dcmtk",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +21,18 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 _DEVICE = CHECKOUT / ".venv" / "bin" / "python"
 # The device's own environment, without torch and tools, where it is there.
 PYTHON = str(_DEVICE) if _DEVICE.exists() else sys.executable
+# A test run that is killed leaves no appliance behind.
+_WITH_US = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
 
 
-def scanside(*arguments: str | Path, timeout: float = 120, check: bool = False) -> subprocess.CompletedProcess[str]:
+def scanside(
+    *arguments: str | Path, timeout: float = 120, check: bool = False, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """One call of the command line."""
     command = [PYTHON, "-m", "appliance", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=check, cwd=CHECKOUT)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, check=check, cwd=CHECKOUT, input=stdin
+    )
 
 
 class RunningAppliance:
@@ -59,7 +66,7 @@ class RunningAppliance:
         """Start it and wait for the ready line; seconds that it took."""
         begin = time.monotonic()
         self.process = subprocess.Popen(
-            [self._python, "-m", "appliance", "run", "--config", str(self.config_path)],
+            [*_WITH_US, self._python, "-m", "appliance", "run", "--config", str(self.config_path)],
             stderr=subprocess.PIPE,
             text=True,
             cwd=CHECKOUT,

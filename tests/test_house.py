@@ -35,6 +35,7 @@ LEVELS = [
         "appliance.measures",
         "appliance.sequential",
         "appliance.truth",
+        "appliance.notify",
     },
     {
         "appliance.schedule",
@@ -107,6 +108,7 @@ LEVELS = [
         "appliance.recount",
         "appliance.ledger_export",
     },
+    {"appliance.assessment_report"},
     {
         "appliance.canvas",
         "appliance.pictures",

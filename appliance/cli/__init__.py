@@ -8,9 +8,11 @@ import click
 
 from appliance import __version__
 from appliance.cli import (
+    assessing,
     auditing,
     backends,
     deliveries,
+    drift,
     ledger,
     packages,
     people,
@@ -71,6 +73,7 @@ for command in (
     safety.safe_mode,
     performing.diagnoses,
     performing.performance,
+    drift.drift,
     ledger.ledger,
     ledger.retention,
     people.accounts,
@@ -85,7 +88,9 @@ for command in (
     backends.bench,
     packages.package,
     stating.conformance,
+    stating.openapi,
     studies.study,
+    assessing.assessments,
     serving.demo,
 ):
     main.add_command(command)

@@ -99,8 +99,11 @@ def show(
 
     config = load(config_path, data_dir)
     with _using(config, "audit show"):
-        wanted = ((number, each) for number, each in _records(config, since) if _matches(each, person, target))
-        rows = list(deque(wanted, count))
+        if person is None and target is None and since is None:
+            rows = _latest(config, count)
+        else:
+            wanted = ((number, each) for number, each in _records(config, since) if _matches(each, person, target))
+            rows = list(deque(wanted, count))
     if as_json:
         click.echo(json.dumps([_said(number, each) for number, each in rows], indent=1))
         return
@@ -172,6 +175,13 @@ def _records(config: Config, since: datetime | None) -> Iterator[tuple[int, Reco
         number, record = described(row)
         if record.at >= begin:
             yield number, record
+
+
+def _latest(config: Config, count: int) -> list[tuple[int, Record]]:
+    from appliance.audit_proof import described
+    from appliance.audit_store import AuditStore
+
+    return [described(row) for row in reversed(AuditStore(_existing(config), read_only=True).latest(count))]
 
 
 def _matches(record: Record, person: str | None, target: str | None) -> bool:

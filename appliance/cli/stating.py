@@ -1,13 +1,15 @@
-"""``scanside conformance``."""
+"""``scanside conformance`` and ``scanside openapi``: what this device speaks, as documents."""
 
 from __future__ import annotations
 
+import json
+import tempfile
 from pathlib import Path
 
 import click
 
 from appliance.cli.options import configured
-from appliance.config import load
+from appliance.config import Config, load
 
 
 @click.command()
@@ -24,6 +26,21 @@ def conformance(form: str, path: Path | None, config_path: Path | None, data_dir
 
     made = statement(load(config_path, data_dir))
     text = made.html() if form == "html" else made.markdown()
+    if path is None:
+        click.echo(text, nl=False)
+    else:
+        path.write_text(text, encoding="utf-8")
+
+
+@click.command()
+@click.option("--to", "path", type=click.Path(dir_okay=False, path_type=Path), help="File.  [default: print it]")
+def openapi(path: Path | None) -> None:
+    """Write the OpenAPI 3.1 document of the JSON API; a running appliance serves it at /api/v1/openapi.json."""
+    from appliance.web.app import create_app
+    from appliance.web.openapi import document
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = json.dumps(document(create_app(Config(data_dir=folder))), indent=1, ensure_ascii=False) + "\n"
     if path is None:
         click.echo(text, nl=False)
     else:

@@ -63,6 +63,20 @@ def scores(bins: np.ndarray, seed: int) -> np.ndarray:
     return found
 
 
+def ranks(bins: np.ndarray, seed: int) -> np.ndarray:
+    """Ranks ``(studies, streams)`` of studies among each other, in [0, 1), ties by chance; of a category by frequency.
+
+    Quicker than `scores`, for a look at the latest studies.
+    """
+    every = np.arange(bins.shape[1])
+    counts = np.zeros((bins.shape[1], int(bins.max(initial=0)) + 1), np.int64)
+    for study in bins:
+        counts[every, study] += 1
+    values = np.where(NUMERIC, bins, counts[every, bins])
+    chance = martingale.seeded(seed, len(bins), bins.size).reshape(bins.shape)
+    return np.asarray((values + chance).argsort(axis=0).argsort(axis=0) / max(len(bins), 1))
+
+
 def autocorrelation(score: np.ndarray) -> float:
     """The p-value of the test of Ljung and Box (1978) that scores ``(studies,)`` don't depend on the five before."""
     count = len(score)

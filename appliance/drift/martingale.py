@@ -17,18 +17,26 @@ from statistics import NormalDist
 
 import numpy as np
 
-# A bet puts a share on p-values near an end: (1 - share) + share * power * q ** (power - 1).
-_SHARES, _POWERS = (0.04, 0.2, 0.7), (0.12, 0.45)
-_JUMPS = np.array([0.0003, 0.003, 0.03])  # of the capital, put on all bets anew after each study
-_IDLE = 0.5  # of what is put anew: not at stake
-_LEAST = 1e-12  # a p-value; a capital never is multiplied by infinity
-_GRID = [(share, power) for share in _SHARES for power in _POWERS]
-_SHARE = np.array([share for share, _ in _GRID])
-_POWER = np.array([power for _, power in _GRID])
-ENDS = 4  # low, high, both, middle
-BETS = ENDS * len(_GRID)
+# A bet puts a share of its capital on p-values up to a cut. Small shares are for changes that concern a few studies in
+# a hundred, which are the hardest to notice: they have more of the stake.
+_BETS = (
+    # share, cut, stake
+    (0.04, 0.003, 2.0),
+    (0.04, 0.008, 3.0),
+    (0.04, 0.02, 3.0),
+    (0.2, 0.02, 1.0),
+    (0.7, 0.02, 1.0),
+    (0.3, 0.1, 1.0),
+    (0.6, 0.3, 1.0),
+)
+_JUMPS = np.array([0.0003, 0.003])  # of the capital, put on all bets anew after each study
+_IDLE = 0.2  # of what is put anew: not at stake
+_SHARE, _CUT, _STAKE = (np.array(column) for column in zip(*_BETS, strict=True))
+_ENDS = 4  # of the p-values: low, high, either, neither
+BETS = _ENDS * len(_BETS)
+_STAKES = np.tile(_STAKE, _ENDS) / (_ENDS * _STAKE.sum())
+_PRIOR = np.concatenate([[_IDLE], (1 - _IDLE) * _STAKES])
 _NORMAL = NormalDist()
-_PRIOR = np.concatenate([[_IDLE], np.full(BETS, (1 - _IDLE) / BETS)])
 
 
 def p_values(counts: np.ndarray, bins: np.ndarray, numeric: np.ndarray, chance: np.ndarray) -> np.ndarray:
@@ -61,9 +69,9 @@ def p_values(counts: np.ndarray, bins: np.ndarray, numeric: np.ndarray, chance: 
 
 def bets(p: np.ndarray) -> np.ndarray:
     """What each bet pays on p-values: ``(..., streams)`` -> ``(..., streams, bets)``."""
-    ends = np.stack([p, 1 - p, 2 * np.minimum(p, 1 - p), 1 - 2 * np.minimum(p, 1 - p)], axis=-1)
-    logs = np.log(np.clip(ends, _LEAST, 1.0))
-    paid = (1 - _SHARE) + _SHARE * _POWER * np.exp((_POWER - 1) * logs[..., None])
+    near = 2 * np.minimum(p, 1 - p)
+    ends = np.stack([p, 1 - p, near, 1 - near], axis=-1)
+    paid = (1 - _SHARE) + _SHARE / _CUT * (ends[..., None] <= _CUT)
     return paid.reshape(*p.shape, BETS)
 
 
@@ -111,12 +119,13 @@ class Capitals:
         return np.asarray(top[..., 0] + np.log(np.exp(self.logs - top).mean(axis=-1)))
 
     def warnings(self) -> np.ndarray:
-        """Each stream's e-detector ``(..., streams)``: the mean over its bets of their Shiryaev-Roberts sums.
+        """Each stream's e-detector ``(..., streams)``: the mean over its bets of their Shiryaev-Roberts
+        sums.
 
         On average it takes at least c studies until it, or a weighted mean over streams, reaches c (Shin, Ramdas,
         Rinaldo: E-detectors, 2023).
         """
-        return np.asarray(self.detectors.mean(axis=-1))
+        return np.asarray(self.detectors @ _STAKES)
 
 
 def combined(evidence: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -214,7 +214,7 @@ class DriftStore(Database):
     def studies(self, package: str, after: int, most: int = 100_000) -> list[dict[str, Any]]:
         """The latest of those whose number is higher than ``after``, in their order."""
         rows = self._rows(
-            "SELECT id, instance_id, at, bins FROM drift_study WHERE package = :package AND id > :after "
+            "SELECT id, instance_id, at, bins FROM drift_study NOT INDEXED WHERE package = :package AND id > :after "
             "ORDER BY id DESC LIMIT :most",
             package=package, after=after, most=most,
         )  # fmt: skip
@@ -222,7 +222,7 @@ class DriftStore(Database):
 
     def number_of_studies(self, package: str, after: int) -> int:
         rows = self._rows(
-            "SELECT count(*) AS n FROM drift_study WHERE package = :package AND id > :after",
+            "SELECT count(*) AS n FROM drift_study NOT INDEXED WHERE package = :package AND id > :after",
             package=package, after=after,
         )  # fmt: skip
         return int(rows[0]["n"])

@@ -87,9 +87,20 @@ def _body(kind: type) -> Any:
     if request.mimetype != "application/json":
         raise UnsupportedMediaType("Send application/json.")
     try:
-        return _as(kind, msgspec.json.decode(request.get_data()))
+        return _as(kind, _with_whole_numbers(msgspec.json.decode(request.get_data())))
     except msgspec.DecodeError as error:
         raise BadRequest(f"The body is no JSON: {error}.") from error
+
+
+def _with_whole_numbers(given: Any) -> Any:
+    """In JSON 5.0 is an integer, too."""
+    if isinstance(given, float) and given.is_integer():
+        return int(given)
+    if isinstance(given, list):
+        return [_with_whole_numbers(each) for each in given]
+    if isinstance(given, dict):
+        return {name: _with_whole_numbers(each) for name, each in given.items()}
+    return given
 
 
 def _as(kind: type, given: Any, strict: bool = True) -> Any:

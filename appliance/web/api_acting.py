@@ -10,7 +10,7 @@ from appliance.custody import Custody
 from appliance.store import Store
 from appliance.study_pages import StudyPages
 from appliance.web import api_model as model
-from appliance.web import embedding
+from appliance.web import embedding, trail
 from appliance.web.api import config, operation, routes
 from appliance.web.api_studies import row_of, study_of
 from appliance.web.rights import needs
@@ -65,21 +65,20 @@ def send_again(asked: model.SendAgain) -> model.Done:
 def embed_link(asked: model.EmbedRequest) -> model.EmbedLink:
     if not config().web.embed_origins:
         abort(409, "No other system may frame this page: the configuration's web.embed_origins is empty.")
-    number = _wanted(asked)
+    number = _wanted(asked.study)
     path, expires_at = embedding.link(number, asked.seconds)
+    trail.note("", target=f"image {number}")
     return model.EmbedLink(path=path, expires_at=expires_at, number=number)
 
 
-def _wanted(asked: model.EmbedRequest) -> int:
-    given = [each for each in (asked.number, asked.sop_instance_uid, asked.study_instance_uid) if each is not None]
-    if len(given) != 1:
-        abort(400, "Name the study by one of number, sop_instance_uid and study_instance_uid.")
-    if asked.number is not None:
-        found: int = row_of(asked.number)["id"]
+def _wanted(asked: int | str) -> int:
+    """The number of a study; a UID may be that of an object or of a whole study."""
+    if isinstance(asked, int):
+        found: int = row_of(asked)["id"]
         return found
     pages = StudyPages(config().ledger_path, read_only=True)
     try:
-        rows = pages.of_uid(str(given[0]), 50, _LATEST, whole_study=asked.study_instance_uid is not None)
+        rows = pages.of_uid(asked, 50, _LATEST) or pages.of_uid(asked, 50, _LATEST, whole_study=True)
     finally:
         pages.close()
     # The latest that was read; else the latest that came, of which the frame says why it has no result.

@@ -329,11 +329,12 @@ class Done(Answer, frozen=True):
 
 
 class EmbedRequest(Ask, frozen=True):
-    """Which study: by its ``number``, or by a UID, of which the latest result counts. It works for ``seconds``."""
+    """Which ``study``: its number, or a SOP or Study Instance UID, of which the latest result counts.
 
-    number: Number | None = None
-    sop_instance_uid: Uid | None = None
-    study_instance_uid: Uid | None = None
+    The link works for so many ``seconds``.
+    """
+
+    study: Number | Uid
     seconds: Annotated[int, Meta(ge=10, le=86400)] = 300
 
 

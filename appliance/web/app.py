@@ -22,7 +22,7 @@ from appliance.config import Config
 from appliance.manifests import Manifests
 from appliance.reader_study import ReaderStudies
 from appliance.reading_order import of_rank
-from appliance.result import Finding, Segment
+from appliance.result import Finding, Segment, rounded_percent
 from appliance.safe_mode import LEVEL_WORDS
 from appliance.safe_mode_store import SafeModeStore
 from appliance.spool import write_durably
@@ -40,6 +40,7 @@ from appliance.web import (
     custody,
     deliveries,
     device,
+    drift,
     embedding,
     kiosk,
     metrics,
@@ -95,6 +96,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     app.register_blueprint(assessing.blueprint)
     app.register_blueprint(custody.blueprint)
     app.register_blueprint(deliveries.blueprint)
+    app.register_blueprint(drift.blueprint)
     app.register_blueprint(reading.blueprint)
     for part in (
         people, kiosk, device, api_studies, api_device, api_acting, metrics, branding, embedding, safety, performing,
@@ -143,7 +145,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         ago=_ago,
         size=_size,
         kind=_kind,
-        percent=_percent,
+        percent=lambda share: rounded_percent(share).replace(" ", "\N{NO-BREAK SPACE}"),
         reported_as=_reported_as,
         extent=_extent,
         color=_color,
@@ -238,9 +240,3 @@ def _kind(kind: str) -> str:
 
 def _size(count: float) -> str:
     return f"{count / 1024**3:.1f} GB" if count >= 1024**3 else f"{count / 1024**2:.0f} MB"
-
-
-def _percent(share: float) -> str:
-    """0 and 100 % are kept for certainty, which no model has."""
-    digits = 1 if share < 0.1 or share > 0.9 else 0
-    return f"{min(max(share * 100, 0.1), 99.9):.{digits}f}\N{NO-BREAK SPACE}%"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from pathlib import Path
 from typing import Any, get_args
 
 from flask import Blueprint, abort, current_app, redirect, render_template, request
@@ -66,4 +68,16 @@ def report(number: int) -> str:
     row: dict[str, Any] | None = store.instance(number)
     if row is None or row["provenance"] is None:
         abort(404, f"There is no result of image number {number} to print.")
-    return render_template("report.html", row=row, **telling(row))
+    config: Config = current_app.config["SCANSIDE"]
+    width, height = _size(config.previews_path / str(number) / "image.png")
+    return render_template("report.html", row=row, width=width, height=height, **telling(row))
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height of a PNG file, which stand at its beginning; both 1 where it is not there."""
+    try:
+        with path.open("rb") as file:
+            width, height = struct.unpack(">16xII", file.read(24))
+            return width, height
+    except (OSError, struct.error):
+        return 1, 1

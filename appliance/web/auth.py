@@ -67,8 +67,9 @@ class Gate:
             if token is not None:
                 g.person, g.how, g.rights = token.name, "token", token.rights
             return  # whoever shows a token is not asked for a cookie
-        if given is not None and given.type == "basic" and request.path.startswith(FOR_SYSTEMS):
-            self._take(self._by_basic(given.username or "", given.password or ""), "password")
+        if request.path.startswith(FOR_SYSTEMS):  # where no cookie counts, so that no other site can use one
+            if given is not None and given.type == "basic":
+                self._take(self._by_basic(given.username or "", given.password or ""), "password")
             return
         secret = session.get(_SESSION_KEY)
         if isinstance(secret, str):

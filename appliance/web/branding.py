@@ -16,7 +16,7 @@ def _brand() -> Branding:
 
 
 @blueprint.get("/brand/logo")
-@needs("open")
+@needs("open", automatic=True)
 def logo() -> Response:
     if not _brand().logo:
         abort(404, "No logo is configured.")
@@ -28,7 +28,7 @@ def logo() -> Response:
 
 
 @blueprint.get("/brand/colors.css")
-@needs("open")
+@needs("open", automatic=True)
 def colors() -> Response:
     response = Response(_brand().css, mimetype="text/css")
     response.headers["Cache-Control"] = "no-cache"

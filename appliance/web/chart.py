@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-_WIDTH, _HEIGHT = 640, 180
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 8, 8, 24
+_WIDTH, _HEIGHT = 480, 150
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 8, 12, 24
 _MOST_ROWS = 24  # of the table
 
 
@@ -39,12 +39,16 @@ class Chart:
     @property
     def latest(self) -> str:
         """The last value of each line, in words."""
-        told = []
-        for line in self.lines:
-            last = next((value for value in reversed(line.values) if value is not None), None)
-            if last is not None:
-                told.append(f"{line.name} {self.show(last)}" if len(self.lines) > 1 else self.show(last))
-        return ", ".join(told)
+        return ", ".join(f"{name} {value}".strip() for name, value in self.key if value)
+
+    @property
+    def key(self) -> list[tuple[str, str]]:
+        """Of each line its name, empty where there is one only, and its last value in words."""
+        last = [next((value for value in reversed(line.values) if value is not None), None) for line in self.lines]
+        return [
+            (line.name if len(self.lines) > 1 else "", "" if value is None else self.show(value))
+            for line, value in zip(self.lines, last, strict=True)
+        ]
 
     @property
     def rows(self) -> list[tuple[str, list[str]]]:

@@ -30,6 +30,7 @@ blueprint = Blueprint("device", __name__)
 _RANGES = {"3h": (3 * 3600, 60), "24h": (86400, 60), "7d": (7 * 86400, 3600), "60d": (60 * 86400, 3600)}
 _MOST_POINTS = 240
 _LOG_LINES = 200
+_GB = 1024**3
 _TITLES = {
     errand.SELF_TEST: "Self-test",
     errand.CONNECTIONS: "Connection test",
@@ -46,6 +47,16 @@ class Errand:
     started_at: float
     checks: list[Check] = field(default_factory=list)
     done: bool = False
+
+    @property
+    def passed(self) -> list[Check]:
+        return [check for check in self.checks if check.outcome == "ok"]
+
+    @property
+    def objections(self) -> list[Check]:
+        """What failed, then what is only to be looked after."""
+        found = [check for check in self.checks if check.outcome != "ok"]
+        return sorted(found, key=lambda check: check.outcome != "fail")
 
     @property
     def worst(self) -> str:
@@ -119,7 +130,7 @@ def device() -> str:
 
 
 @blueprint.get("/device.fragment")
-@needs("operate")
+@needs("operate", automatic=True)
 def fragment() -> str:
     """The part of the page that changes."""
     return _rendered("_device.html")
@@ -176,11 +187,11 @@ def _charts(config: Config, chosen: str) -> list[Chart]:
               lambda value: f"{value:.0f}", width),
         Chart("Processor", times, [Line("load", [each.cpu_percent.mean for each in found])],
               lambda value: f"{value:.0f} %", width),
-        Chart("Memory", times, [Line("all", [each.memory_bytes.mean for each in found]),
-                                Line("appliance", [each.appliance_bytes.mean for each in found])],
-              lambda value: f"{value / 1024**3:.1f} GB", width),
-        Chart("Free disk", times, [Line("free", [float(each.disk_free) for each in found])],
-              lambda value: f"{value / 1024**3:.0f} GB", width),
+        Chart("Memory", times, [Line("all", [each.memory_bytes.mean / _GB for each in found]),
+                                Line("appliance", [each.appliance_bytes.mean / _GB for each in found])],
+              lambda value: f"{value:.1f} GB", width),
+        Chart("Free disk", times, [Line("free", [each.disk_free / _GB for each in found])],
+              lambda value: f"{value:.0f} GB", width),
         Chart("Temperature", times, [Line("hottest", [each.celsius.most if each.celsius else None for each in found])],
               lambda value: f"{value:.0f} °C", width),
     ]  # fmt: skip

@@ -66,7 +66,7 @@ def _admit(number: int) -> _Ticket:
         abort(403, "This link is for another study.")
     if ticket.expires_at < time.time():
         abort(403, "This link is no longer valid. Load the page around this frame again.")
-    g.person = ticket.person  # the view is made in the name of who asked for the link
+    g.person, g.how = ticket.person, "link"  # it is seen in the name of who asked for the link
     return ticket
 
 
@@ -103,7 +103,7 @@ def study(number: int) -> BaseResponse:
 
 
 @blueprint.get(f"/study/{_NUMBER}/{_PICTURES}")
-@needs("open")  # the ticket decides
+@needs("open", automatic=True)  # the ticket decides
 def picture(number: int, name: str) -> BaseResponse:
     _admit(number)
     config: Config = current_app.config["SCANSIDE"]

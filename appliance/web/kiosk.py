@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from flask import Blueprint, Response, abort, current_app, jsonify, redirect, render_template
+from flask import Blueprint, Response, abort, current_app, g, jsonify, redirect, render_template
 from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config
@@ -25,6 +25,7 @@ _LEAST_FREE = 0.05  # of the disk
 @needs("open")
 def kiosk() -> str | BaseResponse:
     if not _may_look():
+        g.asked = True
         return redirect("/login?next=/kiosk")
     return render_template("kiosk.html", figures=_figures())
 

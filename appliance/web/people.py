@@ -28,7 +28,7 @@ _ACCOUNT = "/accounts/<string(maxlength=64):name>"
 
 
 @blueprint.get("/login")
-@needs("open")
+@needs("open", automatic=True)
 def login_form() -> Page:
     if gate().unclaimed:
         return redirect("/enrol")
@@ -69,7 +69,7 @@ def logout() -> BaseResponse:
 
 
 @blueprint.get("/enrol")
-@needs("open")
+@needs("open", automatic=True)
 def enrolment() -> Page:
     if gate().closed:
         return redirect("/login")

@@ -78,12 +78,12 @@ def _judged(row: dict[str, Any], said: list[dict[str, Any]]) -> list[Judged]:
     for subject, label, positive in subjects:
         # Nobody missed what it says is there, and what it says is not there is not "not there".
         senseless = {True: "missed", False: "not_there"}.get(positive)
-        reasons = {
+        reasons: dict[str, dict[str, str]] = {
             verdict: {code: words for code, words in each.items() if code != senseless}
             for verdict, each in REASONS[subject].items()  # type: ignore[index]
         }
-        found.append(Judged(subject, label, [each for each in said if (each["subject"], each["label"]) == (subject, label)],
-                            reasons))  # fmt: skip
+        of_it = [each for each in said if (each["subject"], each["label"]) == (subject, label)]
+        found.append(Judged(subject, label, of_it, reasons))
     return found
 
 
@@ -160,5 +160,6 @@ def _why_now(row: dict[str, Any]) -> str:
     if tier == "high" and priority == "stat":
         return "It is read first, since the model is sure of an urgent finding."
     if tier in ("high", "medium"):
-        return f"It is read before others, since the model is {'sure of' if tier == 'high' else 'unsure about'} an urgent finding."
+        how = "sure of" if tier == "high" else "unsure about"
+        return f"It is read before others, since the model is {how} an urgent finding."
     return ""

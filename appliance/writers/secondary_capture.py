@@ -10,7 +10,7 @@ from pydicom import Dataset
 
 from appliance import canvas, render, volume, writer
 from appliance.image import Image
-from appliance.result import Prediction, Provenance
+from appliance.result import Prediction, Provenance, percent
 
 _PANEL_LONGEST, _PANEL_SHORTEST = 1024, 512
 _PLANE_LONGEST = 480
@@ -130,10 +130,10 @@ def _volume_panels(images: Sequence[Image], prediction: Prediction) -> list[list
 
 def _sentences(prediction: Prediction, provenance: Provenance) -> Iterator[canvas.Sentence]:
     for finding in prediction.findings:
-        words = f"{finding.words} Probability {finding.probability:.1%}, threshold {finding.threshold:.1%}."
+        words = f"{finding.words} Probability {percent(finding.probability)}, threshold {percent(finding.threshold)}."
         yield words, canvas.ALARM if finding.positive else canvas.INK
     for segment in prediction.segments:
-        yield f"{segment.label}: {segment.size}, mean probability {segment.mean_probability:.1%}.", segment.color
+        yield f"{segment.label}: {segment.size}, mean probability {percent(segment.mean_probability)}.", segment.color
     for warning in prediction.warnings:
         yield warning, canvas.WARNING
     made_by = [f"{each.package} {each.version}" for each in (provenance, prediction.segmented_by) if each is not None]

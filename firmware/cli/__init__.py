@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from firmware.cli import boxing, flashing, publishing
+from firmware.cli import boxing, commissioning, flashing, publishing
 from firmware.errors import FirmwareError
 
 
@@ -48,11 +48,20 @@ def main() -> None:
 
 for command in (
     publishing.make_keys,
+    publishing.build,
     publishing.bundle_group,
+    publishing.lock,
     flashing.list_disks,
     flashing.flash,
     flashing.verify,
     flashing.record,
     boxing.update,
+    boxing.data,
+    commissioning.provision,
+    commissioning.stick,
+    commissioning.export_logs,
+    commissioning.factory_reset,
+    commissioning.service_token,
+    boxing.firewall,
 ):
     main.add_command(command)

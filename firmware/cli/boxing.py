@@ -157,3 +157,48 @@ def loader(arguments: tuple[str, ...], root: Path) -> None:
     said = answer(Box(root).boot(), arguments)
     if said:
         click.echo(said)
+
+
+@click.group()
+def data() -> None:
+    """The data partition of the box."""
+
+
+@data.command("open", hidden=True)
+@ROOT
+def open_data(root: Path) -> None:
+    """Called at the start: make it where it is missing, open it, mount it."""
+    from firmware import datadisk
+
+    box = Box(root)
+    said = datadisk.open_data(box)
+    click.echo(datadisk.status(box))
+    if said["made"] and said["encrypted"]:
+        click.echo("its recovery key is shown once by: scanside-firmware data recovery-key")
+
+
+@data.command("status")
+@ROOT
+def data_status(root: Path) -> None:
+    """Say whether it is encrypted, and what opens it."""
+    from firmware import datadisk
+
+    click.echo(datadisk.status(Box(root)))
+
+
+@data.command("recovery-key")
+@ROOT
+def recovery_key(root: Path) -> None:
+    """Show the recovery key, once. Write it down, and keep it away from the box."""
+    from firmware import datadisk
+
+    click.echo(datadisk.take_recovery_key(Box(root)))
+
+
+@click.command()
+@ROOT
+def firewall(root: Path) -> None:
+    """Load the packet filter: the configured ports, and none while a new system is on trial."""
+    from firmware import firewall as filtering
+
+    click.echo(filtering.apply(Box(root)))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from firmware.image.boards import BOARDS
+
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
 KEYS = click.option(
@@ -60,3 +62,69 @@ def verify_bundle(path: Path, ca: Path) -> None:
 
     offered = bundle.verify(path, ca)
     click.echo(f"{path.name} is whole and signed: {offered} for {offered.compatible}")
+
+
+@click.command()
+@click.option("--board", required=True, type=click.Choice(sorted(BOARDS)), help="The kind of machine.")
+@click.option("--to", "target", required=True, type=_FOLDER, help="Folder of what is built.")
+@click.option("--version", default=None, help="Of the image.  [default: the appliance's]")
+@click.option("--epoch", default=1, show_default=True, type=click.IntRange(0), help="Raised by security releases.")
+@click.option("--project", default=Path(), type=_FOLDER, show_default="here", help="The sources of Scanside.")
+@click.option("--cache", type=_FOLDER, default=Path("~/.cache/scanside-firmware"), show_default=True,
+              help="Debian trees and wheels of earlier builds.")  # fmt: skip
+@click.option("--mirror", default="http://deb.debian.org/debian", show_default=True,
+              help="Of Debian; one of snapshot.debian.org builds the same packages again.")  # fmt: skip
+@click.option("--twice", is_flag=True, help="Build twice and compare.")
+@KEYS
+def build(
+    board: str,
+    target: Path,
+    version: str | None,
+    epoch: int,
+    project: Path,
+    cache: Path,
+    mirror: str,
+    twice: bool,
+    keys: Path,
+) -> None:
+    """Build the image of a box: for flashing, as an update bundle, and its bill of materials.
+
+    Needs root, mmdebstrap, and rauc with squashfs-tools. The time of the last commit dates all files.
+
+    \b
+      sudo scanside-firmware build --board generic --keys ~/keys --to out
+    """
+    import subprocess
+    import tomllib
+
+    from firmware.image.boards import board as board_of
+    from firmware.image.build import Plan
+    from firmware.image.build import build as make
+
+    project, target = project.resolve(), target.resolve()
+    version = version or tomllib.loads((project / "pyproject.toml").read_text())["project"]["version"]
+    date = subprocess.run(
+        ["git", "-C", str(project), "log", "-1", "--format=%ct"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    plan = Plan(project, board_of(board), version, epoch, keys.resolve(), target, cache.expanduser().resolve(), mirror,
+                int(date or 1_700_000_000))  # fmt: skip
+    first = make(plan)
+    if twice:
+        again = make(plan)
+        for name, digest in first.items():
+            same = again[name] == digest
+            click.echo(f"{'same  ' if same else 'DIFFERS'}  {name}")
+    for name, digest in first.items():
+        click.echo(f"{digest}  {name}")
+    click.echo(f"{target / 'manifest.json'}: scanside-firmware flash {target / 'manifest.json'} DISK --key image.pub")
+
+
+@click.command("lock")
+@click.option("--board", required=True, type=click.Choice(sorted(BOARDS)))
+@click.option("--project", default=Path(), type=_FOLDER, show_default="here", help="The sources of Scanside.")
+def lock(board: str, project: Path) -> None:
+    """Resolve what the device needs anew, and pin it with hashes. Review the difference, then commit it."""
+    from firmware.image import wheels
+    from firmware.image.boards import BOARDS as ALL
+
+    click.echo(wheels.write_lock(project, board, ALL[board].extras))

@@ -65,7 +65,7 @@ def label(kept: dict[str, Any], record_sha256: str) -> str:
         for number, line in enumerate(lines)
     )
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="60mm" height="30mm" viewBox="0 0 60 30" font-family="sans-serif">'
-        f'<rect width="60" height="30" fill="#fff"/><svg x="1" y="1" width="28" height="28" viewBox="0 0 {side} {side}">'
-        f"{picture}</svg>{words}</svg>\n"
+        '<svg xmlns="http://www.w3.org/2000/svg" width="60mm" height="30mm" viewBox="0 0 60 30"'
+        ' font-family="sans-serif"><rect width="60" height="30" fill="#fff"/>'
+        f'<svg x="1" y="1" width="28" height="28" viewBox="0 0 {side} {side}">{picture}</svg>{words}</svg>\n'
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,7 +15,10 @@ from firmware.errors import FirmwareError
 PYTHON = "3.13"  # Debian 13's
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64",
              "manylinux_2_12_x86_64", "manylinux2010_x86_64")  # fmt: skip
-LOCK = Path(__file__).with_name("requirements.lock")
+
+
+def lock_of(board: str) -> Path:
+    return Path(__file__).with_name(f"{board}.lock")
 
 
 def lock(project: Path, extras: tuple[str, ...] = ()) -> str:
@@ -35,24 +39,32 @@ def lock(project: Path, extras: tuple[str, ...] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_lock(project: Path, extras: tuple[str, ...] = ()) -> Path:
-    Files().write(LOCK, lock(project, extras).encode())
-    return LOCK
+def write_lock(project: Path, board: str, extras: tuple[str, ...]) -> Path:
+    Files().write(lock_of(board), lock(project, extras).encode())
+    return lock_of(board)
 
 
-def locked() -> dict[str, str]:
-    """Name -> version of the lock file."""
-    pins = (line.split()[0] for line in LOCK.read_text().splitlines() if line and not line.startswith("#"))
-    return dict(pin.split("==") for pin in pins)
+def locked(board: str) -> dict[str, tuple[str, str]]:
+    """Name -> version and SHA-256, of a board's lock file."""
+    rows = (line.split() for line in lock_of(board).read_text().splitlines() if line and not line.startswith("#"))
+    return {
+        normal(pin.split("==")[0]): (pin.split("==")[1], digest.removeprefix("--hash=sha256:")) for pin, digest in rows
+    }
 
 
-def install(project: Path, target: Path, cache: Path) -> None:
+def normal(name: str) -> str:
+    """A package's name as indexes compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def install(project: Path, board: str, target: Path, cache: Path) -> None:
     """Fill ``target`` (a site-packages folder) with the locked wheels and with the project itself."""
     cache.mkdir(parents=True, exist_ok=True)
+    lock_path = str(lock_of(board))
     _pip("download", "--quiet", "--no-deps", "--require-hashes", "--dest", str(cache), "--find-links", str(cache),
-         *_target(), "--requirement", str(LOCK))  # fmt: skip
+         *_target(), "--requirement", lock_path)  # fmt: skip
     _pip("install", "--quiet", "--no-deps", "--require-hashes", "--no-index", "--find-links", str(cache),
-         "--no-compile", "--target", str(target), *_target(), "--requirement", str(LOCK))  # fmt: skip
+         "--no-compile", "--target", str(target), *_target(), "--requirement", lock_path)  # fmt: skip
     wheels = cache / "own"
     _pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), str(project))
     own = max(wheels.glob("scanside-*.whl"), key=lambda path: path.stat().st_mtime)

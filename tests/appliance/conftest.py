@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from werkzeug.security import generate_password_hash
 from werkzeug.test import TestResponse
 
-from appliance import file_head
+from appliance import accounts, file_head
 from appliance.account_store import AccountStore
 from appliance.accounts import Role
 from appliance.ingest import Intake
@@ -61,15 +61,24 @@ PASSWORD = "correct horse battery"
 _HASH = generate_password_hash(PASSWORD, "pbkdf2:sha256:1")  # quick, since tests make many
 
 
-def account(ledger: Path, name: str, role: Role = "administrator") -> None:
-    """An account with `PASSWORD`, on a ledger that is there or made; any role, even of the first one."""
+def account(ledger: Path, **roles: Role) -> None:
+    """Accounts with `PASSWORD`, by name, on a ledger that is there or made; any role, even of the first one."""
     store = AccountStore(ledger)
-    store.insert_account(name, role, _HASH)
+    with store.together():
+        for name, role in roles.items():
+            store.insert_account(name, role, _HASH)
     store.close()
 
 
 def log_in(client: FlaskClient, name: str, password: str = PASSWORD) -> TestResponse:
     return client.post("/login", data={"username": name, "password": password})
+
+
+@pytest.fixture
+def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords that are hashed in no time."""
+    monkeypatch.setattr(accounts, "_METHOD", "pbkdf2:sha256:1")
+    monkeypatch.setattr(accounts, "_nobody", [])
 
 
 @pytest.fixture

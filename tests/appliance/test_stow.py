@@ -192,8 +192,8 @@ def test_a_full_disk_is_a_reason_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_with_a_login_systems_need_it_in_every_request(tmp_path: Path, chest: bytes) -> None:
     page = Page(tmp_path / "box")
-    account(page.config.ledger_path, "pacs", "engineer")
-    account(page.config.ledger_path, "jane", "clinician")
+    account(page.config.ledger_path, pacs="engineer")
+    account(page.config.ledger_path, jane="clinician")
 
     def basic(password: str, name: str = "pacs") -> dict[str, str]:
         return {"Authorization": f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}"}

@@ -296,7 +296,7 @@ def numbers(text: str) -> list[str]:
 
 def with_an_account(folder: Path) -> FlaskClient:
     box = Box(folder)
-    account(box.config.ledger_path, "jane")
+    account(box.config.ledger_path, jane="administrator")
     return box.client()
 
 
@@ -369,7 +369,7 @@ def test_no_other_site_changes_anything_by_any_route(headers: dict[str, str], wi
     box = Box(tmp_path)
     quarantined(box)
     if with_login:
-        account(box.config.ledger_path, "jane")
+        account(box.config.ledger_path, jane="administrator")
     routes = changing_routes(box.config)
     paths = {path for _, path in routes}
     assert {"/quarantine/1/retry", "/study/1/review", "/upload", "/dicom-web/studies", "/login", "/accounts"} <= paths

@@ -19,10 +19,10 @@ import numpy as np
 
 from appliance.drift import martingale
 from appliance.drift.martingale import Capitals
-from appliance.drift.streams import INDEX, MOST_BINS, NUMERIC, STREAMS, WEIGHTS
+from appliance.drift.streams import MOST_BINS, NUMERIC, STREAMS, WEIGHTS
 from tests.benchmarks import drift_pools
 
-BASELINE, ALPHA, RUN_LENGTH = 500, 0.01, 20_000
+BASELINE, ALPHA, RUN_LENGTH = 1000, 0.01, 20_000
 LIMIT = np.log(1 / ALPHA)
 Detect = Callable[[np.ndarray], bool]
 
@@ -79,7 +79,8 @@ def first(reached: np.ndarray) -> np.ndarray:
 def said(delays: np.ndarray) -> str:
     middle = np.median(delays)
     caught = np.isfinite(delays).mean()
-    return f"{middle:5.0f} ({np.quantile(delays, 0.1, method='lower'):.0f} to {np.quantile(delays, 0.9, method='higher'):.0f}), {caught:.0%} of runs"
+    low, high = np.quantile(delays, 0.1, method="lower"), np.quantile(delays, 0.9, method="higher")
+    return f"{middle:5.0f} ({low:.0f} to {high:.0f}), {caught:.0%} of runs"
 
 
 def verdict(what: str, good: bool) -> None:
@@ -167,7 +168,7 @@ def delays_of(
 
 def in_control(pool: np.ndarray, runs: int) -> None:
     click.echo(f"\nIn control: {runs} runs of 2,000 studies after a baseline of {BASELINE}")
-    alarms = warned = cusum = 0
+    alarms = warned = 0
     for chunk in range(0, runs, 250):
         count = min(250, runs - chunk)
         course = watch(draw(pool, pool, 0, 2000, 0, count, 100 + chunk), 7 + chunk)

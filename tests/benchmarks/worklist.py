@@ -57,7 +57,8 @@ def fill(path: Path, images: int) -> None:
             (json.dumps([finding]), json.dumps(PROVENANCE)),
         )
         connection.execute(
-            "INSERT INTO instance_named (rowid, patient_name) SELECT id, patient_name FROM instance WHERE facet IS NOT NULL"
+            "INSERT INTO instance_named (rowid, patient_name) "
+            "SELECT id, patient_name FROM instance WHERE facet IS NOT NULL"
         )
         connection.execute("INSERT INTO event (instance_id, at, what) SELECT id, 0, 'received' FROM instance")
     connection.close()
@@ -103,8 +104,10 @@ def combinations(last: float) -> Iterable[dict[str, str]]:
         yield {key: value for key, value in asked.items() if value} | when
 
 
-SEARCHES = ("smith", "s", "an", "anna maria", "maria sm", "muller", "schmidt12", "PAT0012345", "pat00", "p", "ACC", "er",
-            "acc00001234", "1.2.826.0.1.77", "1.2", "123456", "room1", "nobody at all", "x")  # fmt: skip
+SEARCHES = (
+    "smith", "s", "an", "anna maria", "maria sm", "muller", "schmidt12", "PAT0012345", "pat00", "p", "ACC", "er",
+    "acc00001234", "1.2.826.0.1.77", "1.2", "123456", "room1", "nobody at all", "x",
+)  # fmt: skip
 
 
 def timed(client: FlaskClient, address: str, asked: dict[str, str] | None = None) -> tuple[float, float]:

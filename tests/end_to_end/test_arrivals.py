@@ -55,7 +55,7 @@ def test_orthanc_sends_by_stow_with_the_login(tmp_path: Path) -> None:
     plugin = dicomweb_plugin()
     appliance = RunningAppliance(tmp_path / "appliance")
     appliance.start()
-    account(appliance.data / "ledger.sqlite3", "pacs", "engineer")
+    account(appliance.data / "ledger.sqlite3", pacs="engineer")
     servers = {
         name: {"Url": f"{appliance.url}dicom-web/", "Username": "pacs", "Password": password}
         for name, password in (("scanside", PASSWORD), ("stranger", "wrong"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pydicom
 import pytest
+from PIL import Image as PillowImage
 from playwright.sync_api import Browser, Page
 
 from appliance import pipeline, writer
@@ -18,7 +21,7 @@ from appliance.pipeline import Pipeline
 from appliance.send import Destination, send_files
 from tests import fake_package
 from tests.dicom_files import hippocampus_pixels, make_radiograph, make_series
-from tests.end_to_end.conftest import width_once_loaded
+from tests.end_to_end.conftest import drawn, show_at_full_depth
 from tests.filled import Site, fill, models
 from tests.peers import orthanc
 from tests.running import RunningAppliance, scanside
@@ -168,19 +171,27 @@ def test_the_worklist_shows_sizes_and_colors(page: Page, site: Site) -> None:
     assert "% of the image" in chest.inner_text()
 
 
-def test_the_outline_is_a_toggle_beside_the_heat_map(page: Page, site: Site) -> None:
-    page.goto(f"{site.url}study/1")
-    picture, outline = page.get_by_alt_text("The radiograph"), page.get_by_alt_text("Outlines of Lungs")
-    assert outline.is_hidden()
-    page.get_by_label("Outline: Lungs").check()
-    assert outline.is_visible()
-    assert width_once_loaded(outline) > 100
-    assert outline.bounding_box() == picture.bounding_box()
+def test_outlines_and_heat_maps_are_off_until_they_are_asked_for(page: Page, site: Site) -> None:
+    canvas = show_at_full_depth(page, f"{site.url}study/1")
+    assert is_gray(drawn(canvas))
     assert page.get_by_label("Opacity").is_disabled()
+    page.get_by_label("Outline: Lungs").check()
+    outlined = drawn(canvas)
+    assert not is_gray(outlined)
+    page.get_by_label("Opacity").fill("20")
+    assert np.abs(drawn(canvas).astype(int) - outlined).max() > 30
+    page.get_by_label("Outline: Lungs").uncheck()
+    assert is_gray(drawn(canvas))
     page.get_by_label("Heat map: Pneumonia").check()
-    assert page.get_by_label("Opacity").is_enabled()
+    page.reload()
+    page.locator("#canvas[data-depth=full]").wait_for()
+    assert is_gray(drawn(canvas))
     assert "of the heat map lies inside the lungs" in page.locator(".findings").inner_text()
     assert "Outlined by" in page.locator(".details").inner_text()
+
+
+def is_gray(picture: np.ndarray) -> bool:
+    return bool((np.ptp(picture.astype(int), axis=2) == 0).all())
 
 
 def test_a_withheld_map_is_not_there_and_says_so(page: Page, site: Site) -> None:
@@ -193,28 +204,34 @@ def test_a_withheld_map_is_not_there_and_says_so(page: Page, site: Site) -> None
 
 
 def test_the_slices_of_a_volume_are_leafed_through(page: Page, site: Site) -> None:
-    page.goto(f"{site.url}study/3")
-    page.wait_for_load_state("networkidle")
+    canvas = show_at_full_depth(page, f"{site.url}study/3")
     assert page.get_by_text("9 of 18").is_visible()
-    frame = page.locator("#slices").bounding_box()
-    assert frame is not None
-    assert frame["width"] / frame["height"] == pytest.approx(24 / 30, rel=0.02)
-    outline = page.get_by_alt_text("Outlines of Anterior hippocampus, Posterior hippocampus")
-    assert outline.is_visible()  # it is the result
-    shown = page.locator("#slices").screenshot()
-    page.get_by_label("Slice").fill("2")
+    middle = drawn(canvas)
+    assert is_gray(middle)  # its outlines are off at first, too
+    canvas.focus()
+    for key, place in (("PageDown", 10), ("Home", 1), ("End", 18), (",", 17)):
+        page.keyboard.press(key)
+        assert page.get_by_text(f"{place} of 18").is_visible()
+    page.locator("#slice").fill("2")
     assert page.get_by_text("2 of 18").is_visible()
-    assert page.locator("#slices").screenshot() != shown
-    page.get_by_label("Outlines:").uncheck()
-    assert outline.is_hidden()
+    page.wait_for_load_state("networkidle")
+    assert (drawn(canvas) != middle).any()
+    page.locator("#slice").fill("9")
+    assert (drawn(canvas) == middle).all()
     page.get_by_label("Outlines:").check()
-    # Both strips lie exactly over each other, moved up by one slice.
-    top = page.locator("#slices").bounding_box()
-    assert top is not None
-    (picture, lines) = (each.bounding_box() for each in page.locator("#slices img").all())
-    assert picture is not None
-    assert lines is not None
-    assert picture["height"] == pytest.approx(lines["height"], rel=0.01)
-    for strip in (picture, lines):
-        assert strip["y"] == pytest.approx(top["y"] - frame["height"], abs=2)
+    # The outline is the one of this slice, where it lies on the image: the strip's own, brought to the canvas.
+    strip = page.context.request.get(f"{site.url}study/3/outline.png").body()
+    lines = np.asarray(PillowImage.open(io.BytesIO(strip)).getchannel("A"))
+    tall = lines.shape[0] // 18
+    expected = PillowImage.fromarray(lines[8 * tall : 9 * tall])
+    height, width = middle.shape[:2]
+    scale = min(width / 24, height / 30)
+    size = round(24 * scale), round(30 * scale)
+    where = np.asarray(expected.resize(size)) > 128
+    colored = np.ptp(drawn(canvas).astype(int), axis=2) > 20
+    top, left = (height - size[1]) // 2, (width - size[0]) // 2
+    on_image = colored[top : top + size[1], left : left + size[0]]
+    assert where.sum() > 100
+    assert on_image[where].mean() > 0.95
+    assert colored.sum() == on_image.sum()
     assert "mL" in page.locator(".findings").inner_text()

@@ -160,7 +160,7 @@ def test_a_slot_without_a_kernel_is_never_tried(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_no_slot_was_started_from(tmp_path: Path) -> None:
-    with pytest.raises(FirmwareError, match="no rauc.slot="):
+    with pytest.raises(FirmwareError, match=r"no rauc\.slot="):
         SdBoot(tmp_path, "root=/dev/sda1").current()
 
 

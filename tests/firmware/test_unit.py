@@ -1,16 +1,21 @@
-"""The systemd unit, judged by systemd itself."""
+"""The systemd units, judged by systemd itself; the packet filter, judged by nft; what the appliance tells systemd."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.running import CHECKOUT
+from firmware import firewall
+from tests.running import CHECKOUT, RunningAppliance
 
-UNIT = CHECKOUT / "firmware" / "systemd" / "scanside.service"
+UNITS = CHECKOUT / "firmware" / "systemd"
+DROP_INS = sorted((UNITS / "scanside.service.d").glob("*.conf*"))
 
 
 def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -20,13 +25,83 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, timeout=60)
 
 
-def test_the_unit_is_valid(tmp_path: Path) -> None:
+def test_the_units_are_valid(tmp_path: Path) -> None:
+    true = shutil.which("true") or "/bin/true"
+    for path in [*UNITS.glob("*.service"), *UNITS.glob("*.timer")]:
+        text = path.read_text()
+        for program in ("scanside-firmware", "scanside"):
+            text = text.replace(f"/opt/scanside/bin/{program}", true)
+        (tmp_path / path.name).write_text(text)
+    for path in sorted(tmp_path.iterdir()):
+        done = analyze("verify", "--man=no", path)
+        assert "scanside" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("drop_in", [None, *DROP_INS], ids=lambda path: path.name if path else "alone")
+def test_the_appliance_exposes_little(tmp_path: Path, drop_in: Path | None) -> None:
+    """systemd's own figure, of at most 2.0, with each drop-in, too."""
     unit = tmp_path / "scanside.service"
-    unit.write_text(UNIT.read_text().replace("/opt/scanside/bin/scanside", shutil.which("true") or "/bin/true"))
-    done = analyze("verify", "--man=no", unit)
-    assert "scanside.service" not in done.stderr, done.stderr
-
-
-def test_the_unit_exposes_little() -> None:
-    done = analyze("security", "--offline=true", "--threshold=20", UNIT)
+    unit.write_text((UNITS / "scanside.service").read_text() + (f"\n{drop_in.read_text()}" if drop_in else ""))
+    done = analyze("security", "--offline=true", "--threshold=20", unit)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("configuration", "opened", "closed"),
+    [
+        ("", ["tcp dport 11112 accept"], ["8080"]),
+        ('[web]\nhost = "0.0.0.0"\nport = 8443\n', ["tcp dport 11112 accept", "tcp dport 8443 accept"], []),
+        ("[storage_scp]\nenabled = false\n", [], ["dport 11112"]),
+        ('[storage_scp]\nhost = "127.0.0.1"\n', [], ["dport 11112"]),
+        (
+            '[storage_scp]\nonly_modalities = true\n[[storage_scp.modalities]]\naddress = "192.0.2.0/24"\n'
+            '[[storage_scp.modalities]]\naddress = "2001:db8::5"\n',
+            ["ip saddr 192.0.2.0/24 tcp dport 11112 accept", "ip6 saddr 2001:db8::5/128 tcp dport 11112 accept"],
+            ["\n        tcp dport 11112 accept"],
+        ),
+        (
+            '[storage_scp]\nonly_modalities = true\n[[storage_scp.modalities]]\nae_title = "CT1"\n',
+            ["tcp dport 11112 accept"],
+            [],
+        ),
+    ],
+)
+def test_only_what_is_configured_is_open(configuration: str, opened: list[str], closed: list[str]) -> None:
+    text = firewall.rules(tomllib.loads(configuration))
+    assert "policy drop" in text
+    assert all(rule in text for rule in opened), text
+    assert not any(rule in text for rule in closed), text
+    _judged_by_nft(text)
+
+
+def test_a_system_on_trial_opens_nothing() -> None:
+    text = firewall.rules({"web": {"host": "0.0.0.0"}}, on_trial=True)
+    assert "dport 11112" not in text and "dport 8080" not in text
+    _judged_by_nft(text)
+
+
+def _judged_by_nft(text: str) -> None:
+    if shutil.which("nft") is None or os.geteuid():
+        return
+    done = subprocess.run(["nft", "--check", "--file", "-"], input=text, capture_output=True, text=True, timeout=30)
+    if "Operation not" in done.stderr or "cache initialization failed" in done.stderr:
+        return  # a kernel without nftables
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_appliance_tells_systemd_that_it_is_ready_and_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        appliance = RunningAppliance(tmp_path)
+        appliance.start()
+        assert manager.recv(100) == b"READY=1"
+        assert manager.recv(100) == b"WATCHDOG=1"
+        appliance.stop()
+        words = b""
+        while words != b"STOPPING=1":
+            words = manager.recv(100)
+            assert words in (b"WATCHDOG=1", b"STOPPING=1")

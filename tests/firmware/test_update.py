@@ -272,7 +272,7 @@ def test_versions_in_their_order() -> None:
     ranked = sorted((Release(version, 1) for version in reversed(order)), key=Release.key)
     assert [each.version for each in ranked] == order
     assert Release("0.0.1", 2).key() > Release("9.9.9", 1).key()
-    with pytest.raises(FirmwareError, match="no version|not a version"):
+    with pytest.raises(FirmwareError, match="is not a version"):
         Release("1.0", 1).key()
 
 

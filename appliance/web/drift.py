@@ -1,0 +1,107 @@
+"""The page of drift: what has changed, since when and for whom, and every stream against what is usual."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import get_args
+
+from flask import Blueprint, abort, current_app, redirect, render_template, request
+from werkzeug.wrappers import Response as BaseResponse
+
+from appliance.config import Config
+from appliance.drift import decisions, summary
+from appliance.drift.store import DriftStore, Outcome
+from appliance.errors import ApplianceError, DriftError
+from appliance.web import charts
+from appliance.web.rights import current_person, needs
+
+blueprint = Blueprint("drift", __name__)
+
+_NUMBER = "<int(max=9223372036854775807):number>"
+_SPANS = {30: "30 days", 90: "90 days", 366: "a year"}
+
+
+def _config() -> Config:
+    config: Config = current_app.config["SCANSIDE"]
+    return config
+
+
+def _store(read_only: bool = False) -> DriftStore:
+    return DriftStore(_config().ledger_path, read_only)
+
+
+@blueprint.get("/drift")
+@needs("see")
+def drift() -> str:
+    store, settings = _store(read_only=True), _config().drift
+    days = request.args.get("days", 90, type=int)
+    days = days if days in _SPANS else 90
+    try:
+        if not store.packages():
+            return render_template("drift.html", status=None, enabled=settings.enabled, packages=[])
+        try:
+            about = summary.chosen(store, request.args.get("package"))
+        except DriftError as error:
+            abort(404, f"{error.message[0].upper()}{error.message[1:]}.")
+        past = summary.history(store, about, days)
+        labels, worth = summary.course(past)
+        limit = math.log(1 / settings.alpha)
+        return render_template(
+            "drift.html",
+            enabled=settings.enabled,
+            packages=summary.packages(store),
+            package=about["package"],
+            status=summary.status(store, settings, about),
+            capitals={
+                against: charts.capital(labels, worth[against], limit, f"Evidence against {words}")
+                for against, words in summary.AGAINST.items()
+            },
+            groups=summary.lines(store, about, past),
+            scanners=summary.scanners(store, past),
+            alarms=[summary.alarm(row) for row in store.alarms(50) if row["acknowledged_at"] is not None],
+            open_alarms=[summary.alarm(row) for row in store.alarms(50, only_open=True)],
+            events=store.events(50),
+            counted=store.counted(),
+            rejected=store.rejected(time.time() - days * 86400),
+            days=days,
+            spans=_SPANS,
+            chart=charts.line,
+        )
+    finally:
+        store.close()
+
+
+@blueprint.post(f"/drift/alarm/{_NUMBER}")
+@needs("operate")
+def acknowledge(number: int) -> BaseResponse:
+    given = request.form.get("outcome", "watch")
+    outcome: Outcome | None = next((each for each in get_args(Outcome) if each == given), None)
+    if outcome is None:
+        abort(400, f"What follows from an alarm is one of: {', '.join(get_args(Outcome))}.")
+    store = _store()
+    try:
+        decisions.acknowledge(store, number, current_person() or "the page", request.form.get("why", ""), outcome)
+    except ApplianceError as error:
+        abort(409, f"{error.message[0].upper()}{error.message[1:]}." + (f" ({error.hint})" if error.hint else ""))
+    finally:
+        store.close()
+    return redirect("/drift")
+
+
+@blueprint.post("/drift/baseline")
+@needs("operate")
+def baseline() -> BaseResponse:
+    """Accept what was learned so far, or learn it anew."""
+    store, by = _store(), current_person() or "the page"
+    try:
+        package = summary.chosen(store, request.form.get("package"))["package"]
+        if request.form.get("what") == "accept":
+            decisions.accept_baseline(store, package, by)
+        else:
+            decisions.start_baseline(store, package, by)
+    except ApplianceError as error:
+        abort(409, f"{error.message[0].upper()}{error.message[1:]}.")
+    finally:
+        store.close()
+    return redirect("/drift")

@@ -1,0 +1,170 @@
+"""Commands that make a flashed box a site's box, and take it back."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import click
+
+from firmware.box import Box
+from firmware.cli.boxing import ROOT
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group()
+def provision() -> None:
+    """Commission a box: a site's signed configuration, its certificate.
+
+    On a stick with the label SCANSIDE, site.toml with its site.toml.sig is taken by itself; see `stick`.
+    """
+
+
+@provision.command("sign")
+@click.argument("site", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--key", required=True, type=_FILE, help="site.key")
+def sign(site: Path, key: Path) -> None:
+    """Check SITE (a site.toml) and sign it: SITE.sig lies beside it."""
+    from firmware import provisioning, signing
+
+    provisioning.parse(site.read_text(), site.name)
+    click.echo(signing.sign_file(site, key, provisioning.PURPOSE))
+
+
+@provision.command("apply")
+@click.argument("site", type=_FILE)
+@click.option("--allow-older", is_flag=True, help="Take a lower version than one that was applied here.")
+@ROOT
+def apply(site: Path, allow_older: bool, root: Path) -> None:
+    """Use SITE, where it is signed. The appliance judges its own tables first; nothing is half in place."""
+    from firmware import provisioning
+
+    number = provisioning.apply(Box(root), site, allow_older=allow_older)
+    click.echo(f"configuration {number} is in place; it counts from the next start of the appliance")
+
+
+@provision.command("history")
+@ROOT
+def history(root: Path) -> None:
+    """List all configurations that were applied."""
+    from firmware import provisioning
+
+    for each in provisioning.history(Box(root)):
+        click.echo(f"{each['number']:4}  version {each['version']}  {each['name']}")
+
+
+@provision.command("back")
+@click.argument("number", type=int)
+@ROOT
+def back(number: int, root: Path) -> None:
+    """Use configuration NUMBER of the history again."""
+    from firmware import provisioning
+
+    provisioning.go_back(Box(root), number)
+    click.echo(f"configuration {number} is in place again")
+
+
+@provision.command("csr")
+@click.argument("target", type=_FILE)
+@click.option("--name", required=True, help="The box's name in the hospital's network.")
+@click.option("--address", "addresses", multiple=True, help="An IP address that the certificate is to name, too.")
+@ROOT
+def csr(target: Path, name: str, addresses: tuple[str, ...], root: Path) -> None:
+    """Write a certificate signing request to TARGET. The key is made on the box and stays there."""
+    from firmware import provisioning
+
+    target.write_bytes(provisioning.request(Box(root), name, addresses))
+    click.echo(
+        f"{target}: have it signed by the hospital's authority, then: scanside-firmware provision certificate FILE"
+    )
+
+
+@provision.command("certificate")
+@click.argument("path", metavar="FILE", type=_FILE)
+@ROOT
+def certificate(path: Path, root: Path) -> None:
+    """Take the hospital's certificate, where it fits the box's key and counts today."""
+    from firmware import provisioning
+
+    click.echo(provisioning.take_certificate(Box(root), path))
+
+
+@click.command("export-logs")
+@click.argument("target", type=click.Path(file_okay=False, path_type=Path))
+@ROOT
+def export_logs(target: Path, root: Path) -> None:
+    """Write the journal of two weeks and the history to the folder TARGET. Nothing of a patient is in them."""
+    from firmware import provisioning
+
+    for path in provisioning.export_logs(Box(root), target):
+        click.echo(path)
+
+
+@click.command("factory-reset")
+@click.option("--box", "typed", required=True, help="The box's own identity, typed: it is on its console.")
+@click.option("--record", type=_FILE, help="Where the record of the reset is written, such as on a stick.")
+@ROOT
+def factory_reset(typed: str, record: Path | None, root: Path) -> None:
+    """Destroy all data of this box: images, ledger, results, keys, configuration. The system stays.
+
+    Encrypted data: its keys are destroyed, and that is checked. Otherwise every byte is written over.
+    """
+    from firmware import datadisk, provisioning
+    from firmware.errors import die
+    from firmware.update import restart
+
+    box = Box(root)
+    known = provisioning.machine_id(box)
+    if typed != known:
+        die(f"this is box {known}, not {typed}", "type the identity of the box that is to lose its data")
+    subprocess.run(["systemctl", "stop", "scanside.service"], check=False, timeout=120)
+    done = datadisk.erase(box)
+    text = f"box {known}: {done}"
+    click.echo(text)
+    if record:
+        record.write_text(text + "\n")
+    restart()
+
+
+@click.command("stick")
+@click.argument("device", type=click.Path(path_type=Path))
+@ROOT
+def stick(device: Path, root: Path) -> None:
+    """Take what the stick DEVICE (or a folder) brings; the box calls this for a label SCANSIDE.
+
+    site.toml, certificate.pem, *.scanside, *.raucb, service.token, each where it is signed; logs and the certificate
+    request go back to it.
+    """
+    from firmware.errors import die
+    from firmware.stick import take
+
+    box = Box(root)
+    if device.is_dir():
+        for line in take(box, device):
+            click.echo(line)
+        return
+    with tempfile.TemporaryDirectory(dir="/run") as folder:
+        done = subprocess.run(
+            ["mount", "-o", "nosuid,nodev,noexec", str(device), folder], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            die(f"the stick {device} can't be mounted: {done.stderr.strip()}", "format it as FAT32, ext4 or exFAT")
+        try:
+            for line in take(box, Path(folder)):
+                click.echo(line)
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=False)
+
+
+@click.command("service-token")
+@click.option("--box", "box_id", required=True, help="The box's own identity.")
+@click.option("--hours", default=4.0, show_default=True, help="24 at most.")
+@click.option("--who", required=True, help="Who works on it; it stands in the box's history.")
+@click.option("--key", required=True, type=_FILE, help="site.key")
+def service_token(box_id: str, hours: float, who: str, key: Path) -> None:
+    """Sign a token for a shell on one box's console; put it on a stick as service.token."""
+    from firmware import service
+
+    click.echo(service.make(box_id, hours, key, who), nl=False)

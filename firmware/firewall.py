@@ -1,0 +1,77 @@
+"""The packet filter: what the appliance's configuration opens, and nothing else.
+
+While a new system is on trial nothing is open, so that no scanner gets an acknowledgement from a system that may be
+sent back with its ledger.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import subprocess
+import tomllib
+from typing import Any
+
+from firmware.box import Box
+from firmware.errors import FirmwareError
+
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_RULES = """flush ruleset
+table inet scanside {{
+    chain input {{
+        type filter hook input priority filter; policy drop;
+        iifname "lo" accept
+        ct state established,related accept
+        ct state invalid drop
+        icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert, echo-request }} accept
+        icmp type {{ echo-request, destination-unreachable }} limit rate 10/second accept
+        udp sport 67 udp dport 68 accept
+{ports}    }}
+    chain forward {{
+        type filter hook forward priority filter; policy drop;
+    }}
+}}
+"""
+
+
+def rules(configuration: dict[str, Any], on_trial: bool = False) -> str:
+    """An nftables ruleset for a configuration (the appliance's TOML as tables)."""
+    lines = [] if on_trial else list(_opened(configuration))
+    comment = "        # a new system is on trial: nothing is opened yet\n" if on_trial else ""
+    return _RULES.format(ports=comment + "".join(f"        {line}\n" for line in lines))
+
+
+def _opened(configuration: dict[str, Any]) -> list[str]:
+    scp, web = configuration.get("storage_scp", {}), configuration.get("web", {})
+    found = []
+    if scp.get("enabled", True) and scp.get("host", "0.0.0.0") not in _LOOPBACK:  # noqa: S104 (the configuration's)
+        port = int(scp.get("port", 11112))
+        addresses = [str(each["address"]) for each in scp.get("modalities", ()) if "address" in each]
+        everybody = not scp.get("only_modalities") or len(addresses) < len(scp.get("modalities", ()))
+        found += [f"tcp dport {port} accept"] if everybody else _from(addresses, port)
+    if web.get("enabled", True) and web.get("host", "127.0.0.1") not in _LOOPBACK:
+        found.append(f"tcp dport {int(web.get('port', 8080))} accept")
+    return found
+
+
+def _from(addresses: list[str], port: int) -> list[str]:
+    rows = []
+    for address in addresses:
+        network = ipaddress.ip_network(address, strict=False)
+        rows.append(f"{'ip' if network.version == 4 else 'ip6'} saddr {network} tcp dport {port} accept")
+    return rows
+
+
+def apply(box: Box) -> str:
+    """Load the rules that fit the configuration and the slot's state; returns them."""
+    boot = box.boot()
+    try:
+        tables = tomllib.loads(box.configuration.read_text())
+    except (OSError, ValueError) as error:
+        tables = {"storage_scp": {"enabled": False}, "web": {"enabled": False}}
+        reason = f"{box.configuration}: {error}"
+        box.remember("closed", why=reason)  # without a configuration nothing is open
+    text = rules(tables, on_trial=boot.state(boot.current()) == "trial")
+    done = subprocess.run(["nft", "--file", "-"], input=text, capture_output=True, text=True, check=False, timeout=60)
+    if done.returncode:
+        raise FirmwareError(f"the packet filter was not loaded: {done.stderr.strip()}")
+    return text

@@ -1,0 +1,90 @@
+"""What differs between boards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from firmware.errors import FirmwareError
+
+# No apt, no shell login, no editor: what the appliance, RAUC, the TPM and the network need.
+_PACKAGES = (
+    "systemd",
+    "systemd-sysv",
+    "systemd-resolved",
+    "systemd-timesyncd",
+    "systemd-repart",
+    "systemd-cryptsetup",
+    "udev",
+    "dbus",
+    "kmod",
+    "iproute2",
+    "nftables",
+    "e2fsprogs",
+    "cryptsetup-bin",
+    "rauc",
+    "python3",
+    "python3-venv",
+    "libgomp1",
+    "ca-certificates",
+    "tzdata",
+    "dracut",
+    "libtss2-esys-3.0.2-0t64",
+    "libtss2-mu-4.0.1-0t64",
+    "libtss2-rc0t64",
+    "libtss2-tcti-device0t64",
+)
+
+
+@dataclass(frozen=True)
+class Board:
+    """A kind of machine."""
+
+    name: str
+    about: str
+    packages: tuple[str, ...]
+    components: str  # of Debian
+    extras: tuple[str, ...]  # of the appliance
+    console: str
+
+    @property
+    def compatible(self) -> str:
+        return f"scanside-{self.name}"
+
+
+BOARDS = {
+    board.name: board
+    for board in (
+        Board(
+            "generic",
+            "virtual machines",
+            (*_PACKAGES, "linux-image-cloud-amd64"),
+            "main",
+            (),
+            "console=tty0 console=ttyS0,115200",
+        ),
+        Board(
+            "x86-efi",
+            "bare UEFI machines, Intel GPUs by OpenVINO",
+            (
+                *_PACKAGES,
+                "linux-image-amd64",
+                "intel-microcode",
+                "amd64-microcode",
+                "firmware-realtek",
+                "firmware-misc-nonfree",
+                "firmware-bnx2",
+            ),
+            "main,non-free-firmware",
+            ("openvino",),
+            "console=ttyS0,115200 console=tty0",
+        ),
+    )
+}
+
+
+def board(name: str) -> Board:
+    if name not in BOARDS:
+        raise FirmwareError(
+            f"there is no board {name!r}", hint=f"one of {', '.join(BOARDS)}; for a Jetson see firmware/jetson"
+        )
+    return BOARDS[name]

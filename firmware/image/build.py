@@ -1,0 +1,335 @@
+"""The image of a box, from nothing: Debian, the appliance, root with dm-verity, signed kernels, disk, bundle, SBOM."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from firmware import bundle
+from firmware.errors import FirmwareError
+from firmware.flash import manifest
+from firmware.image import disk, sbom, wheels
+from firmware.image.boards import Board
+from firmware.image.chroot import call, debian, inside, mounted, tools
+from firmware.policy import Offered
+from firmware.steps import complete_step
+
+_FILES = Path(__file__).with_name("files")
+_UNITS = Path(__file__).parent.parent / "systemd"
+_ENABLED = (
+    "scanside.service",
+    "scanside-data.service",
+    "scanside-prepare.service",
+    "scanside-firewall.service",
+    "scanside-confirm.service",
+    "scanside-deadline.timer",
+    "systemd-networkd.service",
+    "systemd-resolved.service",
+    "systemd-timesyncd.service",
+)
+_MASKED = (
+    "getty@tty1.service",
+    "serial-getty@ttyS0.service",
+    "console-getty.service",
+    "getty.target",
+    "emergency.service",
+    "rescue.service",
+    "debug-shell.service",
+    "systemd-firstboot.service",
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+    "systemd-repart.service",
+    "systemd-pcrphase-sysinit.service",
+)
+_DROPPED = (
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+    "usr/share/lintian",
+    "usr/share/bug",
+    "var/cache",
+    "var/lib/apt",
+    "var/log",
+    "boot",
+    "etc/machine-id",
+    "etc/hostname",
+    "etc/resolv.conf",
+    "etc/ssh",
+    "usr/share/i18n",
+)
+_NOT_IN_INITRD = "network network-manager nfs iscsi multipath lvm mdraid plymouth crypt resume biosdevname"
+_LAUNCHER = """#!/opt/scanside/bin/python3 -I
+import sys
+from {module} import main
+sys.exit(main(prog_name="{name}"))
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is built."""
+
+    project: Path
+    board: Board
+    version: str
+    epoch: int
+    keys: Path
+    target: Path
+    cache: Path
+    mirror: str
+    date: int  # SOURCE_DATE_EPOCH
+
+
+def build(plan: Plan) -> dict[str, str]:
+    """Everything into ``plan.target``; name -> SHA-256 of what must come out the same each time."""
+    work = plan.target / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    with complete_step("tools of the build (Debian 13)"):
+        tree = tools(plan.cache, plan.mirror)
+    root = work / "root"
+    with complete_step(f"Debian 13 for {plan.board.name}"):
+        _base(plan, root)
+    with complete_step("the appliance, from locked wheels"):
+        _appliance(plan, root)
+    with complete_step("files, units, users"):
+        _configure(plan, root)
+    with complete_step("initrd"):
+        kernel, initrd = _initrd(plan, root, work)
+    with complete_step("bill of materials"):
+        document = sbom.make(root, plan.version, plan.board.name, plan.date)
+        text = json.dumps(document, indent=1)
+        (root / "usr/lib/scanside/sbom.cdx.json").write_text(text)
+        (plan.target / f"scanside-{plan.board.name}-{plan.version}.cdx.json").write_text(text)
+    with complete_step("root: erofs with dm-verity"):
+        _clean(root)
+        image, root_hash, offset = _root_image(plan, tree, root, work)
+    with mounted(tree, work, plan.keys):
+        with complete_step("kernels of both slots, signed"):
+            for slot in ("a", "b"):
+                _kernel(plan, tree, work, kernel, initrd, slot, root_hash, offset)
+            loader = _loader(plan, tree, work)
+        with complete_step("disk"):
+            raw = disk.make(tree, work, image, loader, plan.version)
+    with complete_step("signed image and bundle"):
+        path = manifest.make(
+            raw, plan.target, plan.keys / "image.key", plan.version, plan.epoch, plan.board.name, disk.LEAST_DISK
+        )
+        shutil.copy(plan.keys / "image.pub", plan.target)
+        content = work / "bundle"
+        content.mkdir()
+        image.rename(content / "root.img")
+        for slot in ("a", "b"):
+            shutil.copy(work / f"{slot}.efi", content)
+        offered = Offered(plan.version, plan.epoch, plan.board.compatible)
+        bundle.make(content, offered, plan.keys, plan.target / f"scanside-{plan.board.name}-{plan.version}.raucb")
+    digests = {"root.img": content / "root.img", "initrd": initrd, "kernel a": work / "a.efi", "disk": path}
+    return {name: hashlib.sha256(each.read_bytes()).hexdigest() for name, each in digests.items()}
+
+
+def _base(plan: Plan, root: Path) -> None:
+    """Debian, kept from an earlier build where packages and mirror are the same."""
+    what = (plan.board.packages, plan.board.components, plan.mirror)
+    name = hashlib.sha256(repr(what).encode()).hexdigest()
+    kept = plan.cache / f"debian-{plan.board.name}-{name[:12]}"
+    if not kept.exists():
+        debian(kept, plan.board.packages, plan.board.components, plan.mirror, plan.date)
+    call("cp", "--archive", "--reflink=auto", kept, root)
+
+
+def _appliance(plan: Plan, root: Path) -> None:
+    inside(root, "python3", "-m", "venv", "--without-pip", "/opt/scanside")
+    site = root / "opt/scanside/lib/python3.13/site-packages"
+    wheels.install(plan.project, plan.board.name, site, plan.cache / "wheels")
+    shutil.rmtree(site / "bin", ignore_errors=True)
+    shutil.rmtree(site / "compression", ignore_errors=True)
+    for name, module in (("scanside", "appliance.cli"), ("scanside-firmware", "firmware.cli")):
+        launcher = root / "opt/scanside/bin" / name
+        launcher.write_text(_LAUNCHER.format(module=module, name=name))
+        launcher.chmod(0o755)
+        (root / "usr/bin" / name).symlink_to(f"/opt/scanside/bin/{name}")
+    # Not by time: the root is read-only, and its times are all the same.
+    inside(
+        root,
+        "/opt/scanside/bin/python3",
+        "-m",
+        "compileall",
+        "-q",
+        "-j",
+        "2",
+        "--invalidation-mode",
+        "unchecked-hash",
+        "/opt/scanside/lib",
+        "/usr/lib/python3.13",
+        epoch=plan.date,
+    )
+
+
+def _configure(plan: Plan, root: Path) -> None:
+    call("cp", "--recursive", "--no-preserve=ownership", f"{_FILES}/.", root)
+    for name in ("rauc-loader", "rauc-before-install"):
+        (root / "usr/lib/scanside" / name).chmod(0o755)
+    system = root / "etc/rauc/system.conf"
+    system.write_text(system.read_text().replace("@COMPATIBLE@", plan.board.compatible))
+    units = root / "usr/lib/systemd/system"
+    call("cp", "--recursive", "--no-preserve=ownership", f"{_UNITS}/.", units)
+    trust = root / "usr/lib/scanside/trust"
+    trust.mkdir()
+    for name in ("update-ca.pem", "site.pub", "image.pub"):
+        shutil.copy(plan.keys / name, trust)
+    models = trust / "models"
+    models.mkdir()
+    shutil.copy(plan.keys / "models.pub", models)
+    about = {
+        "version": plan.version,
+        "epoch": plan.epoch,
+        "board": plan.board.name,
+        "boot": "sd-boot",
+        "compatible": plan.board.compatible,
+        "built_at": plan.date,
+    }
+    (root / "usr/lib/scanside/image.json").write_text(json.dumps(about))
+    release = root / "usr/lib/os-release"
+    release.write_text(
+        release.read_text()
+        + f'IMAGE_ID=scanside-{plan.board.name}\nIMAGE_VERSION={plan.version}\nVARIANT="Scanside {plan.version}"\n'
+    )
+    inside(root, "systemd-sysusers")
+    for name in ("data", "efi"):
+        (root / name).mkdir(exist_ok=True)
+    inside(root, "systemctl", "enable", *_ENABLED)
+    inside(root, "systemctl", "mask", *_MASKED)
+    inside(root, "usermod", "--password", "!", "--shell", "/usr/sbin/nologin", "root")
+
+
+def _initrd(plan: Plan, root: Path, work: Path) -> tuple[Path, Path]:
+    found = sorted((root / "usr/lib/modules").iterdir())
+    if len(found) != 1:
+        raise FirmwareError(f"the image has {len(found)} kernels instead of one")
+    kernel = shutil.copy(root / "boot" / f"vmlinuz-{found[0].name}", work / "vmlinuz")
+    with mounted(root):
+        inside(
+            root,
+            "dracut",
+            "--force",
+            "--quiet",
+            "--reproducible",
+            "--no-hostonly",
+            "--no-hostonly-cmdline",
+            "--add",
+            "systemd-veritysetup",
+            "--omit",
+            _NOT_IN_INITRD,
+            "--zstd",
+            "--kver",
+            found[0].name,
+            "/run/initrd",
+            epoch=plan.date,
+        )
+    initrd = work / "initrd"
+    shutil.move(root / "run/initrd", initrd)
+    return Path(kernel), initrd
+
+
+def _clean(root: Path) -> None:
+    for each in _DROPPED:
+        path = root / each
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    for folder in ("var", "boot", "run", "tmp"):
+        shutil.rmtree(root / folder, ignore_errors=True)
+        (root / folder).mkdir(mode=0o755, exist_ok=True)
+    # Empty, so that systemd mounts one over it; each box gets its own.
+    (root / "etc/machine-id").touch()
+    (root / "etc/hostname").write_text("scanside\n")
+    (root / "etc/resolv.conf").symlink_to("/run/systemd/resolve/stub-resolv.conf")
+
+
+def _root_image(plan: Plan, tree: Path, root: Path, work: Path) -> tuple[Path, str, int]:
+    """erofs and behind it its hash tree; the root hash and the tree's offset."""
+    image = work / "root.img"
+    seed = uuid.uuid5(uuid.NAMESPACE_URL, f"scanside/{plan.board.name}/{plan.version}")
+    with mounted(tree, work):
+        inside(
+            tree,
+            "mkfs.erofs",
+            "--quiet",
+            "-zlz4hc",
+            "-C65536",
+            f"-T{plan.date}",
+            f"-U{seed}",
+            image,
+            root,
+            epoch=plan.date,
+        )
+        offset = -(-image.stat().st_size // 4096) * 4096
+        if offset > disk.SLOT - (32 << 20):
+            raise FirmwareError(f"the root has {offset >> 20} MiB, and a slot {disk.SLOT >> 20}")
+        said = inside(
+            tree,
+            "veritysetup",
+            "format",
+            f"--hash-offset={offset}",
+            f"--uuid={seed}",
+            f"--salt={hashlib.sha256(seed.bytes).hexdigest()}",
+            f"--data-blocks={offset // 4096}",
+            image,
+            image,
+        )
+    found = next(line.split()[-1] for line in said.splitlines() if line.startswith("Root hash"))
+    return image, found, offset
+
+
+def _kernel(
+    plan: Plan, tree: Path, work: Path, kernel: Path, initrd: Path, slot: str, root_hash: str, offset: int
+) -> None:
+    where = f"PARTLABEL=root-{slot}"
+    line = (
+        f"root=/dev/mapper/root rootfstype=erofs ro systemd.verity=1 roothash={root_hash} "
+        f"systemd.verity_root_data={where} "
+        f"systemd.verity_root_hash={where} systemd.verity_root_options=hash-offset={offset},restart-on-corruption "
+        f"rauc.slot={slot} rd.shell=0 rd.emergency=reboot panic=10 quiet loglevel=4 {plan.board.console} "
+        "systemd.show_status=1 systemd.gpt_auto=0"
+    )
+    (work / "cmdline").write_text(line)
+    (work / "os-release").write_text((work / "root/usr/lib/os-release").read_text())
+    inside(
+        tree,
+        "ukify",
+        "build",
+        f"--linux={kernel}",
+        f"--initrd={initrd}",
+        f"--cmdline=@{work / 'cmdline'}",
+        f"--os-release=@{work / 'os-release'}",
+        f"--secureboot-private-key={plan.keys / 'db.key'}",
+        f"--secureboot-certificate={plan.keys / 'db.pem'}",
+        f"--output={work / slot}.efi",
+        epoch=plan.date,
+    )
+
+
+def _loader(plan: Plan, tree: Path, work: Path) -> Path:
+    signed = work / "BOOTX64.EFI"
+    inside(
+        tree,
+        "sbsign",
+        "--key",
+        plan.keys / "db.key",
+        "--cert",
+        plan.keys / "db.pem",
+        "--output",
+        signed,
+        "/usr/lib/systemd/boot/efi/systemd-bootx64.efi",
+        epoch=plan.date,
+    )
+    return signed

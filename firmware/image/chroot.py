@@ -1,0 +1,108 @@
+"""Debian trees: made by mmdebstrap, entered by chroot."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from firmware.errors import FirmwareError, die
+
+SUITE = "trixie"
+_TOOLS = (
+    "systemd-ukify",
+    "systemd-boot-efi",
+    "sbsigntool",
+    "erofs-utils",
+    "cryptsetup-bin",
+    "rauc",
+    "squashfs-tools",
+    "mtools",
+    "dosfstools",
+    "fdisk",
+    "openssl",
+    "efitools",
+)
+
+
+def call(*command: str | Path, epoch: int | None = None, data: str | None = None) -> str:
+    """Run a program; its output, or an error with its last words."""
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    if epoch is not None:
+        environment["SOURCE_DATE_EPOCH"] = str(epoch)
+    try:
+        done = subprocess.run(
+            [str(each) for each in command],
+            input=data,
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=3600,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise FirmwareError(
+            f"{command[0]} is not installed", hint="firmware/README.md lists what a build needs"
+        ) from error
+    if done.returncode:
+        last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-6:])
+        raise FirmwareError(f"`{' '.join(map(str, command[:4]))} ...` failed:\n{last}")
+    return done.stdout
+
+
+def debian(target: Path, packages: tuple[str, ...], components: str, mirror: str, epoch: int | None) -> None:
+    """Debian 13 with these packages and what they need, as a tree."""
+    if os.geteuid():
+        die("building an image needs root", "run it with sudo, or in a container")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    call(
+        "mmdebstrap",
+        "--variant=minbase",
+        "--mode=root",
+        "--format=directory",
+        f"--components={components}",
+        "--aptopt=Apt::Install-Recommends false",
+        f"--include={','.join(packages)}",
+        SUITE,
+        part,
+        mirror,
+        epoch=epoch,
+    )
+    part.rename(target)
+
+
+def tools(cache: Path, mirror: str) -> Path:
+    """The tree with the tools of a build: Debian 13's ukify, veritysetup, mkfs.erofs, whatever runs outside."""
+    target = cache / "tools"
+    if not target.exists():
+        debian(target, _TOOLS, "main", mirror, None)
+    return target
+
+
+@contextlib.contextmanager
+def mounted(tree: Path, *binds: Path) -> Iterator[None]:
+    """/proc, /dev, /sys and these folders (under their own paths) within a tree."""
+    made: list[Path] = []
+    try:
+        for kind, where in (("proc", "proc"), ("sysfs", "sys")):
+            call("mount", "-t", kind, kind, tree / where)
+            made.append(tree / where)
+        for source in (Path("/dev"), *binds):
+            place = tree / source.resolve().relative_to("/")
+            place.mkdir(parents=True, exist_ok=True)
+            call("mount", "--bind", source, place)
+            made.append(place)
+        yield
+    finally:
+        for place in reversed(made):
+            call("umount", "--lazy", place)
+
+
+def inside(tree: Path, *command: str | Path, epoch: int | None = None) -> str:
+    """Run a program of the tree."""
+    return call("chroot", tree, *command, epoch=epoch)

@@ -1,0 +1,300 @@
+"""Commissioning: a site's signed configuration, the box's own key and certificate, and the way back.
+
+A site's configuration is one TOML file with its signature beside it (``site.toml``, ``site.toml.sig``):
+
+    [site]       name, version (rises with each change), box (its machine id; left out: any), time_zone, ntp_servers
+    [network]    address ("dhcp" or "192.0.2.5/24"), gateway, dns
+    [appliance]  the appliance's own tables, as in scanside.toml
+
+Each one that was applied is kept; an older one comes back by its number.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import subprocess
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from firmware import health, signing
+from firmware.boot import SLOTS
+from firmware.box import Box
+from firmware.durable import Files
+from firmware.errors import FirmwareError, RefusedError
+
+PURPOSE = "site configuration 1"
+_SITE = {"name": str, "version": int, "box": str, "time_zone": str, "ntp_servers": list}
+_NETWORK = {"address": str, "gateway": str, "dns": list}
+
+
+def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: bool = False) -> int:
+    """Take a site's configuration, where it is signed, for this box, and right; its number.
+
+    Raises
+    ------
+    RefusedError
+        It is not signed, for another box, or older than what is there.
+    FirmwareError
+        A table or key is wrong; nothing was changed.
+    """
+    content = signing.verify_file(path, [box.trust / "site.pub"], PURPOSE)
+    tables = parse(content.decode(), path.name)
+    site = tables["site"]
+    if site.get("box") not in (None, machine_id(box)):
+        raise RefusedError(f"{path.name} is for box {site['box']}, and this is {machine_id(box)}", hint="take its own")
+    current = history(box)
+    newest = max((each["version"] for each in current), default=0)
+    if site["version"] < newest and not allow_older:
+        raise RefusedError(
+            f"{path.name} has version {site['version']}, and version {newest} was applied here",
+            hint="raise the version and sign it again, or ask for the older one with --allow-older",
+        )
+    number = 1 + max((each["number"] for each in current), default=0)
+    kept = _versions(box) / f"{number:04}.toml"
+    Files().write(kept, content)
+    try:
+        _use(box, tables, ask)
+    except FirmwareError:
+        kept.unlink()
+        raise
+    box.remember("configured", number=number, version=site["version"], site=site["name"])
+    return number
+
+
+def go_back(box: Box, number: int, ask: health.Ask = health.scanside) -> None:
+    """Use an earlier configuration again."""
+    path = _versions(box) / f"{number:04}.toml"
+    if not path.exists():
+        known = ", ".join(str(each["number"]) for each in history(box)) or "none"
+        raise FirmwareError(f"there is no configuration {number}", hint=f"there are: {known}")
+    _use(box, parse(path.read_text(), path.name), ask)
+    box.remember("configured", number=number, again=True)
+
+
+def history(box: Box) -> list[dict[str, Any]]:
+    """All that were applied, the oldest first: ``number``, ``version``, ``name``."""
+    found = []
+    for path in sorted(_versions(box).glob("[0-9]*.toml")):
+        site = tomllib.loads(path.read_text())["site"]
+        found.append({"number": int(path.stem), "version": site["version"], "name": site["name"]})
+    return found
+
+
+def parse(text: str, name: str) -> dict[str, Any]:
+    """The tables of a site's configuration, with every key known and of its type."""
+    try:
+        tables = tomllib.loads(text)
+    except ValueError as error:
+        raise FirmwareError(f"{name} is no TOML: {error}") from error
+    if unknown := set(tables) - {"site", "network", "appliance"}:
+        raise FirmwareError(f"{name} has tables that are not known: {', '.join(sorted(unknown))}",
+                            hint="there are [site], [network] and [appliance]")  # fmt: skip
+    for table, keys in (("site", _SITE), ("network", _NETWORK)):
+        for key, value in tables.get(table, {}).items():
+            if key not in keys:
+                raise FirmwareError(f"{name}: {table}.{key} is not known", hint=f"there are {', '.join(keys)}")
+            if not isinstance(value, keys[key]):
+                raise FirmwareError(f"{name}: {table}.{key} must be of type {keys[key].__name__}")
+    for key in ("name", "version"):
+        if key not in tables.get("site", {}):
+            raise FirmwareError(f"{name}: site.{key} is missing")
+    network(tables.get("network", {}), name)
+    return tables
+
+
+def network(table: dict[str, Any], name: str = "[network]") -> str:
+    """A systemd.network file."""
+    address = table.get("address", "dhcp")
+    lines = ["[Match]", "Type=ether", "Kind=!*", "", "[Network]"]
+    try:
+        if address == "dhcp":
+            lines.append("DHCP=yes")
+        else:
+            lines.append(f"Address={ipaddress.ip_interface(address)}")
+            if "/" not in address:
+                raise ValueError(f"{address} has no prefix length, such as /24")
+            if "gateway" in table:
+                lines.append(f"Gateway={ipaddress.ip_address(table['gateway'])}")
+        lines += [f"DNS={ipaddress.ip_address(each)}" for each in table.get("dns", ())]
+    except ValueError as error:
+        raise FirmwareError(f"{name}: {error}", hint='address is "dhcp" or like "192.0.2.5/24"') from error
+    return "\n".join(lines) + "\n"
+
+
+def _use(box: Box, tables: dict[str, Any], ask: health.Ask) -> None:
+    """Judged by the appliance itself before anything of it is in place."""
+    folder = box.configuration.parent
+    trial = folder / "trial.toml"
+    appliance = {**tables.get("appliance", {}), "data_dir": str(box.data)}
+    Files().write(trial, toml(appliance).encode())
+    box.runtime.mkdir(parents=True, exist_ok=True)
+    done = ask(("conformance", "--config", str(trial), "--to", str(box.runtime / "conformance.md")))
+    if done.returncode:
+        trial.unlink()
+        said = (done.stderr or done.stdout).strip().splitlines()
+        why = said[0].removeprefix("scanside: ") if said else "no reason given"
+        raise FirmwareError(
+            f"the appliance does not take its tables: {why}",
+            hint="mend the file, sign it again; what was configured before is still in place",
+        )
+    site = tables["site"]
+    Files().write(folder / "network" / "50-site.network", network(tables.get("network", {})).encode())
+    servers = " ".join(map(str, site.get("ntp_servers", ())))
+    Files().write(folder / "timesyncd.conf", f"[Time]\nNTP={servers}\n".encode())
+    Files().write(folder / "environment", f"TZ={site.get('time_zone', 'UTC')}\n".encode())
+    Files().write(folder / "site.json", json.dumps(site).encode())
+    Files().rename(trial, box.configuration)
+
+
+def toml(tables: dict[str, Any], prefix: str = "") -> str:
+    """TOML of plain tables, lists and values."""
+    plain = {key: value for key, value in tables.items() if not _is_table(value)}
+    text = "".join(f"{_key(key)} = {_value(value)}\n" for key, value in plain.items())
+    for key, value in tables.items():
+        path = f"{prefix}{_key(key)}"
+        if isinstance(value, dict):
+            text += f"\n[{path}]\n" + toml(value, f"{path}.")
+        elif _is_table(value):
+            text += "".join(f"\n[[{path}]]\n" + toml(each, f"{path}.") for each in value)
+    return text
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, dict) or (
+        isinstance(value, list) and bool(value) and all(isinstance(e, dict) for e in value)
+    )
+
+
+def _key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(key)} = {_value(each)}" for key, each in value.items()) + "}"
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+# --- the box's own key ---
+
+
+def request(box: Box, common_name: str, addresses: tuple[str, ...] = ()) -> bytes:
+    """A certificate signing request (PKCS #10, PEM). The key is made on the box and never leaves it."""
+    path = box.data / "keys" / "scp.key"
+    if path.exists():
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+    else:
+        key = ec.generate_private_key(ec.SECP256R1())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        Files().write(path, pem)
+        path.chmod(0o600)
+        _same_owner(box, path)
+    names: list[x509.GeneralName] = [x509.DNSName(common_name)]
+    names += [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses]
+    built = x509.CertificateSigningRequestBuilder().subject_name(
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    )
+    return (
+        built.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+
+
+def take_certificate(box: Box, path: Path) -> str:
+    """The hospital's answer to the request: put in place where it fits the box's key and counts today."""
+    try:
+        chain = x509.load_pem_x509_certificates(path.read_bytes())
+        key = serialization.load_pem_private_key((box.data / "keys" / "scp.key").read_bytes(), password=None)
+    except FileNotFoundError as error:
+        raise FirmwareError(
+            f"{error.filename} is missing", hint="scanside-firmware provision csr makes the key"
+        ) from error
+    except ValueError as error:
+        raise FirmwareError(f"{path} is no PEM certificate: {error}", hint="ask for it as PEM (Base64)") from error
+    mine = chain[0]
+    if mine.public_key() != key.public_key():
+        raise RefusedError(f"{path.name} is not for this box's key", hint="send the hospital this box's request (csr)")
+    now = time.time()
+    if not mine.not_valid_before_utc.timestamp() <= now <= mine.not_valid_after_utc.timestamp():
+        raise RefusedError(
+            f"{path.name} counts from {mine.not_valid_before_utc:%Y-%m-%d} to {mine.not_valid_after_utc:%Y-%m-%d}, "
+            f"and the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}",
+            hint="check the clock; where it is right, ask for a new certificate",
+        )
+    target = box.data / "keys" / "scp.pem"
+    Files().write(target, path.read_bytes())
+    _same_owner(box, target)
+    box.remember("certificate", serial=f"{mine.serial_number:x}", until=f"{mine.not_valid_after_utc:%Y-%m-%d}")
+    return f"{mine.subject.rfc4514_string()}, until {mine.not_valid_after_utc:%Y-%m-%d}"
+
+
+def export_logs(box: Box, target: Path, ask: health.Ask = health.scanside) -> list[Path]:
+    """The journal of two weeks, the history, how the appliance is and whether its ledger is whole.
+
+    Nothing of a patient is in them: of the recount only counts are kept, since its faults name files.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    journal = subprocess.run(
+        ["journalctl", "--no-pager", "--output=short-iso", "--since=-14d"],
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    boot = box.boot()
+    slots = {slot: boot.state(slot) for slot in SLOTS}
+    where = ("--json", "--config", str(box.configuration))
+    files = {
+        "journal.txt": journal.stdout or journal.stderr,
+        "history.json": json.dumps({"image": box.image(), "slots": slots, "history": box.history()}, indent=1),
+        "status.json": ask(("status", *where)).stdout,
+        "recount.json": _recount(ask(("ledger", "verify", *where))),
+    }
+    for name, text in files.items():
+        Files().write(target / name, text.encode())
+    return [target / name for name in files]
+
+
+def _recount(done: subprocess.CompletedProcess[str]) -> str:
+    try:
+        said = json.loads(done.stdout)
+    except ValueError:
+        return json.dumps({"failed": done.stderr.strip()[:300]})
+    return json.dumps({"counts": said["counts"], "files": said["files"], "faults": len(said["faults"])})
+
+
+def machine_id(box: Box) -> str:
+    """The box's own, as its console shows it."""
+    try:
+        return (box.root / "data/config/box-id").read_text().strip()
+    except OSError as error:
+        raise FirmwareError(f"this box has no identity yet: {error}", hint="was its data partition opened?") from error
+
+
+def _versions(box: Box) -> Path:
+    return box.configuration.parent / "versions"
+
+
+def _same_owner(box: Box, path: Path) -> None:
+    if os.geteuid() == 0:
+        known = box.data.stat()
+        os.chown(path, known.st_uid, known.st_gid)
+        os.chown(path.parent, known.st_uid, known.st_gid)

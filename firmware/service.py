@@ -1,0 +1,65 @@
+"""Service mode: a shell for a few hours, for who holds a token that the publisher or site has signed for this box.
+
+No account of a box has a password. A token names the box and its end; it is taken from a stick.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import time
+from pathlib import Path
+
+from firmware import signing
+from firmware.box import Box
+from firmware.errors import FirmwareError, RefusedError
+from firmware.provisioning import machine_id
+
+PURPOSE = "service token 1"
+_MOST_HOURS = 24.0
+
+
+def make(box_id: str, hours: float, key: Path, who: str) -> str:
+    """A token as one line."""
+    if not 0 < hours <= _MOST_HOURS:
+        raise FirmwareError(f"a token counts for {_MOST_HOURS:.0f} hours at most")
+    content = json.dumps({"box": box_id, "until": round(time.time() + hours * 3600), "who": who}).encode()
+    return f"{base64.urlsafe_b64encode(content).decode()}.{signing.sign(content, key, PURPOSE).decode()}\n"
+
+
+def check(box: Box, token: str) -> dict[str, str | float]:
+    """What a token says, where it counts here and now.
+
+    Raises
+    ------
+    RefusedError
+        It does not.
+    """
+    first, _, signature = token.strip().partition(".")
+    try:
+        content = base64.urlsafe_b64decode(first)
+        said = json.loads(content)
+    except ValueError as error:
+        raise RefusedError("this is no service token", hint="take the whole line") from error
+    signing.verify(content, signature.encode(), [box.trust / "site.pub"], PURPOSE, "the service token")
+    if said["box"] != machine_id(box):
+        raise RefusedError(f"the service token is for box {said['box']}, and this is {machine_id(box)}")
+    left = said["until"] - time.time()
+    if not 0 < left <= _MOST_HOURS * 3600:
+        raise RefusedError("the service token has run out, or the clock is wrong", hint="make a new one")
+    return dict(said)
+
+
+def open_shell(box: Box, token: str) -> str:
+    """A root shell on the console until the token ends."""
+    said = check(box, token)
+    seconds = round(float(said["until"]) - time.time())
+    box.remember("service", who=said["who"], seconds=seconds)
+    subprocess.run(
+        ["systemd-run", "--unit=scanside-shell", "--collect", f"--property=RuntimeMaxSec={seconds}",
+         "--property=StandardInput=tty", "--property=StandardOutput=tty", "--property=StandardError=tty",
+         "--property=TTYPath=/dev/console", "--property=TTYReset=yes", "--setenv=TERM=linux", "/bin/bash", "--login"],
+        check=True, timeout=60,
+    )  # fmt: skip
+    return f"service mode for {said['who']}, until {time.strftime('%H:%M UTC', time.gmtime(float(said['until'])))}"

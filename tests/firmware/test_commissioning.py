@@ -1,0 +1,269 @@
+"""A site's configuration, the box's certificate, sticks, service tokens, models: signed, versioned, or refused."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from firmware import keys, models, provisioning, service, signing, stick
+from firmware.box import Box
+from firmware.cli import main
+from firmware.errors import FirmwareError, RefusedError
+from tests.firmware.boxes import make_box
+from tests.running import CHECKOUT, PYTHON
+
+SITE = """
+[site]
+name = "Hospital, basement 2"
+version = {version}
+time_zone = "Europe/Berlin"
+ntp_servers = ["192.0.2.1"]
+[network]
+address = "192.0.2.5/24"
+gateway = "192.0.2.254"
+dns = ["192.0.2.1"]
+[appliance.storage_scp]
+ae_title = "{ae_title}"
+[[appliance.destinations]]
+name = "pacs"
+ae_title = "ORTHANC"
+host = "192.0.2.10"
+port = 104
+"""
+
+
+@pytest.fixture(scope="session")
+def publisher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keys")
+    keys.make(folder)
+    return folder
+
+
+@pytest.fixture
+def box(tmp_path: Path, publisher: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
+    made = make_box(tmp_path / "box")
+    shutil.copy(publisher / "site.pub", made.trust)
+    made.configuration.with_name("box-id").write_text("5eedb0c5\n")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "scanside").write_text(f'#!/bin/sh\ncd {CHECKOUT} && exec {PYTHON} -m appliance "$@"\n')
+    (programs / "scanside").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    return made
+
+
+def site(folder: Path, publisher: Path, version: int = 1, ae_title: str = "SCANSIDE", extra: str = "") -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "site.toml"
+    path.write_text(SITE.format(version=version, ae_title=ae_title) + extra)
+    signing.sign_file(path, publisher / "site.key", provisioning.PURPOSE)
+    return path
+
+
+def test_a_site_is_configured_and_comes_back(box: Box, publisher: Path, tmp_path: Path) -> None:
+    assert provisioning.apply(box, site(tmp_path / "1", publisher, 1, "FIRST")) == 1
+    assert provisioning.apply(box, site(tmp_path / "2", publisher, 2, "SECOND")) == 2
+    tables = tomllib.loads(box.configuration.read_text())
+    assert tables["storage_scp"]["ae_title"] == "SECOND"
+    assert tables["data_dir"] == str(box.data)
+    assert "Address=192.0.2.5/24" in (box.configuration.parent / "network" / "50-site.network").read_text()
+    with pytest.raises(RefusedError, match="has version 1, and version 2 was applied"):
+        provisioning.apply(box, tmp_path / "1" / "site.toml")
+    done = CliRunner().invoke(main, ["provision", "back", "1", "--root", str(box.root)])
+    assert done.exit_code == 0, done.output
+    assert tomllib.loads(box.configuration.read_text())["storage_scp"]["ae_title"] == "FIRST"
+    assert "version 2" in CliRunner().invoke(main, ["provision", "history", "--root", str(box.root)]).output
+
+
+def test_configurations_that_are_turned_away(box: Box, publisher: Path, tmp_path: Path) -> None:
+    before = box.configuration.read_text()
+    good = site(tmp_path / "1", publisher)
+    good.write_text(good.read_text().replace("ORTHANC", "EVIL"))
+    with pytest.raises(RefusedError, match="changed after it was signed"):
+        provisioning.apply(box, good)
+    keys.make(tmp_path / "stranger")
+    with pytest.raises(RefusedError):
+        provisioning.apply(box, site(tmp_path / "2", tmp_path / "stranger"))
+    with pytest.raises(FirmwareError, match="the appliance does not take its tables"):
+        provisioning.apply(box, site(tmp_path / "3", publisher, extra="[appliance.web]\nprot = 1\n"))
+    other = site(tmp_path / "4", publisher)
+    other.write_text(other.read_text().replace("[network]", 'box = "00000000"\n[network]'))
+    signing.sign_file(other, publisher / "site.key", provisioning.PURPOSE)
+    with pytest.raises(RefusedError, match="is for box 00000000"):
+        provisioning.apply(box, other)
+    assert box.configuration.read_text() == before
+    assert provisioning.history(box) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[site", "is no TOML"),
+        ("[site]\nname='x'\n", "site.version is missing"),
+        ("[site]\nname='x'\nversion='1'\n", "must be of type int"),
+        ("[site]\nname='x'\nversion=1\ncolour='red'\n", "site.colour is not known"),
+        ("[site]\nname='x'\nversion=1\n[cloud]\n", "not known: cloud"),
+        ("[site]\nname='x'\nversion=1\n[network]\naddress='192.0.2.5'\n", "no prefix length"),
+        ("[site]\nname='x'\nversion=1\n[network]\naddress='192.0.2.555/24'\n", "192.0.2.555"),
+    ],
+)
+def test_a_configuration_that_is_wrong_says_where(text: str, words: str) -> None:
+    with pytest.raises(FirmwareError, match=words):
+        provisioning.parse(text, "site.toml")
+
+
+_VALUES = st.one_of(
+    st.booleans(), st.integers(-(2**40), 2**40), st.text(max_size=20), st.lists(st.text(max_size=5), max_size=3)
+)
+_NAMES = st.text('abc_-1 ."', min_size=1, max_size=6)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(_NAMES, st.one_of(_VALUES, st.dictionaries(_NAMES, _VALUES, max_size=3),
+                                         st.lists(st.dictionaries(_NAMES, _VALUES, max_size=2), max_size=2)),
+                       max_size=4))  # fmt: skip
+def test_toml_says_what_it_was_given(tables: dict[str, object]) -> None:
+    assert tomllib.loads(provisioning.toml(tables)) == tables
+
+
+# --- the certificate ---
+
+
+def certify(request: bytes, days: int = 30, begin: int = -1, other_key: bool = False) -> bytes:
+    """What a hospital's authority makes of a request."""
+    csr = x509.load_pem_x509_csr(request)
+    assert csr.is_signature_valid
+    authority = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+    public = ec.generate_private_key(ec.SECP256R1()).public_key() if other_key else csr.public_key()
+    built = x509.CertificateBuilder().subject_name(csr.subject).issuer_name(csr.subject).public_key(public)
+    built = built.serial_number(7).not_valid_before(now + datetime.timedelta(days=begin))
+    signed = built.not_valid_after(now + datetime.timedelta(days=days)).sign(authority, hashes.SHA256())
+    return signed.public_bytes(serialization.Encoding.PEM)
+
+
+def test_the_key_stays_and_the_certificate_comes(box: Box, tmp_path: Path) -> None:
+    request = tmp_path / "request.csr"
+    where = ["--root", str(box.root)]
+    done = CliRunner().invoke(
+        main, ["provision", "csr", str(request), "--name", "ai1.example", "--address", "192.0.2.5", *where]
+    )
+    assert done.exit_code == 0, done.output
+    assert b"PRIVATE" not in request.read_bytes()
+    assert (box.data / "keys" / "scp.key").stat().st_mode & 0o077 == 0
+    first = request.read_bytes()
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(certify(first))
+    assert "CN=ai1.example, until" in CliRunner().invoke(main, ["provision", "certificate", str(path), *where]).output
+    again = provisioning.request(box, "ai1.example")  # the key is kept, so a certificate on its way still fits
+    assert x509.load_pem_x509_csr(again).public_key() == x509.load_pem_x509_csr(first).public_key()
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"days": -1, "begin": -30}, "the clock says"),
+        ({"begin": 3}, "the clock says"),
+        ({"other_key": True}, "not for this box"),
+    ],
+)
+def test_certificates_that_are_turned_away(box: Box, tmp_path: Path, how: dict[str, int], words: str) -> None:
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(certify(provisioning.request(box, "ai1"), **how))
+    with pytest.raises(RefusedError, match=words):
+        provisioning.take_certificate(box, path)
+    path.write_text("DER?")
+    with pytest.raises(FirmwareError, match="no PEM"):
+        provisioning.take_certificate(box, path)
+
+
+# --- service tokens ---
+
+
+def test_a_token_opens_its_box_for_its_time(box: Box, publisher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = service.make("5eedb0c5", 4, publisher / "site.key", "A. Engineer")
+    assert service.check(box, token)["who"] == "A. Engineer"
+    with pytest.raises(RefusedError, match="is for box"):
+        service.check(box, service.make("other", 4, publisher / "site.key", "x"))
+    with pytest.raises(RefusedError, match=r"signed by a key|no service token"):
+        service.check(box, "x" + token)
+    with pytest.raises(FirmwareError, match="24 hours"):
+        service.make("5eedb0c5", 48, publisher / "site.key", "x")
+    import time
+
+    later = time.time() + 5 * 3600
+    monkeypatch.setattr("firmware.service.time.time", lambda: later)
+    with pytest.raises(RefusedError, match="has run out"):
+        service.check(box, token)
+
+
+# --- models and sticks ---
+
+
+def test_a_model_comes_apart_from_the_system(box: Box, tmp_path: Path) -> None:
+    bundled = next((CHECKOUT / "appliance" / "bundled").glob("chest-pneumonia*.scanside"))
+    said = models.install(box, bundled)
+    assert "is whole and signed by trusted key" in said
+    tables = tomllib.loads(box.configuration.read_text())["models"]
+    assert len(tables["packages"]) == 1 and (box.data / tables["packages"][0]).exists()
+    models.install(box, bundled)  # again changes nothing
+    assert len(tomllib.loads(box.configuration.read_text())["models"]["packages"]) == 1
+    damaged = tmp_path / "damaged.scanside"
+    content = bytearray(bundled.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(RefusedError, match="is not taken"):
+        models.install(box, damaged)
+    assert "damaged" not in box.configuration.read_text()
+    assert not list((box.data / "models").glob("*damaged*"))
+
+
+def test_a_stick_is_taken_and_answered(box: Box, publisher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stick"
+    site(folder, publisher, 3, "STICK")
+    (folder / "broken.raucb").write_bytes(b"no bundle")
+    (folder / "service.token").write_text("guess")
+    loaded: list[Box] = []
+    said = stick.take(box, folder, restart=pytest.fail, reload=loaded.append)
+    assert said[0] == "site.toml: configuration 1 is in place"
+    assert said[1].startswith("broken.raucb: REFUSED") and said[2].startswith("service.token: REFUSED")
+    assert loaded == [box]
+    answer = folder / "scanside-5eedb0c5"
+    assert "REFUSED" in (answer / "what-happened.txt").read_text()
+    assert x509.load_pem_x509_csr((answer / "request.csr").read_bytes())
+    assert (answer / "history.json").exists()
+
+
+def test_signing_a_configuration_checks_it_first(publisher: Path, tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text("[site]\nname = 'x'\n")
+    done = CliRunner().invoke(main, ["provision", "sign", str(path), "--key", str(publisher / "site.key")])
+    assert done.exit_code == 1 and "site.version is missing" in done.output
+    assert not signing.signature_of(path).exists()
+
+
+def test_a_factory_reset_wants_the_boxs_name_typed(box: Box) -> None:
+    done = CliRunner().invoke(main, ["factory-reset", "--box", "wrong", "--root", str(box.root)])
+    assert done.exit_code == 1 and "this is box 5eedb0c5, not wrong" in done.output
+
+
+def test_help_of_every_command() -> None:
+    done = subprocess.run(
+        [PYTHON, "-m", "firmware", "--help"], capture_output=True, text=True, cwd=CHECKOUT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("build", "flash", "verify", "record", "update", "provision", "factory-reset", "export-logs"):
+        assert CliRunner().invoke(main, [name, "--help"]).exit_code == 0
+        assert f"  {name} " in done.stdout

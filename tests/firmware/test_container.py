@@ -1,0 +1,56 @@
+"""The manifests for clusters: what a hospital's admission rules ask for, read from the files themselves.
+
+No container engine runs here; nothing was built or started from these files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.running import CHECKOUT
+
+FOLDER = CHECKOUT / "firmware" / "container"
+
+
+@pytest.fixture(scope="module")
+def kinds() -> dict[str, dict[str, Any]]:
+    return {each["kind"]: each for each in yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())}
+
+
+def test_the_pod_meets_the_restricted_profile(kinds: dict[str, dict[str, Any]]) -> None:
+    pod = kinds["Deployment"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    for container in pod["containers"]:
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] and not context["allowPrivilegeEscalation"]
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["limits"]["memory"]
+
+
+def test_what_the_manifests_name_is_there(kinds: dict[str, dict[str, Any]]) -> None:
+    pod = kinds["Deployment"]["spec"]["template"]["spec"]
+    labels = kinds["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert kinds["Service"]["spec"]["selector"] == labels == kinds["Deployment"]["spec"]["selector"]["matchLabels"]
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    assert {each["name"] for each in pod["containers"][0]["volumeMounts"]} == set(volumes)
+    assert volumes["data"]["persistentVolumeClaim"]["claimName"] == kinds["PersistentVolumeClaim"]["metadata"]["name"]
+    assert volumes["config"]["configMap"]["name"] == kinds["ConfigMap"]["metadata"]["name"]
+
+
+def test_one_ledger_has_one_appliance(kinds: dict[str, dict[str, Any]]) -> None:
+    assert kinds["Deployment"]["spec"]["replicas"] == 1
+    assert kinds["Deployment"]["spec"]["strategy"]["type"] == "Recreate"
+
+
+def test_the_container_is_not_root_and_knows_its_files() -> None:
+    lines = (FOLDER / "Containerfile").read_text().splitlines()
+    assert "USER 950:950" in lines
+    for line in lines:
+        if line.startswith("COPY ") and "--from" not in line:
+            assert (CHECKOUT / line.split()[1]).exists(), line
+    service = yaml.safe_load((FOLDER / "compose.yaml").read_text())["services"]["scanside"]
+    assert service["read_only"] and service["cap_drop"] == ["ALL"]
