@@ -78,9 +78,7 @@ class Parsed:
         elif len(accession) > _LONGEST_ACCESSION:
             self.faults.append(f"{where}: the accession number is longer than {_LONGEST_ACCESSION} letters")
         elif not study and not accession:
-            self.faults.append(
-                f"{where}: no Study Instance UID or accession number says of which study it is"
-            )
+            self.faults.append(f"{where}: no Study Instance UID or accession number says of which study it is")
         elif said not in _PRESENT | _ABSENT:
             self.faults.append(f"{where}: {answer[:40]!r} does not say whether it is present: write yes or no")
         else:

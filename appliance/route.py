@@ -178,9 +178,7 @@ _CHECKS = (_kind, _pixels, _body_part, _view)
 def _warnings(header: Dataset, package: Package) -> tuple[str, ...]:
     warnings = []
     if package.manifest.accepts.views and not _stated_view(header):
-        warnings.append(
-            f"{VIEW_NOT_STATED}; the model is validated on {_views_in_words(package)} views only."
-        )
+        warnings.append(f"{VIEW_NOT_STATED}; the model is validated on {_views_in_words(package)} views only.")
     validated = package.manifest.intended_use.age_years
     if validated is not None:
         low, high = validated

@@ -72,9 +72,7 @@ def alternatives(floor: float) -> np.ndarray:
     return floor * (1.0 - np.geomspace(_NEAREST, _FARTHEST, _ALTERNATIVES))
 
 
-def advance(
-    wealth: np.ndarray, detector: np.ndarray, right: np.ndarray, floor: float
-) -> tuple[np.ndarray, np.ndarray]:
+def advance(wealth: np.ndarray, detector: np.ndarray, right: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
     """Natural logarithms of both statistics for each alternative, ``(..., 24)``, after one case more, ``(...)``."""
     bets = alternatives(floor)
     gain, loss = np.log(bets / floor), np.log((1.0 - bets) / (1.0 - floor))

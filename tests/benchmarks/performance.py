@@ -85,9 +85,7 @@ def main(runs: int) -> None:
     click.echo(f"\nDelay in confirmed cases, from {GOOD:.0%} for {GOOD_CASES} cases to: median (90th percentile)")
     click.echo("sensitivity   ticket         wealth alone   looks at each")
     for rate in WORSE:
-        right = np.concatenate(
-            [chance.random((runs, GOOD_CASES)) < GOOD, chance.random((runs, CASES)) < rate], axis=1
-        )
+        right = np.concatenate([chance.random((runs, GOOD_CASES)) < GOOD, chance.random((runs, CASES)) < rate], axis=1)
         first = scanside(right)
         shown = [_delay(each) for each in (either(first), first[0], looking(1)(right))]
         click.echo(f"{rate:11.0%}   {shown[0]:12}   {shown[1]:12}   {shown[2]:12}")
