@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography import x509
@@ -77,14 +78,20 @@ def _of_page(config: Config) -> tuple[Path, Path]:
 
 def _certificate(what: str, path: Path) -> Credential:
     try:
-        every = x509.load_pem_x509_certificates(path.read_bytes())
+        begins, expires = _dates(path, path.stat().st_mtime_ns)
     except OSError as error:
         return Credential(what, path, problem=f"it can't be read: {error.strerror}")
     except ValueError:
         return Credential(what, path, problem="it holds no certificate in PEM form")
-    begins = max(each.not_valid_before_utc.timestamp() for each in every)
-    expires = min(each.not_valid_after_utc.timestamp() for each in every)
     return Credential(what, path, begins, expires)
+
+
+@lru_cache(maxsize=64)
+def _dates(path: Path, _changed_at: int) -> tuple[float, float]:
+    """From when and until when all certificates of a file are valid; read once for each of its versions."""
+    every = x509.load_pem_x509_certificates(path.read_bytes())
+    begins = max(each.not_valid_before_utc.timestamp() for each in every)
+    return begins, min(each.not_valid_after_utc.timestamp() for each in every)
 
 
 def _key(what: str, path: Path) -> Credential:

@@ -97,6 +97,7 @@ class DropFolder(_Table, frozen=True):
 class Models(_Table, frozen=True):
     packages: tuple[str, ...] = ()
     trusted_keys: tuple[str, ...] = ()
+    switches: bool = True
     operating_point: str | None = None
 
 
@@ -310,6 +311,15 @@ class Performance(_Table, frozen=True):
     codes: dict[str, tuple[str, ...]] = {}
 
 
+class Shadow(_Table, frozen=True):
+    enabled: bool = True
+    approvers: str = "approvers"
+
+
+class Telemetry(_Table, frozen=True):
+    least_patients: Annotated[int, Meta(ge=2, le=1000)] = 5
+
+
 class Log(_Table, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -339,6 +349,8 @@ class Config(_Table, frozen=True):
     drift: Drift = Drift()
     safe_mode: SafeMode = SafeMode()
     performance: Performance = Performance()
+    shadow: Shadow = Shadow()
+    telemetry: Telemetry = Telemetry()
     log: Log = Log()
 
     @property
@@ -397,6 +409,26 @@ class Config(_Table, frozen=True):
     def support_path(self) -> Path:
         """The latest support bundle that the page made."""
         return self.data / "support"
+
+    @property
+    def packages_path(self) -> Path:
+        """Installed packages; see `appliance.installed`."""
+        return self.data / "packages"
+
+    @property
+    def approvers_path(self) -> Path:
+        """``NAME.pub`` of whoever may approve that another package takes over."""
+        return self.data / self.shadow.approvers
+
+    @property
+    def evidence_path(self) -> Path:
+        """Evidence bundles of promotions."""
+        return self.data / "evidence"
+
+    @property
+    def pseudonyms_path(self) -> Path:
+        """The key of pseudonyms in retraining bundles: it stays here."""
+        return self.data / "keys" / "pseudonyms"
 
     @property
     def key_path(self) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydicom.uid import UID
 
-from appliance import __version__, conformance_network, pipeline, specimen, writer
+from appliance import __version__, conformance_network, installed, specimen, writer
 from appliance.config import Config
 from appliance.document import Document
 from appliance.writers import message_writers
@@ -103,7 +103,7 @@ def _said(enabled: bool) -> str:
 def _read(config: Config) -> dict[str, list[str]]:
     """SOP Class UID -> the models that read such images."""
     found: dict[str, list[str]] = {}
-    for opened in pipeline.packages(config):
+    for opened in installed.packages(config):
         for uid in opened.manifest.accepts.sop_classes:
             found.setdefault(uid, []).append(str(opened))
     return dict(sorted(found.items()))
@@ -147,7 +147,7 @@ def _model(made: Document, config: Config) -> None:
                 ", ".join(opened.manifest.accepts.body_parts), ", ".join(opened.manifest.accepts.views) or "any",
                 opened.manifest.intended_use.statement,
             ]
-            for opened in pipeline.packages(config)
+            for opened in installed.packages(config)
         ],
     )  # fmt: skip
     made.paragraph("Single-frame grayscale images only. What is not read is kept, and its reason is shown on the page.")

@@ -29,7 +29,9 @@ _REMOVABLE = {
     "image": f"""
 SELECT instance.id, instance.finished_at, instance.file, instance.size
 FROM instance INDEXED BY instance_with_image {_LEAD}
-WHERE instance.image_removed_at IS NULL AND instance.finished_at <= :before AND {_MAY_GO}""",  # noqa: S608 (of this file)
+WHERE instance.image_removed_at IS NULL AND instance.finished_at <= :before
+  AND NOT EXISTS (SELECT 1 FROM regression_case WHERE regression_case.instance_id = lead.id)
+  AND {_MAY_GO}""",  # noqa: S608 (of this file)
     "result": f"""
 SELECT instance.id, instance.finished_at FROM instance INDEXED BY instance_with_result {_LEAD}
 WHERE instance.result_removed_at IS NULL AND instance.state = 'delivered' AND instance.finished_at <= :before

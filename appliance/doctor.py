@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from appliance import brand, decode, pipeline, proof, spool
+from appliance import brand, decode, installed, proof, spool
 from appliance.checks import Check
 from appliance.config import Config, Destination
 from appliance.delivery import way_to
@@ -72,7 +72,7 @@ def _decoders() -> Iterator[Check]:
 
 def _packages(config: Config) -> Iterator[Check]:
     try:
-        for opened in pipeline.packages(config):
+        for opened in installed.packages(config):
             yield Check("model package", "ok", f"{opened}, signed by {opened.signed_by}")
             yield from _backends(opened, config)
     except ApplianceError as error:

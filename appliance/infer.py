@@ -28,7 +28,8 @@ def override(config: Config, backend: str | None, package: Path | None) -> Confi
         config = msgspec.structs.replace(config, inference=msgspec.structs.replace(config.inference, backend=backend))
     if package is not None:
         packages = (str(package.absolute()),)
-        config = msgspec.structs.replace(config, models=msgspec.structs.replace(config.models, packages=packages))
+        models = msgspec.structs.replace(config.models, packages=packages, switches=False)
+        config = msgspec.structs.replace(config, models=models)
     return config
 
 

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from appliance import package
+from appliance import installed, package
 from appliance.config import Config
 from appliance.errors import PackageError
 from appliance.package import Manifest, OperatingPoint
@@ -33,7 +33,7 @@ class Manifests:
     def of(self, sha256: str) -> Manifest | None:
         """The manifest of the very package file with this SHA-256; None where that is not installed any more."""
         with self._lock:
-            for path in tuple(self._config.data / each for each in self._config.models.packages) or package.bundled():
+            for path in installed.files(self._config):
                 found = self._manifest(path)
                 if found is not None and found[0] == sha256:
                     return found[1]

@@ -196,6 +196,32 @@ class GoldenSpec(_Strict, frozen=True):
     smallest_dice: float = 0.0
 
 
+class Promotion(_Strict, frozen=True):
+    """What a package must show in shadow, beside the one that reads, before it may take over (`appliance.shadow`).
+
+    Attributes
+    ----------
+    least_pairs
+        Results of both on the same images; of a finding, ``least_present`` and ``least_absent`` of them with the truth
+        known, as readers said it.
+    least_agreement
+        The lower end of the 95 % interval of how often both say the same.
+    largest_auc_loss, largest_rate_loss
+        Margins of non-inferiority: how much lower the area under the ROC curve, and sensitivity and specificity at the
+        operating point, may be at the worse end of their 95 % intervals.
+    largest_failure_share
+        Of images that the package gave no answer for.
+    """
+
+    least_pairs: int = 200
+    least_present: int = 25
+    least_absent: int = 25
+    least_agreement: float = 0.85
+    largest_auc_loss: float = 0.05
+    largest_rate_loss: float = 0.1
+    largest_failure_share: float = 0.01
+
+
 class DriftSpec(_Strict, frozen=True):
     """What was usual when the model was validated, for a device to compare with; see `appliance.drift.reference`.
 
@@ -233,6 +259,7 @@ class Manifest(_Strict, frozen=True):
     files: dict[str, str]
     segments: tuple[SegmentSpec, ...] = ()
     drift: DriftSpec | None = None
+    promotion: Promotion | None = None
 
 
 class Package:

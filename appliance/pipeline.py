@@ -22,16 +22,15 @@ from appliance import (
     answers,
     companion,
     image,
+    installed,
     interpret,
-    package,
     pictures,
     proof,
     route,
-    signature,
     writer,
 )
 from appliance.config import Config
-from appliance.errors import ApplianceError, BackendError, NotAcceptedError, PackageError
+from appliance.errors import ApplianceError, BackendError, NotAcceptedError
 from appliance.image import Image, Reader
 from appliance.interpret import Source
 from appliance.package import Package
@@ -124,8 +123,34 @@ class Reading:
         return Outlines(said.segments, said.segmented_by or self.provenance, slices)
 
 
+def serve(config: Config, opened: Package, trials: tuple[Trial, ...], serving: str | None = None) -> Engine:
+    """Put a package in service on the best of its backends.
+
+    Parameters
+    ----------
+    serving
+        The backend that has served it so far.
+
+    Raises
+    ------
+    PackageError, BackendError
+        It can't be served; no process of it is left then.
+    """
+    receipts = proof.ranked(trials, serving)
+    for receipt in receipts if not opened.segments else ():
+        opened.target(receipt.target).operating_point(config.models.operating_point)
+    server = Server(opened, receipts, proof.options(config), config.inference.deadline_seconds)
+    try:
+        server.keep_alive()
+        proof.warn_of_other_runtime(opened, server.receipt)
+    except BaseException:
+        server.close()
+        raise
+    return Engine(server, config.models.operating_point, trials)
+
+
 class Pipeline:
-    """Every installed package in service.
+    """Every package in force, in service.
 
     Parameters
     ----------
@@ -165,13 +190,7 @@ class Pipeline:
         engines: list[Engine] = []
         try:
             for opened, trials in tried:
-                receipts = proof.ranked(trials, (serving or {}).get(opened.sha256))
-                for receipt in receipts if not opened.segments else ():
-                    opened.target(receipt.target).operating_point(config.models.operating_point)
-                server = Server(opened, receipts, proof.options(config), config.inference.deadline_seconds)
-                engines.append(Engine(server, config.models.operating_point, trials))
-                server.keep_alive()
-                proof.warn_of_other_runtime(opened, server.receipt)
+                engines.append(serve(config, opened, trials, (serving or {}).get(opened.sha256)))
         except BaseException:
             for engine in engines:
                 engine.server.close()
@@ -181,6 +200,14 @@ class Pipeline:
     def close(self) -> None:
         for engine in self.engines:
             engine.server.close()
+
+    def exchange(self, engines: Sequence[Engine]) -> None:
+        """Go on with these engines, between two images; those that are not among them end."""
+        former, self.engines = self.engines, tuple(engines)
+        self._ahead.clear()
+        for each in former:
+            if each not in self.engines:
+                each.server.close()
 
     def reads_series(self, header: Dataset) -> bool:
         """Whether an instance is but a slice of what is read as one volume, with all of its series."""
@@ -326,28 +353,17 @@ class Pipeline:
         )
 
 
-def packages(config: Config) -> Iterator[Package]:
-    """The configured packages, or the bundled ones, read and verified; raises `PackageError`."""
-    trusted = signature.load_trusted_keys(
-        (signature.TRUSTED_KEYS, *(config.data / folder for folder in config.models.trusted_keys))
-    )
-    paths = tuple(config.data / path for path in config.models.packages) or package.bundled()
-    if not paths:
-        raise PackageError("no model package is installed", hint="set models.packages in the configuration")
-    for path in paths:
-        yield package.read(path, trusted)
-
-
 def try_out(config: Config, known: Sequence[Receipt] = (), since: datetime | None = None) -> list[Tried]:
     """Each configured package, with what became of the backends that it may be served on.
 
     Parameters as of `appliance.proof.trials`. Raises `PackageError`, `BackendError`.
     """
-    options = proof.options(config)
-    return [
-        (opened, tuple(proof.trials(config.inference.backend, opened, options, known, since)))
-        for opened in packages(config)
-    ]
+    return [try_one(config, opened, known, since) for opened in installed.packages(config)]
+
+
+def try_one(config: Config, opened: Package, known: Sequence[Receipt] = (), since: datetime | None = None) -> Tried:
+    """What became of the backends that one package may be served on."""
+    return opened, tuple(proof.trials(config.inference.backend, opened, proof.options(config), known, since))
 
 
 def write_objects(

@@ -50,6 +50,17 @@ def be_the_first_to_go() -> None:
         Path("/proc/self/oom_score_adj").write_text("800")
 
 
+def give_way(pid: int) -> None:
+    """Have a process run only where no other wants the processor (SCHED_IDLE of sched(7)).
+
+    Where the kernel groups processes by session, that counts within a session only, and the group gives way besides.
+    """
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text("19")
+
+
 def _main() -> None:
     name, parent, *descriptors = sys.argv[1:]
     die_with_parent(int(parent))

@@ -16,13 +16,14 @@ from typing import Any
 
 import msgspec
 
-from appliance import backends, pipeline, proof, receipts, signature, writer
+from appliance import backends, installed, pipeline, proof, receipts, signature, writer
 from appliance.config import Config
 from appliance.engine_cache import EngineCache
-from appliance.errors import BackendError, ConfigError, PackageError
+from appliance.errors import ApplianceError, BackendError, ConfigError, PackageError, SpoolError
 from appliance.inference import InferenceProcess
 from appliance.package import Package
-from appliance.pipeline import Pipeline, Tried
+from appliance.package_store import Choice, PackageStore
+from appliance.pipeline import Engine, Pipeline, Tried
 from appliance.preparation import Preparation
 from appliance.serving import Server
 from appliance.store import Store
@@ -47,6 +48,8 @@ class Readiness:
         self._config = config
         self._store = store
         self._key, _ = signature.load_or_create_private_key(config.key_path)
+        self._packages = PackageStore(config.ledger_path)
+        self._as_chosen = 0  # the latest choice of packages that the pipeline goes by
         self._tried: list[Tried] = []
         self._proved_at: datetime | None = None
         self._reason = ""
@@ -73,6 +76,8 @@ class Readiness:
                         self._compile(engine.package, name)
             except BackendError as error:
                 due = str(error), _now()
+        if due is None and self.pipeline is not None and self._packages.latest_choice() != self._as_chosen:
+            self._exchange(self.pipeline)
         if due is not None:
             why, since = due
             log.info("the backends prove themselves: %s", why)
@@ -103,6 +108,8 @@ class Readiness:
                 return f"the network of {preparation.backend} has been compiled", night
         if self.pipeline is None and time.monotonic() >= self._retry_at:
             return "none could be used so far", _now()
+        if self.pipeline is None and self._packages.latest_choice() != self._as_chosen:
+            return "other packages are to read", night
         return None
 
     def _prove(self, since: datetime) -> None:
@@ -113,6 +120,7 @@ class Readiness:
         self._reason = ""
         self._say_worker("starting")
         self._proved_at, self._tried = _now(), []
+        self._as_chosen = self._packages.latest_choice()
         try:
             known = receipts.known(self._store, self._key)
             self._tried = pipeline.try_out(self._config, known, since)
@@ -129,6 +137,57 @@ class Readiness:
             self._retry_seconds = min(2 * self._retry_seconds, _LONGEST_RETRY_SECONDS)
         else:
             self._retry_seconds = _FIRST_RETRY_SECONDS
+
+    def _exchange(self, serving: Pipeline) -> None:
+        """Put in service what was chosen meanwhile, between two images; the others go on.
+
+        The former package reads until the new one's process answers. One that can't be served is taken back, by a
+        choice that says so: what the ledger names is always what reads.
+        """
+        latest, engines = self._packages.latest_choice(), list(serving.engines)
+        opened: list[Engine] = []
+        try:
+            for model, choice in installed.in_force(self._config).items():
+                former = next((each for each in engines if each.package.manifest.id == model), None)
+                if choice["sha256"] == (former.package.sha256 if former is not None else ""):
+                    continue
+                try:
+                    new = [self._engine(choice)] if choice["sha256"] else []
+                except SpoolError:
+                    raise  # the ledger's trouble, not the package's
+                except ApplianceError as error:
+                    latest = self._take_back(choice, former, error)
+                    continue
+                opened += new
+                place = engines.index(former) if former is not None else len(engines)
+                engines[place : place + (former is not None)] = new
+                log.info("%s is read by %s from here on", model, f"version {choice['version']}" if new else "nothing")
+        except BaseException:
+            for each in opened:
+                each.server.close()
+            raise
+        serving.exchange(engines)
+        self._tried = [(each.package, each.trials) for each in engines]
+        self._as_chosen = latest
+
+    def _take_back(self, choice: dict[str, Any], former: Engine | None, error: ApplianceError) -> int:
+        """Choose what reads instead of what can't; the choice's number, -1 where another one was made meanwhile."""
+        log.error("%s %s can't read, and what read before goes on: %s", choice["model"], choice["version"], error)
+        sha256, version = ("", "") if former is None else (former.package.sha256, former.package.manifest.version)
+        why = f"{choice['version']} can't be served: {error}"
+        back = Choice(choice["model"], version, sha256, choice["sha256"], "fallback", "", why)
+        try:
+            return self._packages.choose(back)
+        except PackageError:
+            return -1
+
+    def _engine(self, choice: dict[str, Any]) -> Engine:
+        opened = installed.chosen_one(self._config, choice)
+        known = receipts.known(self._store, self._key)
+        since = proof.last_night(_now(), self._config.inference.receipts_at)
+        _, trials = pipeline.try_one(self._config, opened, known, since)
+        receipts.keep(self._store, self._key, trials, known)
+        return pipeline.serve(self._config, opened, trials)
 
     def _compile_what_is_unprepared(self) -> None:
         for opened, trials in self._tried:
@@ -173,6 +232,7 @@ class Readiness:
         serves = [
             {
                 "package": str(each.package),
+                "sha256": each.package.sha256,
                 "backend": each.backend,
                 "pid": each.process.pid if each.process is not None else None,
                 "batch": each.batch,

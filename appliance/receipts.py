@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -47,13 +48,25 @@ def keep(store: Store, key: Ed25519PrivateKey, trials: Sequence[Trial], old: Seq
             store.add_receipt(receipt.identifier, content.decode(), signature.sign(key, content))
 
 
-def prove_now(config: Config, opened: Package, backend: str, progress: Progress) -> list[Trial]:
+def prove_now(
+    config: Config,
+    opened: Package,
+    backend: str,
+    progress: Progress,
+    known: Sequence[Receipt] = (),
+    since: datetime | None = None,
+) -> list[Trial]:
     """Replay the golden vectors on one backend or, with ``auto``, on all of them; compile what has to be, first.
 
-    The receipts are kept where there is a ledger. Not for a data folder on which an appliance runs: see `ask`.
+    The receipts are kept where there is a ledger. Beside an appliance that reads with this package, `ask` that one.
+
+    Parameters
+    ----------
+    known, since
+        As of `appliance.proof.trials`.
     """
     options = proof.options(config)
-    tried = list(proof.trials(backend, opened, options))
+    tried = list(proof.trials(backend, opened, options, known, since))
     for place, trial in enumerate(tried):
         if trial.unprepared:
             failed = _compile(opened, trial.backend, options, progress)
@@ -61,7 +74,7 @@ def prove_now(config: Config, opened: Package, backend: str, progress: Progress)
             tried[place] = replace(trial, reason=failed) if failed else next(again)
     if config.ledger_path.exists():
         key, _ = signature.load_or_create_private_key(config.key_path)
-        keep(Store(config.ledger_path), key, tried)
+        keep(Store(config.ledger_path), key, tried, known)
     return tried
 
 

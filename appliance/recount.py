@@ -37,7 +37,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """``counts``: received, resulted, rejected, failed, quarantined, withheld, pending; ``files``: how many."""
+    """``counts``: received, resulted, rejected, failed, quarantined, withheld, pending; ``files`` that were seen."""
 
     kind: str
     at: float

@@ -19,7 +19,7 @@ from typing import Any, get_args
 import msgspec
 import pydicom
 
-from appliance import __version__, backends, difference, package, pipeline, proof, signature, writer
+from appliance import __version__, backends, difference, installed, package, pipeline, proof, writer
 from appliance.config import Config, MessageKind, ResultKind
 from appliance.errors import ApplianceError, BackendError, PackageError
 from appliance.package import Package
@@ -74,7 +74,7 @@ def replay(config: Config, instance_id: int, more_packages: Sequence[Path] = ())
     instance_id
         The number of the result, as the page and ``scanside status`` show it.
     more_packages
-        Package files, besides those that are configured: an older version is kept by nobody else.
+        Package files, besides those that are on this device.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def replay(config: Config, instance_id: int, more_packages: Sequence[Path] = ())
         What made it is no longer there.
     """
     kept = _from_ledger(config, instance_id)
-    paths = list(_sources(config, kept.files))
+    paths = list(sources(config, kept.files))
     tried = list(_makers(config, kept, more_packages))
     opened = Pipeline.open(_as_then(config, kept), tried, kept.provenance.device_uid)
     sandbox = Sandbox(config.sandbox)
@@ -133,7 +133,7 @@ def _from_ledger(config: Config, instance_id: int) -> _Kept:
         store.close()
 
 
-def _sources(config: Config, rows: Sequence[dict[str, Any]]) -> Iterator[Path]:
+def sources(config: Config, rows: Sequence[dict[str, Any]]) -> Iterator[Path]:
     """The received files; each must still be what was received."""
     for row in rows:
         path = config.spool_path / row["file"]
@@ -155,13 +155,13 @@ def _sources(config: Config, rows: Sequence[dict[str, Any]]) -> Iterator[Path]:
 
 def _makers(config: Config, kept: _Kept, more: Sequence[Path]) -> Iterator[Tried]:
     """The packages that made the result, each proved on the backend that ran it then."""
-    installed: dict[str, Package] = {}
+    there: dict[str, Package] = {}
     for opened in _packages(config, more):
-        installed.setdefault(opened.sha256, opened)
+        there.setdefault(opened.sha256, opened)
     for made_by in kept.makers:
-        found = installed.get(made_by.package_sha256)
+        found = there.get(made_by.package_sha256)
         if found is None:
-            here = ", ".join(f"{each} ({each.sha256[:12]})" for each in installed.values()) or "none"
+            here = ", ".join(f"{each} ({each.sha256[:12]})" for each in there.values()) or "none"
             raise PackageError(
                 f"the package that made result {kept.row['id']} is no longer installed: {made_by.package} "
                 f"{made_by.version}, SHA-256 {made_by.package_sha256}; installed: {here}",
@@ -183,11 +183,9 @@ def _makers(config: Config, kept: _Kept, more: Sequence[Path]) -> Iterator[Tried
 
 
 def _packages(config: Config, more: Sequence[Path]) -> Iterator[Package]:
-    yield from pipeline.packages(config)
-    trusted = signature.load_trusted_keys(
-        (signature.TRUSTED_KEYS, *(config.data / folder for folder in config.models.trusted_keys))
-    )
-    for path in more:
+    """Whether they read now or not: what made a result may have been replaced since."""
+    trusted = installed.trusted(config)
+    for path in (*installed.files(config), *more):
         yield package.read(path, trusted)
 
 

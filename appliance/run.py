@@ -36,6 +36,7 @@ from appliance.ingest.storage_scp import StorageScp
 from appliance.page_certificate import page_certificate
 from appliance.safety_watch import SafetyWatch
 from appliance.sampler import Sampler
+from appliance.shadow.store import ShadowStore
 from appliance.silence_watch import SilenceWatch
 from appliance.spool import Spool
 
@@ -45,7 +46,7 @@ _WATCH_SECONDS = 0.5
 _SAY_EVERY = 10  # rounds of the watch
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before a child is started again; it doubles each time
 _STOP_SECONDS = 10.0
-_PAGE_START_SECONDS = 20.0
+_PAGE_START_SECONDS = 120.0  # a slow or busy machine takes its time, and scanners are answered meanwhile
 
 
 class Appliance:
@@ -65,6 +66,7 @@ class Appliance:
         self._syslog = AuditSyslog(config, config.audit.syslog) if config.audit.syslog is not None else None
         self._certificate = page_certificate(config) if config.web.enabled else None
         self._worker = Child("worker", "appliance.worker", config)
+        self._shadow = Shadow(config) if config.shadow.enabled else None
         self._web: Child | None = None
         self._outbox = Outbox(config, self._store, config.results_path, self._trail)
         spool = Spool(config.spool_path)
@@ -91,6 +93,8 @@ class Appliance:
                 self._watch()
                 self._watch_page()
                 notify.tell("WATCHDOG=1")
+                if self._shadow:
+                    self._shadow.look()
                 rounds += 1
                 if rounds % _SAY_EVERY == 0:
                     self._say()
@@ -239,7 +243,7 @@ class Appliance:
         for part in (self._scp, self._drop):
             if part:
                 part.stop()
-        for child in (self._worker, self._web):
+        for child in (self._shadow, self._worker, self._web):
             if child:
                 child.stop()
         self._safety.stop()
@@ -299,14 +303,20 @@ class Child:
             except OSError:
                 return  # dead (it is started again and looks by itself) or with a full buffer
 
-    def restart_if_dead(self) -> int | None:
-        """Start the child again if it has died, after a pause that grows; the dead one's process id, once."""
+    def restart_if_dead(self, wanted: bool = True) -> int | None:
+        """Start the child again if it has died, after a pause that grows; the dead one's process id, once.
+
+        One that is not ``wanted`` any more ends by itself, and is left at that.
+        """
         if self._process is None:
-            if time.monotonic() >= self._start_at:
+            if wanted and time.monotonic() >= self._start_at:
                 self.start()
             return None
         code = self._process.poll()
         if code is None:
+            return None
+        if code == 0 and not wanted:
+            self._process = None
             return None
         dead = self._process.pid
         now = time.monotonic()
@@ -334,6 +344,29 @@ class Child:
             self._process.wait()
         if self._ours is not None:
             self._ours.close()
+
+
+class Shadow:
+    """The process of a package in shadow: there while one is, started again when it dies, and stops by itself."""
+
+    def __init__(self, config: Config) -> None:
+        self._store = ShadowStore(config.ledger_path, read_only=True)
+        self._child = Child("shadow", "appliance.shadow.runner", config)
+        self._wanted = False
+
+    def look(self) -> None:
+        """Start it where it is to run, and isn't."""
+        try:
+            self._wanted = self._store.running() is not None
+        except SpoolError as error:  # the other parts say so, too
+            log.debug("the shadow can't be watched: %s", error)
+            return
+        if self._wanted or self._child.pid is not None:
+            self._child.restart_if_dead(self._wanted)
+
+    def stop(self) -> None:
+        self._child.stop()
+        self._store.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:

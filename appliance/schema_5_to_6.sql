@@ -249,3 +249,69 @@ CREATE TABLE retraining_ticket (                 -- a model was measured to be w
     why       TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE UNIQUE INDEX retraining_ticket_open ON retraining_ticket (package, finding, measure) WHERE closed_at IS NULL;
+
+CREATE TABLE installed_package (                 -- package files below the data folder, each by a trusted key when it came
+    sha256       TEXT PRIMARY KEY,               -- of the file
+    model        TEXT NOT NULL,                  -- the manifest's id
+    version      TEXT NOT NULL,
+    file         TEXT NOT NULL,                  -- below the packages' folder
+    signed_by    TEXT NOT NULL,                  -- id of the key
+    installed_at REAL NOT NULL,
+    installed_by TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE package_choice (                    -- which package reads: the latest row of each model; without one, that of the configuration
+    id         INTEGER PRIMARY KEY,
+    model      TEXT NOT NULL,                    -- the manifest's id
+    version    TEXT NOT NULL,
+    sha256     TEXT NOT NULL,                    -- of the package file; '': none reads
+    former     TEXT NOT NULL,                    -- of the one that it took over from; '' where there was none
+    kind       TEXT NOT NULL CHECK (kind IN ('switch', 'promotion', 'rollback', 'fallback')),  -- fallback: by the device itself
+    chosen_at  REAL NOT NULL,
+    chosen_by  TEXT NOT NULL,
+    why        TEXT NOT NULL,
+    cases      TEXT NOT NULL,                    -- JSON of appliance.regression.Replayed: what must not regress, and did or not
+    overridden TEXT NOT NULL DEFAULT ''          -- the reason why it was switched although a case regressed
+) STRICT;
+CREATE INDEX package_choice_by_model ON package_choice (model, id);
+CREATE TRIGGER package_choice_stays BEFORE UPDATE ON package_choice BEGIN SELECT raise(ABORT, 'a choice is not changed: make a later one'); END;
+CREATE TRIGGER package_choice_is_kept BEFORE DELETE ON package_choice BEGIN SELECT raise(ABORT, 'a choice is not removed: make a later one'); END;
+
+CREATE TABLE regression_case (                   -- results that no later package may lose
+    id          INTEGER PRIMARY KEY,
+    model       TEXT NOT NULL,
+    instance_id INTEGER NOT NULL REFERENCES result (instance_id),
+    expected    TEXT NOT NULL,                   -- JSON of appliance.regression.Expected
+    added_at    REAL NOT NULL,
+    added_by    TEXT NOT NULL,
+    why         TEXT NOT NULL,
+    UNIQUE (model, instance_id)
+) STRICT;
+CREATE INDEX regression_case_by_instance ON regression_case (instance_id);
+
+CREATE TABLE shadow (                            -- a package that reads the same images as the one in force, for comparison only
+    id       INTEGER PRIMARY KEY,
+    model    TEXT NOT NULL,                      -- the manifest's id
+    version  TEXT NOT NULL,
+    sha256   TEXT NOT NULL,                      -- of the package in shadow
+    against  TEXT NOT NULL,                      -- of the one that is in force
+    began_at REAL NOT NULL,
+    began_by TEXT NOT NULL,
+    why      TEXT NOT NULL,
+    ended_at REAL,                               -- NULL while it reads
+    ended_by TEXT NOT NULL DEFAULT '',           -- '' for the device itself
+    outcome  TEXT NOT NULL DEFAULT ''            -- why it ended, in words
+) STRICT;
+CREATE UNIQUE INDEX shadow_running ON shadow (ended_at IS NULL) WHERE ended_at IS NULL;
+
+CREATE TABLE shadow_reading (                    -- one image by both packages; no result, and nothing of it is ever sent
+    shadow_id      INTEGER NOT NULL REFERENCES shadow (id),
+    instance_id    INTEGER NOT NULL REFERENCES result (instance_id),
+    result_made_at REAL NOT NULL,
+    read_at        REAL NOT NULL,
+    failure        TEXT NOT NULL,                -- why there is no answer; '' where there is one
+    pairs          TEXT NOT NULL DEFAULT 'null', -- JSON of appliance.shadow.comparison.Pair
+    PRIMARY KEY (shadow_id, instance_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX shadow_reading_by_time ON shadow_reading (shadow_id, result_made_at);
+CREATE INDEX result_by_time ON result (made_at);

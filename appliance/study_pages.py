@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from appliance.overview import Overview
+from appliance.overview import SHOWN, Overview, decoded
 
 _LEADS = "(lead_id IS NULL OR lead_id = id)"
 _LATEST = f"SELECT id FROM instance WHERE {_LEADS} AND id < :before ORDER BY id DESC LIMIT :limit"  # noqa: S608
@@ -29,5 +29,5 @@ class StudyPages(Overview):
         return self._all(_OF_STUDY if whole_study else _OF_SOP, limit=limit, before=before, uid=uid)
 
     def _all(self, sql: str, **values: Any) -> list[dict[str, Any]]:
-        rows = [self.instance(row["id"]) for row in self._rows(sql, **values)]
-        return [row for row in rows if row is not None]
+        rows = self._rows(f"{SHOWN} WHERE instance.id IN ({sql}) ORDER BY instance.id DESC", **values)
+        return [decoded(row) for row in rows]

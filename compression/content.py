@@ -7,9 +7,9 @@ decoding and says whether a cache or a split was made of exactly these files.
 from __future__ import annotations
 
 import csv
-import hashlib
 from pathlib import Path
 
+from appliance.content import version
 from compression.problems import DataError
 
 MANIFEST = "manifest.csv"
@@ -48,17 +48,10 @@ def content_version(folder: Path) -> str:
     DataError
         The list, or a file that is there, can't be read.
     """
-    hashed = hashlib.sha256()
     names = listed_files(folder)
     if (folder / MANIFEST).is_file():
         names = [MANIFEST, *names]
-    for name in names:
-        try:
-            with (folder / name).open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        except FileNotFoundError:
-            digest = "missing"
-        except OSError as error:
-            raise DataError(f"{folder / name} can't be read: {error.strerror}") from error
-        hashed.update(f"{name}\0{digest}\n".encode())
-    return hashed.hexdigest()
+    try:
+        return version(folder, names)
+    except OSError as error:
+        raise DataError(f"{error.filename} can't be read: {error.strerror}") from error

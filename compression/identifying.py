@@ -12,8 +12,11 @@ from pathlib import Path
 
 from pydicom import DataElement, Dataset
 
+from appliance.burned_in import burned_in
 from appliance.image import text
 from compression.problems import DataError
+
+__all__ = ["FREE_TEXT", "HARMLESS_TEXT", "burned_in", "identifying", "refuse"]
 
 _IDENTIFIERS = frozenset(
     (
@@ -34,11 +37,6 @@ HARMLESS_TEXT = frozenset(("CodingSchemeName", "LongCodeValue", "DerivationDescr
 # What is put in place of a name, an identifier or a comment.
 _DUMMIES = frozenset(
     ("", "ANONYMIZED", "ANONYMOUS", "ANON", "REMOVED", "UNKNOWN", "00010101", "19000101", "19000101000000")
-)
-_BURNED_IN_UNLESS_DENIED = (
-    "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture, and 77.1, Visible Light
-    "1.2.840.10008.5.1.4.1.1.6.",  # Ultrasound
-    "1.2.840.10008.5.1.4.1.1.3.",  # Ultrasound Multi-frame
 )
 
 
@@ -76,16 +74,6 @@ def refuse(path: Path, header: Dataset, agreement: str) -> None:
             f"{path} still identifies a person: {', '.join(found)}; run python -m compression deidentify first, or "
             "import it by agreement, which is recorded: --identified-by-agreement REASON"
         )
-
-
-def burned_in(dataset: Dataset) -> str | None:
-    """Why its pixels may show a name; None where it denies that, or is of a kind whose pixels seldom do."""
-    said = text(dataset, "BurnedInAnnotation")
-    if said == "YES":
-        return "BurnedInAnnotation is YES"
-    if said != "NO" and text(dataset, "SOPClassUID").startswith(_BURNED_IN_UNLESS_DENIED):
-        return "BurnedInAnnotation is not NO, and images of this kind often show names"
-    return None
 
 
 def _all(dataset: Dataset) -> Iterator[DataElement]:

@@ -134,10 +134,11 @@ def run(importer: Importer, source: Path, target: Path, options: Options) -> dic
     if not cases:
         raise DataError(f"{source} holds no case that can be used; left out: {_counts(faults) or 'none'}")
     _refuse_two_splits(cases)
+    lineage = _lineage(source)
     unfinished = target.with_name(f"{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        return _write(importer, cases, unfinished, target, options, faults)
+        return _write(importer, cases, unfinished, target, options, faults, lineage)
     except OSError as error:
         if error.errno in _FULL:
             raise DataError(f"no room left on the disk for {target}; free some space and import again") from error
@@ -146,8 +147,35 @@ def run(importer: Importer, source: Path, target: Path, options: Options) -> dic
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def _lineage(source: Path) -> dict[str, Any] | None:
+    """Where a bundle that a device exported comes from, for ``import.json``; None of any other source.
+
+    Raises
+    ------
+    DataError
+        It can't be read, or the bundle is no longer what was exported.
+    """
+    path = source / "lineage.json"
+    if not path.is_file():
+        return None
+    try:
+        lineage: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        exported = lineage["content"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} can't be read: {error}; export the bundle again") from error
+    if exported != content.content_version(source):
+        raise DataError(f"{source} was changed since the device exported it; export it again")
+    return lineage
+
+
 def _write(
-    importer: Importer, cases: Sequence[Case], folder: Path, target: Path, options: Options, faults: Faults
+    importer: Importer,
+    cases: Sequence[Case],
+    folder: Path,
+    target: Path,
+    options: Options,
+    faults: Faults,
+    lineage: dict[str, Any] | None,
 ) -> dict[str, Any]:
     folder.mkdir(parents=True)
     rows, empty = [], []
@@ -178,6 +206,8 @@ def _write(
         "segments": list(options.segments),
         "identified_by_agreement": options.agreement or None,
     }
+    if lineage is not None:
+        report["lineage"] = lineage
     (folder / "import.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     folder.rename(target)
     return report

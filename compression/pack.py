@@ -71,6 +71,7 @@ def run(build: Build) -> str:
         targets=targets,
         golden=GoldenSpec("golden.npz", recipe.golden.count, recipe.golden.probability_tolerance),
         training=_provenance(build),
+        promotion=recipe.package.promotion,
         card="card.md",
         files={},
     )

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from appliance.package import TASKS, Accepts, IntendedUse
+from appliance.package import TASKS, Accepts, IntendedUse, Promotion
 from appliance.preprocess import Step
 from appliance.result import Code
 
@@ -45,6 +45,7 @@ class PackageRecipe(_Table, frozen=True):
     accepts: Accepts
     finding: FindingRecipe
     finding_site: Code
+    promotion: Promotion | None = None
 
 
 class DataRecipe(_Table, frozen=True):

@@ -53,22 +53,30 @@ def scanside(arguments: Sequence[str], program: str = "scanside") -> subprocess.
 def examine(box: Box, ask: Ask = scanside) -> list[Finding]:
     """Every check, once."""
     where = ("--config", str(box.configuration))
-    return [
-        _clock(box),
-        _data(box.data),
-        *_certificates(box),
-        *_running(ask(("status", "--json", *where))),
-        *_echo(ask(("test-connection", "--json", *where))),
-    ]
+    findings = [_clock(box), _data(box.data), *_certificates(box), *_running(ask(("status", "--json", *where)))]
+    if fit(findings):  # one that is still getting ready is not kept busy with questions
+        findings += _echo(ask(("test-connection", "--json", *where)))
+    return findings
 
 
 def wait_until_fit(
-    look: Callable[[], list[Finding]], seconds: float, pause: float = 5.0, sleep: Callable[[float], None] = time.sleep
+    look: Callable[[], list[Finding]],
+    seconds: float,
+    pause: float = 5.0,
+    sleep: Callable[[float], None] = time.sleep,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[Finding]:
-    """Look until all that counts is right, or the time is over; the last findings."""
-    deadline = time.monotonic() + seconds
+    """Look until all that counts is right, or the time is over; the last findings.
+
+    ``say`` is told what is waited for, each time that this changes.
+    """
+    deadline, said = time.monotonic() + seconds, ""
     while True:
         findings = look()
+        waits = "; ".join(f"{each.what}: {each.detail}" for each in findings if each.counts and not each.ok)
+        if waits and waits != said:
+            say(f"waiting for {waits}")
+        said = waits
         if fit(findings) or time.monotonic() >= deadline:
             return findings
         sleep(pause)

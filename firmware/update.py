@@ -68,7 +68,7 @@ def install(box: Box, path: Path, say: Callable[[int, str], None], allow_older: 
         assert running.stdout is not None
         lines = []
         for line in running.stdout:
-            lines.append(line.strip())
+            lines += [line.strip()] if line.strip() else []
             if match := _PERCENT.match(line):
                 say(int(match[1]), match[2].strip())
     if running.returncode:

@@ -23,6 +23,7 @@ from appliance.package import (
     IntendedUse,
     Manifest,
     OutputSpec,
+    Promotion,
     SegmentSpec,
     Target,
 )
@@ -106,11 +107,34 @@ def make(folder: Path, keep: tuple[str, ...] = (), heads: Heads | None = None, *
     return _written(folder, manifest, files)
 
 
+def version(
+    folder: Path,
+    number: str,
+    bias: float = 0.0,
+    keep: tuple[str, ...] = TARGETS,
+    promotion: Promotion | None = None,
+) -> Path:
+    """The bundled package under another version, with its calibration moved by ``bias``; its key is in ``trusted``.
+
+    It has no ensemble and no conformal quantiles, so that it is always sure.
+    """
+    opened = bundled()
+    moved = {
+        name: msgspec.structs.replace(like, bias=like.bias + bias, conformal=None, ensemble=None)
+        for name, like in opened.manifest.targets.items()
+        if name in keep
+    }
+    manifest = msgspec.structs.replace(opened.manifest, version=number, targets=moved, promotion=promotion)
+    used = {manifest.golden.file, manifest.card, *(each.artifact for each in moved.values())}
+    used |= {manifest.drift.file} if manifest.drift else set()
+    return _written(folder, manifest, {name: opened.file(name) for name in used})
+
+
 def _written(folder: Path, manifest: Manifest, files: dict[str, bytes]) -> Path:
     """The package, signed by a key that lies in ``folder/trusted``."""
     key = Ed25519PrivateKey.generate()
     trusted = folder / "trusted"
-    trusted.mkdir(exist_ok=True)
+    trusted.mkdir(parents=True, exist_ok=True)
     (trusted / f"{manifest.id}.pub").write_bytes(signature.public_pem(key))
     path = folder / f"{manifest.id}.scanside"
     package.write(path, manifest, files, key)

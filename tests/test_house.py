@@ -31,11 +31,15 @@ LEVELS = [
         "appliance.history",
         "appliance.machine",
         "appliance.own_words",
+        "appliance.roc",
+        "appliance.content",
+        "appliance.pseudonyms",
+        "appliance.pages",
         "appliance.brand",
+        "appliance.notify",
         "appliance.measures",
         "appliance.sequential",
         "appliance.truth",
-        "appliance.notify",
     },
     {
         "appliance.schedule",
@@ -54,6 +58,8 @@ LEVELS = [
         "appliance.waiting_store",
         "appliance.safe_mode_store",
         "appliance.truth_store",
+        "appliance.package_store",
+        "appliance.telemetry_store",
     },
     {"appliance.study_pages"},
     {"appliance.series_store"},
@@ -76,6 +82,7 @@ LEVELS = [
         "appliance.backend",
         "appliance.image",
         "appliance.whole",
+        "appliance.burned_in",
         "appliance.store",
         "appliance.custody",
         "appliance.worklist_store",
@@ -89,7 +96,7 @@ LEVELS = [
         "appliance.engine_cache",
     },
     {"appliance.package", "appliance.volume", "appliance.sandbox"},
-    {"appliance.golden", "appliance.render", "appliance.manifests"},
+    {"appliance.golden", "appliance.render", "appliance.installed", "appliance.manifests"},
     {
         "appliance.drift",
         "appliance.route",
@@ -127,6 +134,8 @@ LEVELS = [
     {"appliance.writers", "appliance.ingest", "appliance.delivery", "appliance.inference", "appliance.preparation"},
     {"appliance.proof", "appliance.serving", "appliance.specimen"},
     {"appliance.answers", "appliance.bench", "appliance.receipts"},
+    {"appliance.telemetry"},
+    {"appliance.fleet"},
     {"appliance.patients", "appliance.scanner"},
     {"appliance.pipeline", "appliance.send"},
     {
@@ -134,6 +143,10 @@ LEVELS = [
         "appliance.infer",
         "appliance.explain",
         "appliance.replay",
+        "appliance.regression",
+        "appliance.switching",
+        "appliance.shadow",
+        "appliance.retraining",
         "appliance.conformance",
         "appliance.conformance_network",
         "appliance.doctor",
@@ -217,7 +230,8 @@ def test_brothers_never_see_each_other(folder: str) -> None:
 def test_training_uses_only_the_contracts_of_the_device() -> None:
     names = (
         "preprocess", "probability", "occlusion", "image", "package", "signature", "errors", "result", "receipt",
-        "backend", "backends", "interpret", "volume", "drift.measure", "drift.reference", "drift.streams",
+        "backend", "backends", "interpret", "volume", "roc", "content", "pseudonyms", "burned_in",
+        "drift.measure", "drift.reference", "drift.streams",
     )  # fmt: skip
     allowed = {f"appliance.{name}" for name in names}
     for module, path in _modules("compression"):
@@ -260,15 +274,18 @@ def test_only_the_ledger_knows_sql() -> None:
         "appliance.drift.store",
         "appliance.outbox_store",
         "appliance.overview",
+        "appliance.package_store",
         "appliance.reader_study",
         "appliance.safe_mode_store",
         "appliance.series_store",
+        "appliance.shadow.store",
         "appliance.step_store",
         "appliance.store",
         "appliance.token_store",
         "appliance.truth_store",
         "appliance.waiting_store",
         "appliance.study_pages",
+        "appliance.telemetry_store",
         "appliance.worklist_store",
     }
 

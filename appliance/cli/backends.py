@@ -22,9 +22,9 @@ def show_backends(as_json: bool, config_path: Path | None, data_dir: Path | None
 
     Each is probed in a process of its own, so a broken driver is a line in the table.
     """
-    from appliance import backends, pipeline, proof
+    from appliance import backends, installed, proof
 
-    opened = list(pipeline.packages(load(config_path, data_dir)))
+    opened = list(installed.packages(load(config_path, data_dir)))
     rows: list[dict[str, Any]] = []
     for name in backends.names():
         module = backends.module(name)
@@ -55,7 +55,7 @@ def prove(backend: str | None, as_json: bool, config_path: Path | None, data_dir
     The receipts are signed and kept in the ledger of the data folder, where there is one. Where an appliance runs on
     it, that one is asked, and goes on with whatever is fastest then. Exit code 1 where no backend has a valid receipt.
     """
-    from appliance import log, pipeline, proof, receipts
+    from appliance import installed, log, proof, receipts
     from appliance.health import is_running
     from appliance.infer import override
 
@@ -74,7 +74,7 @@ def prove(backend: str | None, as_json: bool, config_path: Path | None, data_dir
         rows = []
         with click.progressbar(length=100, label="proving", file=sys.stderr, hidden=not sys.stderr.isatty(),
                                item_show_func=lambda what: what) as bar:  # fmt: skip
-            for opened in pipeline.packages(config):
+            for opened in installed.packages(config):
                 tried = receipts.prove_now(
                     config, opened, wanted, lambda at, what: bar.update(int(100 * at) - bar.pos, what)
                 )
@@ -102,13 +102,13 @@ def bench(backend: str | None, seconds: float, as_json: bool, config_path: Path 
     prints with the device's papers. Stop the appliance first: it would share the cores.
     """
     from appliance import bench as benches
-    from appliance import log, pipeline, proof
+    from appliance import installed, log, proof
     from appliance.infer import override
 
     config = override(load(config_path, data_dir), backend, None)
     log.set_up("error")
     measured, options = [], proof.options(config)
-    for opened in pipeline.packages(config):
+    for opened in installed.packages(config):
         tried = list(proof.trials(config.inference.backend, opened, options))
         proof.ranked(tried)  # says why where there is none
         with click.progressbar(benches.measure(opened, tried, options, seconds), label="measuring", file=sys.stderr,

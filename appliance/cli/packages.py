@@ -18,11 +18,10 @@ def package() -> None:
 
 
 def _open_package(path: Path, config: Config, verified: bool) -> Any:
+    from appliance import installed
     from appliance import package as packages
-    from appliance import signature
 
-    folders = (signature.TRUSTED_KEYS, *(config.data / folder for folder in config.models.trusted_keys))
-    return packages.read(path, signature.load_trusted_keys(folders) if verified else None)
+    return packages.read(path, installed.trusted(config) if verified else None)
 
 
 @package.command()

@@ -188,11 +188,11 @@ def close(ticket: int, why: str, by: str | None, config_path: Path | None, data_
 
 def known_findings(config: Config) -> Findings:
     """What the installed packages look for, and how the configuration says that diagnoses call it."""
-    from appliance import pipeline
+    from appliance import installed
     from appliance.diagnoses import Findings
 
     codes: dict[str, frozenset[str]] = {}
-    for package in pipeline.packages(config):
+    for package in installed.packages(config):
         for finding in package.manifest.findings:
             codes[finding.label] = codes.get(finding.label, frozenset()) | {finding.code.value}
     unknown = [label for label in config.performance.codes if label not in codes]

@@ -28,23 +28,28 @@ def cells(stream: int, reference: np.ndarray) -> np.ndarray:
 
 
 def change_point(stream: int, bins: np.ndarray, reference: np.ndarray) -> int:
-    """The index from which on the studies' ``bins`` ``(studies,)`` fit the reference worst, by the likelihood ratio.
+    """The index from which on the studies' ``bins`` ``(studies,)`` differ most from those before and the reference.
 
-    The ratio is that of the shares from the change on and of the reference's, in `cells`; each cell that is used costs
-    half a logarithm of the number of studies (Schwarz's criterion), so that a few studies at the end don't win.
+    It is that of the greatest likelihood where each of the two parts has shares of its own, in `cells`; each cell that
+    is used after the change costs half a logarithm of the number of studies there (Schwarz's criterion), so that a few
+    at the end don't win.
     """
     where = cells(stream, reference)
     count = int(where.max()) + 1
-    usual = np.bincount(where, reference, count) + 0.5
-    usual /= usual.sum()
     after = np.zeros((len(bins), count))
     after[np.arange(len(bins)), where[bins]] = 1
     after = after[::-1].cumsum(axis=0)[::-1]
-    total = after.sum(axis=1, keepdims=True)
+    before = np.bincount(where, reference, count) + 0.5 + after[0] - after
+    likelihood = _likelihood(after) + _likelihood(before)
+    likelihood -= 0.5 * (after > 0).sum(axis=1) * np.log(after.sum(axis=1))
+    return int(np.argmax(likelihood))
+
+
+def _likelihood(counts: np.ndarray) -> np.ndarray:
+    """The logarithm of the likelihood of counts ``(changes, cells)`` by their own shares."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(after > 0, after * np.log(after / total / usual), 0.0)
-    ratio = terms.sum(axis=1) - 0.5 * (after > 0).sum(axis=1) * np.log(total[:, 0])
-    return int(np.argmax(ratio))
+        terms = counts * np.log(counts / counts.sum(axis=1, keepdims=True))
+    return np.asarray(np.where(counts > 0, terms, 0.0).sum(axis=1))
 
 
 def scores(bins: np.ndarray, seed: int) -> np.ndarray:

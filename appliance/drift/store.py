@@ -177,6 +177,8 @@ class DriftStore(Database):
     def acknowledge(self, alarm: int, by: str, why: str, outcome: Outcome) -> dict[str, Any]:
         """Record who has seen an alarm, why it was, and what follows; the alarm.
 
+        With an alarm go the early warnings against the same reference.
+
         Raises
         ------
         DriftError
@@ -189,8 +191,9 @@ class DriftStore(Database):
             if row["acknowledged_at"] is not None:
                 raise DriftError(f"drift alarm {alarm} was acknowledged by {row['acknowledged_by']} already")
             connection.execute(
-                "UPDATE drift_alarm SET acknowledged_at = ?, acknowledged_by = ?, why = ?, outcome = ? WHERE id = ?",
-                (time.time(), by, why, outcome, alarm),
+                "UPDATE drift_alarm SET acknowledged_at = ?, acknowledged_by = ?, why = ?, outcome = ? "
+                "WHERE id = ? OR (? = 'alarm' AND acknowledged_at IS NULL AND package = ? AND against = ?)",
+                (time.time(), by, why, outcome, alarm, row["kind"], row["package"], row["against"]),
             )
             return row
 
@@ -245,9 +248,16 @@ class DriftStore(Database):
         return next(iter(self._rows(f"{_ALARMS} WHERE drift_alarm.id = :number", number=number)), None)
 
     def alarms(self, most: int = 100, only_open: bool = False) -> list[dict[str, Any]]:
-        """The latest first, each with the ``name`` of its package; ``cause`` is JSON."""
+        """The latest first, of open ones alarms before warnings, each with its package's ``name`` and the JSON of its
+        ``cause``.
+        """
         where = "WHERE acknowledged_at IS NULL" if only_open else ""
-        return self._rows(f"{_ALARMS} {where} ORDER BY drift_alarm.id DESC LIMIT :most", most=most)
+        order = "kind <> 'alarm', " if only_open else ""
+        return self._rows(f"{_ALARMS} {where} ORDER BY {order} drift_alarm.id DESC LIMIT :most", most=most)
+
+    def open_alarms(self) -> int:
+        """How many alarms and warnings wait for somebody to acknowledge them."""
+        return int(self._rows("SELECT count(*) AS n FROM drift_alarm WHERE acknowledged_at IS NULL")[0]["n"])
 
     def open_alarm(self, package: str, against: Against, kind: Kind) -> bool:
         return bool(

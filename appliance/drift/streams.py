@@ -122,7 +122,7 @@ STREAMS: tuple[Stream, ...] = (
     Stream("collimation", "image", "Flat border", "of the image", _even(0, 1, 50)),
     Stream("aspect", "image", "Height by width", "", _geometric(0.2, 5, 100)),
     Stream("distance", "embedding", "Distance from the training images", "", _geometric(0.1, 50, 120)),
-    Stream("novelty", "embedding", "What no training image had", "", _geometric(0.1, 50, 120)),
+    Stream("novelty", "embedding", "Novelty to the network", "", _geometric(0.1, 50, 120)),
     Stream("score", "output", "Probability", "", _even(0, 1, 100)),
     Stream("entropy", "output", "Entropy of the answer", "bit", _even(0, 1, 100)),
     Stream("prediction_set", "output", "Answers in the prediction set"),

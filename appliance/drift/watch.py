@@ -178,6 +178,7 @@ class Watch:
     ) -> bool:
         """Raise what has become true; whether anything was."""
         reached: list[tuple[Kind, float]] = []
+        known: set[Kind]
         if signals.evidence >= self._limits.alarm:
             reached.append(("alarm", signals.evidence))
         if signals.warning >= np.log(self._limits.run_length):
@@ -186,7 +187,9 @@ class Watch:
             reached.append(("confidence", signals.confidence))
         raised = False
         for kind, evidence in reached:
-            if not self._store.open_alarm(watched.package, against, kind):
+            # An alarm says all that an early warning would.
+            known = {"alarm", kind} if kind == "warning" else {kind}
+            if not any(self._store.open_alarm(watched.package, against, each) for each in known):
                 found = self._cause(watched.package, against, kind, monitor)
                 self._store.raise_alarm(
                     watched.package, against, kind, number, now, evidence, msgspec.json.encode(found)

@@ -19,6 +19,7 @@ from appliance import __version__, brand
 from appliance.assessment_store import Assessments
 from appliance.audit import Trail
 from appliance.config import Config
+from appliance.drift.store import DriftStore
 from appliance.manifests import Manifests
 from appliance.reader_study import ReaderStudies
 from appliance.reading_order import of_rank
@@ -53,6 +54,7 @@ from appliance.web import (
     trail,
     views,
 )
+from appliance.web.once import Once
 from appliance.web.telling import Trend
 from appliance.worklist_store import Worklists
 
@@ -87,7 +89,9 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         SCANSIDE_ASSESSMENTS=Assessments(config.ledger_path, read_only=True),
         SCANSIDE_MANIFESTS=Manifests(config),
         SCANSIDE_VIEWING=Viewing(config, store),
+        SCANSIDE_ONCE=Once(),
         SCANSIDE_WORKLISTS=Worklists(config.ledger_path, read_only=True),
+        SCANSIDE_DRIFT=DriftStore(config.ledger_path, read_only=True),
         SCANSIDE_SAFE_MODE=SafeModeStore(config.ledger_path, read_only=True),
         SCANSIDE_READER_STUDIES=ReaderStudies(config.ledger_path),
     )
@@ -126,6 +130,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
             "unrecorded": app.config["SCANSIDE_TRAIL"].problem,
             "uploads": config.uploads.enabled,
             "undelivered": app.config["SCANSIDE_STORE"].undelivered_count(),
+            "drift_alarms": app.config["SCANSIDE_DRIFT"].open_alarms(),
             "safe_mode": app.config["SCANSIDE_SAFE_MODE"].in_force(),
             "safe_mode_words": LEVEL_WORDS,
         }

@@ -57,6 +57,8 @@ def _all(assessments: Assessments, number: int) -> list[tuple[str, str]]:
     segments = row["outlines"]["segments"] if row.get("outlines") else ()
     found = [("finding", each["label"]) for each in row.get("findings") or ()]
     found += [("segment", each["label"]) for each in segments]
+    if not found:
+        raise ApplianceError(f"image {number} has no result", hint="assess the image that stands for its series")
     return [each for each in found if each not in said] or found
 
 

@@ -27,6 +27,7 @@ from appliance.web.rights import is_automatic, may, right_of
 FOR_SYSTEMS = "/dicom-web/"  # below this no person looks, and a login is HTTP's Basic one (RFC 7617) or a token
 API = "/api/"
 _WITH_TOKENS = (FOR_SYSTEMS, API, "/metrics")
+_BEFORE_ANY_ACCOUNT = ("static", "views.healthz", "branding.", "people.enrol", "people.log")
 _SESSION_KEY = "login"
 _KNOWN_COOKIE = "scanside-known"
 _KNOWN_SECONDS = 180 * 86400
@@ -156,7 +157,7 @@ class Gate:
                     abort(400, "This page answers on this machine's own name only.")
                 g.rights = ALL_RIGHTS
                 return None
-            return None if right == "open" else self._ask("/enrol")
+            return None if (request.endpoint or "").startswith(_BEFORE_ANY_ACCOUNT) else self._ask("/enrol")
         if may(right):
             return None
         if g.person:
@@ -201,8 +202,8 @@ def refuse_other_sites(app: Flask) -> None:
 
     This holds without a login, too, where no cookie would be missing. A browser says with each such request where it
     comes from: in Sec-Fetch-Site over TLS and on the device itself, in Origin always. What says neither is no browser,
-    and served only where systems send: STOW-RS and the JSON API. A secret in every form would add nothing: what can
-    read the page's own forms, or forge these headers, could read it, too.
+    and served only where systems send, without a session. A secret in every form would add nothing: what can read the
+    page's own forms, or forge these headers, could read it, too.
     """
 
     @app.before_request
@@ -215,7 +216,7 @@ def refuse_other_sites(app: Flask) -> None:
         elif origin is not None:
             same = urlsplit(origin).netloc == request.host
         else:
-            same = request.path.startswith((FOR_SYSTEMS, API))
+            same = request.path.startswith((FOR_SYSTEMS, API)) and not session
         if not same:
             abort(403, "This was not sent by a page of this device. Load the page again, and press the button there.")
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup, escape
 
+from appliance.drift.history import Line
 from appliance.drift.streams import Stream
-from appliance.drift.summary import Line
 
 _WIDTH, _HEIGHT = 320, 120
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 6, 8, 18
@@ -30,7 +30,7 @@ def number_text(stream: Stream, place: float) -> str:
     """The value at a bin, rounded for people."""
     if math.isnan(place):
         return "none"
-    value = stream.middle(round(place))
+    value = stream.middle(min(max(round(place), 1), stream.bins - 1))
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
@@ -124,12 +124,13 @@ def capital(labels: Sequence[str], worth: Sequence[float], alarm: float, title: 
         _path([(_x(each, len(values)), _y(float(shown[each]), low, high)) for each in run], "value")
         for run in _runs(~np.isnan(values))
     ]
-    highest, latest = _times(float(known.max())), _times(float(known[-1]))
+    highest, latest = times(float(known.max())), times(float(known[-1]))
     words = f"{title}: highest capital {highest}, latest {latest}; alarm at {10**limit:,.0f}"
     return _figure(parts, labels, words)
 
 
-def _times(power: float) -> str:
+def times(power: float) -> str:
+    """A capital whose common logarithm this is, for people."""
     return f"{10**power:,.3g}" if abs(power) < 6 else f"10 to the power of {power:.0f}"
 
 

@@ -10,7 +10,7 @@ from flask import Blueprint, abort, current_app, redirect, render_template, requ
 from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config
-from appliance.drift import decisions, summary
+from appliance.drift import decisions, history, summary
 from appliance.drift.store import DriftStore, Outcome
 from appliance.errors import ApplianceError, DriftError
 from appliance.web import charts
@@ -44,8 +44,8 @@ def drift() -> str:
             about = summary.chosen(store, request.args.get("package"))
         except DriftError as error:
             abort(404, f"{error.message[0].upper()}{error.message[1:]}.")
-        past = summary.history(store, about, days)
-        labels, worth = summary.course(past)
+        past = history.history(store, about, days)
+        labels, worth = history.course(past)
         limit = math.log(1 / settings.alpha)
         return render_template(
             "drift.html",
@@ -57,8 +57,8 @@ def drift() -> str:
                 against: charts.capital(labels, worth[against], limit, f"Evidence against {words}")
                 for against, words in summary.AGAINST.items()
             },
-            groups=summary.lines(store, about, past),
-            scanners=summary.scanners(store, past),
+            groups=history.lines(store, about, past),
+            scanners=history.scanners(store, past),
             alarms=[summary.alarm(row) for row in store.alarms(50) if row["acknowledged_at"] is not None],
             open_alarms=[summary.alarm(row) for row in store.alarms(50, only_open=True)],
             events=store.events(50),
@@ -67,6 +67,7 @@ def drift() -> str:
             days=days,
             spans=_SPANS,
             chart=charts.line,
+            times=charts.times,
         )
     finally:
         store.close()

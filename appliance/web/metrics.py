@@ -31,7 +31,7 @@ blueprint = Blueprint("metrics", __name__)
 
 
 @blueprint.get("/metrics")
-@needs("operate")
+@needs("see")
 def metrics() -> Response:
     config: Config = current_app.config["SCANSIDE"]
     store: Store = current_app.config["SCANSIDE_STORE"]

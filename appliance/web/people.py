@@ -9,7 +9,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.accounts import Account
 from appliance.errors import AccountError, LoginError
-from appliance.tokens import SCOPES, period
+from appliance.tokens import period
 from appliance.web import trail
 from appliance.web.auth import address, gate, place_of
 from appliance.web.rights import needs
@@ -23,6 +23,13 @@ ROLE_WORDS = {
     "clinician": "sees results, and says whether they are right",
     "engineer": "sees results, looks after the device, sends images",
     "administrator": "may do all of this, and makes accounts and tokens",
+}
+SCOPE_WORDS = {
+    "see": "results",
+    "assess": "say whether results are right",
+    "send": "images, by STOW-RS",
+    "operate": "metrics, the device, read and send again",
+    "administer": "accounts and tokens",
 }
 _ACCOUNT = "/accounts/<string(maxlength=64):name>"
 
@@ -138,7 +145,7 @@ def _accounts(problem: str = "", token: str = "", status: int = 200) -> tuple[st
         rows=gate().accounts.store.accounts(),
         tokens=gate().tokens.rows(),
         roles=ROLE_WORDS,
-        scopes=SCOPES,
+        scopes=SCOPE_WORDS,
         problem=problem,
         token=token,
     )

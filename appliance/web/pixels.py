@@ -33,7 +33,7 @@ def _folder(number: int) -> Path:
 
 
 @blueprint.get("/viewer/warm")
-@needs("see")
+@needs("see", automatic=True)
 def warm() -> tuple[str, int]:
     """Somebody is about to look at an image: what reads files is started meanwhile."""
     current_app.config["SCANSIDE_VIEWING"].warm()
@@ -41,14 +41,14 @@ def warm() -> tuple[str, int]:
 
 
 @blueprint.get(f"/study/{_NUMBER}/pixels.json")
-@needs("see")
+@needs("see", automatic=True)
 def description(number: int) -> BaseResponse:
     """`appliance.viewing.Description`; makes the pixels ready."""
     return _private(send_from_directory(_folder(number), DESCRIPTION, mimetype="application/json"))
 
 
 @blueprint.get(f"/study/{_NUMBER}/pixels/<int(max=100000):place>.raw")
-@needs("see")
+@needs("see", automatic=True)
 def pixels(number: int, place: int) -> BaseResponse:
     """The stored numbers of one slice, from 0 on: little-endian, 16 bits, row by row."""
     folder, name = _folder(number), slice_name(place)

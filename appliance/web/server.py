@@ -18,6 +18,7 @@ from appliance.process import die_with_parent
 from appliance.web import arrivals
 from appliance.web.app import create_app
 
+_NICE = 10
 _STALLED_SECONDS = 20  # without a byte
 _THREADS = arrivals.MOST_AT_ONCE + 6
 
@@ -70,6 +71,7 @@ class _Server(BaseApplication):
 
 def main(config: Config, parent: int, listener: int) -> None:
     """Serve until SIGTERM, or until the parent ends."""
+    os.nice(_NICE)  # many open pages must not keep an image waiting
     # Inherited by each connection: one that neither sends nor reads must not hold a thread for ever.
     with socket.socket(fileno=os.dup(listener)) as listening:
         for direction in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):

@@ -60,14 +60,13 @@ def telling(row: dict[str, Any]) -> dict[str, Any]:
     said = assessments.of_instance(row["id"])
     return {
         "judged": {(each.subject, each.label): each for each in _judged(row, said)},
-        "reason_words": {code: words for of_kind in REASONS.values() for each in of_kind.values()
-                         for code, words in each.items()},
+        "reason_words": REASONS,
         "points": _points(row),
         "priors": priors,
         "priors_left_out": left_out,
         "trends": _trends(row, priors),
         "why_now": _why_now(row),
-    }  # fmt: skip
+    }
 
 
 def _judged(row: dict[str, Any], said: list[dict[str, Any]]) -> list[Judged]:

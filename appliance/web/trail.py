@@ -24,6 +24,7 @@ _ALWAYS = ("people.login", "people.logout")  # while nothing can be recorded: wh
 _EVENTS: dict[str, Event] = {
     "views.result_file": "download",
     "custody.export": "download",
+    "device.support_bundle": "download",
     "arrivals.upload": "upload",
     "arrivals.stow": "transfer_end",
 }

@@ -6,12 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import Any, get_args
 
-from flask import Blueprint, Response, abort, current_app, render_template, request, send_from_directory
+from flask import Blueprint, Response, abort, current_app, g, render_template, request, send_from_directory
 from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config, MessageKind, ResultKind
 from appliance.store import FINAL_STATES, Store
 from appliance.web.filters import FINDINGS, Asked, asked
+from appliance.web.once import Once
 from appliance.web.rights import needs
 from appliance.web.telling import telling
 from appliance.worklist_store import MOST_COUNTED, Worklists
@@ -87,7 +88,10 @@ def worklist_fragment() -> BaseResponse:
     response.headers["Cache-Control"] = "no-cache"
     response.make_conditional(request)
     if response.status_code != 304:
-        response.set_data(render_template("_worklist.html", **_worklist(wanted)))
+        # The same for all who have the same rights; their browsers ask at the same time, when something came.
+        made: Once = current_app.config["SCANSIDE_ONCE"]
+        key = f"{seen} {sorted(g.get('rights', ()))} {request.query_string!r}"
+        response.set_data(made.get(key, lambda: render_template("_worklist.html", **_worklist(wanted))))
     return response
 
 

@@ -107,7 +107,7 @@ def confirm(seconds: float, root: Path) -> None:
     box = Box(root)
 
     def look() -> list[health.Finding]:
-        findings = health.wait_until_fit(lambda: health.examine(box), seconds)
+        findings = health.wait_until_fit(lambda: health.examine(box), seconds, say=click.echo)
         rows = json.dumps([finding.to_dict() for finding in findings]).encode()
         Files().write(box.runtime / "health.json", rows)
         for finding in findings:
@@ -201,4 +201,6 @@ def firewall(root: Path) -> None:
     """Load the packet filter: the configured ports, and none while a new system is on trial."""
     from firmware import firewall as filtering
 
-    click.echo(filtering.apply(Box(root)))
+    text = filtering.apply(Box(root))
+    opened = [line.strip().removesuffix(" accept") for line in text.splitlines() if " tcp dport " in f" {line.strip()}"]
+    click.echo(f"the packet filter is loaded; open: {', '.join(opened) or 'nothing'}")

@@ -22,6 +22,7 @@ _PACKAGES = (
     "e2fsprogs",
     "cryptsetup-bin",
     "rauc",
+    "rauc-service",
     "python3",
     "python3-venv",
     "libgomp1",

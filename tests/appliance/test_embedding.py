@@ -127,7 +127,7 @@ def test_no_link_is_made_where_nobody_may_frame(tmp_path: Path) -> None:
 def test_a_frame_needs_no_login_but_making_its_link_does(tmp_path: Path) -> None:
     box = Box(tmp_path, embed_origins=(ORIGIN,))
     box.add(1, 0.9)
-    account(box.config.ledger_path, "jane", "viewer")
+    account(box.config.ledger_path, jane="viewer")
     app = create_app(box.config)
     stranger, insider = app.test_client(), browser(app)
     assert stranger.post("/api/v1/embed-links", json={"study": 1}).status_code == 401

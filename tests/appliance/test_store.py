@@ -303,7 +303,7 @@ def test_a_ledger_opens_where_not_a_byte_is_left(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_said_and_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "640k") as disk:
+    with small_disk(tmp_path / "disk", "1500k") as disk:
         store = Store(disk / "ledger.sqlite3")
         store.receive(arrival())
         with pytest.raises(SpoolError) as caught:

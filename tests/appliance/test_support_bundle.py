@@ -186,7 +186,7 @@ def plant(box: Box) -> None:
     kept.count(Period(minutes=1), 1e9)
     kept.close()
     plant_log(box.config)
-    account(box.config.ledger_path, SECRETS["account"], "engineer")
+    account(box.config.ledger_path, **{SECRETS["account"]: "engineer"})
     trail = Trail(box.config.audit_path, box.config.key_path)
     trail.append(
         Record(0.0, "view", f"GET /{SECRETS['view']}", person=SECRETS["account"], target=PLANTED["PatientName"])

@@ -76,7 +76,10 @@ def barriers(page: Page) -> list[str]:
         pytest.skip("axe-core is not installed: .ci/node-packages installs it")
     page.evaluate(_AXE.read_text())  # not as a script of the page: its policy allows none from elsewhere
     found = page.evaluate(
-        """() => axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] })
-          .then(({ violations }) => violations.map(({ id, impact, nodes }) => [id, impact, nodes.map((n) => n.html)]))"""
+        """async () => {
+          const rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
+          const { violations } = await axe.run(document, { runOnly: rules });
+          return violations.map(({ id, impact, nodes }) => [id, impact, nodes.map((node) => node.html)]);
+        }"""
     )
     return [f"{name} ({impact}): {nodes[:3]}" for name, impact, nodes in found if impact in ("serious", "critical")]

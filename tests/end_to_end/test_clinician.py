@@ -241,7 +241,7 @@ def test_the_page_works_without_javascript(browser: Browser, site: Site) -> None
     assert page.get_by_alt_text("The radiograph").is_visible()
     assert page.get_by_role("toolbar").count() == 0
     page.goto(site.url)
-    page.get_by_label("Finding").select_option("outlined only")
+    page.get_by_role("combobox", name="Finding").select_option("outlined only")
     page.get_by_role("button", name="Show").click()
     assert page.locator("tbody tr").count() == 2
     context.close()
@@ -305,7 +305,7 @@ def test_the_report_is_one_page_without_the_patient(page: Page, site: Site, tmp_
 
 def test_a_filter_lies_in_the_address_and_outlives_what_comes_meanwhile(page: Page, site: Site, filled: Config) -> None:
     page.goto(site.url)
-    page.get_by_label("State").select_option("failed")
+    page.get_by_role("combobox", name="State").select_option("failed")
     page.wait_for_url("**/?state=failed")
     row = page.locator("tbody tr")
     assert row.count() == 1

@@ -89,6 +89,11 @@ def test_a_lock_pins_all_that_the_device_asks_for(name: str) -> None:
     assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for _, digest in pins.values())
 
 
+@pytest.mark.parametrize("name", sorted(BOARDS))
+def test_rauc_comes_with_the_service_that_it_asks_over_d_bus(name: str) -> None:
+    assert {"rauc", "rauc-service", "dbus"} <= set(board(name).packages)
+
+
 def test_an_unknown_board_says_which_there_are() -> None:
     with pytest.raises(FirmwareError, match="no board 'toaster'") as caught:
         board("toaster")

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from appliance import image, package, pipeline, process, run, worker
+from appliance import image, installed, package, process, run, worker
 from appliance.backend import Options
 from appliance.backends import fake, onnxruntime
 from appliance.config import Config, load
@@ -112,7 +112,7 @@ def _forked(main: Callable[[], object]) -> int:
 
 
 def _pipeline(config: Config) -> Pipeline:
-    engines: Sequence[Any] = [Engine(_Server(each), None, ()) for each in pipeline.packages(config)]  # type: ignore[arg-type]
+    engines: Sequence[Any] = [Engine(_Server(each), None, ()) for each in installed.packages(config)]  # type: ignore[arg-type]
     return Pipeline(engines, "2.25.1", 0.0)
 
 

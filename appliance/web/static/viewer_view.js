@@ -1,6 +1,6 @@
 // Where the image lies on the canvas: zoom and pan, and the way from a point of the screen to a pixel and back.
 
-const MOST = 40, LEAST = 0.5; // of the scale: screen pixels for a pixel, and of the scale that fits
+const MOST = 40, LEAST = 0.5; // of the scale: screen pixels for a pixel, and shares of the scale that fits
 
 export class View {
   constructor(canvas) {
@@ -35,7 +35,7 @@ export class View {
 
   /** Around a point of the canvas, which stays where it is. */
   zoom(factor, x, y) {
-    const scale = Math.min(Math.max(this.scale * factor, this.fitting * LEAST), Math.max(MOST, this.fitting));
+    const scale = Math.min(Math.max(this.scale * factor, Math.min(this.fitting * LEAST, 1)), Math.max(MOST, this.fitting));
     this.left = x - ((x - this.left) * scale) / this.scale;
     this.top = y - ((y - this.top) * scale) / this.scale;
     this.scale = scale;

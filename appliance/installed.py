@@ -1,0 +1,139 @@
+"""The packages on this device: those of the configuration, those that were installed, and which of them read.
+
+Installed packages lie in the data folder. Which one reads a model's images is what the ledger says last
+(`appliance.package_store`), and without its word the one that is configured or comes along.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from appliance import package, signature
+from appliance.config import Config
+from appliance.errors import PackageError
+from appliance.package import SUFFIX, Package
+from appliance.package_store import PackageStore
+from appliance.spool import write_durably
+
+
+def trusted(config: Config) -> dict[str, Ed25519PublicKey]:
+    """The keys whose packages this device takes, by id."""
+    folders = (signature.TRUSTED_KEYS, *(config.data / folder for folder in config.models.trusted_keys))
+    return signature.load_trusted_keys(folders)
+
+
+def files(config: Config) -> tuple[Path, ...]:
+    """Every package file on this device: the configured or bundled ones, then those that were installed."""
+    return (*_configured(config), *sorted(config.packages_path.glob(f"*{SUFFIX}")))
+
+
+def _configured(config: Config) -> tuple[Path, ...]:
+    return tuple(config.data / path for path in config.models.packages) or package.bundled()
+
+
+def packages(config: Config) -> Iterator[Package]:
+    """The packages that read, verified: of each model the one in force.
+
+    Raises
+    ------
+    PackageError
+        There is none, or one of them is missing, damaged or not trusted.
+    """
+    chosen, keys = in_force(config), trusted(config)
+    found = False
+    for path in _configured(config):
+        opened = package.read(path, keys)
+        choice = chosen.pop(opened.manifest.id, None)
+        if choice is None or choice["sha256"]:
+            found = True
+            yield opened if choice is None or choice["sha256"] == opened.sha256 else chosen_one(config, choice)
+    for choice in chosen.values():  # of models that the configuration has not
+        if choice["sha256"]:
+            found = True
+            yield chosen_one(config, choice)
+    if not found:
+        raise PackageError("no model package is installed", hint="set models.packages in the configuration")
+
+
+def in_force(config: Config) -> dict[str, dict[str, Any]]:
+    """Model -> the ledger's latest choice; none where the configuration decides alone, or there is no ledger."""
+    if not config.models.switches or not config.ledger_path.exists():
+        return {}
+    store = PackageStore(config.ledger_path, read_only=True)
+    try:
+        return store.in_force()
+    finally:
+        store.close()
+
+
+def chosen_one(config: Config, choice: dict[str, Any]) -> Package:
+    """The package that a choice names; raises `PackageError` where it is not here any more."""
+    return with_sha256(config, choice["sha256"], f"{choice['model']} {choice['version']}")
+
+
+def with_sha256(config: Config, sha256: str, name: str) -> Package:
+    """The package file of this SHA-256, verified; raises `PackageError` where it is not on this device."""
+    for path in files(config):
+        if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+            return package.read(path, trusted(config))
+    raise PackageError(
+        f"{name} is in force, but its file (SHA-256 {sha256[:12]}) is not in {config.packages_path}, or is damaged",
+        hint="install it again, or `scanside models switch` to another version",
+    )
+
+
+def find(config: Config, model: str, version: str) -> Package:
+    """The package of that id and version, verified; raises `PackageError` with those that are there."""
+    there = []
+    for path in files(config):
+        opened = package.read(path, trusted(config))
+        if (opened.manifest.id, opened.manifest.version) == (model, version):
+            return opened
+        there.append(str(opened))
+    raise PackageError(
+        f"{model} {version} is not on this device (there are {', '.join(dict.fromkeys(there))})",
+        hint="scanside models install FILE",
+    )
+
+
+def install(config: Config, store: PackageStore, path: Path, by: str) -> Package:
+    """Keep a package file in the data folder, once its signature is verified; it does not read before a switch.
+
+    Raises
+    ------
+    PackageError, SignatureError
+        It is damaged, or not signed by a trusted key; nothing is kept then.
+    DiskFullError, SpoolError
+    """
+    opened = package.read(path, trusted(config))
+    return keep(config, store, opened, by)
+
+
+def keep(config: Config, store: PackageStore, opened: Package, by: str) -> Package:
+    """A copy of a verified package in the data folder, which stays whatever becomes of the file that it was read from.
+
+    Raises
+    ------
+    PackageError
+        Another package of this id and version is there, or the file has changed since it was read.
+    """
+    manifest = opened.manifest
+    for row in store.installed():
+        if (row["model"], row["version"]) == (manifest.id, manifest.version) and row["sha256"] != opened.sha256:
+            raise PackageError(
+                f"another {opened} is installed (SHA-256 {row['sha256'][:12]}, this one has {opened.sha256[:12]})",
+                hint="a changed package needs a version of its own",
+            )
+    content = opened.path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != opened.sha256:
+        raise PackageError(f"{opened.path} was changed meanwhile", hint="install it again")
+    name = re.sub(r"[^\w.-]", "_", f"{manifest.id}-{manifest.version}-{opened.sha256[:12]}{SUFFIX}", flags=re.ASCII)
+    write_durably(config.packages_path / name, content)
+    store.install(opened.sha256, manifest.id, manifest.version, name, opened.signed_by or "", by)
+    return package.read(config.packages_path / name, trusted(config))

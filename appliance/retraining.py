@@ -1,0 +1,284 @@
+"""A bundle of this site's own cases for training: de-identified, labeled by readers, balanced, and with its lineage.
+
+Nothing is taken out of DICOM: only what is listed here goes in. An image becomes a 16-bit PNG of its pixels, and the
+list has its label, a pseudonym of the patient, and age (89 at most), sex and view. So there is no header in which
+something could have been left. The bundle is a data set as ``python -m compression import folder`` takes it,
+and its version is the content hash that goes on into recipes and packages.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from PIL import Image as Picture
+
+from appliance import __version__, content, installed, signature
+from appliance.assessment_store import Assessments
+from appliance.burned_in import burned_in
+from appliance.config import Config
+from appliance.errors import ApplianceError
+from appliance.image import age_years, text
+from appliance.package import Package
+from appliance.pseudonyms import BYTES, Pseudonyms
+from appliance.regression import truth
+from appliance.replay import sources
+from appliance.sandbox import Sandbox
+from appliance.spool import write_durably
+from appliance.store import Store
+
+FORMAT = "scanside-retraining/1"
+MANIFEST, LINEAGE, SIGNATURE = "manifest.csv", "lineage.json", "lineage.sig"
+_OLDEST = 89  # an age above this is rare enough to tell who it is; as in PS3.15
+_COLUMNS = ("file", "label", "patient_id", "view", "age", "sex", "site")
+_AGES = (18, 40, 65)
+_SEXES = ("F", "M", "O")
+_FRONTAL = ("PA", "AP", "LL", "RL", "LATERAL")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user may say of an export.
+
+    Attributes
+    ----------
+    model
+        Whose results: the id of a package that is in force.
+    present, absent
+        The labels of images with the finding and without it.
+    everything
+        As many as there are of each label, instead of equally many.
+    """
+
+    model: str
+    present: str = ""
+    absent: str = ""
+    everything: bool = False
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What was written: ``labels`` -> cases; ``left_out``: why -> cases."""
+
+    folder: Path
+    version: str
+    labels: dict[str, int]
+    patients: int
+    left_out: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    instance_id: int
+    label: str
+    stratum: tuple[str, ...]
+    order: str
+
+
+def export(config: Config, folder: Path, wanted: Wanted) -> Bundle:
+    """Write a bundle into a new folder; it appears when it is whole.
+
+    Raises
+    ------
+    ApplianceError
+        The folder is there already, the model looks for no single finding, or no case can be used.
+    DiskFullError, SpoolError
+    """
+    if folder.exists():
+        raise ApplianceError(f"{folder} is there already", hint="name a new folder")
+    opened = _package(config, wanted.model)
+    finding = opened.manifest.findings[0].label
+    present, absent = wanted.present or finding.lower(), wanted.absent or f"no {finding.lower()}"
+    ledger, pseudonyms = Store(config.ledger_path, read_only=True), Pseudonyms(_key(config))
+    left_out: Counter[str] = Counter()
+    known = list(_assessed(config, opened, finding, {"present": present, "absent": absent}, left_out))
+    chosen = known if wanted.everything else _balanced(known, (present, absent))
+    left_out["more of one label than of the other"] += len(known) - len(chosen)
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    sandbox = Sandbox(config.sandbox)
+    try:
+        rows = [
+            row for each in chosen if (row := _case(config, ledger, sandbox, pseudonyms, each, unfinished, left_out))
+        ]
+        if not rows:
+            raise ApplianceError(
+                f"no case of {wanted.model} can be used: {_in_words(left_out) or 'no result was assessed'}",
+                hint="have readers assess results on the study page",
+            )
+        version = _finish(config, unfinished, opened, rows, pseudonyms, left_out)
+        unfinished.rename(folder)
+    finally:
+        sandbox.close()
+        shutil.rmtree(unfinished, ignore_errors=True)
+    labels = Counter(row["label"] for row in rows)
+    return Bundle(folder, version, dict(labels), len({row["patient_id"] for row in rows}), dict(+left_out))
+
+
+def _package(config: Config, model: str) -> Package:
+    opened = next((each for each in installed.packages(config) if each.manifest.id == model), None)
+    if opened is None:
+        raise ApplianceError(f"no package reads {model} here", hint="scanside models list")
+    if len(opened.manifest.findings) != 1 or opened.takes_volumes:
+        raise ApplianceError(
+            f"{opened} does not look for one finding on single images, and only such cases are exported so far"
+        )
+    return opened
+
+
+def _key(config: Config) -> bytes:
+    """Of pseudonyms, the same for every export of this device, so that a patient is one person in all of them."""
+    path = config.pseudonyms_path
+    if not path.exists():
+        write_durably(path, secrets.token_bytes(BYTES))
+    return path.read_bytes()
+
+
+def _assessed(
+    config: Config, opened: Package, finding: str, labels: dict[str, str], left_out: Counter[str]
+) -> Iterator[_Candidate]:
+    """Images on which readers said for sure what is there, in an order that chance alone has made."""
+    ledger = Store(config.ledger_path, read_only=True)
+    for each in Assessments(config.ledger_path, read_only=True).export():
+        if each["superseded_by"] is not None or each["subject"] != "finding" or each["label"] != finding:
+            continue
+        if each["provenance"]["package"] != opened.manifest.id:
+            continue
+        word, row = truth(each), ledger.instance(each["instance_id"])
+        if word is None or row is None:
+            left_out["the reader did not say for sure"] += 1
+            continue
+        order = hashlib.sha256(f"{row['digest']}".encode()).hexdigest()
+        stratum = (_age_group(row["patient_age"]), row["patient_sex"], row["view"])
+        yield _Candidate(each["instance_id"], labels[word], stratum, order)
+
+
+def _age_group(age: str) -> str:
+    if not age[:3].isdigit():
+        return ""
+    years = int(age[:3]) if age.endswith("Y") else 0
+    return str(sum(years >= limit for limit in _AGES))
+
+
+def _balanced(known: Sequence[_Candidate], labels: Sequence[str]) -> list[_Candidate]:
+    """Equally many of each label; of the more frequent one as evenly as can be from ages, sexes and views."""
+    by_label = {label: [each for each in known if each.label == label] for label in labels}
+    count = min(len(each) for each in by_label.values())
+    chosen: list[_Candidate] = []
+    for candidates in by_label.values():
+        strata: dict[tuple[str, ...], list[_Candidate]] = {}
+        for each in sorted(candidates, key=lambda each: each.order):
+            strata.setdefault(each.stratum, []).append(each)
+        turns = [
+            each for turn in range(len(candidates)) for each in (group[turn : turn + 1] for group in strata.values())
+        ]
+        chosen += [each for turn in turns for each in turn][:count]
+    return sorted(chosen, key=lambda each: each.order)
+
+
+def _case(
+    config: Config,
+    ledger: Store,
+    sandbox: Sandbox,
+    pseudonyms: Pseudonyms,
+    chosen: _Candidate,
+    folder: Path,
+    left_out: Counter[str],
+) -> dict[str, str] | None:
+    """Write the image of a case; its row in the list, None where it can't be used."""
+    row = ledger.instance(chosen.instance_id)
+    assert row is not None
+    try:
+        (path,) = sources(config, [row])
+        header = sandbox.read_header(path)
+        if burned_in(header):
+            left_out["its pixels may show a name"] += 1
+            return None
+        image = sandbox.load(path, header)
+    except ApplianceError:
+        left_out["its image is gone or can't be read"] += 1
+        return None
+    uid = pseudonyms.uid(text(header, "SOPInstanceUID"))
+    name = f"images/{uid.rpartition('.')[2]}.png"
+    write_durably(folder / name, _png(image.pixels), mode=0o644)
+    years, sex, view = age_years(header), text(header, "PatientSex").upper(), text(header, "ViewPosition").upper()
+    return {
+        "file": name,
+        "label": chosen.label,
+        "patient_id": pseudonyms.patient(text(header, "PatientID") or text(header, "StudyInstanceUID")),
+        "view": view if view in _FRONTAL else "",
+        "age": "" if years is None else str(min(int(years), _OLDEST)),
+        "sex": sex if sex in _SEXES else "",
+        "site": pseudonyms.key_id,
+    }
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """16 bits, gray; integers that fit keep their values, others are stretched to the whole range."""
+    low, high = float(pixels.min()), float(pixels.max())
+    if np.issubdtype(pixels.dtype, np.integer) and high - low <= 65535:
+        values = pixels.astype(np.int64) - min(int(low), 0) if high <= 65535 else pixels.astype(np.int64) - int(low)
+    else:
+        values = np.round((pixels.astype(np.float64) - low) * (65535 / max(high - low, 1e-12)))
+    file = io.BytesIO()
+    Picture.fromarray(values.astype(np.uint16)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _finish(
+    config: Config,
+    folder: Path,
+    opened: Package,
+    rows: Sequence[dict[str, str]],
+    pseudonyms: Pseudonyms,
+    left_out: Counter[str],
+) -> str:
+    """The list, and the signed lineage: from the package that read, by this bundle, to what is trained on it."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(sorted(rows, key=lambda row: row["file"]))
+    write_durably(folder / MANIFEST, file.getvalue().encode(), mode=0o644)
+    version = content.version(folder, [MANIFEST, *sorted(row["file"] for row in rows)])
+    key, _ = signature.load_or_create_private_key(config.key_path)
+    lineage: dict[str, Any] = {
+        "format": FORMAT,
+        "content": version,
+        "device": signature.key_id(key.public_key()),
+        "software": __version__,
+        "made_on": datetime.now(UTC).date().isoformat(),
+        "cases": len(rows),
+        "patients": len({row["patient_id"] for row in rows}),
+        "labels": dict(sorted(Counter(row["label"] for row in rows).items())),
+        "left_out": dict(sorted((+left_out).items())),
+        "labeled_by": "readers' assessments of results",
+        "package": {
+            "id": opened.manifest.id,
+            "version": opened.manifest.version,
+            "sha256": opened.sha256,
+            "trained_on": {
+                name: opened.manifest.training.get(name) for name in ("data_manifest_sha256", "recipe_sha256")
+            },
+        },
+        "deidentified": "pixels without any header; pseudonyms by HMAC-SHA256, age 89 at most, sex, view",
+        "pseudonyms": pseudonyms.key_id,
+    }
+    signed = msgspec.json.format(msgspec.json.encode(lineage), indent=1) + b"\n"
+    write_durably(folder / LINEAGE, signed, mode=0o644)
+    write_durably(folder / SIGNATURE, signature.sign(key, signed).encode(), mode=0o644)
+    return version
+
+
+def _in_words(left_out: Counter[str]) -> str:
+    return ", ".join(f"{count} ({why})" for why, count in (+left_out).items())

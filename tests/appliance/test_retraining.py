@@ -1,0 +1,72 @@
+"""A site's own cases go back to training: no header, labels by readers, balanced, and the lineage goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from appliance import package, signature
+from compression import content
+from compression.importers.folder import FolderImporter
+from compression.importing import Options, run
+from compression.problems import DataError
+from tests.device import MODEL, Device
+from tests.dicom_files import make_radiograph
+
+pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
+
+
+def test_assessed_cases_become_a_data_set_of_training(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    device = Device(tmp_path, capfd)
+    secret = {"PatientName": "Mustermann^Erika", "InstitutionName": "Klinikum Hinterwald", "PatientAge": "093Y"}
+    paths = [
+        make_radiograph(tmp_path / f"{seed}.dcm", seed=seed, PatientID=f"PAT-7391-{seed // 2}", **secret)
+        for seed in range(5)
+    ]
+    burned = make_radiograph(tmp_path / "burned.dcm", seed=9, BurnedInAnnotation="YES", PatientID="PAT-9")
+    numbers = device.read(*paths, burned)
+    empty = device.call("retraining", "export", tmp_path / "none", "--model", MODEL, code=1)
+    assert "assess" in empty
+    assert not (tmp_path / "none").exists()
+    for place, number in enumerate(numbers):
+        device.assess(number, present=place in (0, 5))
+    folder = tmp_path / "bundle"
+    said = device.call("retraining", "export", folder, "--model", MODEL, "--present", "PNEUMONIA", "--absent", "NORMAL",
+                       "--all")  # fmt: skip
+    assert "1 PNEUMONIA" in said
+    assert "1 (its pixels may show a name)" in said
+    rows = list(csv.DictReader((folder / "manifest.csv").open()))
+    assert len(rows) == 5
+    assert len({row["patient_id"] for row in rows}) == 3  # whose images are several is one person still
+    assert {row["age"] for row in rows} == {"89"}
+    source = {tuple(np.asarray(Picture.open(folder / row["file"])).shape) for row in rows}
+    assert all(len(shape) == 2 for shape in source)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            written = path.read_bytes()
+            for word in (b"Mustermann", b"Erika", b"Hinterwald", b"PAT-", b"093Y", b"1.2.826"):
+                assert word not in written, (path, word)
+    lineage = json.loads((folder / "lineage.json").read_text())
+    assert lineage["content"] == content.content_version(folder)
+    assert lineage["package"]["version"] == "1.3.0"
+    own, _ = signature.load_or_create_private_key(device.config.key_path)
+    keys = {signature.key_id(own.public_key()): own.public_key()}
+    signature.verify((folder / "lineage.sig").read_text(), (folder / "lineage.json").read_bytes(), keys, "lineage")
+
+    report = run(FolderImporter(), folder, tmp_path / "dataset", Options(labels=("PNEUMONIA", "NORMAL")))
+    assert report["labels"] == {"NORMAL": 4, "PNEUMONIA": 1}
+    assert report["lineage"] == lineage
+    balanced = device.call("retraining", "export", tmp_path / "balanced", "--model", MODEL)
+    assert "1 no pneumonia, 1 pneumonia" in balanced or "1 no pneumonia" in balanced
+    again = {row["patient_id"] for row in csv.DictReader((tmp_path / "balanced" / "manifest.csv").open())}
+    assert again <= {row["patient_id"] for row in rows}  # the same patient has the same pseudonym in each export
+
+    with (folder / "manifest.csv").open("a") as file:
+        file.write("images/none.png,NORMAL,P,,,,\n")
+    with pytest.raises(DataError, match="changed since the device exported it"):
+        run(FolderImporter(), folder, tmp_path / "changed", Options())
