@@ -64,7 +64,8 @@ class Mode:
     @property
     def reason(self) -> str:
         """Why the result of an image is withheld."""
-        return f"Withheld: {' '.join(self.warnings)} No finding has left the device; a person may release it."
+        why = " ".join(each.removeprefix("Safe mode: ") for each in self.warnings)
+        return f"Withheld (safe mode): {why} No finding has left the device; a person may release it."
 
     def marked(self, said: Prediction, made: Provenance) -> tuple[Prediction, Provenance]:
         """A prediction that carries its warnings before all others, and a provenance with its level."""

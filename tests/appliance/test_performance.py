@@ -430,7 +430,7 @@ def test_the_commands(site: Site, tmp_path: Path) -> None:
 
     answer = run("diagnoses", "import", str(file))
     assert answer.exit_code == 0, answer.output
-    assert "2 taken, 0 there already, 2 about other findings, 0 not final, 5 not readable" in answer.output
+    assert "2 taken, 0 there already, 3 about other findings, 0 not final, 5 not readable" in answer.output
     assert "line 9: 'perhaps' does not say whether it is present" in answer.output
     assert "2 cases with a truth; 0 diagnoses of studies that have no result here" in answer.output
     assert "0 taken, 2 there already" in run("diagnoses", "import", str(file)).output
