@@ -29,7 +29,7 @@ from appliance.receipts import known
 from appliance.store import Store
 from appliance.telemetry_store import Cell, TelemetryStore
 
-FORMAT = "scanside-telemetry/1"
+FORMAT: Literal["scanside-telemetry/1"] = "scanside-telemetry/1"
 WEEKS = 13
 
 Word = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .:+/_-]{0,63}$")]  # of a fixed list, or a signed package's
