@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from PIL import Image as Picture
+from pydicom import Dataset
 
 from appliance import __version__, content, installed, signature
 from appliance.assessment_store import Assessments
@@ -102,21 +103,21 @@ def export(config: Config, folder: Path, wanted: Wanted) -> Bundle:
     present, absent = wanted.present or finding.lower(), wanted.absent or f"no {finding.lower()}"
     ledger, pseudonyms = Store(config.ledger_path, read_only=True), Pseudonyms(_key(config))
     left_out: Counter[str] = Counter()
-    known = list(_assessed(config, opened, finding, {"present": present, "absent": absent}, left_out))
-    chosen = known if wanted.everything else _balanced(known, (present, absent))
-    left_out["more of one label than of the other"] += len(known) - len(chosen)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     sandbox = Sandbox(config.sandbox)
     try:
-        rows = [
-            row for each in chosen if (row := _case(config, ledger, sandbox, pseudonyms, each, unfinished, left_out))
-        ]
-        if not rows:
+        assessed = _assessed(config, opened, finding, {"present": present, "absent": absent}, left_out)
+        # Before they are balanced, or what is left out would tip the balance.
+        usable = [each for each in assessed if _has_image(config, ledger, sandbox, each, left_out)]
+        chosen = usable if wanted.everything else _balanced(usable, (present, absent))
+        left_out["more of one label than of the other"] += len(usable) - len(chosen)
+        if not chosen:
             raise ApplianceError(
                 f"no case of {wanted.model} can be used: {_in_words(left_out) or 'no result was assessed'}",
-                hint="have readers assess results on the study page",
+                hint="have readers assess results on the study page, of both kinds, or export --all",
             )
+        rows = [_case(config, ledger, sandbox, pseudonyms, each, unfinished) for each in chosen]
         version = _finish(config, unfinished, opened, rows, pseudonyms, left_out)
         unfinished.rename(folder)
     finally:
@@ -187,28 +188,32 @@ def _balanced(known: Sequence[_Candidate], labels: Sequence[str]) -> list[_Candi
     return sorted(chosen, key=lambda each: each.order)
 
 
-def _case(
-    config: Config,
-    ledger: Store,
-    sandbox: Sandbox,
-    pseudonyms: Pseudonyms,
-    chosen: _Candidate,
-    folder: Path,
-    left_out: Counter[str],
-) -> dict[str, str] | None:
-    """Write the image of a case; its row in the list, None where it can't be used."""
-    row = ledger.instance(chosen.instance_id)
-    assert row is not None
+def _has_image(config: Config, ledger: Store, sandbox: Sandbox, candidate: _Candidate, left_out: Counter[str]) -> bool:
+    """Whether its image is still here, and its header denies that the pixels show a name."""
     try:
-        (path,) = sources(config, [row])
-        header = sandbox.read_header(path)
-        if burned_in(header):
-            left_out["its pixels may show a name"] += 1
-            return None
-        image = sandbox.load(path, header)
+        header, _ = _opened(config, ledger, sandbox, candidate)
     except ApplianceError:
         left_out["its image is gone or can't be read"] += 1
-        return None
+        return False
+    if burned_in(header):
+        left_out["its pixels may show a name"] += 1
+        return False
+    return True
+
+
+def _opened(config: Config, ledger: Store, sandbox: Sandbox, candidate: _Candidate) -> tuple[Dataset, Path]:
+    row = ledger.instance(candidate.instance_id)
+    assert row is not None
+    (path,) = sources(config, [row])
+    return sandbox.read_header(path), path
+
+
+def _case(
+    config: Config, ledger: Store, sandbox: Sandbox, pseudonyms: Pseudonyms, chosen: _Candidate, folder: Path
+) -> dict[str, str]:
+    """Write the image of a case; its row in the list."""
+    header, path = _opened(config, ledger, sandbox, chosen)
+    image = sandbox.load(path, header)
     uid = pseudonyms.uid(text(header, "SOPInstanceUID"))
     name = f"images/{uid.rpartition('.')[2]}.png"
     write_durably(folder / name, _png(image.pixels), mode=0o644)

@@ -243,7 +243,9 @@ class Appliance:
         for part in (self._scp, self._drop):
             if part:
                 part.stop()
-        for child in (self._shadow, self._worker, self._web):
+        if self._shadow:
+            self._shadow.ask_to_stop()  # it gets little processor time, so it is asked first, and waited for last
+        for child in (self._worker, self._web, self._shadow):
             if child:
                 child.stop()
         self._safety.stop()
@@ -332,6 +334,10 @@ class Child:
         if self._process:
             self._process.kill()
 
+    def ask_to_stop(self) -> None:
+        if self._process:
+            self._process.terminate()
+
     def stop(self) -> None:
         if self._process is None:
             return
@@ -363,6 +369,9 @@ class Shadow:
             return
         if self._wanted or self._child.pid is not None:
             self._child.restart_if_dead(self._wanted)
+
+    def ask_to_stop(self) -> None:
+        self._child.ask_to_stop()
 
     def stop(self) -> None:
         self._child.stop()

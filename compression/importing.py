@@ -129,12 +129,12 @@ def run(importer: Importer, source: Path, target: Path, options: Options) -> dic
     """
     if target.exists():
         raise DataError(f"{target} is there already; name a new folder")
+    lineage = _lineage(source)
     faults = Faults(options.skip)
     cases = _checked(importer.find(source, options, faults), options, faults)
     if not cases:
         raise DataError(f"{source} holds no case that can be used; left out: {_counts(faults) or 'none'}")
     _refuse_two_splits(cases)
-    lineage = _lineage(source)
     unfinished = target.with_name(f"{target.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
