@@ -233,35 +233,41 @@ class Worker:
         return False
 
     def _end(self, opened: Pipeline, begun: _Begun) -> None:
-        """infer -> write -> ledger."""
+        """infer -> write -> ledger; then, with the image at its end whatever happens, what only watches."""
+        read: tuple[pipeline.Reading, float] | None = None
+        with self._recorded(begun.claim["id"]):
+            read = self._answer(opened, begun)
+        if read is not None:
+            self._observe(begun, *read)
+
+    def _answer(self, opened: Pipeline, begun: _Begun) -> tuple[pipeline.Reading, float]:
+        """The reading, written or withheld, and how many seconds it took."""
         identifier, stopwatch, started = begun.claim["id"], begun.stopwatch, time.monotonic()
-        with self._recorded(identifier):
-            with stopwatch("total"):
-                reading = opened.infer(
-                    begun.prepared,
-                    stopwatch,
-                    begun.until,
-                    tries=max(MOST_CRASHES - begun.claim["crashes"], 1),
-                    on_stop=partial(self._count_crash, identifier),
-                )
-                mode = self._safe_mode.of(identifier, _packages(reading), reading.prediction)
-                if mode.level == "withheld":
-                    self._withhold(identifier, mode.reason)
-                    self._observe(begun, reading, time.monotonic() - started)
-                    return
-                if mode.level != "none":
-                    said, made = mode.marked(reading.prediction, reading.provenance)
-                    reading = replace(reading, prediction=said, provenance=made)
-                with stopwatch("write"):
-                    objects = self._write(identifier, reading)
-            self._finish(identifier, reading, stopwatch, objects)
-            total = stopwatch.seconds["total"]
-            if begun.claim["lead_id"] is None:
-                usual = self._usual_seconds
-                self._usual_seconds = total if usual is None else 0.9 * usual + 0.1 * total
-            log.info("instance %d: result in %.3f s", identifier, total)
-            self._tell_parent()
-            self._observe(begun, reading, total)
+        with stopwatch("total"):
+            reading = opened.infer(
+                begun.prepared,
+                stopwatch,
+                begun.until,
+                tries=max(MOST_CRASHES - begun.claim["crashes"], 1),
+                on_stop=partial(self._count_crash, identifier),
+            )
+            mode = self._safe_mode.of(identifier, _packages(reading), reading.prediction)
+            if mode.level == "withheld":
+                self._withhold(identifier, mode.reason)
+                return reading, time.monotonic() - started
+            if mode.level != "none":
+                said, made = mode.marked(reading.prediction, reading.provenance)
+                reading = replace(reading, prediction=said, provenance=made)
+            with stopwatch("write"):
+                objects = self._write(identifier, reading)
+        self._finish(identifier, reading, stopwatch, objects)
+        total = stopwatch.seconds["total"]
+        if begun.claim["lead_id"] is None:
+            usual = self._usual_seconds
+            self._usual_seconds = total if usual is None else 0.9 * usual + 0.1 * total
+        log.info("instance %d: result in %.3f s", identifier, total)
+        self._tell_parent()
+        return reading, total
 
     def _observe(self, begun: _Begun, reading: pipeline.Reading, seconds: float) -> None:
         """For drift; an alarm that this raises is in force for the next image."""

@@ -70,7 +70,7 @@ class Watch:
         try:
             self._observe(opened, target, instance, source, said, seconds)
         except Exception as error:  # a result must not suffer from what only watches it
-            self._watched.pop(opened.sha256, None)
+            self._watched.clear()
             self._categories = None
             log.exception("instance %d is not watched for drift", instance)
             try:

@@ -80,6 +80,9 @@ class Reader(Worker):
         write_durably(self._config.results_path / name, msgspec.json.encode(reading.provenance.to_dict()))
         return [WrittenObject("structured_report", "1.2", f"2.{identifier}", name)]
 
+    def _observe(self, *_: Any) -> None:
+        """No package, nothing to watch."""
+
     def work(self, seconds: float = 0.0) -> None:
         """Until there is nothing to do and nothing to wait for, or for so many seconds."""
         end = time.monotonic() + seconds
