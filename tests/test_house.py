@@ -219,7 +219,8 @@ def test_brothers_never_see_each_other(folder: str) -> None:
 def test_training_uses_only_the_contracts_of_the_device() -> None:
     names = (
         "preprocess", "probability", "occlusion", "image", "package", "signature", "errors", "result", "receipt",
-        "backend", "backends", "interpret", "volume", "roc", "content", "pseudonyms", "burned_in", "drift.measure", "drift.reference", "drift.streams",
+        "backend", "backends", "interpret", "volume", "roc", "content", "pseudonyms", "burned_in",
+        "drift.measure", "drift.reference", "drift.streams",
     )  # fmt: skip
     allowed = {f"appliance.{name}" for name in names}
     for module, path in _modules("compression"):
