@@ -1,4 +1,4 @@
-"""Packages in the ledger: which were installed, which one reads of each model, and what must not regress.
+"""Packages in the ledger: which were installed, which one reads of each model and since when, what must not regress.
 
 The only module that knows these tables. What reads is the latest choice of its model; a choice is one row, so that it
 is there as a whole or not at all, and none is ever changed.
