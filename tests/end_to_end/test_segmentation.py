@@ -115,8 +115,8 @@ def test_all_objects_reach_the_pacs(tmp_path: Path) -> None:
             with urllib.request.urlopen(f"{appliance.url}device", timeout=10) as answer:
                 shown = answer.read().decode()
             for words in (
-                "Receipt of chest-pneumonia",
-                "Receipt of lungs",
+                "<h2>chest-pneumonia",
+                "<h2>lungs",
                 "smallest Dice coefficient of a segment 1.0",
             ):
                 assert words in shown, words
@@ -232,6 +232,7 @@ def test_the_slices_of_a_volume_are_leafed_through(page: Page, site: Site) -> No
     top, left = (height - size[1]) // 2, (width - size[0]) // 2
     on_image = colored[top : top + size[1], left : left + size[0]]
     assert where.sum() > 100
-    assert on_image[where].mean() > 0.95
+    near = np.any([np.roll(on_image, step, axis) for step in (-1, 0, 1) for axis in (0, 1)], axis=0)
+    assert near[where].mean() > 0.95  # to a pixel of the screen: lines are as thin
     assert colored.sum() == on_image.sum()
     assert "mL" in page.locator(".findings").inner_text()
