@@ -6,6 +6,7 @@ names the error and the places in the code, not what the error says.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import sys
@@ -59,12 +60,19 @@ class _File(WatchedFileHandler):
         self._path = path
 
     def emit(self, record: logging.LogRecord) -> None:
-        super().emit(record)
-        if self.stream is not None and self.stream.tell() > _LARGEST:
-            with self._path.with_suffix(".lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if self._path.exists() and self._path.stat().st_size > _LARGEST:  # no other process was quicker
-                    self._path.replace(_earlier(self._path))
+        """Keep a line where there is room for it; what logs must go on where there is none."""
+        try:
+            super().emit(record)
+            if self.stream is not None and self.stream.tell() > _LARGEST:
+                with self._path.with_suffix(".lock").open("a") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    if self._path.exists() and self._path.stat().st_size > _LARGEST:  # no other process was quicker
+                        self._path.replace(_earlier(self._path))
+        except OSError:
+            stream, self.stream = self.stream, None
+            with contextlib.suppress(OSError):
+                if stream is not None:
+                    stream.close()
 
     def format(self, record: logging.LogRecord) -> str:
         args = record.args if isinstance(record.args, tuple) else (record.args,)
@@ -101,7 +109,8 @@ def set_up(level: str) -> None:
 
 def keep(folder: Path) -> None:
     """Keep what is logged in a folder, too, for the page and the support bundle; never more than about 2 MiB."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):  # without room for it, lines go to standard error alone
+        folder.mkdir(parents=True, exist_ok=True)
     logging.getLogger().addHandler(_File(folder / _NAME))
 
 
