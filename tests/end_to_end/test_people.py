@@ -261,7 +261,7 @@ def test_a_certificate_that_is_given_is_shown(tmp_path: Path) -> None:
 
 def test_transfers_and_a_kill_are_in_the_trail_and_the_chain_holds(tmp_path: Path) -> None:
     storescu = needs("storescu")
-    running = RunningAppliance(tmp_path / "appliance")
+    running = RunningAppliance(tmp_path / "appliance", extra="[drift]\nenabled = false\n")
     running.start(timeout=180)
     try:
         paths = [

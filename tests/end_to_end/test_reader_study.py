@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page
 from appliance import package
 from appliance.send import Destination, send_files
 from tests.dicom_files import make_radiograph
+from tests.end_to_end.conftest import width_once_loaded
 from tests.running import RunningAppliance, scanside
 
 pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
@@ -67,7 +68,7 @@ def begin(page: Page, appliance: RunningAppliance, name: str) -> None:
 def shown(page: Page) -> str:
     image = page.get_by_alt_text("The radiograph to judge")
     image.wait_for()
-    page.wait_for_function("document.getElementById('radiograph').complete")
+    assert width_once_loaded(image) > 0
     return page.locator(".progress b").inner_text()
 
 
