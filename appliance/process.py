@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 from importlib import import_module
@@ -42,6 +44,13 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it ended before the call
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_readable(what: socket.socket, seconds: float) -> bool:
+    """Whether something can be read within so many seconds; unlike select(2), of any file descriptor's number."""
+    poll = select.poll()
+    poll.register(what, select.POLLIN)
+    return bool(poll.poll(max(seconds, 0.0) * 1000))
 
 
 def give_way(nice: int) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-import select
 import socket
 import struct
 import subprocess
@@ -29,6 +28,7 @@ from appliance import backends
 from appliance.backend import Options
 from appliance.errors import BackendError, InferenceStoppedError
 from appliance.package import Package
+from appliance.process import is_readable
 from appliance.receipt import Receipt
 
 log = logging.getLogger("scanside.inference")
@@ -276,7 +276,7 @@ class InferenceProcess:
 
     def _receive(self, deadline: float, seconds: float) -> bytes:
         """The next message; raises `InferenceStoppedError` where the process ends or lets the deadline pass."""
-        readable, _, _ = select.select([self._socket], [], [], max(deadline - time.monotonic(), 0.0))
+        readable = is_readable(self._socket, deadline - time.monotonic())
         if not readable:
             self.close()
             raise InferenceStoppedError(f"{self.name} gave no answer within {seconds:g} s and was stopped")

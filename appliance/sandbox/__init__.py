@@ -16,7 +16,6 @@ import contextlib
 import io
 import logging
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -35,6 +34,7 @@ from pydicom.filereader import read_dataset
 from appliance import budget, config, decode, image
 from appliance.errors import ImageError, QuarantineError, SandboxError
 from appliance.image import Image
+from appliance.process import is_readable
 
 log = logging.getLogger("scanside.sandbox")
 
@@ -280,8 +280,7 @@ class _Child:
         return reply, content
 
     def _receive(self, seconds: float) -> bytes:
-        readable, _, _ = select.select([self._socket], [], [], max(seconds, 0.0))
-        if not readable:
+        if not is_readable(self._socket, seconds):
             raise TimeoutError
         message = b""
         with contextlib.suppress(ConnectionError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,13 @@ from appliance.accounts import Role
 from appliance.ingest import Intake
 from appliance.spool import LANDING, Spool
 from appliance.store import Store
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _let_go() -> Iterator[None]:
+    """Pages that tests make hold ledgers open until they are collected, and one process runs thousands of tests."""
+    yield
+    gc.collect()
 
 
 @dataclass
