@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import select
 import socket
 import ssl
 import struct
@@ -31,6 +30,7 @@ from appliance.audit_store import AuditStore
 from appliance.audit_subjects import AuditSubjects
 from appliance.config import Config, Syslog
 from appliance.errors import ApplianceError, SpoolError
+from appliance.process import is_readable
 
 log = logging.getLogger("scanside.audit")
 
@@ -139,7 +139,7 @@ class AuditSyslog:
         """Note what the collector has for certain; raises `OSError` where it has gone."""
         connection = self._connection
         assert connection is not None
-        readable, _, _ = select.select([connection], [], [], 0)
+        readable = is_readable(connection, 0.0)
         if readable or connection.pending():
             connection.settimeout(0.0)
             try:

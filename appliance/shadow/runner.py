@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import signal
 import socket
 import threading
@@ -106,7 +105,7 @@ class Runner:
         self._stopping = True
 
     def _sleep(self, seconds: float) -> None:
-        readable, _, _ = select.select([self._parent], [], [], seconds)
+        readable = process.is_readable(self._parent, seconds)
         if readable and not self._parent.recv(4096):
             self._stopping = True
 
