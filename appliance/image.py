@@ -111,9 +111,11 @@ def read_pixels(path: Path) -> np.ndarray:
         except (ValueError, AttributeError, TypeError, IndexError, NotImplementedError) as error:
             raise ImageError(f"The modality LUT can't be applied: {error}.") from error
         padding = _padding(dataset, stored)
+    inverted = _is_inverted(dataset)
     if padding is not None and not padding.all():
-        pixels = np.where(padding, pixels[~padding].min(), pixels)
-    if _is_inverted(dataset):
+        shown = pixels[~padding]
+        pixels = np.where(padding, shown.max() if inverted else shown.min(), pixels)
+    if inverted:
         pixels = np.float32(pixels.max()) + np.float32(pixels.min()) - pixels.astype(np.float32)
     return np.asarray(pixels)
 
@@ -202,10 +204,10 @@ def _read_without_preamble(file: io.BufferedReader, pixels: bool) -> Dataset:
 def _padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray | None:
     """True where a pixel is padding (PS3.3 C.7.5.1.1.2), which must not count as a brightness."""
     value = dataset.get("PixelPaddingValue")
-    if value is None or isinstance(value, (MultiValue, bytes)):
-        return None
     limit = dataset.get("PixelPaddingRangeLimit", value)
-    low, high = sorted((int(value), int(limit)))
+    if not isinstance(value, int) or not isinstance(limit, int):
+        return None
+    low, high = sorted((value, limit))
     found = (stored >= low) & (stored <= high)
     return found if found.any() else None
 

@@ -98,14 +98,26 @@ def test_the_modality_lut_signs_and_unused_bits_count(tmp_path: Path) -> None:
     assert load(make_radiograph(tmp_path / "b.dcm", pixels=overlay, bits=12)).pixels.tolist() == [[1, 2], [3, 4095]]
 
 
-def test_padding_is_no_brightness(tmp_path: Path) -> None:
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_padding_is_no_brightness(photometric: str, tmp_path: Path) -> None:
     pixels = chest_pixels(40, 30, 12, seed=1) // 2 + 100
-    pixels[:, :5] = 4000
-    padded = make_radiograph(tmp_path / "a.dcm", pixels=pixels)
+    pixels[:, :5] = 4000 if photometric == "MONOCHROME2" else 0
+    padded = make_radiograph(tmp_path / "a.dcm", pixels=pixels, photometric=photometric)
     dataset = pydicom.dcmread(padded)
-    dataset.add_new("PixelPaddingValue", "US", 4000)
+    dataset.add_new("PixelPaddingValue", "US", int(pixels[0, 0]))
     dataset.save_as(padded)
-    assert load(padded).pixels.max() < 3000
+    shown = load(padded).pixels
+    assert shown.max() < 3000
+    assert (shown[:, :5] == shown.min()).all()
+
+
+@pytest.mark.parametrize("value", ["high", ["1", "2"]])
+def test_a_padding_value_that_is_no_number_is_none(value: object, tmp_path: Path) -> None:
+    plain = make_radiograph(tmp_path / "a.dcm")
+    dataset = pydicom.dcmread(plain)
+    dataset.add_new("PixelPaddingValue", "LO", value)
+    dataset.save_as(tmp_path / "b.dcm")
+    assert (load(tmp_path / "b.dcm").pixels == load(plain).pixels).all()
 
 
 def _with(path: Path, **values: object) -> Path:
