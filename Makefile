@@ -7,8 +7,9 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 SAMPLES ?= ../shared/data/chest-kermany/test
 COUNT ?= 6
 PYTEST ?=
-# A process for each core, whole files to each: what a file builds once, its tests share.
-TESTS = .venv-dev/bin/python -m pytest -n logical --dist loadfile
+# A process for each core, whole files to each: what a file builds once, its tests share. In their own order, since else
+# files with few tests come last, which are the long ones.
+TESTS = .venv-dev/bin/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test lint clean
 

@@ -153,11 +153,11 @@ def test_limits_of_structure_leave_real_objects_alone() -> None:
                 continue
 
 
-def test_hundreds_of_damaged_files_are_read_rejected_or_set_aside(tmp_path: Path) -> None:
+def test_damaged_files_are_read_rejected_or_set_aside(tmp_path: Path) -> None:
     chance, ends = random.Random(20260101), Counter[str]()
     originals = [path.read_bytes() for path in hostile_files.sources(tmp_path)]
     path = tmp_path / "damaged.dcm"
-    for _ in range(300):
+    for _ in range(150):
         path.write_bytes(hostile_files.mutated(chance.choice(originals), chance))
         ends[outcome(sandbox(), path)[0].partition(":")[0]] += 1
     assert set(ends) <= {"read", "rejected", "quarantined"}

@@ -28,8 +28,6 @@ EMBEDDINGS = {
     "mobilenet_v2": 1280, "resnet18": 512, "resnet50": 2048, "densenet121": 1024, "efficientnet_b0": 1280,
 }  # fmt: skip
 ALL = [pytest.param(name, marks=pytest.mark.slow) if name in ("resnet50", "densenet121") else name for name in NETWORKS]
-# Half a minute and more each; a whole build covers MobileNetV2.
-ONE = [name if name == "resnet18" else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -110,7 +108,8 @@ def test_a_pruned_network_is_built_again_from_its_weights(name: str, build: Buil
     assert again.classifier.weight.data_ptr() != smaller.classifier.weight.data_ptr()
 
 
-@pytest.mark.parametrize("name", ONE)
+@pytest.mark.slow  # half a minute and more each; a whole build covers MobileNetV2
+@pytest.mark.parametrize("name", NETWORKS)
 def test_int8_answers_like_float_on_every_backend(name: str, build: Build) -> None:
     network = prune.remove_channels(build, settled(name, build), 0.3).eval()
     path = build.folder("quantize") / "float.onnx"

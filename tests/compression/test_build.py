@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner, Result
 from msgspec.structs import replace
 from sklearn.metrics import roc_auc_score
 
@@ -24,6 +25,7 @@ from appliance.preprocess import preprocess
 from appliance.probability import calibrated, spread
 from compression import evaluate, gate, pack, quick, report
 from compression.build import Build
+from compression.cli import main
 from compression.inference import RUNTIMES, open_network
 from compression.quantize import aware, openvino
 from compression.quantize.tensorrt import lint
@@ -52,6 +54,11 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(folder, *options), capture_output=True, text=True, cwd=CHECKOUT, timeout=900)
 
 
+def here(*arguments: str) -> Result:
+    """The same command in this process, which has imported all that takes seconds to import."""
+    return CliRunner().invoke(main, arguments[arguments.index("compression") + 1 :])
+
+
 def make_key(folder: Path) -> None:
     keygen = [
         sys.executable,
@@ -63,6 +70,14 @@ def make_key(folder: Path) -> None:
         str(folder / "trusted"),
     ]
     subprocess.run(keygen, check=True, capture_output=True, cwd=CHECKOUT)
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A signing key that nobody trusts."""
+    folder = tmp_path_factory.mktemp("key")
+    make_key(folder)
+    return folder / "key.pem"
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +274,7 @@ def test_another_hospital_stands_beside_the_test_set_and_who_fares_worse_there_i
 
 
 @pytest.mark.filterwarnings("default")  # of NNCF and torch
-@pytest.mark.parametrize("target", ["openvino", "tensorrt"])
+@pytest.mark.parametrize("target", [pytest.param("openvino", marks=pytest.mark.slow), "tensorrt"])
 def test_where_the_gate_turns_all_away_costlier_ways_are_tried_before_the_build_stops(
     target: str, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,6 +296,7 @@ def test_where_the_gate_turns_all_away_costlier_ways_are_tried_before_the_build_
     assert "quantization-aware, epoch 1 of 1" in capsys.readouterr().out
 
 
+@pytest.mark.slow  # test_loop does the same with a network that is trained in seconds
 def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path) -> None:
     write_data_set(tmp_path / "data" / "chest-kermany", patients=120)
     make_key(tmp_path)
@@ -319,37 +335,34 @@ def test_the_device_serves_it_once_it_trusts_the_key(built: Path, path: Path, tm
         ("PNEUMONIA", "NORMAL", "both classes"),
     ],
 )
-def test_bad_data_is_named_before_any_long_work(old: str, new: str, word: str, tmp_path: Path) -> None:
+def test_bad_data_is_named_before_any_long_work(old: str, new: str, word: str, key: Path, tmp_path: Path) -> None:
     folder = write_data_set(tmp_path / "data" / "chest-kermany", patients=10)
-    make_key(tmp_path)
+    (tmp_path / "key.pem").write_bytes(key.read_bytes())
     listed = folder / "manifest.csv"
     text = listed.read_text()
     assert old in text
     listed.write_text(text.replace(old, new) if word == "both classes" else text.replace(old, new, 1))
-    done = subprocess.run(
-        [part for part in command(tmp_path) if part != "--quick"], capture_output=True, text=True, cwd=CHECKOUT
-    )
-    assert done.returncode == 1
+    done = here(*(part for part in command(tmp_path) if part != "--quick"))
+    assert done.exit_code == 1
     assert word in done.stderr
     assert "manifest.csv" in done.stderr
     assert not (tmp_path / "work" / "data").exists()
 
 
-def test_a_release_refuses_a_missing_and_a_development_key(tmp_path: Path) -> None:
-    without = [part for part in command(tmp_path, "--release") if part not in ("--key", str(tmp_path / "key.pem"))]
-    refused = subprocess.run(without, capture_output=True, text=True, cwd=CHECKOUT)
-    assert refused.returncode == 1
+def test_a_release_refuses_a_missing_and_a_development_key(
+    key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = command(tmp_path, "--release")
+    refused = here(*(part for part in release if part not in ("--key", str(tmp_path / "key.pem"))))
+    assert refused.exit_code == 1
     assert "key of its own" in refused.stderr
-    missing = subprocess.run(command(tmp_path, "--release"), capture_output=True, text=True, cwd=CHECKOUT)
-    assert "keygen" in missing.stderr
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    assert "keygen" in here(*release).stderr
     (tmp_path / ".build").mkdir()
-    make_key(tmp_path)
-    (tmp_path / ".build" / "development.pem").write_bytes((tmp_path / "key.pem").read_bytes())
-    development = subprocess.run(
-        command(tmp_path, "--release"), capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
-    assert development.returncode == 1
+    for copied in (tmp_path / "key.pem", tmp_path / ".build" / "development.pem"):
+        copied.write_bytes(key.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    development = here(*release)
+    assert development.exit_code == 1
     assert "development key" in development.stderr
 
 

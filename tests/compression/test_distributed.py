@@ -40,7 +40,7 @@ def together(*command: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_two_processes_are_one_with_twice_the_batch(accumulate: int, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
@@ -64,6 +64,7 @@ def test_a_fault_in_one_process_is_skipped_in_both(tmp_path: Path) -> None:
     assert all(torch.isfinite(each).all() for each in torch.load(tmp_path / "tiny.pt", weights_only=True).values())
 
 
+@pytest.mark.slow
 def test_a_killed_group_goes_on_and_no_other_number_of_processes_does(tmp_path: Path) -> None:
     module = "tests.compression.tiny_training"
     assert together(module, str(tmp_path), json.dumps({"kill_at": 6})).returncode != 0
@@ -83,6 +84,7 @@ def test_a_killed_group_goes_on_and_no_other_number_of_processes_does(tmp_path: 
     not (WEIGHTS / "mobilenet_v2_imagenet_folded.npz").exists(),
     reason="the initial weights are not beside the checkout (shared/weights)",
 )
+@pytest.mark.slow
 def test_a_build_by_torchrun_prints_once_and_shares_only_the_training(tmp_path: Path) -> None:
     write_data_set(tmp_path / "data" / "chest-kermany", patients=60)
     given = [
