@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Z95 = 1.959963984540054
+from appliance import roc
+from appliance.roc import Z95
+
 _BINS = 10
 _LEAST_TREND, _LEAST_TREND_DAYS = 40, 60.0
 
@@ -66,16 +68,7 @@ def wilson(hits: int, n: int) -> Estimate | None:
     """A rate with Wilson's score interval (JASA 1927)."""
     if n == 0:
         return None
-    middle = (hits + Z95**2 / 2) / (n + Z95**2)
-    half = Z95 * math.sqrt(hits * (n - hits) / n + Z95**2 / 4) / (n + Z95**2)
-    return Estimate(hits / n, max(middle - half, 0.0), min(middle + half, 1.0), n)
-
-
-def midranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1 on, the mean of them where values are equal."""
-    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2.0)[index])
+    return Estimate(*roc.wilson(hits, n), n)
 
 
 def auc(scores: np.ndarray, truth: np.ndarray) -> Estimate | None:
@@ -88,9 +81,9 @@ def auc(scores: np.ndarray, truth: np.ndarray) -> Estimate | None:
     m, n = len(positive), len(negative)
     if m == 0 or n == 0:
         return None
-    ranks = midranks(np.concatenate([positive, negative]))
-    above = (ranks[:m] - midranks(positive)) / n
-    below = 1.0 - (ranks[m:] - midranks(negative)) / m
+    ranks = roc.midranks(np.concatenate([positive, negative]))
+    above = (ranks[:m] - roc.midranks(positive)) / n
+    below = 1.0 - (ranks[m:] - roc.midranks(negative)) / m
     area = float(above.mean())
     variance = (above.var(ddof=1) / m if m > 1 else 0.0) + (below.var(ddof=1) / n if n > 1 else 0.0)
     if variance <= 0.0 or min(m, n) < 2 or not 0.0 < area < 1.0:

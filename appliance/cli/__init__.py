@@ -34,7 +34,7 @@ from appliance.errors import ApplianceError
 
 
 class _Commands(click.Group):
-    """Commands in the order of their use; an error of the appliance becomes two lines and exit code 1."""
+    """Commands in the order of their use; an error of the appliance, or of a file, becomes a line or two and code 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)
@@ -46,6 +46,11 @@ class _Commands(click.Group):
             click.secho(f"scanside: {error.message}", err=True, fg="red")
             if error.hint:
                 click.echo(f"          {error.hint}", err=True)
+            ctx.exit(1)
+        except OSError as error:
+            if error.filename is None:  # no file's; a pipe that nobody reads any more, for one, which click knows
+                raise
+            click.secho(f"scanside: {error.filename}: {error.strerror}", err=True, fg="red")
             ctx.exit(1)
 
 

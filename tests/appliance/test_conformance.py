@@ -27,6 +27,12 @@ def test_the_committed_statement_is_up_to_date(tmp_path: Path) -> None:
     assert path.read_text() == (CHECKOUT / "docs" / "conformance.md").read_text()
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    told = scanside("conformance", "--to", tmp_path / "none" / "conformance.md")
+    assert told.returncode == 1
+    assert told.stderr.strip() == f"scanside: {tmp_path / 'none' / 'conformance.md'}: No such file or directory"
+
+
 def test_it_says_what_is_configured() -> None:
     scp = StorageScp(ae_title="ROOM7", port=104, only_modalities=False, undecodable="refuse", max_associations=7,
                      storage_commitment=False, tls=Tls(key="a", certificate="b", ca="c"))  # fmt: skip

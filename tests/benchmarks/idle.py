@@ -7,6 +7,7 @@ Exit code 1 where a C-STORE takes more than 1 s, or memory grows by more than 50
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import socket
 import statistics
@@ -34,6 +35,7 @@ def store(port: int, path: Path) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         files = [make_radiograph(root / f"{n}.dcm", seed=n) for n in range(STORES * (len(WORDS) + 1))]
