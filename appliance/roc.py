@@ -75,7 +75,7 @@ def delong(scores: np.ndarray, labels: np.ndarray, patients: np.ndarray) -> Area
 
 
 def midranks(scores: np.ndarray) -> np.ndarray:
-    """Ranks from 1 on along the last axis, ``(images,)`` or ``(models, images)``; equal scores get the mean of theirs."""
+    """Ranks from 1 on along the last axis, ``(images,)`` or ``(models, images)``; equal scores share their mean."""
     ranks = np.empty(scores.shape)
     for row, given in zip(np.atleast_2d(ranks), np.atleast_2d(scores), strict=True):
         _, place, counts = np.unique(given, return_inverse=True, return_counts=True)
