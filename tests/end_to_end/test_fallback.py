@@ -89,6 +89,7 @@ def test_what_read_before_reads_again_and_everybody_is_told_until_somebody_decid
     assert (choice["kind"], choice["version"], choice["chosen_by"]) == ("fallback", "1.3.0", "")
     assert "is damaged" in choice["why"]
     assert "1.3.0 reads instead" in site.device_page()
+    assert "1.3.0 reads. 1.3.1 can't be served" in site.call("status")
     assert "1.3.0" in site.call("models", "list")
     site.call("models", "install", site.newer)  # mends it
     site.call("models", "switch", MODEL, "1.3.1", "--why", "mended")
