@@ -83,7 +83,7 @@ SCANNERS: dict[str, Machine] = {
     "noise": _leveled(_noise),
     "softer": _leveled(lambda level: ndimage.gaussian_filter(level, 0.7)),
     "other coil": _leveled(_bias),
-    "T2 contrast": _leveled(lambda level: 1 - level),
+    "inverted": _leveled(lambda level: 1 - level),
     "thicker slices": _thicker,
 }
 CHANGES: dict[str, dict[str, Machine]] = {
