@@ -155,6 +155,12 @@ class Assessments(Overview):
         sql = f"{_COLUMNS} WHERE assessment.instance_id = :id ORDER BY assessment.id DESC"
         return [_decoded(row) for row in self._rows(sql, id=instance_id)]
 
+    def latest(self, most: int, before: int, instance_id: int | None = None) -> list[dict[str, Any]]:
+        """Assessments with a lower number, of all results or of one, the latest first; else as `of_instance`."""
+        sql = f"{_COLUMNS} WHERE assessment.id < :before AND (:of IS NULL OR assessment.instance_id = :of) "
+        sql += "ORDER BY assessment.id DESC LIMIT :most"
+        return [_decoded(row) for row in self._rows(sql, before=before, of=instance_id, most=most)]
+
     def export(self) -> Iterator[dict[str, Any]]:
         """Every assessment, the superseded ones too, with what its image is and what the result said."""
         after = 0

@@ -11,6 +11,7 @@ import psutil
 
 from appliance import __version__, thermal
 from appliance.config import Config
+from appliance.package_store import PackageStore
 from appliance.recount import COMPONENT
 from appliance.safe_mode_store import SafeModeStore
 from appliance.store import Store
@@ -46,8 +47,9 @@ def health(config: Config, store: Store) -> dict[str, Any]:
     (how many results are in which state, why they wait, since when it fails), ``recount`` (the latest outcome of
     `appliance.recount`, None before the first), ``cpu_percent``, ``memory`` and ``disk`` (bytes),
     ``temperature_celsius`` (None where the machine has no sensor) of ``temperature_zone``,
-    ``safe_mode`` (as of `safe_mode`), ``throttling`` (``now``: whether the machine runs slower than it can, None where
-    it doesn't tell; ``reason``; ``events`` since it was started). Nothing of a patient.
+    ``safe_mode`` (as of `safe_mode`), ``fallbacks`` (as of `fallbacks`), ``throttling`` (``now``: whether the machine
+    runs slower than it can, None where it doesn't tell; ``reason``; ``events`` since it was started). Nothing of a
+    patient.
     """
     now = time.time()
     running = is_running(config)
@@ -78,6 +80,7 @@ def health(config: Config, store: Store) -> dict[str, Any]:
         "components": components,
         "destinations": store.destinations(),
         "safe_mode": safe_mode(config),
+        "fallbacks": fallbacks(config),
         "recount": recounted and {key: value for key, value in recounted.items() if key != "updated_at"},
         "cpu_percent": psutil.cpu_percent(),
         "memory": {
@@ -106,6 +109,19 @@ def safe_mode(config: Config) -> dict[str, Any]:
     finally:
         store.close()
         truth.close()
+
+
+def fallbacks(config: Config) -> list[dict[str, Any]]:
+    """Models of which the device itself has put another package in force.
+
+    ``model``, ``version`` ('' where nothing of it reads), ``why``, ``chosen_at``.
+    """
+    store, shown = PackageStore(config.ledger_path, read_only=True), ("model", "version", "why", "chosen_at")
+    try:
+        chosen = store.in_force().values() if config.models.switches else ()
+    finally:
+        store.close()
+    return [{name: row[name] for name in shown} for row in chosen if row["kind"] == "fallback"]
 
 
 def resident(pid: int | None) -> int:

@@ -7,6 +7,7 @@ Installed packages lie in the data folder. Which one reads a model's images is w
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from appliance.errors import PackageError
 from appliance.package import SUFFIX, Package
 from appliance.package_store import PackageStore
 from appliance.spool import write_durably
+
+log = logging.getLogger("scanside.installed")
 
 
 def trusted(config: Config) -> dict[str, Ed25519PublicKey]:
@@ -37,6 +40,16 @@ def _configured(config: Config) -> tuple[Path, ...]:
     return tuple(config.data / path for path in config.models.packages) or package.bundled()
 
 
+def verified(config: Config) -> Iterator[Package]:
+    """Every package on this device that can be verified; of the others the log says why not."""
+    keys = trusted(config)
+    for path in files(config):
+        try:
+            yield package.read(path, keys)
+        except PackageError as error:
+            log.warning("a package is left out: %s", error)
+
+
 def packages(config: Config) -> Iterator[Package]:
     """The packages that read, verified: of each model the one in force.
 
@@ -48,7 +61,13 @@ def packages(config: Config) -> Iterator[Package]:
     chosen, keys = in_force(config), trusted(config)
     found = False
     for path in _configured(config):
-        opened = package.read(path, keys)
+        try:
+            opened = package.read(path, keys)
+        except PackageError as error:
+            if _model(path) not in chosen:
+                raise
+            log.warning("another package reads instead of one that can't: %s", error)
+            continue
         choice = chosen.pop(opened.manifest.id, None)
         if choice is None or choice["sha256"]:
             found = True
@@ -59,6 +78,14 @@ def packages(config: Config) -> Iterator[Package]:
             yield chosen_one(config, choice)
     if not found:
         raise PackageError("no model package is installed", hint="set models.packages in the configuration")
+
+
+def _model(path: Path) -> str:
+    """Which model a file is of that can't be verified: by its manifest, or else by its name."""
+    try:
+        return package.read(path, None).manifest.id
+    except PackageError:
+        return re.split(r"-(?=\d)", path.name)[0]
 
 
 def in_force(config: Config) -> dict[str, dict[str, Any]]:
@@ -77,13 +104,27 @@ def chosen_one(config: Config, choice: dict[str, Any]) -> Package:
     return with_sha256(config, choice["sha256"], f"{choice['model']} {choice['version']}")
 
 
+def instead_of(config: Config, choice: dict[str, Any]) -> Iterator[Package]:
+    """What may read where the package that a choice names can't: what read before it, the latest first, then the one
+    that is configured or comes along. What can't be opened is left out."""
+    store = PackageStore(config.ledger_path, read_only=True)
+    before = store.before(choice["model"])
+    store.close()
+    here, come_along = list(verified(config)), _configured(config)
+    bundled = [each.sha256 for each in here if each.manifest.id == choice["model"] and each.path in come_along]
+    by_sha256 = {each.sha256: each for each in here}
+    for sha256 in dict.fromkeys((*before, *bundled)):
+        if sha256 in by_sha256 and sha256 != choice["sha256"]:
+            yield by_sha256[sha256]
+
+
 def with_sha256(config: Config, sha256: str, name: str) -> Package:
     """The package file of this SHA-256, verified; raises `PackageError` where it is not on this device."""
     for path in files(config):
         if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
             return package.read(path, trusted(config))
     raise PackageError(
-        f"{name} is in force, but its file (SHA-256 {sha256[:12]}) is not in {config.packages_path}, or is damaged",
+        f"the file of {name} (SHA-256 {sha256[:12]}) is not in {config.packages_path}, or is damaged",
         hint="install it again, or `scanside models switch` to another version",
     )
 
@@ -91,11 +132,10 @@ def with_sha256(config: Config, sha256: str, name: str) -> Package:
 def find(config: Config, model: str, version: str) -> Package:
     """The package of that id and version, verified; raises `PackageError` with those that are there."""
     there = []
-    for path in files(config):
-        opened = package.read(path, trusted(config))
-        if (opened.manifest.id, opened.manifest.version) == (model, version):
-            return opened
-        there.append(str(opened))
+    for found in verified(config):
+        if (found.manifest.id, found.manifest.version) == (model, version):
+            return found
+        there.append(str(found))
     raise PackageError(
         f"{model} {version} is not on this device (there are {', '.join(dict.fromkeys(there))})",
         hint="scanside models install FILE",

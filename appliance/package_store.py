@@ -17,6 +17,7 @@ from appliance.database import Database
 from appliance.errors import PackageError
 
 Kind = Literal["switch", "promotion", "rollback", "fallback"]
+BACK: tuple[Kind, ...] = ("rollback", "fallback")
 
 _IN_FORCE = """
 SELECT * FROM package_choice WHERE id IN (SELECT max(id) FROM package_choice GROUP BY model) ORDER BY id
@@ -107,8 +108,19 @@ class PackageStore(Database):
         """Model -> the choice that counts; models that nobody has chosen anything for are not there."""
         return {row["model"]: row for row in map(_decoded, self._rows(_IN_FORCE))}
 
+    def before(self, model: str) -> list[str]:
+        """SHA-256 of what read before the package in force, the latest first; of what was taken back none."""
+        way: list[str] = []
+        for row in reversed(self.choices(model, most=-1)):
+            if row["kind"] in BACK:
+                del way[way.index(row["sha256"]) if row["sha256"] in way else 0 :]
+            elif not way:
+                way.append(row["former"])
+            way.append(row["sha256"])
+        return [each for each in reversed(way[:-1]) if each]
+
     def choices(self, model: str = "", most: int = 100) -> list[dict[str, Any]]:
-        """The latest first."""
+        """The latest first; -1 for all."""
         sql = "SELECT * FROM package_choice WHERE :model IN ('', model) ORDER BY id DESC LIMIT :most"
         return [_decoded(row) for row in self._rows(sql, model=model, most=most)]
 

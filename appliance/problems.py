@@ -54,6 +54,7 @@ def find(
     """
     found = [
         *_of_the_parts(health),
+        *_of_packages(health),
         *_of_safe_mode(health),
         *_of_the_ledger(health),
         *_of_deliveries(health),
@@ -102,6 +103,21 @@ def _of_the_parts(health: dict[str, Any]) -> Iterator[Problem]:
             "Each image was still read or said to have failed. Look at memory and temperature, then send the support "
             "bundle to your vendor.",
             parts["inference"].get("last_stop", ""),
+        )
+
+
+def _of_packages(health: dict[str, Any]) -> Iterator[Problem]:
+    for each in health["fallbacks"]:
+        model, version = each["model"], each["version"]
+        reads = f"{version} reads instead" if version else "nothing reads its images"
+        yield Problem(
+            f"fallback_{model}",
+            "alarm",
+            f"The package of {model} that was put in force can't be served. {reads[0].upper()}{reads[1:]}, since "
+            f"{_moment(each['chosen_at'])}.",
+            f"Install it again (scanside models install FILE) and switch to it, or confirm what reads: scanside models "
+            f"switch {model} {version or 'VERSION'} --why REASON.",
+            each["why"],
         )
 
 

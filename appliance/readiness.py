@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -126,17 +126,53 @@ class Readiness:
             self._tried = pipeline.try_out(self._config, known, since)
             for _, trials in self._tried:
                 receipts.keep(self._store, self._key, trials, known)
-            self._compile_what_is_unprepared()
+            self._compile_what_is_unprepared(self._tried)
             device_uid = writer.derived_uid(signature.key_id(self._key.public_key()))
             self.pipeline = Pipeline.open(self._config, self._tried, device_uid, serving)
             EngineCache(self._config.engines_path).prune()
         except (PackageError, BackendError, ConfigError) as error:
+            if self._fall_back():
+                self._prove(since)
+                return
             log.error("no results until this is mended: %s", error)
             self._reason = str(error)
             self._retry_at = time.monotonic() + self._retry_seconds
             self._retry_seconds = min(2 * self._retry_seconds, _LONGEST_RETRY_SECONDS)
         else:
             self._retry_seconds = _FIRST_RETRY_SECONDS
+
+    def _fall_back(self) -> bool:
+        """Of each model whose package in force can't be served, have what read before read again; whether any was.
+
+        Where nothing else of a model can be served either, its package stays in force, and images wait for it.
+        """
+        changed = False
+        for choice in installed.in_force(self._config).values():
+            if not choice["sha256"]:
+                continue
+            try:
+                self._serve(installed.chosen_one(self._config, choice)).server.close()
+            except SpoolError:
+                raise  # the ledger's trouble, not the package's
+            except ApplianceError as error:
+                waits = any(sha256 == choice["sha256"] for sha256, _ in self._preparations)
+                if not waits and (instead := self._instead_of(choice)) is not None:
+                    self._take_back(choice, instead, error)
+                    changed = True
+        return changed
+
+    def _instead_of(self, choice: dict[str, Any]) -> Package | None:
+        """The first that can be served of what may read where a package in force can't."""
+        for opened in installed.instead_of(self._config, choice):
+            try:
+                self._serve(opened).server.close()
+            except SpoolError:
+                raise
+            except ApplianceError as error:
+                log.error("%s can't read instead of %s: %s", opened, choice["version"], error)
+            else:
+                return opened
+        return None
 
     def _exchange(self, serving: Pipeline) -> None:
         """Put in service what was chosen meanwhile, between two images; the others go on.
@@ -152,11 +188,11 @@ class Readiness:
                 if choice["sha256"] == (former.package.sha256 if former is not None else ""):
                     continue
                 try:
-                    new = [self._engine(choice)] if choice["sha256"] else []
+                    new = [self._serve(installed.chosen_one(self._config, choice))] if choice["sha256"] else []
                 except SpoolError:
                     raise  # the ledger's trouble, not the package's
                 except ApplianceError as error:
-                    latest = self._take_back(choice, former, error)
+                    latest = self._take_back(choice, former.package if former is not None else None, error)
                     continue
                 opened += new
                 place = engines.index(former) if former is not None else len(engines)
@@ -170,10 +206,10 @@ class Readiness:
         self._tried = [(each.package, each.trials) for each in engines]
         self._as_chosen = latest
 
-    def _take_back(self, choice: dict[str, Any], former: Engine | None, error: ApplianceError) -> int:
+    def _take_back(self, choice: dict[str, Any], instead: Package | None, error: ApplianceError) -> int:
         """Choose what reads instead of what can't; the choice's number, -1 where another one was made meanwhile."""
-        log.error("%s %s can't read, and what read before goes on: %s", choice["model"], choice["version"], error)
-        sha256, version = ("", "") if former is None else (former.package.sha256, former.package.manifest.version)
+        log.error("%s %s can't read, and what read before does: %s", choice["model"], choice["version"], error)
+        sha256, version = ("", "") if instead is None else (instead.sha256, instead.manifest.version)
         why = f"{choice['version']} can't be served: {error}"
         back = Choice(choice["model"], version, sha256, choice["sha256"], "fallback", "", why)
         try:
@@ -181,16 +217,16 @@ class Readiness:
         except PackageError:
             return -1
 
-    def _engine(self, choice: dict[str, Any]) -> Engine:
-        opened = installed.chosen_one(self._config, choice)
+    def _serve(self, opened: Package) -> Engine:
         known = receipts.known(self._store, self._key)
         since = proof.last_night(_now(), self._config.inference.receipts_at)
         _, trials = pipeline.try_one(self._config, opened, known, since)
         receipts.keep(self._store, self._key, trials, known)
+        self._compile_what_is_unprepared([(opened, trials)])
         return pipeline.serve(self._config, opened, trials)
 
-    def _compile_what_is_unprepared(self) -> None:
-        for opened, trials in self._tried:
+    def _compile_what_is_unprepared(self, tried: Sequence[Tried]) -> None:
+        for opened, trials in tried:
             for trial in trials:
                 if trial.unprepared:
                     self._compile(opened, trial.backend)

@@ -184,8 +184,9 @@ def _makers(config: Config, kept: _Kept, more: Sequence[Path]) -> Iterator[Tried
 
 def _packages(config: Config, more: Sequence[Path]) -> Iterator[Package]:
     """Whether they read now or not: what made a result may have been replaced since."""
+    yield from installed.verified(config)
     trusted = installed.trusted(config)
-    for path in (*installed.files(config), *more):
+    for path in more:
         yield package.read(path, trusted)
 
 

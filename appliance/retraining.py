@@ -1,9 +1,9 @@
-"""A bundle of this site's own cases for training: de-identified, labeled by readers, balanced, and with its lineage.
+"""A bundle of this site's own cases for training: de-identified, labeled, balanced, and with its lineage.
 
 Nothing is taken out of DICOM: only what is listed here goes in. An image becomes a 16-bit PNG of its pixels, and the
-list has its label, a pseudonym of the patient, and age (89 at most), sex and view. So there is no header in which
-something could have been left. The bundle is a data set as ``python -m compression import folder`` takes it,
-and its version is the content hash that goes on into recipes and packages.
+list has its label, who gave it (a final diagnosis before a reader), a pseudonym of the patient, and age (89 at most),
+sex and view. So there is no header in which something could have been left. The bundle is a data set as ``python -m
+compression import folder`` takes it, and its version is the content hash that goes on into recipes and packages.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ import numpy as np
 from PIL import Image as Picture
 from pydicom import Dataset
 
-from appliance import __version__, content, installed, signature
-from appliance.assessment_store import Assessments
+from appliance import __version__, content, installed, labels, signature
 from appliance.burned_in import burned_in
 from appliance.config import Config
 from appliance.errors import ApplianceError
 from appliance.image import age_years, text
+from appliance.labels import Label
 from appliance.package import Package
 from appliance.pseudonyms import BYTES, Pseudonyms
-from appliance.regression import truth
 from appliance.replay import sources
 from appliance.sandbox import Sandbox
 from appliance.spool import write_durably
 from appliance.store import Store
+from appliance.truth import Source
 
 FORMAT = "scanside-retraining/1"
 MANIFEST, LINEAGE, SIGNATURE = "manifest.csv", "lineage.json", "lineage.sig"
 _OLDEST = 89  # an age above this is rare enough to tell who it is; as in PS3.15
-_COLUMNS = ("file", "label", "patient_id", "view", "age", "sex", "site")
+_COLUMNS = ("file", "label", "labeled_by", "patient_id", "view", "age", "sex", "site")
 _AGES = (18, 40, 65)
 _SEXES = ("F", "M", "O")
 _FRONTAL = ("PA", "AP", "LL", "RL", "LATERAL")
@@ -70,19 +70,25 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Bundle:
-    """What was written: ``labels`` -> cases; ``left_out``: why -> cases."""
+    """What was written: ``labels`` -> cases; ``labeled_by``: diagnosis | reader -> cases; ``left_out``: why -> cases.
+
+    ``contradicted``: cases where a reader and the final diagnosis, which counts, differ.
+    """
 
     folder: Path
     version: str
     labels: dict[str, int]
+    labeled_by: dict[str, int]
     patients: int
     left_out: dict[str, int]
+    contradicted: int
 
 
 @dataclass(frozen=True)
 class _Candidate:
     instance_id: int
     label: str
+    source: Source
     stratum: tuple[str, ...]
     order: str
 
@@ -102,29 +108,39 @@ def export(config: Config, folder: Path, wanted: Wanted) -> Bundle:
     finding = opened.manifest.findings[0].label
     present, absent = wanted.present or finding.lower(), wanted.absent or f"no {finding.lower()}"
     ledger, pseudonyms = Store(config.ledger_path, read_only=True), Pseudonyms(_key(config))
-    left_out: Counter[str] = Counter()
+    known = labels.of(config.ledger_path, opened.manifest.id, finding)
+    left_out = known.left_out
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     sandbox = Sandbox(config.sandbox)
     try:
-        assessed = _assessed(config, opened, finding, {"present": present, "absent": absent}, left_out)
+        labeled = _candidates(ledger, known.known, present, absent)
         # Before they are balanced, or what is left out would tip the balance.
-        usable = [each for each in assessed if _has_image(config, ledger, sandbox, each, left_out)]
+        usable = [each for each in labeled if _has_image(config, ledger, sandbox, each, left_out)]
         chosen = usable if wanted.everything else _balanced(usable, (present, absent))
         left_out["more of one label than of the other"] += len(usable) - len(chosen)
         if not chosen:
             raise ApplianceError(
                 f"no case of {wanted.model} can be used: {_in_words(left_out) or 'no result was assessed'}",
-                hint="have readers assess results on the study page, of both kinds, or export --all",
+                hint="have readers assess results on the study page, or import final diagnoses, of both kinds, or "
+                "export --all",
             )
         rows = [_case(config, ledger, sandbox, pseudonyms, each, unfinished) for each in chosen]
-        version = _finish(config, unfinished, opened, rows, pseudonyms, left_out)
+        contradicted = len(known.contradicted & {each.instance_id for each in chosen})
+        version = _finish(config, unfinished, opened, rows, pseudonyms, left_out, contradicted)
         unfinished.rename(folder)
     finally:
         sandbox.close()
         shutil.rmtree(unfinished, ignore_errors=True)
-    labels = Counter(row["label"] for row in rows)
-    return Bundle(folder, version, dict(labels), len({row["patient_id"] for row in rows}), dict(+left_out))
+    return Bundle(
+        folder,
+        version,
+        _counted(rows, "label"),
+        _counted(rows, "labeled_by"),
+        len({row["patient_id"] for row in rows}),
+        dict(+left_out),
+        contradicted,
+    )
 
 
 def _package(config: Config, model: str) -> Package:
@@ -146,23 +162,14 @@ def _key(config: Config) -> bytes:
     return path.read_bytes()
 
 
-def _assessed(
-    config: Config, opened: Package, finding: str, labels: dict[str, str], left_out: Counter[str]
-) -> Iterator[_Candidate]:
-    """Images on which readers said for sure what is there, in an order that chance alone has made."""
-    ledger = Store(config.ledger_path, read_only=True)
-    for each in Assessments(config.ledger_path, read_only=True).export():
-        if each["superseded_by"] is not None or each["subject"] != "finding" or each["label"] != finding:
-            continue
-        if each["provenance"]["package"] != opened.manifest.id:
-            continue
-        word, row = truth(each), ledger.instance(each["instance_id"])
-        if word is None or row is None:
-            left_out["the reader did not say for sure"] += 1
-            continue
+def _candidates(ledger: Store, known: Sequence[Label], present: str, absent: str) -> Iterator[_Candidate]:
+    """In an order that chance alone has made."""
+    for each in known:
+        row = ledger.instance(each.instance_id)
+        assert row is not None
         order = hashlib.sha256(f"{row['digest']}".encode()).hexdigest()
         stratum = (_age_group(row["patient_age"]), row["patient_sex"], row["view"])
-        yield _Candidate(each["instance_id"], labels[word], stratum, order)
+        yield _Candidate(each.instance_id, present if each.present else absent, each.source, stratum, order)
 
 
 def _age_group(age: str) -> str:
@@ -221,6 +228,7 @@ def _case(
     return {
         "file": name,
         "label": chosen.label,
+        "labeled_by": chosen.source,
         "patient_id": pseudonyms.patient(text(header, "PatientID") or text(header, "StudyInstanceUID")),
         "view": view if view in _FRONTAL else "",
         "age": "" if years is None else str(min(int(years), _OLDEST)),
@@ -248,6 +256,7 @@ def _finish(
     rows: Sequence[dict[str, str]],
     pseudonyms: Pseudonyms,
     left_out: Counter[str],
+    contradicted: int,
 ) -> str:
     """The list, and the signed lineage: from the package that read, by this bundle, to what is trained on it."""
     file = io.StringIO(newline="")
@@ -265,9 +274,10 @@ def _finish(
         "made_on": datetime.now(UTC).date().isoformat(),
         "cases": len(rows),
         "patients": len({row["patient_id"] for row in rows}),
-        "labels": dict(sorted(Counter(row["label"] for row in rows).items())),
+        "labels": _counted(rows, "label"),
+        "labeled_by": _counted(rows, "labeled_by"),
+        "contradicted": contradicted,
         "left_out": dict(sorted((+left_out).items())),
-        "labeled_by": "readers' assessments of results",
         "package": {
             "id": opened.manifest.id,
             "version": opened.manifest.version,
@@ -283,6 +293,10 @@ def _finish(
     write_durably(folder / LINEAGE, signed, mode=0o644)
     write_durably(folder / SIGNATURE, signature.sign(key, signed).encode(), mode=0o644)
     return version
+
+
+def _counted(rows: Sequence[dict[str, str]], column: str) -> dict[str, int]:
+    return dict(sorted(Counter(row[column] for row in rows).items()))
 
 
 def _in_words(left_out: Counter[str]) -> str:

@@ -21,7 +21,7 @@ from appliance.config import Config
 from appliance.errors import ApplianceError, ConfigError, PackageError
 from appliance.health import is_running
 from appliance.package import Package
-from appliance.package_store import Choice, Kind, PackageStore
+from appliance.package_store import BACK, Choice, Kind, PackageStore
 from appliance.proof import Trial
 from appliance.regression import Replayed
 from appliance.store import Store
@@ -111,7 +111,8 @@ def prepare(
         log.warning("what reads now can't be opened: %s", error)
         former = None
     former_sha256 = chosen["sha256"] if chosen is not None else former.sha256 if former is not None else ""
-    if former is not None and former.sha256 == opened.sha256:
+    fell_back = chosen is not None and chosen["kind"] == "fallback"
+    if former is not None and former.sha256 == opened.sha256 and not fell_back:  # that, a person may confirm
         raise PackageError(f"{opened} is in force already")
     if former is not None and former.manifest.task != opened.manifest.task:
         raise PackageError(
@@ -158,14 +159,15 @@ def rollback(config: Config, model: str, by: str, why: str, progress: Progress) 
     latest = store.in_force().get(model)
     if latest is None:
         raise PackageError(f"{model} was never switched on this device", hint="scanside models list")
-    if latest["kind"] in ("rollback", "fallback"):
+    if latest["kind"] in BACK or latest["former"] == latest["sha256"]:
+        was = f"was a {latest['kind']} already" if latest["kind"] in BACK else "confirmed what reads since a fallback"
         raise PackageError(
-            f"the latest change of {model} was a {latest['kind']} already",
+            f"the latest change of {model} {was}",
             hint="name a version: scanside models switch",
         )
     version = ""
     if latest["former"]:
-        opened = installed.with_sha256(config, latest["former"], f"The former {model}")
+        opened = installed.with_sha256(config, latest["former"], f"the former {model}")
         proved(config, opened, progress)
         version = opened.manifest.version
     choice = Choice(model, version, latest["former"], latest["sha256"], "rollback", by, why)

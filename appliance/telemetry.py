@@ -19,7 +19,7 @@ import psutil
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Meta
 
-from appliance import __version__, installed, package, signature
+from appliance import __version__, installed, signature
 from appliance.config import Config
 from appliance.errors import SignatureError
 from appliance.package import Package
@@ -155,7 +155,7 @@ def make(config: Config, now: datetime | None = None) -> Signed:
     moment = (now or datetime.now(UTC)).astimezone(UTC)
     key, _ = signature.load_or_create_private_key(config.key_path)
     ledger = Store(config.ledger_path, read_only=True)
-    packages = {opened.sha256: opened for opened in _packages(config)}
+    packages = {opened.sha256: opened for opened in installed.verified(config)}
     reads = {opened.sha256 for opened in installed.packages(config)}
     disk = shutil.disk_usage(config.data)
     told = Telemetry(
@@ -277,11 +277,6 @@ def _taken(found: Mapping[str, tuple[list[float], int]], packages: Mapping[str, 
         for sha256, (seconds, patients) in sorted(found.items())
         if patients >= least and sha256 in packages
     ]
-
-
-def _packages(config: Config) -> list[Package]:
-    trusted = installed.trusted(config)
-    return [package.read(path, trusted) for path in installed.files(config)]
 
 
 def _changes(config: Config) -> list[Change]:

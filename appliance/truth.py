@@ -96,7 +96,7 @@ def cases(
         Rows as `appliance.truth_store.TruthStore` gives them; results of every instance in the other two.
     """
     by_instance = {row["id"]: row for row in results}
-    diagnosed, troubles = _diagnosed(matched, by_instance)
+    by_diagnosis, troubles = diagnosed(matched, by_instance)
     read: dict[tuple[int, str], tuple[bool, float]] = {}
     for row in assessed:
         meant = of_reader(row["said"], row["verdict"], row["reason"])
@@ -104,14 +104,13 @@ def cases(
             read[row["instance_id"], row["label"]] = meant, row["at"]
     found: dict[tuple[str, str, str], list[tuple[dict[str, Any], dict[str, Any]]]] = defaultdict(list)
     for row in by_instance.values():
-        study = row["study_instance_uid"] or f"image {row['id']}"
         for finding in row["findings"]:
-            found[study, row["package"], finding["label"]].append((row, finding))
+            found[study_of(row), row["package"], finding["label"]].append((row, finding))
     made = []
     for (study, package, label), images in found.items():
         readers = [read[row["id"], label] for row, _ in images if (row["id"], label) in read]
         by_reader = (any(meant for meant, _ in readers), max(at for _, at in readers)) if readers else None
-        verdict = diagnosed.get((study, label))
+        verdict = by_diagnosis.get((study, label))
         if verdict is not None and by_reader is not None and verdict[0] is not None and verdict[0] != by_reader[0]:
             troubles.append(Trouble("readers_differ", label, study, "", images[0][0]["id"]))
         if verdict is not None and verdict[0] is None:
@@ -136,7 +135,12 @@ def cases(
     return sorted(made, key=lambda case: (case.known_at, case.instance)), troubles
 
 
-def _diagnosed(
+def study_of(row: Mapping[str, Any]) -> str:
+    """What results of one study have in common."""
+    return row["study_instance_uid"] or f"image {row['id']}"
+
+
+def diagnosed(
     matched: Sequence[dict[str, Any]], results: Mapping[int, dict[str, Any]]
 ) -> tuple[dict[tuple[str, str], tuple[bool | None, float]], list[Trouble]]:
     """(study, finding) -> what diagnoses say, None where they contradict each other, and when that was learned."""
@@ -156,7 +160,7 @@ def _diagnosed(
         elif not any(each["label"] == first["finding"] for image in images for each in image["findings"]):
             troubles.append(Trouble("not_looked_for", *where, images[0]["id"]))
         else:
-            for study in {image["study_instance_uid"] or f"image {image['id']}" for image in images}:
+            for study in {study_of(image) for image in images}:
                 said[study, first["finding"]].append({**first, "image": images[0]["id"]})
     found: dict[tuple[str, str], tuple[bool | None, float]] = {}
     for (study, label), rows in said.items():

@@ -2,6 +2,8 @@
 
 One image a patient, since images of one patient are alike and a device counts a study once. None of it is an image:
 counts of values in coarse bins, and the mean and principal axes of the training images' embeddings.
+
+Which images these are is for `compression.build` and `compression.segmentation.reference` to say.
 """
 
 from __future__ import annotations
@@ -36,26 +38,30 @@ _AXES = 32  # of the embeddings' principal component analysis
 _GROUPS = ("image", "embedding", "output")  # headers of data sets say nothing of a site
 # What shrinking the images of a data set and storing them in 8 bits decides, so that every scanner would differ.
 _OF_THE_FILES = ("levels", "aspect", "sharpness", "noise", "clipped_dark", "clipped_bright")
-Pixels = np.ndarray
+VALIDATION = "validation patients"
+Sources = Callable[[], Iterable[Image | Volume]]
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a target says of one image."""
+    """What a target says of one image or volume."""
 
-    pixels: np.ndarray
+    source: Image | Volume
     outputs: dict[str, np.ndarray]
 
 
-def ask(opened: Package, target: str, images: Iterable[Pixels], spacing: tuple[float, ...] | None = None) -> Iterator[
-    Answered
-]:  # fmt: skip
-    """Each image through the device's preprocessing and a target's network."""
+def plain(pixels: np.ndarray) -> Image:
+    """An image of which nothing else is known."""
+    return Image(pixels, Dataset(), None)
+
+
+def ask(opened: Package, target: str, sources: Iterable[Image | Volume]) -> Iterator[Answered]:
+    """Each through the device's preprocessing and a target's network."""
     network = open_network(opened.artifact(target), target)
-    for pixels in images:
-        tensor = preprocess(pixels, opened.manifest.input.steps, spacing)
+    for source in sources:
+        tensor = preprocess(source.pixels, opened.manifest.input.steps, source.spacing)
         outputs = network.run({INPUT: tensor})
-        yield Answered(pixels, {name: value[0] for name, value in outputs.items()})
+        yield Answered(source, {name: value[0] for name, value in outputs.items()})
 
 
 def space(embeddings: np.ndarray) -> Space:
@@ -72,21 +78,20 @@ def space(embeddings: np.ndarray) -> Space:
     )
 
 
-def values(opened: Package, target: str, answered: Answered, where: Space | None, source: Image | Volume | None = None
-           ) -> dict[str, Value]:  # fmt: skip
+def values(opened: Package, target: str, answered: Answered, where: Space | None) -> dict[str, Value]:
     """One study's value in each stream, as the device takes them."""
+    source = answered.source
     if opened.segments:
-        source = source or Image(answered.pixels, Dataset(), None)
         said = interpret.segments(opened, answered.outputs, source)
     else:
-        said = interpret.findings(opened, target, answered.outputs, None, answered.pixels.shape)
-    return measured(answered.pixels, Dataset(), None, said, where)
+        said = interpret.findings(opened, target, answered.outputs, None, source.pixels.shape)
+    return measured(source.pixels, Dataset(), None, said, where)
 
 
 def make(
     opened: Package,
-    training: Callable[[], Iterable[Pixels]],
-    validation: Callable[[], Iterable[Pixels]],
+    training: Sources,
+    validation: Sources,
     targets: Sequence[str] = tuple(RUNTIMES),
 ) -> tuple[dict[str, np.ndarray], int]:
     """A package's reference for each of its targets, and of how many studies it is."""
@@ -105,32 +110,40 @@ def make(
     return arrays, studies
 
 
-def spec(opened: Package, studies: int) -> DriftSpec:
-    return DriftSpec(FILE, VERSION, studies, f"validation patients: {opened.manifest.intended_use.population}")
+def spec(opened: Package, studies: int, who: str = VALIDATION) -> DriftSpec:
+    return DriftSpec(FILE, VERSION, studies, f"{who}: {opened.manifest.intended_use.population}")
 
 
-def added(opened: Package, files: dict[str, bytes], arrays: dict[str, np.ndarray], studies: int) -> Package:
-    """The package with its reference, in memory."""
-    manifest = msgspec.structs.replace(opened.manifest, drift=spec(opened, studies))
+def added(
+    opened: Package,
+    files: dict[str, bytes],
+    arrays: dict[str, np.ndarray],
+    studies: int,
+    who: str = VALIDATION,
+) -> Package:
+    """The package with its reference, in memory; ``who`` the studies are of."""
+    manifest = msgspec.structs.replace(opened.manifest, drift=spec(opened, studies, who))
     return Package(opened.path, opened.sha256, manifest, {**files, FILE: npz(arrays)}, opened.signed_by)
 
 
-def validation_images(build: Build) -> Iterator[Pixels]:
+def validation_images(build: Build) -> Iterator[Image]:
     """The first image of each validation patient, as it lies in the data set."""
     folder = build.data_root / build.recipe.data.train
     patients = set(data.load(build, "validation").patients.tolist())
     for row in data.training_rows(folder):
         if row["patient_id"] in patients:
             patients.remove(row["patient_id"])
-            yield data.decode(folder / row["file"])
+            yield plain(data.decode(folder / row["file"]))
 
 
-def training_images(build: Build) -> Iterator[Pixels]:
-    yield from data.load(build, "train").pixels
+def training_images(build: Build) -> Iterator[Image]:
+    yield from map(plain, data.load(build, "train").pixels)
 
 
-def later_version(build: Build, before: Package) -> tuple[Manifest, dict[str, bytes], str]:
-    """A package that was built before as the recipe's version, with a reference: manifest, files and card to sign.
+def later_version(
+    identifier: str, version: str, before: Package, training: Sources, validation: Sources, who: str = VALIDATION
+) -> tuple[Manifest, dict[str, bytes], str]:
+    """A package that was built before under the recipe's id and version, with a reference: manifest, files and card.
 
     Networks, calibration and golden vectors stay the very bytes that they were.
 
@@ -139,18 +152,16 @@ def later_version(build: Build, before: Package) -> tuple[Manifest, dict[str, by
     RecipeError
         The package is not the recipe's, or the recipe has no later version.
     """
-    named, old = build.recipe.package, before.manifest
-    if old.id != named.id or old.version == named.version:
-        raise RecipeError(
-            f"{before} can't become {named.id} {named.version}: the same id and another version are needed"
-        )
+    old = before.manifest
+    if old.id != identifier or old.version == version:
+        raise RecipeError(f"{before} can't become {identifier} {version}: the same id and another version are needed")
     files = {name: before.file(name) for name in old.files if name != FILE}
-    arrays, studies = make(before, lambda: training_images(build), lambda: validation_images(build))
-    card = before.card.replace(f"`{old.id}` {old.version}", f"`{old.id}` {named.version}")
-    opened = added(before, {**files, old.card: card.encode()}, arrays, studies)
+    arrays, studies = make(before, training, validation)
+    card = before.card.replace(f"`{old.id}` {old.version}", f"`{old.id}` {version}")
+    opened = added(before, {**files, old.card: card.encode()}, arrays, studies, who)
     origin = {"version": old.version, "package_sha256": before.sha256}
     manifest = msgspec.structs.replace(
-        opened.manifest, version=named.version, training={**old.training, "reference_added_to": origin}
+        opened.manifest, version=version, training={**old.training, "reference_added_to": origin}
     )
     contents = {name: opened.file(name) for name in (*files, FILE)}
     return manifest, contents, card

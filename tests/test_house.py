@@ -144,6 +144,7 @@ LEVELS = [
         "appliance.explain",
         "appliance.replay",
         "appliance.regression",
+        "appliance.labels",
         "appliance.switching",
         "appliance.shadow",
         "appliance.retraining",

@@ -12,6 +12,7 @@ import click
 
 from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, table
 from appliance.config import load
+from appliance.errors import PackageError
 
 _BY = click.option("--by", help="Who says so.  [default: the user who calls]")
 _WHY = click.option("--why", required=True, help="The reason, which is kept with the change.")
@@ -44,17 +45,19 @@ def progress(share: float, what: str) -> None:
 def list_models(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
     """List the packages on this device, and which of them read."""
     from appliance import installed
-    from appliance import package as packages
     from appliance.package_store import PackageStore
 
     config = load(config_path, data_dir)
-    reads = {each.sha256 for each in installed.packages(config)}
+    try:
+        reads = {each.sha256 for each in installed.packages(config)}
+    except PackageError as error:  # what it can be mended with is listed all the same
+        reads = set()
+        click.echo(f"Nothing reads: {error}", err=True)
     known = {}
     if config.ledger_path.exists():
         known = {row["sha256"]: row for row in PackageStore(config.ledger_path, read_only=True).installed()}
     rows: dict[str, dict[str, Any]] = {}
-    for path in installed.files(config):
-        opened = packages.read(path, installed.trusted(config))
+    for opened in installed.verified(config):
         row = known.get(opened.sha256)
         rows[opened.sha256] = {
             "model": opened.manifest.id,
@@ -64,7 +67,7 @@ def list_models(as_json: bool, config_path: Path | None, data_dir: Path | None) 
             "signed_by": opened.signed_by,
             "installed_at": row and row["installed_at"],
             "installed_by": row and row["installed_by"],
-            "file": str(path),
+            "file": str(opened.path),
         }
     ordered = sorted(rows.values(), key=lambda row: (row["model"], row["version"]))
     if as_json:

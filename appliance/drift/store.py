@@ -238,6 +238,11 @@ class DriftStore(Database):
         )  # fmt: skip
         return rows[::-1]
 
+    def studies_of_days(self, package: str) -> int:
+        """How many studies were watched since a package was first."""
+        rows = self._rows("SELECT sum(studies) AS n FROM drift_day WHERE package = :package", package=package)
+        return int(rows[0]["n"] or 0)
+
     def categories(self) -> Categories:
         known: dict[str, dict[str, int]] = {}
         for row in self._rows("SELECT * FROM drift_category"):

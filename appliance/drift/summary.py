@@ -51,7 +51,7 @@ def status(store: DriftStore, settings: Drift, about: dict[str, Any]) -> dict[st
     found: dict[str, Any] = {
         "package": about["name"],
         "since": about["first_at"],
-        "studies": sum(row["studies"] for row in store.days(package, 100_000)),
+        "studies": store.studies_of_days(package),
         "alpha": settings.alpha,
         "alarm_at": round(1 / settings.alpha),
         "run_length": settings.run_length,

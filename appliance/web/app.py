@@ -33,6 +33,7 @@ from appliance.web import (
     api,
     api_acting,
     api_device,
+    api_judging,
     api_studies,
     arrivals,
     assessing,
@@ -65,8 +66,9 @@ _POLICY = (
 
 
 def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) -> Flask:
-    """The page of one appliance; writes to its ledger readers' answers in studies, files that come
-    in, what `custody`, `deliveries`, `api_acting` and `people` do, and to the audit trail who saw and did what.
+    """The page of one appliance; writes to its ledger readers' answers in studies, files that come in, what `custody`,
+    `deliveries`, `safety`, `performing`, `api_acting`, `api_judging` and `people` do, and to the audit trail who saw
+    and did what.
 
     Parameters
     ----------
@@ -103,7 +105,8 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     app.register_blueprint(drift.blueprint)
     app.register_blueprint(reading.blueprint)
     for part in (
-        people, kiosk, device, api_studies, api_device, api_acting, metrics, branding, embedding, safety, performing,
+        people, kiosk, device, api_studies, api_device, api_acting, api_judging, metrics, branding, embedding, safety,
+        performing,
     ):  # fmt: skip
         app.register_blueprint(part.blueprint)
     arrivals.register(app, config, on_arrival)

@@ -21,9 +21,8 @@ from prometheus_client.exposition import choose_encoder
 from appliance.config import Config
 from appliance.history import BOUNDS, Histogram, Totals
 from appliance.history_store import HistoryStore
-from appliance.safe_mode import KINDS
-from appliance.safe_mode_store import STRENGTHS
 from appliance.store import Store
+from appliance.web import metrics_judging
 from appliance.web.device_state import DeviceState, device_state
 from appliance.web.rights import needs
 
@@ -60,7 +59,7 @@ class _Collector:
         yield from _parts(state)
         yield from _backends(state)
         yield from _instances(state.health, totals)
-        yield from _safe_mode(state.health["safe_mode"])
+        yield from metrics_judging.collect(self._config, state.health)
         yield from _times(totals)
         yield from self._deliveries(state.health, totals)
 
@@ -102,18 +101,6 @@ class _Collector:
         yield objects
         yield failing
         yield from (family for family, _ in counted)
-
-
-def _safe_mode(found: dict[str, Any]) -> Iterator[Metric]:
-    """0 where nothing is in force, 1 banner, 2 review, 3 withheld; by what it was entered for."""
-    level = Gauge("scanside_safe_mode", "Safe mode: 1 banner, 2 review, 3 withheld; 0 none.", labels=("kind",))
-    for kind in KINDS:
-        ranks = [STRENGTHS.index(each["level"]) + 1 for each in found["in_force"] if each["kind"] == kind]
-        level.add_metric((kind,), max(ranks, default=0))
-    yield level
-    yield Counter("scanside_safe_mode_entered", "How often safe mode was entered.", value=found["entered"])
-    yield Counter("scanside_safe_mode_left", "How often it was left.", value=found["left"])
-    yield Gauge("scanside_retraining_tickets", "Open retraining tickets.", value=found["tickets"])
 
 
 def _machine(state: DeviceState) -> Iterator[Metric]:

@@ -43,13 +43,18 @@ class Measured:
             return self._kept[2]
 
 
+def measured(store: TruthStore) -> Performance:
+    kept: Measured = current_app.config.setdefault("SCANSIDE_MEASURED", Measured())
+    return kept.of(current_app.config["SCANSIDE"], store)
+
+
 @blueprint.get("/performance")
 @needs("see")
 def show() -> str:
     config: Config = current_app.config["SCANSIDE"]
     store = TruthStore(config.ledger_path, read_only=True)
     try:
-        found = current_app.config.setdefault("SCANSIDE_MEASURED", Measured()).of(config, store)
+        found = measured(store)
         tickets, imports = [_ticket(each) for each in store.tickets()], store.imports()
     finally:
         store.close()

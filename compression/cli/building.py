@@ -134,14 +134,39 @@ def add_reference(recipe_path: Path, package_path: Path, data: Path, work: Path 
     from appliance.signature import TRUSTED_KEYS, load_trusted_keys
     from compression import build as classification
     from compression import pack, reference
+    from compression.segmentation import build as segmentation
+    from compression.segmentation import recipe as segmentation_recipe
+    from compression.segmentation import reference as segmented
 
-    recipe = read(recipe_path)
     private_key, _ = load_or_create_private_key(key)
-    work = work or Path(".build") / recipe.package.id
-    started = classification.Build(recipe, recipe_path, data, Path(), work, private_key, recipe_path.parent)
     before = package.read(package_path, load_trusted_keys((TRUSTED_KEYS,)))
-    stages.run(started, classification.STAGES, "data", (), ())
-    click.echo(pack.write(started, *reference.later_version(started, before)))
+    drawn = task(recipe_path) == "segmentation"
+    recipe = segmentation_recipe.read(recipe_path) if drawn else read(recipe_path)
+    named = recipe.package
+    given = recipe_path, data, Path(), work or Path(".build") / named.id, private_key, recipe_path.parent
+    if isinstance(recipe, Recipe):
+        started = classification.Build(recipe, *given)
+        stages.run(started, classification.STAGES, "data", (), ())
+        later = reference.later_version(
+            named.id,
+            named.version,
+            before,
+            lambda: reference.training_images(started),
+            lambda: reference.validation_images(started),
+        )
+        click.echo(pack.write(started, *later))
+        return
+    drawing = segmentation.Build(recipe, *given)
+    segmented.check_same(drawing, before)
+    later = reference.later_version(
+        named.id,
+        named.version,
+        before,
+        lambda: segmented.training(drawing),
+        lambda: segmented.studies(drawing),
+        segmented.WHO,
+    )
+    click.echo(pack.write(drawing, *later))
 
 
 @click.command()

@@ -9,6 +9,7 @@ from appliance import preprocess
 from compression import augment as image_augment
 from compression import augment_policy, diagnosis, page, shipping, stages, timing, transforms, unet
 from compression import export as onnx_export
+from compression import reference as drift
 from compression.build import LOOP
 from compression.quantize import cpu, openvino, pt2e, qdq, static, tensorrt
 from compression.segmentation import (
@@ -25,6 +26,7 @@ from compression.segmentation import (
     pack,
     prune,
     quantize,
+    reference,
     report,
     train,
 )
@@ -42,7 +44,7 @@ STAGES = (
     Stage("golden", golden, 1),
     Stage("evaluate", evaluate, 3),
     Stage("report", report, 0.1, (page, diagnosis)),
-    Stage("pack", pack, 0.1, (card,)),
+    Stage("pack", pack, 1, (card, reference, drift)),
 )
 
 

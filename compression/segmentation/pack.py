@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from appliance import package
 from appliance.package import GoldenSpec, InputSpec, Manifest, OutputSpec, Target
 from appliance.signature import public_pem
+from compression import reference as drift
 from compression.gate import runtime
 from compression.inference import EMBEDDING, INPUT, LOGITS
 from compression.pack import published as published
 from compression.pack import write
 from compression.quantize import FLOAT
-from compression.segmentation import cases, choose, evaluate, gate, golden, train
+from compression.segmentation import cases, choose, evaluate, gate, golden, reference, train
 from compression.segmentation.card import write_card
 from compression.shipping import summary
 
@@ -60,7 +61,10 @@ def run(build: Build) -> str:
         "card.md": card.encode(),
         **{target.artifact: gate.artifact(build, name).read_bytes() for name, target in manifest.targets.items()},
     }
-    return write(build, manifest, files, card)
+    unsigned = package.Package(published(build)[0], "", manifest, files, None)
+    arrays, studies = drift.make(unsigned, lambda: reference.training(build), lambda: reference.studies(build))
+    opened = drift.added(unsigned, files, arrays, studies, reference.WHO)
+    return write(build, opened.manifest, {**files, drift.FILE: opened.file(drift.FILE)}, card)
 
 
 def _target(build: Build, choice: gate.Choice, report: dict[str, Any]) -> Target:

@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from appliance.config import Config, Destination, StorageScp, Tls, Web
+from appliance.config import Config, Destination, StorageScp, Telemetry, Tls, Web
 from appliance.history import Period
 from appliance.history_store import HistoryStore
+from appliance.truth_store import Diagnosis, TruthStore
 from appliance.web.app import create_app
 from tests.appliance.test_api import IDENTITY, filled
 from tests.appliance.test_web import Box
 from tests.certificates import Authority
 from tests.peers import needs
 from tests.running import CHECKOUT
+from tests.watched import watched
 
 DASHBOARD = CHECKOUT / "docs" / "grafana" / "scanside.json"
 ALERTS = CHECKOUT / "docs" / "prometheus" / "scanside-alerts.yml"
@@ -34,6 +36,7 @@ def config_of(folder: Path) -> Config:
         data_dir=str(folder),
         web=Web(),
         storage_scp=StorageScp(tls=tls),
+        telemetry=Telemetry(least_patients=1),
         destinations=(Destination(name="pacs", ae_title="PACS", host="192.0.2.1", port=104),),
     )
 
@@ -42,7 +45,11 @@ def config_of(folder: Path) -> Config:
 def box(tmp_path: Path) -> Box:
     box = filled(tmp_path)
     box.config = config_of(tmp_path)
-    box.store.set_component("inference", {"state": "ready", "stops": {"onnxruntime": 2}})
+    package = "ab" * 32
+    serves = [{"package": "chest-pneumonia 1.0.0", "sha256": package}]
+    box.store.set_component("inference", {"state": "ready", "serves": serves, "stops": {"onnxruntime": 2}})
+    watched(box.config, 3, package, "chest-pneumonia 1.0.0")
+    TruthStore(box.config.ledger_path).add("csv", "a test", [Diagnosis("1.2.9", "", "Pneumonia", True)], 0)
     return box
 
 

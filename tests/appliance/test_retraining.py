@@ -71,3 +71,42 @@ def test_assessed_cases_become_a_data_set_of_training(tmp_path: Path, capfd: pyt
         file.write("images/none.png,NORMAL,P,,,,\n")
     with pytest.raises(DataError, match="changed since the device exported it"):
         run(FolderImporter(), folder, tmp_path / "changed", Options())
+
+
+def test_a_final_diagnosis_counts_before_a_reader_and_the_lineage_says_which(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    device = Device(tmp_path, capfd)
+    studies = [f"1.2.826.0.1.77.{number}" for number in range(6)]
+    numbers = device.read(
+        *(make_radiograph(tmp_path / f"{seed}.dcm", seed=seed, StudyInstanceUID=study, PatientID=f"P{seed}")
+          for seed, study in enumerate(studies))
+    )  # fmt: skip
+    for number, present in zip(numbers[:4], (True, True, False, True), strict=True):
+        device.assess(number, present)  # of the last two nobody has said anything
+    said = tmp_path / "diagnoses.csv"
+    lines = [
+        f"{studies[0]},Pneumonia,yes",  # as the reader
+        f"{studies[1]},Pneumonia,no",  # not as the reader
+        f"{studies[3]},Pneumonia,yes",
+        f"{studies[3]},Pneumonia,no",  # contradict each other
+        f"{studies[4]},Pneumonia,no",  # nobody has read it
+    ]
+    said.write_text("\n".join(["study_instance_uid,finding,present", *lines]) + "\n")
+    device.call("diagnoses", "import", said)
+    told = device.call("retraining", "export", tmp_path / "bundle", "--model", MODEL, "--all")
+    assert "1 where a reader and the diagnosis differ" in told
+    assert "1 (final diagnoses contradict each other)" in told
+    rows = list(csv.DictReader((tmp_path / "bundle" / "manifest.csv").open()))
+    assert sorted((row["label"], row["labeled_by"]) for row in rows) == [
+        ("no pneumonia", "diagnosis"), ("no pneumonia", "diagnosis"), ("no pneumonia", "reader"),
+        ("pneumonia", "diagnosis"),
+    ]  # fmt: skip
+    lineage = json.loads((tmp_path / "bundle" / "lineage.json").read_text())
+    assert (lineage["labeled_by"], lineage["contradicted"]) == ({"diagnosis": 3, "reader": 1}, 1)
+    assert not any(
+        study.encode() in path.read_bytes() for study in studies for path in (tmp_path / "bundle").rglob("*.*")
+    )
+    run(FolderImporter(), tmp_path / "bundle", tmp_path / "dataset", Options(labels=("pneumonia", "no pneumonia")))
+    taken = list(csv.DictReader((tmp_path / "dataset" / "manifest.csv").open()))
+    assert sorted(row["labeled_by"] for row in taken) == ["diagnosis", "diagnosis", "diagnosis", "reader"]

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.sr.codedict import codes
 
@@ -154,6 +154,7 @@ def test_what_reaches_the_edge_or_is_empty_is_warned_of(device: Device, tmp_path
     assert front.segments[1].volume_ml == 0.0
 
 
+@settings(deadline=None)
 @given(
     shape=st.tuples(*[st.integers(4, 40)] * 3),
     spacing=st.tuples(*[st.sampled_from([0.5, 0.8, 1.0, 1.7, 3.0])] * 3),

@@ -11,6 +11,7 @@ import pytest
 from appliance import package
 from appliance.config import Retention
 from appliance.custody import Custody
+from appliance.package_store import Choice, PackageStore
 from appliance.readiness import Readiness
 from appliance.retention import due
 from appliance.store import Store
@@ -163,3 +164,51 @@ def test_the_worker_goes_on_with_what_is_chosen_and_takes_back_what_it_cannot_se
         assert [str(each.package) for each in last.engines] == [str(fake_package.bundled())]
     finally:
         readiness.close()
+
+
+def _start(device: Device) -> list[str]:
+    """What reads after a start of the worker."""
+    readiness = Readiness(device.config, Store(device.config.ledger_path))
+    try:
+        opened = readiness.look_after()
+        return [str(each.package) for each in opened.engines] if opened is not None else []
+    finally:
+        readiness.close()
+
+
+def test_at_the_start_what_has_no_receipt_is_taken_back(device: Device) -> None:
+    device.call("models", "install", fake_package.version(device.folder / "better", "1.3.1", keep=("openvino",)))
+    store = PackageStore(device.config.ledger_path)
+    (row,) = store.installed()
+    store.choose(Choice(MODEL, "1.3.1", row["sha256"], fake_package.bundled().sha256, "switch", "Jo", "elsewhere"))
+    assert _start(device) == [str(fake_package.bundled())] == device.reads()
+    latest = device.history()[0]
+    assert (latest["kind"], latest["version"]) == ("fallback", "1.3.0")
+    assert "no inference backend can be used" in latest["why"]
+
+
+def test_what_was_rolled_back_does_not_read_instead_of_what_can_not(device: Device) -> None:
+    for folder, version in (("better", "1.3.1"), ("worse", "1.3.2")):
+        device.call("models", "install", fake_package.version(device.folder / folder, version))
+    device.call("models", "switch", MODEL, "1.3.1", "--why", "newer")
+    device.call("models", "rollback", MODEL, "--why", "not good")
+    device.call("models", "switch", MODEL, "1.3.2", "--why", "newest")
+    for path in device.config.packages_path.glob("*1.3.2*"):
+        path.unlink()
+    assert _start(device) == [str(fake_package.bundled())]
+    assert _start(device) == [str(fake_package.bundled())]
+    assert [row["kind"] for row in device.history()] == ["fallback", "switch", "rollback", "switch"]  # once
+
+
+def test_a_damaged_package_that_does_not_read_is_in_nobodys_way(device: Device) -> None:
+    configured = device.folder / f"{MODEL}-1.3.0.scanside"
+    configured.write_bytes(fake_package.BUNDLED[0].read_bytes())
+    device.path.write_text(device.path.read_text().replace(str(fake_package.BUNDLED[0]), str(configured)))
+    device.call("models", "install", fake_package.version(device.folder / "better", "1.3.1"))
+    device.call("models", "switch", MODEL, "1.3.1", "--why", "newer")
+    configured.write_bytes(b"broken")
+    assert _start(device) == [f"{MODEL} 1.3.1"]
+    assert len(device.history()) == 1
+    assert "1.3.1" in device.call("models", "list")
+    device.call("models", "rollback", MODEL, "--why", "its copy is still here")
+    assert device.reads() == [str(fake_package.bundled())]

@@ -37,18 +37,25 @@ class Course:
 
 
 def draw(
-    before: np.ndarray, after: np.ndarray, mix: float, quiet: int, changed: int, runs: int, seed: int
+    before: np.ndarray,
+    after: np.ndarray,
+    mix: float,
+    quiet: int,
+    changed: int,
+    runs: int,
+    seed: int,
+    baseline: int = BASELINE,
 ) -> np.ndarray:
-    """Bins ``(runs, BASELINE + quiet + changed, streams)``; in the last part a share ``mix`` is from ``after``."""
+    """Bins ``(runs, baseline + quiet + changed, streams)``; in the last part a share ``mix`` is from ``after``."""
     chance = np.random.default_rng(seed)
-    length = BASELINE + quiet + changed
+    length = baseline + quiet + changed
     found = before[chance.integers(0, len(before), (runs, length))]
     other = chance.random((runs, changed)) < mix
-    found[:, BASELINE + quiet :][other] = after[chance.integers(0, len(after), int(other.sum()))]
+    found[:, baseline + quiet :][other] = after[chance.integers(0, len(after), int(other.sum()))]
     return found
 
 
-def watch(studies: np.ndarray, seed: int = 5) -> Course:
+def watch(studies: np.ndarray, seed: int = 5, baseline: int = BASELINE, weights: np.ndarray = WEIGHTS) -> Course:
     """The device's martingales on many runs at once."""
     runs, length, streams = studies.shape
     chance = np.random.default_rng(seed)
@@ -57,20 +64,20 @@ def watch(studies: np.ndarray, seed: int = 5) -> Course:
     seen = studies[:, :, moving]
     counts = np.zeros((runs, len(moving), int(seen.max()) + 1), np.int32)
     every, row = np.arange(runs)[:, None], np.arange(len(moving))[None, :]
-    for step in range(BASELINE):
+    for step in range(baseline):
         counts[every, row, seen[:, step]] += 1
     capitals = Capitals.new((runs, streams))
-    evidence, warning = np.zeros((runs, length - BASELINE)), np.zeros((runs, length - BASELINE))
+    evidence, warning = np.zeros((runs, length - baseline)), np.zeros((runs, length - baseline))
     by_stream = np.full((runs, streams), np.nan)
-    for step in range(BASELINE, length):
+    for step in range(baseline, length):
         counts[every, row, seen[:, step]] += 1
         p = chance.random((runs, streams))
         p[:, moving] = martingale.p_values(counts, seen[:, step], NUMERIC[moving], p[:, moving])
         capitals.update(p)
         worth = capitals.evidence()
-        evidence[:, step - BASELINE] = martingale.combined(worth, WEIGHTS)
-        warning[:, step - BASELINE] = capitals.warnings() @ WEIGHTS
-        first = (evidence[:, step - BASELINE] >= LIMIT) & np.isnan(by_stream[:, 0])
+        evidence[:, step - baseline] = martingale.combined(worth, weights)
+        warning[:, step - baseline] = capitals.warnings() @ weights / weights.sum()
+        first = (evidence[:, step - baseline] >= LIMIT) & np.isnan(by_stream[:, 0])
         by_stream[first] = worth[first]
     return Course(evidence, warning, by_stream)
 

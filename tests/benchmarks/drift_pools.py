@@ -87,7 +87,7 @@ def pools(shared: Path) -> tuple[dict[str, np.ndarray], Categories]:
         KEPT.parent.mkdir(exist_ok=True)
         KEPT.write_text(json.dumps(_measured(shared)))
     taken, categories = json.loads(KEPT.read_text()), Categories()
-    return {name: _bins(studies, categories) for name, studies in taken.items()}, categories
+    return {name: bins(studies, categories) for name, studies in taken.items()}, categories
 
 
 def _measured(shared: Path) -> dict[str, list[dict[str, Value]]]:
@@ -95,7 +95,7 @@ def _measured(shared: Path) -> dict[str, list[dict[str, Value]]]:
     where = Space.of_package(opened.drift(), TARGET)
 
     def taken(images: Iterator[np.ndarray], **known: Value) -> list[dict[str, Value]]:
-        answers = reference.ask(opened, TARGET, images)
+        answers = reference.ask(opened, TARGET, map(reference.plain, images))
         return [{**reference.values(opened, TARGET, each, where), **known} for each in answers]
 
     images = [pixels for _, pixels in children(shared / "chest-kermany")]
@@ -116,7 +116,7 @@ def _measured(shared: Path) -> dict[str, list[dict[str, Value]]]:
     return found
 
 
-def _bins(studies: list[dict[str, Value]], categories: Categories) -> np.ndarray:
+def bins(studies: list[dict[str, Value]], categories: Categories) -> np.ndarray:
     found = np.zeros((len(studies), len(STREAMS)), np.int64)
     for row, study in zip(found, studies, strict=True):
         for stream in STREAMS:

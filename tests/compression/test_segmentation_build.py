@@ -84,6 +84,7 @@ def test_a_segmentation_is_built_and_every_target_proves_itself(model, data_set,
     (path,) = out.glob("*.scanside")
     opened = package.read(path, signature.load_trusted_keys((tmp_path / "trusted",)))
     assert opened.manifest.task == "segmentation" and opened.takes_volumes == (model == "hippocampus")
+    assert opened.manifest.drift is not None and opened.manifest.drift.studies > 0
     figures = json.loads((out / "report.json").read_text())["sets"]["test"]["networks"]
     drawn, average = (figures[name]["mean"]["dice"][0] for name in ("unpruned float", "no model: the average mask"))
     assert drawn > average  # it looks at the image
