@@ -1,7 +1,7 @@
 """A signed bundle into the other slot, and the decision over the system that then runs.
 
 RAUC verifies and writes; it calls this package back as its boot-loader backend and as its handler before the install
-(firmware/image/files/rauc/system.conf).
+(firmware/image/files/etc/rauc/system.conf).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def install(box: Box, path: Path, say: Callable[[int, str], None], allow_older: 
         )
     offered = judge(box, path, allow_older)
     say(0, f"{path.name} is whole and signed: {offered}")
-    command = ["rauc", "install", f"--override-boot-slot={boot.current()}", str(path)]
+    command = ["rauc", "install", str(path)]  # its service knows the slot by the kernel's command line (rauc.slot=)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         assert running.stdout is not None
         lines = []

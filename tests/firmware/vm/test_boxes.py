@@ -35,7 +35,8 @@ pytestmark = [
 SLOW = float(os.environ.get("SCANSIDE_VM_SLOW", "1"))  # by how much a busy machine is slower
 BOOT = 400 * SLOW
 JUDGED = ("this system is good", "this system is degraded", "this system is failed")
-_MODELS = "/opt/scanside/lib/python3.13/site-packages/appliance/bundled"  # one of three: emulation is slow
+_MODELS = "/opt/scanside/lib/python3.13/site-packages/appliance/bundled"
+_MODEL = next((CHECKOUT / "appliance" / "bundled").glob("chest-pneumonia-*.scanside")).name  # emulation is slow: one
 _MIRROR = "http://deb.debian.org/debian"
 
 
@@ -126,7 +127,7 @@ def answer(stick: Path, folder: Path) -> Path:
 def commissioned(machine: Machine, folder: Path, publisher: Path, port: int) -> None:
     site = (
         '[site]\nname = "Test"\nversion = 1\n[appliance]\n'
-        f'models = {{packages = ["{_MODELS}/chest-pneumonia-1.2.0.scanside"]}}\n'
+        f'models = {{packages = ["{_MODELS}/{_MODEL}"]}}\n'
         f'[[appliance.destinations]]\nname = "pacs"\nae_title = "STORESCP"\nhost = "10.0.2.2"\nport = {port}\n'
     )
     stick = plug(machine, folder, publisher, site=site)
