@@ -92,5 +92,10 @@ def _update(box: Box, path: Path, say: Say) -> tuple[str, bool]:
     failed = [line for line in box.history() if line["event"] == "failed" and line.get("version") == offered.version]
     if failed:
         return f"{offered} was tried here and did not prove itself: {failed[-1].get('why')}", False
-    update.install(box, path, lambda percent, what: say(f"{path.name}: {percent:3} %  {what}"))
+
+    def progress(percent: int, what: str) -> None:
+        if percent % 10 == 0:
+            say(f"{path.name}: {percent:3} %  {what}")
+
+    update.install(box, path, progress)
     return f"{offered} is installed; the box starts again to try it", True

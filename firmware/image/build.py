@@ -44,9 +44,25 @@ _MASKED = (
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
     "e2scrub_all.timer",
+    "e2scrub_reap.service",
     "fstrim.timer",
     "systemd-repart.service",
     "systemd-pcrphase-sysinit.service",
+    # What a box has no use for, and each start would wait for.
+    "systemd-binfmt.service",
+    "proc-sys-fs-binfmt_misc.automount",
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "sys-fs-fuse-connections.mount",
+    "modprobe@fuse.service",
+    "dev-hugepages.mount",
+    "dracut-shutdown.service",
+    "systemd-journal-catalog-update.service",
+    "systemd-network-generator.service",
+    "systemd-networkd-persistent-storage.service",
+    "systemd-pcrmachine.service",
+    "systemd-update-done.service",
+    "systemd-initctl.socket",
 )
 _DROPPED = (
     "usr/share/doc",
@@ -65,7 +81,12 @@ _DROPPED = (
     "etc/ssh",
     "usr/share/i18n",
 )
-_NOT_IN_INITRD = "network network-manager nfs iscsi multipath lvm mdraid plymouth crypt resume biosdevname"
+# The initrd finds the root and checks it. Firmware and stub hash all of it, several times, before it starts.
+_NOT_IN_INITRD = (
+    "network network-manager nfs iscsi multipath lvm mdraid plymouth crypt resume biosdevname hwdb terminfo nvdimm "
+    "overlay-root lunmask kernel-modules-extra systemd-pcrphase"
+)
+_NO_DRIVERS = "bcache bcachefs btrfs xfs cifs ceph libceph drbd sunrpc target_core_mod dm-vdo dm-cache dm-era hid-.*"
 _LAUNCHER = """#!/opt/scanside/bin/python3 -I
 import sys
 from {module} import main
@@ -103,7 +124,7 @@ def build(plan: Plan) -> dict[str, str]:
     with complete_step("files, units, users"):
         _configure(plan, root)
     with complete_step("initrd"):
-        kernel, initrd = _initrd(plan, root, work)
+        kernel, initrd = _initrd(plan, tree, root, work)
     with complete_step("bill of materials"):
         document = sbom.make(root, plan.version, plan.board.name, plan.date)
         text = json.dumps(document, indent=1)
@@ -202,15 +223,15 @@ def _configure(plan: Plan, root: Path) -> None:
         release.read_text()
         + f'IMAGE_ID=scanside-{plan.board.name}\nIMAGE_VERSION={plan.version}\nVARIANT="Scanside {plan.version}"\n'
     )
-    inside(root, "systemd-sysusers")
+    inside(root, "systemd-sysusers", epoch=plan.date)
     for name in ("data", "efi"):
         (root / name).mkdir(exist_ok=True)
     inside(root, "systemctl", "enable", *_ENABLED)
     inside(root, "systemctl", "mask", *_MASKED)
-    inside(root, "usermod", "--password", "!", "--shell", "/usr/sbin/nologin", "root")
+    inside(root, "usermod", "--password", "!", "--shell", "/usr/sbin/nologin", "root", epoch=plan.date)
 
 
-def _initrd(plan: Plan, root: Path, work: Path) -> tuple[Path, Path]:
+def _initrd(plan: Plan, tree: Path, root: Path, work: Path) -> tuple[Path, Path]:
     found = sorted((root / "usr/lib/modules").iterdir())
     if len(found) != 1:
         raise FirmwareError(f"the image has {len(found)} kernels instead of one")
@@ -228,15 +249,20 @@ def _initrd(plan: Plan, root: Path, work: Path) -> tuple[Path, Path]:
             "systemd-veritysetup",
             "--omit",
             _NOT_IN_INITRD,
-            "--zstd",
+            "--omit-drivers",
+            _NO_DRIVERS,
+            "--filesystems",
+            "erofs",
+            "--no-compress",
             "--kver",
             found[0].name,
             "/run/initrd",
             epoch=plan.date,
         )
-    initrd = work / "initrd"
-    shutil.move(root / "run/initrd", initrd)
-    return Path(kernel), initrd
+    raw = shutil.move(root / "run/initrd", work / "initrd.cpio")
+    with mounted(tree, work):
+        inside(tree, "zstd", "--quiet", "-12", raw, "-o", work / "initrd")
+    return Path(kernel), work / "initrd"
 
 
 def _clean(root: Path) -> None:
@@ -299,7 +325,9 @@ def _kernel(
         f"systemd.verity_root_data={where} "
         f"systemd.verity_root_hash={where} systemd.verity_root_options=hash-offset={offset},restart-on-corruption "
         f"rauc.slot={slot} rd.shell=0 rd.emergency=reboot panic=10 quiet loglevel=4 {plan.board.console} "
-        "systemd.show_status=1 systemd.gpt_auto=0"
+        "systemd.show_status=1 systemd.gpt_auto=0 "
+        # Without bpf: no unit restricts file systems by it, and loading that costs each start seconds.
+        "lsm=landlock,lockdown,yama,integrity"
     )
     (work / "cmdline").write_text(line)
     (work / "os-release").write_text((work / "root/usr/lib/os-release").read_text())

@@ -75,7 +75,8 @@ class Machine:
                                f"logfile={self.serial},logappend=on", "-serial", "chardev:serial"]  # fmt: skip
         for drive in drives:
             command += ["-drive", f"if=virtio,format=raw,cache=writeback,file={drive}"]
-        self._qemu = subprocess.Popen(command, stderr=(self.folder / "qemu.log").open("ab"))
+        with (self.folder / "qemu.log").open("ab") as file:
+            self._qemu = subprocess.Popen(command, stderr=file)
 
     def _start_tpm(self) -> list[str]:
         """It, and how qemu finds it."""

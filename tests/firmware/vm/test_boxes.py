@@ -23,6 +23,7 @@ from firmware import keys, provisioning, service, signing
 from firmware.flash.disks import Disk
 from firmware.flash.manifest import load
 from firmware.flash.writing import flash
+from firmware.image import wheels
 from firmware.image.boards import board
 from firmware.image.build import Plan, build
 from tests.dicom_files import make_radiograph
@@ -63,13 +64,8 @@ def image(work: Path, publisher: Path) -> Callable[[str], Path]:
         if not (target / "manifest.json.sig").exists():
             project = CHECKOUT
             if version == "3.0.0":
-                project = work / "broken"
-                shutil.rmtree(project, ignore_errors=True)
-                names = ("appliance", "compression", "firmware", "pyproject.toml", "README.md", "LICENSE")
-                project.mkdir()
-                for name in names:
-                    copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
-                    copy(CHECKOUT / name, project / name)
+                shutil.rmtree(work / "broken", ignore_errors=True)
+                project = wheels.copy_sources(CHECKOUT, work / "broken")
                 for path in (project / "appliance" / "bundled").glob("*.scanside"):
                     content = bytearray(path.read_bytes())
                     content[len(content) // 2] ^= 1
