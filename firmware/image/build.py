@@ -12,81 +12,14 @@ from pathlib import Path
 from firmware import bundle
 from firmware.errors import FirmwareError
 from firmware.flash import manifest
-from firmware.image import disk, sbom, wheels
+from firmware.image import debian, disk, sbom, wheels
 from firmware.image.boards import Board
-from firmware.image.chroot import call, debian, inside, mounted, tools
+from firmware.image.chroot import bootstrap, call, inside, mounted, tools
 from firmware.policy import Offered
 from firmware.steps import complete_step
 
 _FILES = Path(__file__).with_name("files")
 _UNITS = Path(__file__).parent.parent / "systemd"
-_ENABLED = (
-    "scanside.service",
-    "scanside-data.service",
-    "scanside-prepare.service",
-    "scanside-firewall.service",
-    "scanside-confirm.service",
-    "scanside-deadline.timer",
-    "systemd-networkd.service",
-    "systemd-resolved.service",
-    "systemd-timesyncd.service",
-)
-_MASKED = (
-    "getty@tty1.service",
-    "serial-getty@ttyS0.service",
-    "console-getty.service",
-    "getty.target",
-    "emergency.service",
-    "rescue.service",
-    "debug-shell.service",
-    "systemd-firstboot.service",
-    "apt-daily.timer",
-    "apt-daily-upgrade.timer",
-    "dpkg-db-backup.timer",
-    "e2scrub_all.timer",
-    "e2scrub_reap.service",
-    "fstrim.timer",
-    "systemd-repart.service",
-    "systemd-pcrphase-sysinit.service",
-    # What a box has no use for, and each start would wait for.
-    "systemd-binfmt.service",
-    "proc-sys-fs-binfmt_misc.automount",
-    "sys-kernel-debug.mount",
-    "sys-kernel-tracing.mount",
-    "sys-fs-fuse-connections.mount",
-    "modprobe@fuse.service",
-    "dev-hugepages.mount",
-    "dracut-shutdown.service",
-    "systemd-journal-catalog-update.service",
-    "systemd-network-generator.service",
-    "systemd-networkd-persistent-storage.service",
-    "systemd-pcrmachine.service",
-    "systemd-update-done.service",
-    "systemd-initctl.socket",
-)
-_DROPPED = (
-    "usr/share/doc",
-    "usr/share/man",
-    "usr/share/locale",
-    "usr/share/info",
-    "usr/share/lintian",
-    "usr/share/bug",
-    "var/cache",
-    "var/lib/apt",
-    "var/log",
-    "boot",
-    "etc/machine-id",
-    "etc/hostname",
-    "etc/resolv.conf",
-    "etc/ssh",
-    "usr/share/i18n",
-)
-# The initrd finds the root and checks it. Firmware and stub hash all of it, several times, before it starts.
-_NOT_IN_INITRD = (
-    "network network-manager nfs iscsi multipath lvm mdraid plymouth crypt resume biosdevname hwdb terminfo nvdimm "
-    "overlay-root lunmask kernel-modules-extra systemd-pcrphase"
-)
-_NO_DRIVERS = "bcache bcachefs btrfs xfs cifs ceph libceph drbd sunrpc target_core_mod dm-vdo dm-cache dm-era hid-.*"
 _LAUNCHER = """#!/opt/scanside/bin/python3 -I
 import sys
 from {module} import main
@@ -162,7 +95,7 @@ def _base(plan: Plan, root: Path) -> None:
     name = hashlib.sha256(repr(what).encode()).hexdigest()
     kept = plan.cache / f"debian-{plan.board.name}-{name[:12]}"
     if not kept.exists():
-        debian(kept, plan.board.packages, plan.board.components, plan.mirror, plan.date)
+        bootstrap(kept, plan.board.packages, plan.board.components, plan.mirror, plan.date)
     call("cp", "--archive", "--reflink=auto", kept, root)
 
 
@@ -226,8 +159,12 @@ def _configure(plan: Plan, root: Path) -> None:
     inside(root, "systemd-sysusers", epoch=plan.date)
     for name in ("data", "efi"):
         (root / name).mkdir(exist_ok=True)
-    inside(root, "systemctl", "enable", *_ENABLED)
-    inside(root, "systemctl", "mask", *_MASKED)
+    inside(root, "systemctl", "enable", *debian.ENABLED)
+    inside(root, "systemctl", "mask", *debian.MASKED)
+    for name in debian.NO_GENERATORS:
+        mask = root / f"etc/systemd/system-generators/systemd-{name}-generator"
+        mask.parent.mkdir(exist_ok=True)
+        mask.symlink_to("/dev/null")
     inside(root, "usermod", "--password", "!", "--shell", "/usr/sbin/nologin", "root", epoch=plan.date)
 
 
@@ -248,9 +185,9 @@ def _initrd(plan: Plan, tree: Path, root: Path, work: Path) -> tuple[Path, Path]
             "--add",
             "systemd-veritysetup",
             "--omit",
-            _NOT_IN_INITRD,
+            debian.NOT_IN_INITRD,
             "--omit-drivers",
-            _NO_DRIVERS,
+            debian.NO_DRIVERS,
             "--filesystems",
             "erofs",
             "--no-compress",
@@ -266,7 +203,7 @@ def _initrd(plan: Plan, tree: Path, root: Path, work: Path) -> tuple[Path, Path]
 
 
 def _clean(root: Path) -> None:
-    for each in _DROPPED:
+    for each in debian.DROPPED:
         path = root / each
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
