@@ -97,5 +97,5 @@ def _update(box: Box, path: Path, say: Say) -> tuple[str, bool]:
         if percent % 10 == 0:
             say(f"{path.name}: {percent:3} %  {what}")
 
-    update.install(box, path, progress)
+    update.write(box, path, offered, progress)
     return f"{offered} is installed; the box starts again to try it", True
