@@ -18,8 +18,6 @@ from firmware.image.chroot import bootstrap, call, inside, mounted, tools
 from firmware.policy import Offered
 from firmware.steps import complete_step
 
-_FILES = Path(__file__).with_name("files")
-_UNITS = Path(__file__).parent.parent / "systemd"
 _LAUNCHER = """#!/opt/scanside/bin/python3 -I
 import sys
 from {module} import main
@@ -128,13 +126,13 @@ def _appliance(plan: Plan, root: Path) -> None:
 
 
 def _configure(plan: Plan, root: Path) -> None:
-    call("cp", "--recursive", "--no-preserve=ownership", f"{_FILES}/.", root)
+    call("cp", "--recursive", "--no-preserve=ownership", f"{plan.project}/firmware/image/files/.", root)
     for name in ("rauc-loader", "rauc-before-install"):
         (root / "usr/lib/scanside" / name).chmod(0o755)
     system = root / "etc/rauc/system.conf"
     system.write_text(system.read_text().replace("@COMPATIBLE@", plan.board.compatible))
     units = root / "usr/lib/systemd/system"
-    call("cp", "--recursive", "--no-preserve=ownership", f"{_UNITS}/.", units)
+    call("cp", "--recursive", "--no-preserve=ownership", f"{plan.project}/firmware/systemd/.", units)
     trust = root / "usr/lib/scanside/trust"
     trust.mkdir()
     for name in ("update-ca.pem", "site.pub", "image.pub"):
