@@ -1,7 +1,7 @@
 """The life of a box, on a machine without KVM: flashed, commissioned by stick, fed, updated, sent back, attacked.
 
 By hand, as root: ``pytest -m vm tests/firmware/vm``; 15 minutes on two idle cores. See firmware/README.md for what it
-needs. ``SCANSIDE_VM_WORK`` keeps images and Debian trees between runs.
+needs. ``SCANSIDE_VM_WORK`` keeps images and Debian trees between runs, ``SCANSIDE_VM_BOX`` the box.
 """
 
 from __future__ import annotations
@@ -92,9 +92,11 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]
 def box(
     work: Path, publisher: Path, image: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Machine]:
-    """Version 1.0.0, flashed."""
-    folder = tmp_path_factory.mktemp("box")
-    machine = Machine(folder, flashed(image, publisher, folder), publisher)
+    """Version 1.0.0, flashed; or a box of an earlier run as that left it (``SCANSIDE_VM_BOX``)."""
+    kept = os.environ.get("SCANSIDE_VM_BOX")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("box")
+    disk = folder / "disk.img"
+    machine = Machine(folder, disk if disk.exists() else flashed(image, publisher, folder), publisher)
     yield machine
     machine.cut()
 
