@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.presentation import build_context
 
-from appliance import specimen, writer
+from appliance import implementation, specimen
 from appliance.config import Config
 from appliance.document import Document
 from appliance.ingest import storage_scp
@@ -138,8 +138,8 @@ def network(made: Document, config: Config) -> None:
             ["time without a PDU", f"{scp.idle_seconds:g} s", "`storage_scp.idle_seconds`"],
             ["time for an answer of a destination", f"{config.delivery.timeout_seconds:g} s",
              "`delivery.timeout_seconds`"],
-            ["Implementation Class UID", f"`{writer.IMPLEMENTATION_CLASS_UID}`", ""],
-            ["Implementation Version Name", f"`{writer.IMPLEMENTATION_VERSION_NAME}`", ""],
+            ["Implementation Class UID", f"`{implementation.IMPLEMENTATION_CLASS_UID}`", ""],
+            ["Implementation Version Name", f"`{implementation.IMPLEMENTATION_VERSION_NAME}`", ""],
         ],
     )  # fmt: skip
     made.heading(3, "5.1 Destinations")

@@ -22,8 +22,8 @@ from pydicom.filewriter import write_file_meta_info
 
 from appliance import budget, spool
 from appliance.config import Priority
+from appliance.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.store import Arrival
-from appliance.writer import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _INSTANCE_UID = b"\x02\x00\x03\x00UI"  # Media Storage SOP Instance UID
 _MOST = 256

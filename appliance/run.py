@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Literal
 
-from appliance import __version__, audit_proof, brand, notify, process, proof, signature, takeover, worker
+from appliance import __version__, audit_proof, brand, notify, process, proof, signature, takeover
 from appliance import log as log_file
 from appliance.accounts import Accounts
 from appliance.audit import Record, Trail
@@ -39,6 +39,7 @@ from appliance.sampler import Sampler
 from appliance.shadow.store import ShadowStore
 from appliance.silence_watch import SilenceWatch
 from appliance.spool import Spool
+from appliance.store import claimant
 
 log = logging.getLogger("scanside.run")
 
@@ -201,9 +202,9 @@ class Appliance:
     def _watch_worker(self) -> None:
         dead = self._worker.restart_if_dead()
         if dead is not None:
-            released = self._store.release_crashed(worker.owner(dead))
+            released = self._store.release_crashed(claimant(dead))
             log.error("the worker stopped over %d instances", released)
-        elif self._worker.pid is not None and self._store.overdue(worker.owner(self._worker.pid)):
+        elif self._worker.pid is not None and self._store.overdue(claimant(self._worker.pid)):
             log.error("the worker has held an instance for longer than its lease; it is stopped")
             self._worker.kill()
 

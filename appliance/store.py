@@ -31,7 +31,17 @@ from appliance.overview import FINAL_STATES, MOST_CRASHES, STATES
 from appliance.reading_order import Tier
 from appliance.series_store import OPEN_TRANSFER
 
-__all__ = ["FINAL_STATES", "MOST_CRASHES", "STATES", "Admission", "Arrival", "LeaseLostError", "Store", "WrittenObject"]
+__all__ = [
+    "FINAL_STATES",
+    "MOST_CRASHES",
+    "STATES",
+    "Admission",
+    "Arrival",
+    "LeaseLostError",
+    "Store",
+    "WrittenObject",
+    "claimant",
+]
 
 _INSERT_INSTANCE = """
 INSERT INTO instance (sop_instance_uid, sop_class_uid, digest, file, size, source, sender, received_at, state, reason,
@@ -100,6 +110,11 @@ class WrittenObject:
     sop_instance_uid: str
     path: str
     digest: str = ""
+
+
+def claimant(pid: int) -> str:
+    """The name under which the worker with this process id claims work."""
+    return f"worker-{pid}"
 
 
 class Store(OutboxStore):

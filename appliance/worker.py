@@ -47,18 +47,13 @@ from appliance.result import Prediction
 from appliance.safe_mode import SafeMode
 from appliance.sandbox import Sandbox
 from appliance.spool import Spool, write_durably
-from appliance.store import MOST_CRASHES, LeaseLostError, Store, WrittenObject
+from appliance.store import MOST_CRASHES, LeaseLostError, Store, WrittenObject, claimant
 
 log = logging.getLogger("scanside.worker")
 
 _IDLE_SECONDS = 2.0
 _RETRY_SECONDS = 5.0
 _WRITING_SECONDS = 5.0  # of a lease, for the results of an image
-
-
-def owner(pid: int) -> str:
-    """The name under which the worker with this process id claims work."""
-    return f"worker-{pid}"
 
 
 def main(config: Config, descriptor: int) -> None:
@@ -102,7 +97,7 @@ class Worker:
         self._readiness = Readiness(config, self._store)
         self._drift = Watch(config, DriftStore(config.ledger_path))
         self._safe_mode = SafeMode(config, Trail(config.audit_path, config.key_path))
-        self._owner = owner(os.getpid())
+        self._owner = claimant(os.getpid())
         self._stopping = False
         self._usual_seconds: float | None = None  # of one image that is read by itself, in all, the latest ones most
 

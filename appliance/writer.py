@@ -29,17 +29,13 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import validate_value
 
-from appliance import __version__
 from appliance.image import Image
+from appliance.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, NAMESPACE
 from appliance.result import Code, Prediction, Provenance
 
 MANUFACTURER = "Scanside"
 MODEL_NAME = "Scanside inference appliance"
 RESEARCH_USE = "AI RESULT - RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
-_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "scanside")
-# Identifies this software in file meta information (PS3.7 D.3.3.2).
-IMPLEMENTATION_CLASS_UID = UID(f"2.25.{uuid.uuid5(_NAMESPACE, 'implementation').int}")
-IMPLEMENTATION_VERSION_NAME = f"SCANSIDE_{__version__}"[:16]
 
 # What a result takes over from its source: the Patient, Patient Study and General Study modules. A PACS files by these:
 # they stay as they are, right or wrong. `missing` sees to it that the UID is a good one.
@@ -108,7 +104,7 @@ def missing(header: Dataset) -> list[str]:
 
 def derived_uid(*parts: str) -> str:
     """A UID that is the same for the same parts: ``2.25.`` and a name-based UUID as a decimal number (PS3.5 B.2)."""
-    return f"2.25.{uuid.uuid5(_NAMESPACE, '/'.join(parts)).int}"
+    return f"2.25.{uuid.uuid5(NAMESPACE, '/'.join(parts)).int}"
 
 
 def instance_uid(images: Sequence[Image], provenance: Provenance, kind: str) -> str:

@@ -26,6 +26,7 @@ _TPM = Path("/dev/tpmrm0")
 _PCRS = "7"
 _OWNED = ("scanside",)  # folders of the data partition that the appliance writes
 _OURS = ("firmware", "config", "journal", "timesync")
+_ELSEWHERE = (("journal", Path("/var/log/journal")), ("timesync", Path("/var/lib/systemd/timesync")))
 
 
 def open_data(box: Box) -> dict[str, Any]:
@@ -92,9 +93,9 @@ def erase(box: Box) -> str:
     """
     device = _PARTITION.resolve()
     encrypted = _file_system(device) == "crypto_LUKS"
-    subprocess.run(["umount", "--recursive", str(box.root / "data")], check=False, timeout=60)
+    _release(box)
     if encrypted:
-        subprocess.run(["systemd-cryptsetup", "detach", "data"], check=False, timeout=60)
+        _call("systemd-cryptsetup", "detach", "data")
         _call("cryptsetup", "erase", "--batch-mode", str(device))
         if json.loads(_call("cryptsetup", "luksDump", "--dump-json-metadata", str(device)))["keyslots"]:
             raise FirmwareError(f"{device} still has a key slot", hint="destroy the disk instead")
@@ -102,6 +103,14 @@ def erase(box: Box) -> str:
         return "all key slots of the data partition were destroyed and its header written over"
     _overwrite(device, None)
     return "every byte of the data partition was written over"
+
+
+def _release(box: Box) -> None:
+    """Nothing writes to it any more: what was still to be written would land on the erased disk."""
+    _call("systemctl", "stop", "scanside.service", "systemd-timesyncd.service")
+    _call("journalctl", "--relinquish-var")
+    for where in (*(target for _, target in _ELSEWHERE), box.root / "data"):
+        _call("umount", str(where))
 
 
 def _overwrite(device: Path, length: int | None) -> None:
@@ -174,9 +183,9 @@ def _fill(box: Box) -> None:
         (box.root / "data" / name).chmod(0o700)
     if not box.configuration.exists():
         Files().write(box.configuration, (box.root / "usr/lib/scanside/default.toml").read_bytes())
-    for source, target in (("journal", "/var/log/journal"), ("timesync", "/var/lib/systemd/timesync")):
-        Path(target).mkdir(parents=True, exist_ok=True)
-        _call("mount", "--bind", str(box.root / "data" / source), target)
+    for source, target in _ELSEWHERE:
+        target.mkdir(parents=True, exist_ok=True)
+        _call("mount", "--bind", str(box.root / "data" / source), str(target))
     shutil.chown("/data/timesync", "systemd-timesync", "systemd-timesync")
     identity = box.configuration.with_name("box-id")
     if not identity.exists():

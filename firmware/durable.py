@@ -1,7 +1,8 @@
 """Files that a power cut leaves whole: written beside, flushed, renamed.
 
-On FAT a rename is not one step of the medium: after a cut both names may be there, or the old one. Whoever reads such
-a folder must be right with either.
+On FAT a rename is not one step of the medium: after a cut both names may be there, or the old one, or the new one with
+nothing in it, since Linux enters a file's size and place after its name. Whoever reads such a folder must be right with
+any of them, and what must not be lost is not renamed there but copied.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class Files:
 
     def rename(self, old: Path, new: Path) -> None:
         old.replace(new)
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
         flush_folder(new.parent)
 
     def remove(self, path: Path) -> None:

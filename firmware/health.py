@@ -68,10 +68,12 @@ def wait_until_fit(
 ) -> list[Finding]:
     """Look until all that counts is right, or the time is over; the last findings.
 
-    ``say`` is told what is waited for, each time that this changes.
+    ``say`` is told what is waited for, each time that this changes. Between two looks is as long as a look took, since
+    on a slow box looking takes from what it waits for.
     """
     deadline, said = time.monotonic() + seconds, ""
     while True:
+        begin = time.monotonic()
         findings = look()
         waits = "; ".join(f"{each.what}: {each.detail}" for each in findings if each.counts and not each.ok)
         if waits and waits != said:
@@ -79,7 +81,7 @@ def wait_until_fit(
         said = waits
         if fit(findings) or time.monotonic() >= deadline:
             return findings
-        sleep(pause)
+        sleep(max(pause, time.monotonic() - begin))
 
 
 def fit(findings: Sequence[Finding]) -> bool:

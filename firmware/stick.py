@@ -18,17 +18,23 @@ from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError
 
+Say = Callable[[str], None]
+
 
 def take(
     box: Box,
     folder: Path,
+    say: Say = lambda _: None,
     restart: Callable[[], None] = update.restart,
     reload: Callable[[Box], None] | None = None,
 ) -> list[str]:
-    """Everything on a stick; a sentence for each thing that was done or refused."""
+    """Everything on a stick; a sentence for each thing that was done or refused.
+
+    ``say`` is told them once they lie on the stick, before anything starts again; and how far an update is.
+    """
     said: list[str] = []
     restarts = changed = False
-    for what, act in _acts(box, folder):
+    for what, act in _acts(box, folder, say):
         try:
             done, again = act()
         except FirmwareError as error:
@@ -45,7 +51,11 @@ def take(
         Files().write(answer / "what-happened.txt", "\n".join(lines).encode())
     except OSError as error:
         said.append(f"the stick can't be written: {error.strerror}; nothing of the above is less true")
+    else:
+        said.append(f"what happened, with logs, lies on the stick in {answer.name}")
     os.sync()
+    for line in said:
+        say(line)
     if restarts:
         restart()
     elif changed:
@@ -60,7 +70,7 @@ def start_anew(box: Box) -> None:
     subprocess.run(["systemctl", "restart", *units], check=False, timeout=600)
 
 
-def _acts(box: Box, folder: Path) -> Iterator[tuple[str, Callable[[], tuple[str, bool]]]]:
+def _acts(box: Box, folder: Path, say: Say) -> Iterator[tuple[str, Callable[[], tuple[str, bool]]]]:
     site, certificate, token = (folder / name for name in ("site.toml", "certificate.pem", "service.token"))
     if site.exists():
         yield site.name, lambda: (f"configuration {provisioning.apply(box, site)} is in place", False)
@@ -69,12 +79,12 @@ def _acts(box: Box, folder: Path) -> Iterator[tuple[str, Callable[[], tuple[str,
     for path in sorted(folder.glob("*.scanside")):
         yield path.name, lambda path=path: (models.install(box, path), False)  # type: ignore[misc]
     for path in sorted(folder.glob("*.raucb")):
-        yield path.name, lambda path=path: _update(box, path)  # type: ignore[misc]
+        yield path.name, lambda path=path: _update(box, path, say)  # type: ignore[misc]
     if token.exists():
         yield token.name, lambda: (service.open_shell(box, token.read_text()), False)
 
 
-def _update(box: Box, path: Path) -> tuple[str, bool]:
+def _update(box: Box, path: Path, say: Say) -> tuple[str, bool]:
     """Not again what runs, nor what has failed here: the stick is still there after the restart."""
     offered = update.judge(box, path)
     if offered.version == box.release().version:
@@ -82,5 +92,10 @@ def _update(box: Box, path: Path) -> tuple[str, bool]:
     failed = [line for line in box.history() if line["event"] == "failed" and line.get("version") == offered.version]
     if failed:
         return f"{offered} was tried here and did not prove itself: {failed[-1].get('why')}", False
-    update.install(box, path, lambda _percent, _what: None)
+
+    def progress(percent: int, what: str) -> None:
+        if percent % 10 == 0:
+            say(f"{path.name}: {percent:3} %  {what}")
+
+    update.write(box, path, offered, progress)
     return f"{offered} is installed; the box starts again to try it", True

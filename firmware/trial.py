@@ -1,6 +1,6 @@
 """A new system's first boots, in which it must prove itself before a scanner can send to it.
 
-While a slot is on trial, the ports for the hospital stay closed (firmware/units/scanside-firewall.service), and the
+While a slot is on trial, the ports for the hospital stay closed (firmware/systemd/scanside-firewall.service), and the
 ledger as the earlier system left it is kept aside. So nothing is acknowledged by a system that may be sent back, and
 falling back gives the earlier system the ledger that it can read, even where the new one has brought it to a later
 schema.

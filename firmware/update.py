@@ -1,7 +1,7 @@
 """A signed bundle into the other slot, and the decision over the system that then runs.
 
 RAUC verifies and writes; it calls this package back as its boot-loader backend and as its handler before the install
-(firmware/image/files/rauc/system.conf).
+(firmware/image/files/etc/rauc/system.conf).
 """
 
 from __future__ import annotations
@@ -55,15 +55,18 @@ def install(box: Box, path: Path, say: Callable[[int, str], None], allow_older: 
     FirmwareError
         RAUC did not install it; the slot that runs stays what starts.
     """
-    boot = box.boot()
-    if boot.state(boot.current()) != "good":
-        raise RefusedError(
-            f"slot {boot.current()} runs on trial, and the other slot is what it would fall back to",
-            hint="wait until `scanside-firmware update status` says good",
-        )
+    _refuse_on_trial(box)
     offered = judge(box, path, allow_older)
+    write(box, path, offered, say)
+    return offered
+
+
+def write(box: Box, path: Path, offered: Offered, say: Callable[[int, str], None]) -> None:
+    """What `install` does with a bundle that was judged."""
+    _refuse_on_trial(box)
+    boot = box.boot()
     say(0, f"{path.name} is whole and signed: {offered}")
-    command = ["rauc", "install", f"--override-boot-slot={boot.current()}", str(path)]
+    command = ["rauc", "install", str(path)]  # its service knows the slot by the kernel's command line (rauc.slot=)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         assert running.stdout is not None
         lines = []
@@ -81,7 +84,15 @@ def install(box: Box, path: Path, say: Callable[[int, str], None], allow_older: 
     if offered.key() < box.floor().key():
         box.lower_floor(offered)
     box.remember("installed", version=offered.version, epoch=offered.epoch, slot=other(boot.current()))
-    return offered
+
+
+def _refuse_on_trial(box: Box) -> None:
+    boot = box.boot()
+    if boot.state(boot.current()) != "good":
+        raise RefusedError(
+            f"slot {boot.current()} runs on trial, and the other slot is what it would fall back to",
+            hint="wait until `scanside-firmware update status` says good",
+        )
 
 
 def confirm(box: Box, look: Callable[[], Sequence[health.Finding]], restart: Callable[[], None]) -> str:

@@ -22,6 +22,7 @@ LEVELS = [
         "appliance.thermal",
         "appliance.archive",
         "appliance.part10",
+        "appliance.implementation",
         "appliance.media",
         "appliance.watching",
         "appliance.checks",

@@ -15,7 +15,7 @@ from appliance import tls_client
 from appliance.checks import Check
 from appliance.connection import secure
 from appliance.connection.question import Question
-from appliance.writer import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from appliance.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 # Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21): in plain words, and what to do next.
 _REJECTIONS: dict[tuple[int, int], tuple[str, str]] = {

@@ -22,7 +22,7 @@ from pynetdicom.sop_class import Verification
 from pynetdicom.status import code_to_category
 
 from appliance.errors import DeliveryError
-from appliance.writer import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from appliance.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _VERIFICATION = (Verification, ImplicitVRLittleEndian)
 Tls = tuple[ssl.SSLContext, str]

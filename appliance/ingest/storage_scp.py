@@ -32,12 +32,12 @@ from appliance.commitment_store import CommitmentStore
 from appliance.decode import DECODERS
 from appliance.errors import ApplianceError, DiskFullError, SpoolError
 from appliance.file_head import Heads
+from appliance.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from appliance.ingest import Intake
 from appliance.performed_step import PerformedStep
 from appliance.spool import Incoming
 from appliance.step_store import StepStore
 from appliance.storage_commitment import CommitmentReport, StorageCommitment, answer_report
-from appliance.writer import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 log = logging.getLogger("scanside.storage_scp")
 

@@ -74,7 +74,7 @@ class SdBoot:
         found = []
         for path in self._entries.glob("scanside-*.conf"):
             match = _NAME.fullmatch(path.name)
-            if match:
+            if match and _names_a_kernel(path):
                 slot: SlotName = "a" if match["slot"] == "a" else "b"
                 left = int(match["left"]) if match["left"] else None
                 if self.kernel(slot).exists():
@@ -120,11 +120,12 @@ class SdBoot:
         paths = self._of(slot)
         if not paths:
             raise FirmwareError(f"slot {slot} has no entry on the ESP", hint="install a bundle into it")
-        keep = next((path for path in paths if path.name == name), paths[0])
-        if keep.name != name:
-            self._files.rename(keep, self._entries / name)
+        # Not by a rename: a cut in it may leave the new name with nothing in it, and then this slot would not start.
+        target = self._entries / name
+        if target != paths[0]:
+            self._files.copy(paths[0], target)
         for path in paths:
-            if path not in (keep, self._entries / name):
+            if path != target:
                 self._files.remove(path)
 
     def _refuse_last_good(self, slot: SlotName, what: str) -> None:
@@ -139,6 +140,11 @@ class SdBoot:
         paths = [path for path in self._entries.glob(f"scanside-{slot}*.conf") if _NAME.fullmatch(path.name)]
         ranked = [entry.path for entry in self.entries()]
         return sorted(paths, key=lambda path: (ranked.index(path) if path in ranked else len(ranked), path.name))
+
+
+def _names_a_kernel(path: Path) -> bool:
+    """Otherwise a cut left it empty, and the loader passes it over."""
+    return "\nefi " in path.read_text(errors="replace")
 
 
 def _order(path: Path) -> int:

@@ -119,7 +119,6 @@ def factory_reset(typed: str, record: Path | None, root: Path) -> None:
     known = provisioning.machine_id(box)
     if typed != known:
         die(f"this is box {known}, not {typed}", "type the identity of the box that is to lose its data")
-    subprocess.run(["systemctl", "stop", "scanside.service"], check=False, timeout=120)
     done = datadisk.erase(box)
     text = f"box {known}: {done}"
     click.echo(text)
@@ -142,8 +141,7 @@ def stick(device: Path, root: Path) -> None:
 
     box = Box(root)
     if device.is_dir():
-        for line in take(box, device):
-            click.echo(line)
+        take(box, device, say=click.echo)
         return
     with tempfile.TemporaryDirectory(dir="/run") as folder:
         done = subprocess.run(
@@ -152,8 +150,7 @@ def stick(device: Path, root: Path) -> None:
         if done.returncode:
             die(f"the stick {device} can't be mounted: {done.stderr.strip()}", "format it as FAT32, ext4 or exFAT")
         try:
-            for line in take(box, Path(folder)):
-                click.echo(line)
+            take(box, Path(folder), say=click.echo)
         finally:
             subprocess.run(["umount", "--lazy", folder], check=False)
 

@@ -12,60 +12,12 @@ from pathlib import Path
 from firmware import bundle
 from firmware.errors import FirmwareError
 from firmware.flash import manifest
-from firmware.image import disk, sbom, wheels
+from firmware.image import debian, disk, sbom, wheels
 from firmware.image.boards import Board
-from firmware.image.chroot import call, debian, inside, mounted, tools
+from firmware.image.chroot import bootstrap, call, inside, mounted, tools
 from firmware.policy import Offered
 from firmware.steps import complete_step
 
-_FILES = Path(__file__).with_name("files")
-_UNITS = Path(__file__).parent.parent / "systemd"
-_ENABLED = (
-    "scanside.service",
-    "scanside-data.service",
-    "scanside-prepare.service",
-    "scanside-firewall.service",
-    "scanside-confirm.service",
-    "scanside-deadline.timer",
-    "systemd-networkd.service",
-    "systemd-resolved.service",
-    "systemd-timesyncd.service",
-)
-_MASKED = (
-    "getty@tty1.service",
-    "serial-getty@ttyS0.service",
-    "console-getty.service",
-    "getty.target",
-    "emergency.service",
-    "rescue.service",
-    "debug-shell.service",
-    "systemd-firstboot.service",
-    "apt-daily.timer",
-    "apt-daily-upgrade.timer",
-    "dpkg-db-backup.timer",
-    "e2scrub_all.timer",
-    "fstrim.timer",
-    "systemd-repart.service",
-    "systemd-pcrphase-sysinit.service",
-)
-_DROPPED = (
-    "usr/share/doc",
-    "usr/share/man",
-    "usr/share/locale",
-    "usr/share/info",
-    "usr/share/lintian",
-    "usr/share/bug",
-    "var/cache",
-    "var/lib/apt",
-    "var/log",
-    "boot",
-    "etc/machine-id",
-    "etc/hostname",
-    "etc/resolv.conf",
-    "etc/ssh",
-    "usr/share/i18n",
-)
-_NOT_IN_INITRD = "network network-manager nfs iscsi multipath lvm mdraid plymouth crypt resume biosdevname"
 _LAUNCHER = """#!/opt/scanside/bin/python3 -I
 import sys
 from {module} import main
@@ -103,7 +55,7 @@ def build(plan: Plan) -> dict[str, str]:
     with complete_step("files, units, users"):
         _configure(plan, root)
     with complete_step("initrd"):
-        kernel, initrd = _initrd(plan, root, work)
+        kernel, initrd = _initrd(plan, tree, root, work)
     with complete_step("bill of materials"):
         document = sbom.make(root, plan.version, plan.board.name, plan.date)
         text = json.dumps(document, indent=1)
@@ -141,7 +93,7 @@ def _base(plan: Plan, root: Path) -> None:
     name = hashlib.sha256(repr(what).encode()).hexdigest()
     kept = plan.cache / f"debian-{plan.board.name}-{name[:12]}"
     if not kept.exists():
-        debian(kept, plan.board.packages, plan.board.components, plan.mirror, plan.date)
+        bootstrap(kept, plan.board.packages, plan.board.components, plan.mirror, plan.date)
     call("cp", "--archive", "--reflink=auto", kept, root)
 
 
@@ -174,13 +126,13 @@ def _appliance(plan: Plan, root: Path) -> None:
 
 
 def _configure(plan: Plan, root: Path) -> None:
-    call("cp", "--recursive", "--no-preserve=ownership", f"{_FILES}/.", root)
+    call("cp", "--recursive", "--no-preserve=ownership", f"{plan.project}/firmware/image/files/.", root)
     for name in ("rauc-loader", "rauc-before-install"):
         (root / "usr/lib/scanside" / name).chmod(0o755)
     system = root / "etc/rauc/system.conf"
     system.write_text(system.read_text().replace("@COMPATIBLE@", plan.board.compatible))
     units = root / "usr/lib/systemd/system"
-    call("cp", "--recursive", "--no-preserve=ownership", f"{_UNITS}/.", units)
+    call("cp", "--recursive", "--no-preserve=ownership", f"{plan.project}/firmware/systemd/.", units)
     trust = root / "usr/lib/scanside/trust"
     trust.mkdir()
     for name in ("update-ca.pem", "site.pub", "image.pub"):
@@ -202,15 +154,19 @@ def _configure(plan: Plan, root: Path) -> None:
         release.read_text()
         + f'IMAGE_ID=scanside-{plan.board.name}\nIMAGE_VERSION={plan.version}\nVARIANT="Scanside {plan.version}"\n'
     )
-    inside(root, "systemd-sysusers")
+    inside(root, "systemd-sysusers", epoch=plan.date)
     for name in ("data", "efi"):
         (root / name).mkdir(exist_ok=True)
-    inside(root, "systemctl", "enable", *_ENABLED)
-    inside(root, "systemctl", "mask", *_MASKED)
-    inside(root, "usermod", "--password", "!", "--shell", "/usr/sbin/nologin", "root")
+    inside(root, "systemctl", "enable", *debian.ENABLED)
+    inside(root, "systemctl", "mask", *debian.MASKED)
+    for name in debian.NO_GENERATORS:
+        mask = root / f"etc/systemd/system-generators/systemd-{name}-generator"
+        mask.parent.mkdir(exist_ok=True)
+        mask.symlink_to("/dev/null")
+    inside(root, "usermod", "--password", "!", "--shell", "/usr/sbin/nologin", "root", epoch=plan.date)
 
 
-def _initrd(plan: Plan, root: Path, work: Path) -> tuple[Path, Path]:
+def _initrd(plan: Plan, tree: Path, root: Path, work: Path) -> tuple[Path, Path]:
     found = sorted((root / "usr/lib/modules").iterdir())
     if len(found) != 1:
         raise FirmwareError(f"the image has {len(found)} kernels instead of one")
@@ -227,20 +183,25 @@ def _initrd(plan: Plan, root: Path, work: Path) -> tuple[Path, Path]:
             "--add",
             "systemd-veritysetup",
             "--omit",
-            _NOT_IN_INITRD,
-            "--zstd",
+            debian.NOT_IN_INITRD,
+            "--omit-drivers",
+            debian.NO_DRIVERS,
+            "--filesystems",
+            "erofs",
+            "--no-compress",
             "--kver",
             found[0].name,
             "/run/initrd",
             epoch=plan.date,
         )
-    initrd = work / "initrd"
-    shutil.move(root / "run/initrd", initrd)
-    return Path(kernel), initrd
+    raw = shutil.move(root / "run/initrd", work / "initrd.cpio")
+    with mounted(tree, work):
+        inside(tree, "zstd", "--quiet", "-12", raw, "-o", work / "initrd")
+    return Path(kernel), work / "initrd"
 
 
 def _clean(root: Path) -> None:
-    for each in _DROPPED:
+    for each in debian.DROPPED:
         path = root / each
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -299,7 +260,9 @@ def _kernel(
         f"systemd.verity_root_data={where} "
         f"systemd.verity_root_hash={where} systemd.verity_root_options=hash-offset={offset},restart-on-corruption "
         f"rauc.slot={slot} rd.shell=0 rd.emergency=reboot panic=10 quiet loglevel=4 {plan.board.console} "
-        "systemd.show_status=1 systemd.gpt_auto=0"
+        "systemd.show_status=1 systemd.gpt_auto=0 "
+        # Without bpf: no unit restricts file systems by it, and loading that costs each start seconds.
+        "lsm=landlock,lockdown,yama,integrity"
     )
     (work / "cmdline").write_text(line)
     (work / "os-release").write_text((work / "root/usr/lib/os-release").read_text())

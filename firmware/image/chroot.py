@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ _TOOLS = (
     "fdisk",
     "openssl",
     "efitools",
+    "zstd",
 )
 
 
@@ -53,7 +55,7 @@ def call(*command: str | Path, epoch: int | None = None, data: str | None = None
     return done.stdout
 
 
-def debian(target: Path, packages: tuple[str, ...], components: str, mirror: str, epoch: int | None) -> None:
+def bootstrap(target: Path, packages: tuple[str, ...], components: str, mirror: str, epoch: int | None) -> None:
     """Debian 13 with these packages and what they need, as a tree."""
     if os.geteuid():
         die("building an image needs root", "run it with sudo, or in a container")
@@ -78,9 +80,9 @@ def debian(target: Path, packages: tuple[str, ...], components: str, mirror: str
 
 def tools(cache: Path, mirror: str) -> Path:
     """The tree with the tools of a build: Debian 13's ukify, veritysetup, mkfs.erofs, whatever runs outside."""
-    target = cache / "tools"
+    target = cache / f"tools-{hashlib.sha256(repr((_TOOLS, mirror)).encode()).hexdigest()[:12]}"
     if not target.exists():
-        debian(target, _TOOLS, "main", mirror, None)
+        bootstrap(target, _TOOLS, "main", mirror, None)
     return target
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from firmware.errors import FirmwareError
 PYTHON = "3.13"  # Debian 13's
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64",
              "manylinux_2_12_x86_64", "manylinux2010_x86_64")  # fmt: skip
+_SOURCES = ("appliance", "compression", "firmware", "pyproject.toml", "README.md", "LICENSE")
 
 
 def lock_of(board: str) -> Path:
@@ -65,10 +68,22 @@ def install(project: Path, board: str, target: Path, cache: Path) -> None:
          *_target(), "--requirement", lock_path)  # fmt: skip
     _pip("install", "--quiet", "--no-deps", "--require-hashes", "--no-index", "--find-links", str(cache),
          "--no-compile", "--target", str(target), *_target(), "--requirement", lock_path)  # fmt: skip
-    wheels = cache / "own"
-    _pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(wheels), str(project))
-    own = max(wheels.glob("scanside-*.whl"), key=lambda path: path.stat().st_mtime)
-    _pip("install", "--quiet", "--no-deps", "--no-compile", "--target", str(target), str(own))
+    with tempfile.TemporaryDirectory() as folder:
+        # From a copy: what an earlier build left in build/ would get into the wheel. By its name, not by its path,
+        # which pip would write down in the image.
+        copy = copy_sources(project, Path(folder) / "project")
+        _pip("wheel", "--quiet", "--no-deps", "--wheel-dir", folder, str(copy))
+        _pip("install", "--quiet", "--no-deps", "--no-index", "--find-links", folder, "--no-compile",
+             "--target", str(target), "scanside")  # fmt: skip
+
+
+def copy_sources(project: Path, target: Path) -> Path:
+    """What the project's own wheel is made of, into a new folder."""
+    target.mkdir()
+    for name in _SOURCES:
+        copy = shutil.copytree if (project / name).is_dir() else shutil.copy
+        copy(project / name, target / name)
+    return target
 
 
 def _target() -> list[str]:

@@ -28,8 +28,7 @@ from appliance.ingest import Intake
 from appliance.ingest.drop_folder import DropFolder
 from appliance.ingest.storage_scp import StorageScp
 from appliance.spool import Spool
-from appliance.store import FINAL_STATES, MOST_CRASHES, LeaseLostError, Store
-from appliance.worker import owner
+from appliance.store import FINAL_STATES, MOST_CRASHES, LeaseLostError, Store, claimant
 from tests.appliance.series_worker import QUIET, Reader
 from tests.appliance.test_store import RESULT, arrival, written
 from tests.dicom_files import make_radiograph, make_series
@@ -637,7 +636,7 @@ def test_kill_9_of_the_worker_in_the_middle_of_a_series_loses_and_doubles_nothin
         wait_until(lambda: bench.store.counts()["claimed"] == 30, "the series is being read")
         wait_until(lambda: Path(f"/proc/{first.pid}/comm").read_text() == "reading\n", "by the network")
         os.kill(first.pid, signal.SIGKILL)
-    assert bench.store.release_crashed(owner(first.pid)) == 1  # as `appliance.run` does
+    assert bench.store.release_crashed(claimant(first.pid)) == 1  # as `appliance.run` does
     assert bench.store.counts()["received"] == 30
     with worker("0") as second:
         wait_until(lambda: bench.store.counts()["delivered"] == 30, "the series is read again")
@@ -652,7 +651,7 @@ def test_kill_9_at_any_time_while_a_series_is_gathered(bench: Bench, slices: lis
         with subprocess.Popen(command, cwd=CHECKOUT) as worker:
             time.sleep(pause)
             worker.kill()
-        if bench.store.release_crashed(owner(worker.pid)):
+        if bench.store.release_crashed(claimant(worker.pid)):
             break  # what stops its reader twice is set aside
     assert sender.wait(60) == 0
     bench.reader.work()

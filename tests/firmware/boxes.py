@@ -60,6 +60,16 @@ class DoublingFiles(DyingFiles):
         super().rename(old, new)
 
 
+class EmptyingFiles(DyingFiles):
+    """The same, on a FAT whose rename is cut after the new name: the file's size and place would come next."""
+
+    def rename(self, old: Path, new: Path) -> None:
+        if self.left == 0:
+            old.unlink()
+            new.write_bytes(b"")
+        super().rename(old, new)
+
+
 def every_cut(
     prepare: Callable[[], Path], act: Callable[[Path, Files], None], kind: type[DyingFiles]
 ) -> Iterator[Path]:

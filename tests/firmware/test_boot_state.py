@@ -18,7 +18,7 @@ from firmware.boot.nvbootctrl import NvBootCtrl
 from firmware.boot.sd_boot import SdBoot
 from firmware.durable import Files
 from firmware.errors import FirmwareError
-from tests.firmware.boxes import DoublingFiles, DyingFiles, every_cut, kernels, loader_boots, make_esp
+from tests.firmware.boxes import DoublingFiles, DyingFiles, EmptyingFiles, every_cut, kernels, loader_boots, make_esp
 
 
 def sd_boot(esp: Path, runs: str = "a", files: Files | None = None) -> SdBoot:
@@ -66,7 +66,7 @@ def test_an_update_that_fails_its_check_is_left_at_once(tmp_path: Path) -> None:
     assert [loader_boots(esp) for _ in range(3)] == ["a"] * 3
 
 
-@pytest.mark.parametrize("kind", [DyingFiles, DoublingFiles])
+@pytest.mark.parametrize("kind", [DyingFiles, DoublingFiles, EmptyingFiles])
 def test_a_power_cut_at_any_step_of_an_install(tmp_path: Path, kind: type[DyingFiles]) -> None:
     cuts = 0
     for esp in every_cut(fresh(tmp_path), install, kind):
@@ -77,7 +77,7 @@ def test_a_power_cut_at_any_step_of_an_install(tmp_path: Path, kind: type[DyingF
     assert cuts > 4
 
 
-@pytest.mark.parametrize("kind", [DyingFiles, DoublingFiles])
+@pytest.mark.parametrize("kind", [DyingFiles, DoublingFiles, EmptyingFiles])
 def test_a_power_cut_at_any_step_over_an_older_system(tmp_path: Path, kind: type[DyingFiles]) -> None:
     """Both slots are good, b runs; a's kernel is replaced. What starts is b until a is whole and new."""
     numbers = itertools.count()
@@ -95,7 +95,7 @@ def test_a_power_cut_at_any_step_over_an_older_system(tmp_path: Path, kind: type
             assert "2.0.0" in sd_boot(esp).kernel("a").read_text()
 
 
-@pytest.mark.parametrize("kind", [DyingFiles, DoublingFiles])
+@pytest.mark.parametrize("kind", [DyingFiles, DoublingFiles, EmptyingFiles])
 @pytest.mark.parametrize("verdict", ["good", "bad"])
 def test_a_power_cut_at_any_step_of_the_verdict(tmp_path: Path, kind: type[DyingFiles], verdict: str) -> None:
     numbers = itertools.count()

@@ -236,10 +236,12 @@ def test_a_stick_is_taken_and_answered(box: Box, publisher: Path, tmp_path: Path
     (folder / "broken.raucb").write_bytes(b"no bundle")
     (folder / "service.token").write_text("guess")
     loaded: list[Box] = []
-    said = stick.take(box, folder, restart=pytest.fail, reload=loaded.append)
+    heard: list[str] = []
+    said = stick.take(box, folder, heard.append, restart=pytest.fail, reload=loaded.append)
     assert said[0] == "site.toml: configuration 1 is in place"
     assert said[1].startswith("broken.raucb: REFUSED") and said[2].startswith("service.token: REFUSED")
-    assert loaded == [box]
+    assert loaded == [box] and heard == said
+    assert said[-1] == "what happened, with logs, lies on the stick in scanside-5eedb0c5"
     answer = folder / "scanside-5eedb0c5"
     assert "REFUSED" in (answer / "what-happened.txt").read_text()
     assert x509.load_pem_x509_csr((answer / "request.csr").read_bytes())

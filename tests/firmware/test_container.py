@@ -1,12 +1,14 @@
-"""The manifests for clusters: what a hospital's admission rules ask for, read from the files themselves.
+"""The manifests for clusters: judged by Kubernetes' own schemas, and what a hospital's admission rules ask for.
 
 No container engine runs here; nothing was built or started from these files.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
@@ -18,6 +20,20 @@ FOLDER = CHECKOUT / "firmware" / "container"
 @pytest.fixture(scope="module")
 def kinds() -> dict[str, dict[str, Any]]:
     return {each["kind"]: each for each in yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())}
+
+
+@pytest.mark.parametrize("version", ["1.29", "1.37"])
+def test_the_manifests_have_the_form_that_kubernetes_takes(kinds: dict[str, dict[str, Any]], version: str) -> None:
+    """From the first version whose ReadWriteOncePod is stable; strict: an unknown field is an error."""
+    for manifest in kinds.values():
+        assert kubernetes_validate.validate(manifest, version, strict=True) == version
+
+
+def test_the_schemas_find_a_slip_of_the_pen(kinds: dict[str, dict[str, Any]]) -> None:
+    slip = copy.deepcopy(kinds["Deployment"])
+    slip["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {"tcpSocket": {"port": "dicom"}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="readinesProbe"):
+        kubernetes_validate.validate(slip, "1.37", strict=True)
 
 
 def test_the_pod_meets_the_restricted_profile(kinds: dict[str, dict[str, Any]]) -> None:

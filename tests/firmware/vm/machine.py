@@ -43,10 +43,10 @@ class Machine:
         Folder with pk.pem, kek.pem and db.pem, which are enrolled: Secure Boot is on.
     """
 
-    def __init__(self, folder: Path, disk: Path, keys: Path) -> None:
-        self.folder, self.disk = folder, disk
+    def __init__(self, folder: Path, disk: Path, keys: Path, tpm: bool = True) -> None:
+        self.folder, self.disk, self._keys, self._has_tpm = folder, disk, keys, tpm
         folder.mkdir(parents=True, exist_ok=True)
-        self.serial = folder / "serial.log"
+        self.serial, self._line = folder / "serial.log", folder / "line.sock"
         self.dicom_port, self.page_port = _free_port(), _free_port()
         self._vars = folder / "vars.fd"
         self._qemu: subprocess.Popen[bytes] | None = None
@@ -60,14 +60,6 @@ class Machine:
 
     def start(self, stick: Path | None = None) -> None:
         """Switch it on, with a stick plugged in."""
-        tpm = self.folder / "tpm"
-        tpm.mkdir(exist_ok=True)
-        control = self.folder / "tpm.sock"
-        control.unlink(missing_ok=True)
-        self._tpm = subprocess.Popen(["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={tpm}",
-                                      "--ctrl", f"type=unixio,path={control}"])  # fmt: skip
-        while not control.exists():
-            time.sleep(0.05)
         network = f"user,hostfwd=tcp:127.0.0.1:{self.dicom_port}-:11112,hostfwd=tcp:127.0.0.1:{self.page_port}-:8080"
         drives = [self.disk, *([stick] if stick else [])]
         with self.serial.open("ab") as file:
@@ -77,13 +69,28 @@ class Machine:
                    "-global", "driver=cfi.pflash01,property=secure,value=on",
                    "-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={_OVMF / 'OVMF_CODE_4M.secboot.fd'}",
                    "-drive", f"if=pflash,format=raw,unit=1,file={self._vars}",
-                   "-chardev", f"socket,id=tpm,path={control}", "-tpmdev", "emulator,id=tpm,chardev=tpm",
-                   "-device", "tpm-crb,tpmdev=tpm", "-nic", f"{network},model=virtio-net-pci",
+                   *self._start_tpm(), "-nic", f"{network},model=virtio-net-pci",
                    "-device", "virtio-rng-pci", "-device", "i6300esb", "-action", "watchdog=reset",
-                   "-chardev", f"file,id=serial,path={self.serial},append=on", "-serial", "chardev:serial"]  # fmt: skip
+                   "-chardev", f"socket,id=serial,path={self._line},server=on,wait=off,"
+                               f"logfile={self.serial},logappend=on", "-serial", "chardev:serial"]  # fmt: skip
         for drive in drives:
             command += ["-drive", f"if=virtio,format=raw,cache=writeback,file={drive}"]
-        self._qemu = subprocess.Popen(command, stderr=(self.folder / "qemu.log").open("ab"))
+        with (self.folder / "qemu.log").open("ab") as file:
+            self._qemu = subprocess.Popen(command, stderr=file)
+
+    def _start_tpm(self) -> list[str]:
+        """It, and how qemu finds it."""
+        if not self._has_tpm:
+            return []
+        state, control = self.folder / "tpm", self.folder / "tpm.sock"
+        state.mkdir(exist_ok=True)
+        control.unlink(missing_ok=True)
+        self._tpm = subprocess.Popen(["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}",
+                                      "--ctrl", f"type=unixio,path={control}"])  # fmt: skip
+        while not control.exists():
+            time.sleep(0.05)
+        return ["-chardev", f"socket,id=tpm,path={control}", "-tpmdev", "emulator,id=tpm,chardev=tpm",
+                "-device", "tpm-crb,tpmdev=tpm"]  # fmt: skip
 
     @property
     def log(self) -> str:
@@ -101,6 +108,30 @@ class Machine:
                 raise AssertionError(f"the machine went off:\n{said[-3000:]}")
             time.sleep(0.5)
         raise AssertionError(f"none of {words} within {timeout:.0f} s:\n{self.log[since:][-4000:]}")
+
+    def type(self, text: str) -> None:
+        """On its console."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(self._line))
+            line.sendall(text.encode())
+            time.sleep(1)  # qemu drops what it has not read when the line is hung up
+
+    def as_if_cut(self, folder: Path) -> Machine:
+        """Another box, with what this one has on its disk, in its TPM and its firmware's variables at this moment."""
+        running = [process for process in (self._qemu, self._tpm) if process is not None]
+        for process in running:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            folder.mkdir(parents=True)
+            disk = folder / "disk.img"
+            subprocess.run(["cp", "--sparse=always", "--reflink=auto", self.disk, disk], check=True)
+            shutil.copy(self._vars, folder)
+            if self._has_tpm:
+                shutil.copytree(self.folder / "tpm", folder / "tpm")
+        finally:
+            for process in running:
+                process.send_signal(signal.SIGCONT)
+        return Machine(folder, disk, self._keys, self._has_tpm)
 
     def cut(self) -> None:
         """The plug is pulled."""

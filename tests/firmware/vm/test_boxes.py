@@ -1,7 +1,7 @@
 """The life of a box, on a machine without KVM: flashed, commissioned by stick, fed, updated, sent back, attacked.
 
 By hand, as root: ``pytest -m vm tests/firmware/vm``; 15 minutes on two idle cores. See firmware/README.md for what it
-needs. ``SCANSIDE_VM_WORK`` keeps images and Debian trees between runs.
+needs. ``SCANSIDE_VM_WORK`` keeps images and Debian trees between runs, ``SCANSIDE_VM_BOX`` the box.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from firmware import keys, provisioning, signing
+from appliance import package
+from firmware import keys, provisioning, service, signing
 from firmware.flash.disks import Disk
 from firmware.flash.manifest import load
 from firmware.flash.writing import flash
+from firmware.image import wheels
 from firmware.image.boards import board
 from firmware.image.build import Plan, build
 from tests.dicom_files import make_radiograph
@@ -35,7 +38,8 @@ pytestmark = [
 SLOW = float(os.environ.get("SCANSIDE_VM_SLOW", "1"))  # by how much a busy machine is slower
 BOOT = 400 * SLOW
 JUDGED = ("this system is good", "this system is degraded", "this system is failed")
-_MODELS = "/opt/scanside/lib/python3.13/site-packages/appliance/bundled"  # one of three: emulation is slow
+_MODELS = "/opt/scanside/lib/python3.13/site-packages/appliance/bundled"
+_MODEL = package.bundled("chest-pneumonia")[0].name  # one of three: emulation is slow
 _MIRROR = "http://deb.debian.org/debian"
 
 
@@ -60,13 +64,8 @@ def image(work: Path, publisher: Path) -> Callable[[str], Path]:
         if not (target / "manifest.json.sig").exists():
             project = CHECKOUT
             if version == "3.0.0":
-                project = work / "broken"
-                shutil.rmtree(project, ignore_errors=True)
-                names = ("appliance", "compression", "firmware", "pyproject.toml", "README.md", "LICENSE")
-                project.mkdir()
-                for name in names:
-                    copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
-                    copy(CHECKOUT / name, project / name)
+                shutil.rmtree(work / "broken", ignore_errors=True)
+                project = wheels.copy_sources(CHECKOUT, work / "broken")
                 for path in (project / "appliance" / "bundled").glob("*.scanside"):
                     content = bytearray(path.read_bytes())
                     content[len(content) // 2] ^= 1
@@ -93,14 +92,21 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]
 def box(
     work: Path, publisher: Path, image: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Machine]:
-    """Version 1.0.0, flashed."""
-    folder = tmp_path_factory.mktemp("box")
+    """Version 1.0.0, flashed; or a box of an earlier run as that left it (``SCANSIDE_VM_BOX``)."""
+    kept = os.environ.get("SCANSIDE_VM_BOX")
+    folder = Path(kept) if kept else tmp_path_factory.mktemp("box")
+    disk = folder / "disk.img"
+    machine = Machine(folder, disk if disk.exists() else flashed(image, publisher, folder), publisher)
+    yield machine
+    machine.cut()
+
+
+def flashed(image: Callable[[str], Path], publisher: Path, folder: Path) -> Path:
+    """A disk with version 1.0.0."""
     disk = folder / "disk.img"
     first = load(image("1.0.0") / "manifest.json", [publisher / "image.pub"])
     flash(first, Disk(disk, 0, is_file=True), lambda done, phase: None, folder / "notes")
-    machine = Machine(folder, disk, publisher)
-    yield machine
-    machine.cut()
+    return disk
 
 
 def plug(machine: Machine, folder: Path, publisher: Path, *files: Path, site: str = "") -> Path:
@@ -118,21 +124,22 @@ def plug(machine: Machine, folder: Path, publisher: Path, *files: Path, site: st
     return stick
 
 
-def answer(stick: Path, folder: Path) -> Path:
-    """What the box wrote to its stick."""
+def answered(machine: Machine, stick: Path, folder: Path, since: int = 0) -> Path:
+    """What the box writes to its stick, once it has."""
+    machine.wait_for("lies on the stick in scanside-", timeout=BOOT, since=since)
     return next(read_stick(stick, folder).glob("scanside-*"))
 
 
 def commissioned(machine: Machine, folder: Path, publisher: Path, port: int) -> None:
     site = (
         '[site]\nname = "Test"\nversion = 1\n[appliance]\n'
-        f'models = {{packages = ["{_MODELS}/chest-pneumonia-1.2.0.scanside"]}}\n'
+        f'models = {{packages = ["{_MODELS}/{_MODEL}"]}}\n'
         f'[[appliance.destinations]]\nname = "pacs"\nae_title = "STORESCP"\nhost = "10.0.2.2"\nport = {port}\n'
     )
     stick = plug(machine, folder, publisher, site=site)
     machine.wait_for("configuration 1 is in place", timeout=BOOT * 2)
-    machine.wait_for(*JUDGED, timeout=BOOT)
-    assert "is in place" in (answer(stick, folder / "answer") / "what-happened.txt").read_text()
+    assert machine.wait_for(*JUDGED, timeout=BOOT) == JUDGED[0]
+    assert "is in place" in (answered(machine, stick, folder / "answer") / "what-happened.txt").read_text()
 
 
 def send(machine: Machine, path: Path, seconds: float) -> None:
@@ -160,12 +167,19 @@ def test_1_a_radiograph_comes_back_as_a_report(
     assert list(pacs[1].glob("SR*")), "no report came back"
 
 
+def installed(machine: Machine, since: int) -> int:
+    """Waits until it has installed what its stick brings, and starts again; from where its console speaks of that."""
+    machine.wait_for("is installed; the box starts again", timeout=BOOT * 2, since=since)
+    since = len(machine.log)
+    machine.wait_for("BdsDxe: start", timeout=BOOT, since=since)
+    return since + machine.log[since:].index("BdsDxe: start")
+
+
 def test_2_an_update_proves_itself(box: Machine, publisher: Path, image: Callable[[str], Path], tmp_path: Path) -> None:
     box.cut()
+    since = len(box.log)
     plug(box, tmp_path, publisher, next(image("2.0.0").glob("*.raucb")))
-    since = len(box.log)
-    box.wait_for("is installed; the box starts again", timeout=BOOT * 2, since=since)
-    since = len(box.log)
+    since = installed(box, since)
     assert box.wait_for(*JUDGED, timeout=BOOT * 2, since=since) == JUDGED[0]
     box.wait_for("runs already", timeout=BOOT, since=since)
     box.cut()
@@ -174,18 +188,16 @@ def test_2_an_update_proves_itself(box: Machine, publisher: Path, image: Callabl
 def test_3_an_update_that_fails_its_check_falls_back(
     box: Machine, publisher: Path, image: Callable[[str], Path], tmp_path: Path
 ) -> None:
+    since = len(box.log)
     stick = plug(box, tmp_path, publisher, next(image("3.0.0").glob("*.raucb")))
-    since = len(box.log)
-    box.wait_for("is installed; the box starts again", timeout=BOOT * 2, since=since)
-    since = len(box.log)
+    since = installed(box, since)
     assert box.wait_for(*JUDGED, timeout=BOOT * 4, since=since) == JUDGED[2]
     since = len(box.log)
     box.wait_for("did not prove itself; this system runs again", timeout=BOOT * 2, since=since)
     assert box.wait_for(*JUDGED, timeout=BOOT, since=since) == JUDGED[0]
     box.wait_for("was tried here and did not prove itself", timeout=BOOT, since=since)
-    time.sleep(20 * SLOW)
+    folder = answered(box, stick, tmp_path / "answer", since)
     box.cut()
-    folder = answer(stick, tmp_path / "answer")
     recount = json.loads((folder / "recount.json").read_text())
     assert recount["faults"] == 0 and recount["counts"]["received"] == 1, recount
     assert json.loads((folder / "history.json").read_text())["image"]["version"] == "2.0.0"
@@ -240,9 +252,7 @@ def test_5_an_unsigned_loader_is_refused(box: Machine, publisher: Path, tmp_path
 
 
 def test_6_a_corrupted_root_does_not_run(publisher: Path, image: Callable[[str], Path], tmp_path: Path) -> None:
-    first = load(image("1.0.0") / "manifest.json", [publisher / "image.pub"])
-    disk = tmp_path / "disk.img"
-    flash(first, Disk(disk, 0, is_file=True), lambda done, phase: None, tmp_path / "notes")
+    disk = flashed(image, publisher, tmp_path)
     with disk.open("r+b") as file:  # past the superblock, everywhere
         for offset in range(514 << 20, 700 << 20, 64 << 10):
             file.seek(offset)
@@ -256,37 +266,98 @@ def test_6_a_corrupted_root_does_not_run(publisher: Path, image: Callable[[str],
         machine.cut()
 
 
-@pytest.mark.slow
-def test_7_power_cuts(publisher: Path, image: Callable[[str], Path], pacs: tuple[int, Path], tmp_path: Path) -> None:
-    """On demand (``-m "vm and slow"``): the plug is pulled at random points while it receives, and while it updates."""
-    cuts = int(os.environ.get("SCANSIDE_VM_CUTS", "20"))
-    rng = random.Random(1)
-    first = load(image("1.0.0") / "manifest.json", [publisher / "image.pub"])
-    disk = tmp_path / "disk.img"
-    flash(first, Disk(disk, 0, is_file=True), lambda done, phase: None, tmp_path / "notes")
-    machine = Machine(tmp_path / "machine", disk, publisher)
-    commissioned(machine, tmp_path / "commission", publisher, pacs[0])
-    machine.cut()
-    bundle_path = next(image("2.0.0").glob("*.raucb"))
-    acknowledged = 0
-    for number in range(cuts):
-        since = len(machine.log)
-        updating = number % 2 == 1
-        if updating:
-            plug(machine, tmp_path / f"stick{number}", publisher, bundle_path)
-        else:
-            machine.start()
-        assert machine.wait_for(*JUDGED, timeout=BOOT * 3, since=since) == JUDGED[0]
-        end = time.monotonic() + rng.uniform(1, 90) * SLOW
-        while time.monotonic() < end:
-            radiograph = make_radiograph(tmp_path / f"{number}-{acknowledged}.dcm", seed=1000 * number + acknowledged)
-            done = scanside("send", radiograph, "--to", f"SCANSIDE@127.0.0.1:{machine.dicom_port}", timeout=300)
-            acknowledged += done.returncode == 0
+def test_7_a_shell_by_a_signed_token_and_a_factory_reset(box: Machine, publisher: Path, tmp_path: Path) -> None:
+    """Nobody gets in without a token; the reset destroys every key, and the box begins anew as another one."""
+    since = len(box.log)
+    first = answered(box, plug(box, tmp_path / "first", publisher), tmp_path / "answer", since)
+    box.cut()
+    identity = first.name.removeprefix("scanside-")
+    token = tmp_path / "service.token"
+    token.write_text(service.make(identity, 4, publisher / "site.key", "a test"))
+    since = len(box.log)
+    plug(box, tmp_path / "second", publisher, token)
+    box.wait_for("service mode for a test", timeout=BOOT, since=since)
+    box.type(f"\nscanside-firmware factory-reset --box {identity}\n")
+    box.wait_for("all key slots of the data partition were destroyed", timeout=BOOT, since=since)
+    since = len(box.log)
+    box.wait_for("its recovery key is shown once", timeout=BOOT, since=since)
+    box.wait_for(f"the service token is for box {identity}, and this is", timeout=BOOT, since=since)
+    assert box.wait_for(*JUDGED, timeout=BOOT, since=since) == JUDGED[0]
+    box.cut()
+
+
+def test_8_a_box_without_a_tpm_says_so(publisher: Path, image: Callable[[str], Path], tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher, tpm=False)
+    machine.start()
+    try:
+        machine.wait_for("data is NOT encrypted: this machine has no TPM 2.0", timeout=BOOT)
+        assert machine.wait_for(*JUDGED, timeout=BOOT) == JUDGED[0]
+    finally:
         machine.cut()
-    stick = plug(machine, tmp_path / "last", publisher)
-    machine.wait_for(*JUDGED, timeout=BOOT * 3)
-    time.sleep(120 * SLOW)
+
+
+@pytest.fixture
+def commissioned_box(
+    publisher: Path, image: Callable[[str], Path], pacs: tuple[int, Path], tmp_path: Path
+) -> Iterator[Machine]:
+    machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher)
+    commissioned(machine, tmp_path / "commission", publisher, pacs[0])
+    yield machine
     machine.cut()
-    recount = json.loads((answer(stick, tmp_path / "answer") / "recount.json").read_text())
-    assert recount["faults"] == 0
-    assert recount["counts"]["received"] >= acknowledged
+
+
+def cuts() -> int:
+    return int(os.environ.get("SCANSIDE_VM_CUTS", "20")) // 2
+
+
+def survives(cut: Machine, acknowledged: int, folder: Path, publisher: Path) -> str:
+    """It starts, is good, and has all that was acknowledged; the version that runs then."""
+    try:
+        stick = plug(cut, folder / "stick", publisher)
+        assert cut.wait_for(*JUDGED, timeout=BOOT * 3) == JUDGED[0]
+        found = answered(cut, stick, folder / "answer")
+    finally:
+        cut.cut()
+        cut.disk.unlink()
+    recount = json.loads((found / "recount.json").read_text())
+    assert recount["faults"] == 0 and recount["counts"]["received"] >= acknowledged, recount
+    return str(json.loads((found / "history.json").read_text())["image"]["version"])
+
+
+@pytest.mark.slow
+def test_power_cuts_while_it_receives(commissioned_box: Machine, publisher: Path, tmp_path: Path) -> None:
+    """On demand (``-m "vm and slow"``). The plug is pulled in the middle of a C-STORE, or just after it."""
+    rng = random.Random(1)
+    points = []
+    for number in range(cuts()):
+        radiograph = make_radiograph(tmp_path / f"{number}.dcm", seed=number)
+        with ThreadPoolExecutor(1) as sender:
+            sent = sender.submit(send, commissioned_box, radiograph, BOOT)
+            time.sleep(rng.uniform(0.5, 8) * SLOW)
+            known = number + sent.done()
+            points.append((commissioned_box.as_if_cut(tmp_path / f"cut{number}"), known))
+            sent.result()
+    commissioned_box.cut()
+    for number, (cut, known) in enumerate(points):
+        print(f"cut {number}: {known} acknowledged; runs {survives(cut, known, tmp_path / str(number), publisher)}")
+
+
+@pytest.mark.slow
+def test_power_cuts_while_it_updates(
+    commissioned_box: Machine, publisher: Path, image: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """On demand. The plug is pulled while the slot is written, at the restart, on trial: one of both versions runs."""
+    machine, rng = commissioned_box, random.Random(2)
+    for number in range(3):
+        send(machine, make_radiograph(tmp_path / f"{number}.dcm", seed=number), BOOT)
+    machine.cut()
+    since = len(machine.log)
+    plug(machine, tmp_path / "update", publisher, next(image("2.0.0").glob("*.raucb")))
+    machine.wait_for("is whole and signed", timeout=BOOT, since=since)
+    since, points = len(machine.log), []
+    while len(points) < cuts() and not (points and JUDGED[0] in machine.log[since:].partition("BdsDxe: start")[2]):
+        time.sleep(rng.uniform(1, 40) * SLOW)
+        points.append((machine.as_if_cut(tmp_path / f"cut{len(points)}"), machine.log[since:].splitlines()[-1:]))
+    machine.cut()
+    for number, (cut, last) in enumerate(points):
+        print(f"cut {number} after {last}: runs {survives(cut, 3, tmp_path / str(number), publisher)}")
