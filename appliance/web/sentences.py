@@ -44,7 +44,8 @@ RESULTS = (
     m("Right, but surer than it says"), m("Right, but the map shows another place"),
     m("Right, but there is more to see"), m("Another change"), m("It outlines something else"),
     m("Too far off to be mended"), m("Too large"), m("Too small"), m("A part is missing"),
-    m("A part does not belong to it"),
+    m("A part does not belong to it"), m("%(said)s: agree"), m("%(said)s: disagree"), m("%(said)s: amend"),
+    m("%(said)s: agree by %(person)s"), m("%(said)s: disagree by %(person)s"), m("%(said)s: amend by %(person)s"),
 )  # fmt: skip
 PACKAGES = (
     m("Pneumonia"), m("Lungs"), m("Anterior hippocampus"), m("Posterior hippocampus"),
@@ -117,9 +118,10 @@ NOT_READ = (
     m("Send it uncompressed or in a JPEG, JPEG-LS, JPEG 2000 or RLE transfer syntax."),
     m("The compressed image is %(size)s pixels, its header says %(size_2)s."),
     m("The image of %(size)s pixels is larger than any radiograph (%(number)s pixels)."),
-    m("Reading its %(what)s took longer than %(number)s s."),
-    m("Reading its %(what)s took more than %(number)s s of processor time."),
-    m("The process that read its %(what)s was stopped by it: %(error)s."),
+    m("Reading its %(said)s took longer than %(number)s s."),
+    m("Reading its %(said)s took more than %(number)s s of processor time."),
+    m("The process that read its %(said)s was stopped by it: %(error)s."),
+    m("pixels"), m("header"),
     m("Decoding its pixels needs more memory than it may have."),
     m("It has more than %(number)s elements and items, which no image needs."),
     m("Its sequences are nested more than %(number)s deep."),
@@ -208,7 +210,7 @@ DEVICE = (
     m("%(name)s, who may sign its certificate"), m("%(name)s, shown to it"),
     m("it holds no certificate in PEM form"), m("it can't be read: %(error)s"),
     # states of its parts, kinds of result
-    m("running"), m("waiting"), m("starting"), m("silent"), m("unheard"), m("serving"),
+    m("running"), m("waiting"), m("starting"), m("silent"), m("unheard"), m("ready"),
     m("Structured report"), m("Secondary capture"), m("Segmentation"), m("Presentation state"),
     m("Parametric map"), m("HL7 message"), m("FHIR bundle"),
 )  # fmt: skip
