@@ -41,6 +41,12 @@ addEventListener("DOMContentLoaded", () => {
   }))).observe(canvas, { attributeFilter: ["data-depth"] });
 });
 """
+_WHEN_PAINTED = """
+() => new Promise((done) => {
+  const look = () => (painted.full ? done(painted) : setTimeout(look, 20));
+  look();
+})
+"""
 
 
 def measure(folder: Path, count: int) -> dict[str, Any]:
@@ -72,8 +78,8 @@ def _look(page: Page, url: str, number: int) -> dict[str, float]:
     page.goto(f"{url}?q={number}")
     page.wait_for_load_state("networkidle")
     page.locator(f'a[href="/study/{number}"]').click()
-    page.wait_for_function("window.painted?.full", timeout=60_000)
-    painted: dict[str, float] = page.evaluate("painted")
+    page.locator("#canvas[data-depth=full]").wait_for(timeout=60_000)
+    painted: dict[str, float] = page.evaluate(_WHEN_PAINTED)
     return {"picture": painted.get("preview", painted["full"]), "full depth": painted["full"]}
 
 
