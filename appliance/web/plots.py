@@ -16,6 +16,7 @@ from appliance.web.language import gettext as _
 _WIDTH, _HEIGHT = 640, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 10, 26
 _SQUARE = 320
+_ANCHORS = {0.0: "start", 0.5: "middle", 1.0: "end"}  # so that the ends lie within the picture
 
 
 def months(title: str, rates: Sequence[tuple[str, Sequence[Estimate | None]]], floor: float | None) -> Markup:
@@ -68,7 +69,7 @@ def reliability(title: str, found: Calibration) -> Markup:
     for share in (0.0, 0.5, 1.0):
         parts.append(_line("grid", x(0), x(1), y(share), y(share)))
         parts.append(_words(_LEFT - 6, y(share) + 4, "end", _percent(share)))
-        parts.append(_words(x(share), y(0) + 16, "middle", _percent(share)))
+        parts.append(_words(x(share), y(0) + 16, _ANCHORS[share], _percent(share)))
     parts.append(_words(x(0.5), y(0) + 33, "middle", _("said")))
     parts.append(_line("floor", x(0), x(1), y(0), y(1)))
     for each in found.bins:

@@ -249,7 +249,7 @@ DRIFT = (
     m("how fast this device is says nothing about the images"),
 )  # fmt: skip
 PERFORMANCE = (
-    m("under 1"), m("%(number)s to %(number_2)s"), m("65 and over"),
+    m("male"), m("female"), m("under 1"), m("%(number)s to %(number_2)s"), m("65 and over"),
     m("Diagnoses of a study that has no result here; they count once it has"),
     m("Diagnoses whose accession number is that of several patients"),
     m("Diagnoses of a finding that no model here looks for in that study"),
