@@ -28,6 +28,7 @@ _LOOKS = {
     "moment": r"\w+ \d+ \w+ \d+, \d\d:\d\d",
     "said": ".+?",
 }
+_LONGEST, _DEEPEST, _MOST_TRIES = 2000, 12, 200
 _NAME = r"(?:(?!\. [A-Z]).)+?"
 
 
@@ -80,59 +81,93 @@ def translated(name: str, text: str) -> str | None:
     """All of a text in another language; None where a part of it is not known there."""
     if name == language.LANGUAGES[0]:
         return text
-    whole = _sentence(name, text)
-    if whole is not None:
-        return whole
-    for place in reversed([found.start() for found in _BETWEEN.finditer(text)]):
-        first = _sentence(name, text[:place])
-        rest = translated(name, text[place + 1 :]) if first is not None else None
-        if rest is not None:
-            return f"{first} {rest}"
-    return None
+    return _Translation(name).text(text) if len(text) <= _LONGEST else None
 
 
-def _sentence(name: str, text: str) -> str | None:
-    """Of one sentence, whether or not it begins with a capital letter and ends with a mark."""
-    ends = [(text, "")] + ([(text[:-1], text[-1])] if text[-1] in ".,;:" else [])
-    for words, end in ends:
-        for each in dict.fromkeys((words, _lower_first(words), upper_first(words))):
-            found = _form(name, each)
-            if found is not None:
-                return (upper_first(found) if text[:1].isupper() else found) + end
-    return None if re.search("[a-z]", text) else text  # codes are the same everywhere
+class _Translation:
+    """One text on its way into another language. What headers and peers may have put into it makes it give up early:
+    a text that is nested deeper, or can be taken apart in more ways, than any of ours is not known."""
 
+    def __init__(self, name: str) -> None:
+        self._words = language.catalog(name).gettext
+        self._left = _MOST_TRIES
+        self._depth = 0
+        self._known: dict[str, str | None] = {}
 
-def _form(name: str, text: str) -> str | None:
-    words = language.catalog(name).gettext
-    for form, pattern in _patterns():
-        match = pattern.fullmatch(text)
-        if match is None:
-            continue
-        values = {place: _value(name, place, value) for place, value in match.groupdict().items()}
-        if None not in values.values():
-            return words(form) % values
-    return None
+    def text(self, text: str) -> str | None:
+        """Of one sentence or several."""
+        if text not in self._known:
+            self._known[text] = None
+            if self._depth < _DEEPEST:
+                self._depth += 1
+                self._known[text] = self._taken_apart(text)
+                self._depth -= 1
+        return self._known[text]
 
+    def _taken_apart(self, text: str) -> str | None:
+        whole = self._sentence(text)
+        if whole is not None:
+            return whole
+        for place in reversed([found.start() for found in _BETWEEN.finditer(text)]):
+            first = self._sentence(text[:place])
+            rest = self.text(text[place + 1 :]) if first is not None else None
+            if rest is not None:
+                return f"{first} {rest}"
+        return None
 
-def _value(name: str, place: str, value: str) -> str | None:
-    """What stands in a place: ``said`` is another sentence, ``number`` a number, ``moment`` a time, all else a name."""
-    if place.startswith("said"):
-        return translated(name, value)
-    if place.startswith("number"):
-        return value.translate(str.maketrans(".,", ",."))
-    if place.startswith("moment"):
-        try:
-            return datetime.strptime(value, _MOMENT).strftime("%d.%m.%Y, %H:%M")
-        except ValueError:
+    def _sentence(self, text: str) -> str | None:
+        """Whether or not it begins with a capital letter and ends with a mark."""
+        ends = [(text, "")] + ([(text[:-1], text[-1])] if text.endswith((".", ",", ";", ":")) else [])
+        for words, end in ends:
+            for each in dict.fromkeys((words, _lower_first(words), upper_first(words))):
+                found = self._form(each)
+                if found is not None:
+                    return (upper_first(found) if text[:1].isupper() else found) + end
+        return None if re.search("[a-z]", text) else text  # codes are the same everywhere
+
+    def _form(self, text: str) -> str | None:
+        if self._left == 0:
             return None
-    return value
+        self._left -= 1
+        for form, words in _forms():
+            match = _pattern(form).fullmatch(text) if words in text else None
+            if match is None:
+                continue
+            values = {place: self._value(place, value) for place, value in match.groupdict().items()}
+            if None not in values.values():
+                return self._words(form) % values
+        return None
+
+    def _value(self, place: str, value: str) -> str | None:
+        """What stands in a place: ``said`` is another sentence, ``number`` a number, ``moment`` a time, all else a
+        name."""
+        if place.startswith("said"):
+            return self.text(value)
+        if place.startswith("number"):
+            return value.translate(str.maketrans(".,", ",."))
+        if place.startswith("moment"):
+            try:
+                return datetime.strptime(value, _MOMENT).strftime("%d.%m.%Y, %H:%M")
+            except ValueError:
+                return None
+        return value
 
 
 @cache
-def _patterns() -> list[tuple[str, re.Pattern[str]]]:
-    """Forms and what recognizes them, those with the most words of their own first."""
+def _forms() -> list[tuple[str, str]]:
+    """All, those with the most words of their own first, and the longest of these, which tells most texts apart."""
     ordered = sorted(FORMS, key=lambda form: (-len(_PLACE.sub("", form)), form))
-    return [(form, re.compile("".join(_pieces(form)), re.DOTALL)) for form in ordered]
+    return [(form, max(_own(form), key=len)) for form in ordered]
+
+
+@cache
+def _pattern(form: str) -> re.Pattern[str]:
+    return re.compile("".join(_pieces(form)), re.DOTALL)
+
+
+def _own(form: str) -> list[str]:
+    """The words of a form, between its places."""
+    return [words.replace("%%", "%") for words in _PLACE.split(form)[::2]]
 
 
 def _pieces(form: str) -> Iterator[str]:

@@ -19,6 +19,8 @@ import pytest
 import werkzeug.exceptions
 from babel.messages.catalog import Catalog, Message
 from babel.messages.pofile import read_po
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 
 from appliance import package
@@ -244,6 +246,20 @@ def test_a_sentence_that_a_person_typed_is_not_taken_apart() -> None:
         "Its body part is HAND. Oh.",
     ):
         assert _german(typed) is None
+
+
+@pytest.mark.parametrize(
+    "piece", ["a, ", "a: ", "Safe mode: ", "Lungs, ", "lungs and ", "Unsure about ", "b of studies since "]
+)
+def test_a_text_that_is_made_to_be_taken_apart_for_ever_stays_as_it_is(piece: str) -> None:
+    assert _german(f"{piece * 300}x") is None
+    assert _german(f"{piece * 3000}x") is None
+
+
+@given(st.lists(st.sampled_from(["Safe mode", "Lungs", ":", ",", " ", ".", "12 %", "%(said)s", "\n", "ß", "about "])))
+def test_any_text_is_translated_or_left_as_it_is(pieces: list[str]) -> None:
+    found = recorded.translated("de", "".join(pieces))
+    assert found is None or isinstance(found, str)
 
 
 def test_every_reason_and_warning_of_routing_is_translated(tmp_path: Path) -> None:
