@@ -1,6 +1,7 @@
 # make demo          set up and run the main job; ONCE=1 stops after the results
 # make test          set up and pass the tests
 # make lint          ruff and mypy
+# make translations  renew the catalogs of the page from its sentences; then translate what is new, and run it again
 # make clean         remove the environments
 SHELL := /bin/bash
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(shell $(p) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $(p))) python3)
@@ -11,7 +12,7 @@ PYTEST ?=
 # files with few tests come last, which are the long ones.
 TESTS = .venv-dev/bin/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint translations clean
 
 demo: .venv/ready
 	.venv/bin/scanside demo --count $(COUNT) $(if $(ONCE),--once) $(if $(wildcard $(SAMPLES)),--samples $(SAMPLES))
@@ -25,6 +26,17 @@ lint: .venv-dev/ready
 	.venv-dev/bin/ruff check .
 	.venv-dev/bin/ruff format --check .
 	.venv-dev/bin/mypy
+
+BABEL = .venv-dev/bin/pybabel --quiet
+CATALOGS = appliance/web/translations
+
+translations: .venv-dev/ready
+	mkdir -p .build
+	$(BABEL) extract --mapping pyproject.toml --keyword marked --keyword m --sort-output --no-location \
+		--project Scanside --copyright-holder Scanside --output .build/messages.pot .
+	$(BABEL) update --input-file .build/messages.pot --output-dir $(CATALOGS) --no-fuzzy-matching --ignore-obsolete \
+		--ignore-pot-creation-date --width 100
+	$(BABEL) compile --directory $(CATALOGS)
 
 # The device, as it ships: no torch, no compiler.
 .venv/ready: pyproject.toml

@@ -235,6 +235,7 @@ class Web(_Table, frozen=True):
     embed_origins: tuple[Origin, ...] = ()
     idle_minutes: Annotated[float, Meta(gt=0, le=1440)] = 30.0
     session_hours: Annotated[float, Meta(gt=0, le=168)] = 12.0
+    language: Literal["browser", "en", "de"] = "browser"
     kiosk: Literal["off", "login", "open"] = "login"
     tls: WebTls | None = None
 

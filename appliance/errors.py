@@ -96,6 +96,13 @@ class ArchiveError(InputError):
     """A zip archive is damaged, or nothing of it may be taken."""
 
 
+# By what a reason of the next one tells what there is to mend, if anything.
+NO_PACKAGE = "No model package is installed"
+RAW_IMAGE = "The image is a raw one (For Processing)"
+NO_BODY_PART = "It does not say which body part was imaged"
+THIS_DEVICE_READS = "this device reads"  # other images than this one
+
+
 class NotAcceptedError(InputError):
     """No installed package is meant for this input."""
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pydicom import Dataset
 from pydicom.uid import UID
 
-from appliance.errors import NotAcceptedError
+from appliance.errors import NO_BODY_PART, NO_PACKAGE, RAW_IMAGE, THIS_DEVICE_READS, NotAcceptedError
 from appliance.image import age_years, text
 from appliance.package import Package
 from appliance.result import AGE_NOT_STATED, OUTSIDE_VALIDATED_USE, VIEW_NOT_STATED
@@ -57,9 +57,9 @@ def route(header: Dataset, packages: Sequence[Package]) -> tuple[Package, tuple[
         if closest is None or refusal[0] > closest[0]:
             closest = refusal
     if closest is None:
-        raise NotAcceptedError("No model package is installed.")
+        raise NotAcceptedError(f"{NO_PACKAGE}.")
     wanted = list(dict.fromkeys(_wanted(package) for package in ordered))
-    raise NotAcceptedError(closest[1], hint=f"this device reads {' and '.join(wanted)}")
+    raise NotAcceptedError(closest[1], hint=f"{THIS_DEVICE_READS} {' and '.join(wanted)}")
 
 
 def companion(header: Dataset, packages: Sequence[Package], chosen: Package) -> tuple[Package, tuple[str, ...]] | None:
@@ -98,7 +98,7 @@ def _kind(header: Dataset, package: Package) -> str | None:
     accepts = package.manifest.accepts
     sop_class, modality = text(header, "SOPClassUID"), text(header, "Modality").upper()
     if sop_class in _FOR_PROCESSING:
-        return "The image is a raw one (For Processing), which is not made to be looked at."
+        return f"{RAW_IMAGE}, which is not made to be looked at."
     if sop_class not in accepts.sop_classes:
         name = UID(sop_class).name if sop_class else "no SOP class"
         return f"It is {_modality_in_words(modality)}: {name}."
@@ -133,10 +133,10 @@ def _body_part(header: Dataset, package: Package) -> str | None:
         return f"Its body part is {stated}."
     described = _described(header)
     if not described:
-        return "It does not say which body part was imaged (Body Part Examined is empty)."
+        return f"{NO_BODY_PART} (Body Part Examined is empty)."
     if any(part in described for part in wanted):
         return None
-    return "It does not say which body part was imaged: Body Part Examined is empty and no description names it."
+    return f"{NO_BODY_PART}: Body Part Examined is empty and no description names it."
 
 
 def _described(header: Dataset) -> str:

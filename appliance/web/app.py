@@ -7,11 +7,8 @@ import hmac
 import os
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from flask import Flask, Response, g, render_template, request
 from werkzeug.exceptions import HTTPException
 
@@ -22,8 +19,6 @@ from appliance.config import Config
 from appliance.drift.store import DriftStore
 from appliance.manifests import Manifests
 from appliance.reader_study import ReaderStudies
-from appliance.reading_order import of_rank
-from appliance.result import Finding, Segment, rounded_percent
 from appliance.safe_mode import LEVEL_WORDS
 from appliance.safe_mode_store import SafeModeStore
 from appliance.spool import write_durably
@@ -44,7 +39,9 @@ from appliance.web import (
     device,
     drift,
     embedding,
+    formats,
     kiosk,
+    language,
     metrics,
     people,
     performing,
@@ -55,8 +52,8 @@ from appliance.web import (
     trail,
     views,
 )
+from appliance.web.language import gettext as _
 from appliance.web.once import Once
-from appliance.web.telling import Trend
 from appliance.worklist_store import Worklists
 
 _POLICY = (
@@ -142,55 +139,16 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     def person(row: dict[str, str]) -> tuple[str, str]:
         """What is shown of a patient: name and ID, or a pseudonym that is the same for the same ID on this device."""
         if config.web.show_patient:
-            return row["patient_name"].replace("^", " ").strip() or "no name", row["patient_id"] or "no ID"
+            return row["patient_name"].replace("^", " ").strip() or _("no name"), row["patient_id"] or _("no ID")
         digest = hmac.new(secret, row["patient_id"].encode(), hashlib.sha256).hexdigest()
-        return f"Patient {digest[:6].upper()}" if row["patient_id"] else "Patient", "de-identified"
+        known = " " + digest[:6].upper() if row["patient_id"] else ""
+        return _("Patient") + known, _("de-identified")
 
-    app.jinja_env.filters.update(
-        person=person,
-        tier=_tier,
-        moment=_moment,
-        ago=_ago,
-        size=_size,
-        kind=_kind,
-        percent=lambda share: rounded_percent(share).replace(" ", "\N{NO-BREAK SPACE}"),
-        reported_as=_reported_as,
-        extent=_extent,
-        color=_color,
-        day=_day,
-        lower_first=_lower_first,
-    )
+    app.jinja_env.filters.update(formats.FILTERS, person=person)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    language.install(app)
     rights.refuse_unmarked(app)
     return app
-
-
-def _tier(row: dict[str, Any]) -> str:
-    """Of a row of the ledger: how confident the model is of an urgent finding."""
-    return of_rank(row["reading_rank"])[1]
-
-
-def _reported_as(finding: dict[str, Any]) -> str:
-    return msgspec.convert(finding, Finding).reported_as
-
-
-def _extent(segment: dict[str, Any]) -> str:
-    """How large a segment is, in words."""
-    return msgspec.convert(segment, Segment).size
-
-
-def _color(segment: dict[str, Any] | Trend) -> str:
-    """As SVG and HTML take it."""
-    color = segment.color if isinstance(segment, Trend) else segment["color"]
-    return "#{:02x}{:02x}{:02x}".format(*color)
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
-
-
-def _day(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d")
 
 
 def _secret(path: Path) -> bytes:
@@ -213,38 +171,12 @@ def _headers(response: Response, strict_transport: bool) -> Response:
 
 
 def _error(error: HTTPException) -> Response:
-    if request.path.startswith(auth.API):
+    if request.path.startswith(rights.API):
         return api.problem(error)
-    if request.path.startswith(auth.FOR_SYSTEMS):
+    if request.path.startswith(rights.FOR_SYSTEMS):
         answer = Response(f"{error.description}\n", mimetype="text/plain")
     else:
         answer = Response(render_template("error.html", error=error))
     answer.headers.extend((name, value) for name, value in error.get_headers() if name != "Content-Type")
     answer.status_code = error.code or 500
     return answer
-
-
-def _moment(seconds: float | None) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S") if seconds else ""
-
-
-def _ago(seconds: float | None) -> str:
-    """A duration in words, to its two largest units."""
-    if seconds is None:
-        return ""
-    left = int(seconds)
-    words: list[str] = []
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, length)
-        if count or (unit == "s" and not words):
-            words.append(f"{count} {unit}")
-    return " ".join(words[:2])
-
-
-def _kind(kind: str) -> str:
-    """A kind of result, for people."""
-    return {"hl7_oru": "HL7 message", "fhir_bundle": "FHIR bundle"}.get(kind) or kind.replace("_", " ").capitalize()
-
-
-def _size(count: float) -> str:
-    return f"{count / 1024**3:.1f} GB" if count >= 1024**3 else f"{count / 1024**2:.0f} MB"

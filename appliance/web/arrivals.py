@@ -23,9 +23,10 @@ from werkzeug.exceptions import NotAcceptable, RequestTimeout, ServiceUnavailabl
 from appliance.config import Config
 from appliance.spool import Spool
 from appliance.store import Store
-from appliance.web.auth import FOR_SYSTEMS
+from appliance.web.language import gettext as _
+from appliance.web.language import marked, translated
 from appliance.web.multipart import Part, parts
-from appliance.web.rights import needs
+from appliance.web.rights import FOR_SYSTEMS, needs
 
 if TYPE_CHECKING:
     from appliance.ingest import Intake
@@ -37,11 +38,11 @@ blueprint = Blueprint("arrivals", __name__)
 MOST_AT_ONCE = 4  # of the server's threads; the others are for people who look at the page
 _MOST_FILES = 50_000
 _WORDS = {
-    "taken": "taken",
-    "again": "was here before",
-    "conflict": "in conflict",
-    "ignored": "left out",
-    "refused": "refused",
+    "taken": marked("taken"),
+    "again": marked("was here before"),
+    "conflict": marked("in conflict"),
+    "ignored": marked("left out"),
+    "refused": marked("refused"),
 }
 _ANSWERS = ("application/dicom+json", "application/json")
 
@@ -100,7 +101,7 @@ def _instance(part: Part) -> Iterator[bytes]:
 @blueprint.get("/upload")
 @needs("send")
 def upload_form() -> str:
-    return render_template("upload.html", outcomes=None, upload_words=_WORDS)
+    return render_template("upload.html", outcomes=None, upload_words=translated(_WORDS))
 
 
 @blueprint.post("/upload")
@@ -108,7 +109,7 @@ def upload_form() -> str:
 def upload() -> Response | str:
     """Take the files of the form; the outcome of each as a page, or as JSON where that is asked for."""
     if request.mimetype != "multipart/form-data":
-        raise UnsupportedMediaType("Send the form of this page.")
+        raise UnsupportedMediaType(_("Send the form of this page."))
     with _taking() as (intake, transfer_id):
         from appliance.ingest.bundle import Bundle
 
@@ -119,7 +120,7 @@ def upload() -> Response | str:
         outcomes = taking.finish()
     if request.accept_mimetypes.best_match(("text/html", "application/json")) == "application/json":
         return jsonify([vars(outcome) for outcome in outcomes])
-    return render_template("upload.html", outcomes=outcomes, upload_words=_WORDS)
+    return render_template("upload.html", outcomes=outcomes, upload_words=translated(_WORDS))
 
 
 @contextmanager
@@ -127,7 +128,7 @@ def _taking() -> Iterator[tuple[Intake, str]]:
     """A request as one transfer, while others can look at the page."""
     places: threading.BoundedSemaphore = current_app.config["SCANSIDE_UPLOADS_AT_ONCE"]
     if not places.acquire(blocking=False):
-        raise ServiceUnavailable("Others are sending at the moment.", retry_after=5)
+        raise ServiceUnavailable(_("Others are sending at the moment."), retry_after=5)
     try:
         intake: Intake = current_app.config["SCANSIDE_INTAKE"]()
         transfer_id, whole = uuid.uuid4().hex, False
@@ -136,7 +137,7 @@ def _taking() -> Iterator[tuple[Intake, str]]:
             yield intake, transfer_id
             whole = True
         except (BlockingIOError, ssl.SSLWantReadError) as error:  # the server's limit; see `appliance.web.server`
-            raise RequestTimeout("Nothing came for too long.") from error
+            raise RequestTimeout(_("Nothing came for too long.")) from error
         finally:
             intake.end_transfer(transfer_id, "released" if whole else "aborted")
     finally:

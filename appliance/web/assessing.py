@@ -13,6 +13,8 @@ from appliance.assessment_store import Assessments, Subject, Verdict
 from appliance.config import Config
 from appliance.errors import ApplianceError, SpoolError
 from appliance.store import Store
+from appliance.web import recorded
+from appliance.web.language import gettext as _
 from appliance.web.rights import current_person, needs
 from appliance.web.telling import telling
 
@@ -29,7 +31,7 @@ def assess(number: int) -> BaseResponse:
     form = request.form
     subject, verdict = form.get("subject", ""), form.get("verdict", "")
     if subject not in (*get_args(Subject), "all") or verdict not in get_args(Verdict):
-        abort(400, "Say what is assessed, and whether you agree.")
+        abort(400, _("Say what is assessed, and whether you agree."))
     assessments = Assessments(config.ledger_path)
     try:
         for each, label in _all(assessments, number) if subject == "all" else [(subject, form.get("label", ""))]:
@@ -43,9 +45,9 @@ def assess(number: int) -> BaseResponse:
                 current_person(),
             )
     except SpoolError as error:
-        abort(503, f"This was not kept: {error}. Go back and send it again.")
+        abort(503, recorded.not_kept(error))
     except ApplianceError as error:
-        abort(409, f"{error.message[0].upper()}{error.message[1:]}.")
+        abort(409, recorded.of_error(error))
     finally:
         assessments.close()
     return redirect(f"/study/{number}#assessment")
@@ -69,7 +71,7 @@ def report(number: int) -> str:
     store: Store = current_app.config["SCANSIDE_STORE"]
     row: dict[str, Any] | None = store.instance(number)
     if row is None or row["provenance"] is None:
-        abort(404, f"There is no result of image number {number} to print.")
+        abort(404, _("There is no result of image number %(number)s to print.", number=number))
     config: Config = current_app.config["SCANSIDE"]
     width, height = _size(config.previews_path / str(number) / "image.png")
     return render_template("report.html", row=row, width=width, height=height, **telling(row))

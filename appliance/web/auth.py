@@ -22,10 +22,9 @@ from appliance.config import LOOPBACK, Config
 from appliance.errors import LoginError
 from appliance.sessions import Sessions
 from appliance.tokens import Tokens
-from appliance.web.rights import is_automatic, may, right_of
+from appliance.web.language import gettext as _
+from appliance.web.rights import API, FOR_SYSTEMS, is_automatic, may, right_of
 
-FOR_SYSTEMS = "/dicom-web/"  # below this no person looks, and a login is HTTP's Basic one (RFC 7617) or a token
-API = "/api/"
 _WITH_TOKENS = (FOR_SYSTEMS, API, "/metrics")
 _BEFORE_ANY_ACCOUNT = ("static", "views.healthz", "branding.", "people.enrol", "people.log")
 _SESSION_KEY = "login"
@@ -154,14 +153,14 @@ class Gate:
             if self._on_loopback:
                 # Another site's name that resolves to this machine must not read the page (DNS rebinding).
                 if not host_is_trusted(request.host, LOOPBACK_HOSTS):
-                    abort(400, "This page answers on this machine's own name only.")
+                    abort(400, _("This page answers on this machine's own name only."))
                 g.rights = ALL_RIGHTS
                 return None
             return None if (request.endpoint or "").startswith(_BEFORE_ANY_ACCOUNT) else self._ask("/enrol")
         if may(right):
             return None
         if g.person:
-            abort(403, f"{g.person} may not do this: it needs the right to {right}.")
+            abort(403, _("%(person)s may not do this: it needs the right to %(right)s.", person=g.person, right=right))
         return self._ask(f"/login{_next()}")
 
     @staticmethod
@@ -218,7 +217,9 @@ def refuse_other_sites(app: Flask) -> None:
         else:
             same = request.path.startswith((FOR_SYSTEMS, API)) and not session
         if not same:
-            abort(403, "This was not sent by a page of this device. Load the page again, and press the button there.")
+            abort(
+                403, _("This was not sent by a page of this device. Load the page again, and press the button there.")
+            )
 
 
 def _next() -> str:

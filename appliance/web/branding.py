@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, abort, current_app
 
 from appliance.brand import Branding
+from appliance.web.language import gettext as _
 from appliance.web.rights import needs
 
 blueprint = Blueprint("branding", __name__)
@@ -19,7 +20,7 @@ def _brand() -> Branding:
 @needs("open", automatic=True)
 def logo() -> Response:
     if not _brand().logo:
-        abort(404, "No logo is configured.")
+        abort(404, _("No logo is configured."))
     response = Response(_brand().logo, mimetype=_brand().mimetype)
     # An SVG may hold scripts. In an <img> they don't run; opened by itself it must not run them either.
     response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
+
+from appliance.web.formats import clock
 
 _WIDTH, _HEIGHT = 480, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 8, 12, 24
@@ -56,7 +57,7 @@ class Chart:
         step = max(math.ceil(len(self.times) / _MOST_ROWS), 1)
         return [
             (
-                _clock(self.times[place], True),
+                clock(self.times[place], True),
                 ["" if (v := line.values[place]) is None else self.show(v) for line in self.lines],
             )
             for place in range(0, len(self.times), step)
@@ -91,7 +92,7 @@ class Chart:
             at = begin + share * (end - begin)
             parts.append(
                 f'<text class="tick" x="{x(at):.1f}" y="{_HEIGHT - 6}" text-anchor="{anchor}">'
-                f"{_clock(at, end - begin > 86400)}</text>"
+                f"{clock(at, end - begin > 86400)}</text>"
             )
         for number, line in enumerate(self.lines):
             for piece in self._pieces(line.values):
@@ -124,7 +125,3 @@ def _nice(value: float) -> float:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
     return next((each * power for each in (1, 2, 5, 10) if each * power >= value * 0.999), 10 * power)
-
-
-def _clock(at: float, with_day: bool) -> str:
-    return time.strftime("%b %d %H:%M" if with_day else "%H:%M", time.localtime(at))

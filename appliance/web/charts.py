@@ -13,6 +13,10 @@ from markupsafe import Markup, escape
 
 from appliance.drift.history import Line
 from appliance.drift.streams import Stream
+from appliance.web import formats
+from appliance.web.formats import in_figures
+from appliance.web.language import gettext as _
+from appliance.web.recorded import told
 
 _WIDTH, _HEIGHT = 320, 120
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 6, 8, 18
@@ -29,9 +33,9 @@ def line(what: Line) -> Markup:
 def number_text(stream: Stream, place: float) -> str:
     """The value at a bin, rounded for people."""
     if math.isnan(place):
-        return "none"
+        return _("none")
     value = stream.middle(min(max(round(place), 1), stream.bins - 1))
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return formats.number(value) if abs(value) >= 1000 else in_figures(f"{value:.3g}")
 
 
 def _number(what: Line, band: np.ndarray) -> Markup:
@@ -39,7 +43,7 @@ def _number(what: Line, band: np.ndarray) -> Markup:
     known = band[~np.isnan(band).any(axis=1)]
     ends = np.concatenate([known.ravel(), [] if usual is None else usual])
     if not len(ends):
-        return _empty(f"{stream.title}: never stated")
+        return _empty(_("%(stream)s: never stated", stream=told(stream.title)))
     low, high = float(ends.min()) - 1, float(ends.max()) + 1
     parts = [_grid([(place, number_text(stream, place)) for place in (high, (low + high) / 2, low)], low, high)]
     if usual is not None:
@@ -66,18 +70,19 @@ def _number(what: Line, band: np.ndarray) -> Markup:
 def _number_words(what: Line, band: np.ndarray) -> str:
     stream, usual = what.stream, what.usual
     known = np.flatnonzero(~np.isnan(band).any(axis=1))
-    unit = f" {stream.unit}" if stream.unit else ""
-    said = f"{stream.title}: "
+    unit = f" {told(stream.unit)}" if stream.unit else ""
+    said = f"{told(stream.title)}: "
     if len(known):
         first, last = int(known[0]), int(known[-1])
-        said += f"median {number_text(stream, band[first, 1])}{unit} on {what.labels[first]}"
+        value, later = number_text(stream, band[first, 1]) + unit, number_text(stream, band[last, 1])
+        said += _("median %(value)s on %(day)s", value=value, day=what.labels[first])
         if last > first:
-            said += f", {number_text(stream, band[last, 1])} on {what.labels[last]}"
+            said += _(", %(value)s on %(day)s", value=later, day=what.labels[last])
     else:
-        said += "not stated"
+        said += _("not stated")
     if usual is not None:
         middle, low, high = (number_text(stream, usual[each]) for each in (1, 0, 2))
-        said += f"; usual {middle}, 80 % of studies from {low} to {high}"
+        said += _("; usual %(middle)s, 80 %% of studies from %(low)s to %(high)s", middle=middle, low=low, high=high)
     return said
 
 
@@ -92,12 +97,16 @@ def _category(what: Line) -> Markup:
             points = [(_x(each, len(shares)), _y(float(shares[each]), 0.0, 1.0)) for each in run]
             parts.append(_path(points, f"value c{number}"))
     last = {name: _percent(float(shares[-1])) for name, shares in what.shares.items() if len(shares)}
+    none = _("none")
     words = "; ".join(
-        f"{name} {last.get(name, 'none')}"
-        + (f", usual {_percent(usual)}" if not math.isnan(usual := what.usual_shares.get(name, math.nan)) else "")
+        f"{told(name)} {last.get(name, none)}"
+        + ("" if math.isnan(usual) else _(", usual %(share)s", share=_percent(usual)))
         for name in what.shares
+        for usual in (what.usual_shares.get(name, math.nan),)
     )
-    return _figure(parts, what.labels, f"{what.stream.title}, latest share of studies: {words}")
+    title = told(what.stream.title)
+    said = _("%(stream)s, latest share of studies: %(words)s", stream=title, words=words)
+    return _figure(parts, what.labels, said)
 
 
 def capital(labels: Sequence[str], worth: Sequence[float], alarm: float, title: str) -> Markup:
@@ -112,11 +121,11 @@ def capital(labels: Sequence[str], worth: Sequence[float], alarm: float, title: 
     limit = alarm / math.log(10)
     known = values[~np.isnan(values)]
     if not len(known):
-        return _empty(f"{title}: nothing was watched")
+        return _empty(_("%(title)s: nothing was watched", title=title))
     high = max(limit + 0.5, min(float(known.max()), limit + _MOST_DECADES))
     low = min(-1.0, max(float(known.min()), -_MOST_DECADES))
     shown = np.clip(values, low, high)
-    ticks = [(limit, f"{10**limit:,.0f}"), (0.0, "1"), (low, f"{10**low:.2g}")]
+    ticks = [(limit, formats.number(10**limit)), (0.0, "1"), (low, in_figures(f"{10**low:.2g}"))]
     parts = [_grid(ticks, low, high)]
     level = _y(limit, low, high)
     parts.append(_path([(_LEFT, level), (_WIDTH - _RIGHT, level)], "limit"))
@@ -125,17 +134,22 @@ def capital(labels: Sequence[str], worth: Sequence[float], alarm: float, title: 
         for run in _runs(~np.isnan(values))
     ]
     highest, latest = times(float(known.max())), times(float(known[-1]))
-    words = f"{title}: highest capital {highest}, latest {latest}; alarm at {10**limit:,.0f}"
+    words = _(
+        "%(title)s: highest capital %(highest)s, latest %(latest)s; alarm at %(limit)s",
+        title=title, highest=highest, latest=latest, limit=formats.number(10**limit),
+    )  # fmt: skip
     return _figure(parts, labels, words)
 
 
 def times(power: float) -> str:
     """A capital whose common logarithm this is, for people."""
-    return f"{10**power:,.3g}" if abs(power) < 6 else f"10 to the power of {power:.0f}"
+    return (
+        in_figures(f"{10**power:,.3g}") if abs(power) < 6 else _("10 to the power of %(power)s", power=f"{power:.0f}")
+    )
 
 
 def _percent(share: float) -> str:
-    return "none" if math.isnan(share) else f"{100 * share:.0f} %"
+    return _("none") if math.isnan(share) else f"{100 * share:.0f} %"
 
 
 def _x(number: int, count: int) -> float:

@@ -11,6 +11,8 @@ from werkzeug.wrappers import Response as BaseResponse
 from appliance.config import Config
 from appliance.custody import Custody
 from appliance.errors import ApplianceError
+from appliance.web import recorded
+from appliance.web.language import gettext as _
 from appliance.web.rights import needs
 
 blueprint = Blueprint("custody", __name__)
@@ -42,18 +44,18 @@ def quarantine() -> str:
 def export(number: int) -> BaseResponse:
     """The file as it came. It may name the patient, so it is there only where the page may, too."""
     if not _config().web.show_patient:
-        abort(403, "Files name the patient, and this page is set to show no patients (web.show_patient). "
-                   "`scanside quarantine export` copies them.")  # fmt: skip
+        abort(403, _("Files name the patient, and this page is set to show no patients (web.show_patient). "
+                     "`scanside quarantine export` copies them."))  # fmt: skip
     custody = _custody(read_only=True)
     try:
         row = custody.instance(number)
     finally:
         custody.close()
     if row is None or row["state"] != "quarantined":
-        abort(404, f"There is no quarantined image number {number}.")
+        abort(404, _("There is no quarantined image number %(number)s.", number=number))
     path = Path(_config().spool_path) / row["file"]
     if not path.exists():
-        abort(404, f"The file of image {number} is no longer there.")
+        abort(404, _("The file of image %(number)s is no longer there.", number=number))
     return send_file(path, "application/dicom", as_attachment=True, download_name=f"{number:08d}.dcm")
 
 
@@ -74,7 +76,7 @@ def _done(number: int, what: Callable[[Custody, int], None], back: str) -> BaseR
     try:
         what(custody, number)
     except ApplianceError as error:
-        abort(409, f"{error.message[0].upper()}{error.message[1:]}.")
+        abort(409, recorded.of_error(error))
     finally:
         custody.close()
     return redirect(back)

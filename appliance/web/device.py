@@ -21,6 +21,9 @@ from appliance.store import Store
 from appliance.web.chart import Chart, Line
 from appliance.web.device_state import device_state
 from appliance.web.device_words import answer_on_acceleration
+from appliance.web.formats import number
+from appliance.web.language import gettext as _
+from appliance.web.language import marked, translated
 from appliance.web.rights import needs
 from appliance.web.views import STATE_WORDS
 
@@ -32,9 +35,9 @@ _MOST_POINTS = 240
 _LOG_LINES = 200
 _GB = 1024**3
 _TITLES = {
-    errand.SELF_TEST: "Self-test",
-    errand.CONNECTIONS: "Connection test",
-    errand.BUNDLE: "Support bundle",
+    errand.SELF_TEST: marked("Self-test"),
+    errand.CONNECTIONS: marked("Connection test"),
+    errand.BUNDLE: marked("Support bundle"),
 }
 
 
@@ -139,7 +142,7 @@ def fragment() -> str:
 def _rendered(template: str) -> str:
     config, chosen = _config(), request.args.get("range", "24h")
     if chosen not in _RANGES:
-        abort(400, f"There is no range {chosen!r}; there are {', '.join(_RANGES)}.")
+        abort(400, _("There is no range %(chosen)r; there are %(known)s.", chosen=chosen, known=", ".join(_RANGES)))
     store: Store = current_app.config["SCANSIDE_STORE"]
     state = device_state(config, store)
     bundle = config.support_path / errand.BUNDLE_NAME
@@ -157,7 +160,7 @@ def _rendered(template: str) -> str:
         busy=_errands().running,
         bundle_at=bundle.stat().st_mtime if bundle.exists() else None,
         lines=log.latest(config.log_path, _LOG_LINES),
-        words=STATE_WORDS,
+        words=translated(STATE_WORDS),
         now=time.time(),
     )
 
@@ -180,20 +183,20 @@ def _charts(config: Config, chosen: str) -> list[Chart]:
         return []
     charts = [
         *_times(times, found, width),
-        Chart("Results an hour", times, [Line("results", [60 * each.results / max(each.minutes, 1) for each in found])],
-              lambda value: f"{value:.0f}", width),
-        Chart("Waiting", times, [Line("to be read", [each.queue.most for each in found]),
-                                 Line("to be sent", [each.waiting.most for each in found])],
-              lambda value: f"{value:.0f}", width),
-        Chart("Processor", times, [Line("load", [each.cpu_percent.mean for each in found])],
-              lambda value: f"{value:.0f} %", width),
-        Chart("Memory", times, [Line("all", [each.memory_bytes.mean / _GB for each in found]),
-                                Line("appliance", [each.appliance_bytes.mean / _GB for each in found])],
-              lambda value: f"{value:.1f} GB", width),
-        Chart("Free disk", times, [Line("free", [each.disk_free / _GB for each in found])],
-              lambda value: f"{value:.0f} GB", width),
-        Chart("Temperature", times, [Line("hottest", [each.celsius.most if each.celsius else None for each in found])],
-              lambda value: f"{value:.0f} °C", width),
+        Chart(_("Results an hour"), times,
+              [Line(_("results"), [60 * each.results / max(each.minutes, 1) for each in found])], number, width),
+        Chart(_("Waiting"), times, [Line(_("to be read"), [each.queue.most for each in found]),
+                                    Line(_("to be sent"), [each.waiting.most for each in found])], number, width),
+        Chart(_("Processor"), times, [Line(_("load"), [each.cpu_percent.mean for each in found])],
+              lambda value: f"{number(value)} %", width),
+        Chart(_("Memory"), times, [Line(_("all"), [each.memory_bytes.mean / _GB for each in found]),
+                                   Line(_("appliance"), [each.appliance_bytes.mean / _GB for each in found])],
+              lambda value: f"{number(value, 1)} GB", width),
+        Chart(_("Free disk"), times, [Line(_("free"), [each.disk_free / _GB for each in found])],
+              lambda value: f"{number(value)} GB", width),
+        Chart(_("Temperature"), times,
+              [Line(_("hottest"), [each.celsius.most if each.celsius else None for each in found])],
+              lambda value: f"{number(value)} °C", width),
     ]  # fmt: skip
     return [each for each in charts if not each.is_empty]
 
@@ -203,7 +206,7 @@ def _times(times: Sequence[int], found: Sequence[Period], width: int) -> list[Ch
     names = sorted({name for period in found for name in period.models})
     charts = []
     for name in names:
-        for what, field_name in (("Turnaround", "turnaround"), ("Reading time", "reading")):
+        for what, field_name in ((_("Turnaround"), "turnaround"), (_("Reading time"), "reading")):
             lines = [
                 Line(
                     words,
@@ -221,7 +224,7 @@ def _times(times: Sequence[int], found: Sequence[Period], width: int) -> list[Ch
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+    return f"{number(value, 2 if value < 10 else 0)} s"
 
 
 @blueprint.post("/device/<any('self-test', 'connections', 'support-bundle'):what>")
@@ -229,7 +232,7 @@ def _seconds(value: float) -> str:
 def start(what: str) -> BaseResponse:
     """Start a test or make a bundle; the page shows what comes of it."""
     if not _errands().start(what):
-        abort(409, "Another test runs. Wait for its end.")
+        abort(409, _("Another test runs. Wait for its end."))
     return redirect(f"/device#{what}")
 
 
@@ -246,6 +249,6 @@ def prove() -> BaseResponse:
 def support_bundle() -> Response:
     path = _config().support_path / errand.BUNDLE_NAME
     if not path.exists():
-        abort(404, "There is no support bundle yet. Make one on the device page.")
+        abort(404, _("There is no support bundle yet. Make one on the device page."))
     made = time.strftime("%Y%m%d-%H%M", time.localtime(path.stat().st_mtime))
     return send_file(path, "application/zip", as_attachment=True, download_name=f"scanside-support-{made}.zip")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from appliance.web.formats import number, significant
+from appliance.web.language import gettext as _
+
 _PROCESSORS = ("cpu",)
 
 
@@ -17,14 +20,19 @@ def answer_on_acceleration(health: dict[str, Any]) -> list[str]:
         receipt = each["receipt"]
         on_processor = str(each["device"]).lower().startswith(_PROCESSORS)
         agreed = (
-            f"smallest Dice coefficient {receipt['min_dice']:.4f}"
+            _("smallest Dice coefficient %(value)s", value=number(receipt["min_dice"], 4))
             if isinstance(receipt.get("min_dice"), float)
-            else f"largest difference of a probability {receipt['max_abs_dp']:.1g}"
+            else _("largest difference of a probability %(value)s", value=significant(receipt["max_abs_dp"], 1))
         )
-        made_at = receipt["made_at"].replace("T", " ")[:16]
-        told.append(
-            f"{'No GPU or NPU: ' if on_processor else 'Yes: '}{each['package']['id']} {each['package']['version']} "
-            f"runs on {receipt['cpu'] if on_processor else each['device']} by {each['backend']}, proved {made_at} "
-            f"against {receipt['count']} golden vectors, {agreed}."
+        runs = _(
+            "%(package)s runs on %(device)s by %(backend)s, proved %(at)s against %(count)s golden vectors, "
+            "%(agreed)s.",
+            package=f"{each['package']['id']} {each['package']['version']}",
+            device=receipt["cpu"] if on_processor else each["device"],
+            backend=each["backend"],
+            at=receipt["made_at"].replace("T", " ")[:16],
+            count=receipt["count"],
+            agreed=agreed,
         )
+        told.append((_("No GPU or NPU:") if on_processor else _("Yes:")) + " " + runs)
     return told

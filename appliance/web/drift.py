@@ -11,15 +11,17 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config
 from appliance.drift import decisions, history, summary
-from appliance.drift.store import DriftStore, Outcome
+from appliance.drift.store import Against, DriftStore, Outcome
 from appliance.errors import ApplianceError, DriftError
-from appliance.web import charts
+from appliance.web import charts, recorded
+from appliance.web.language import gettext as _
+from appliance.web.language import marked, translated
 from appliance.web.rights import current_person, needs
 
 blueprint = Blueprint("drift", __name__)
 
 _NUMBER = "<int(max=9223372036854775807):number>"
-_SPANS = {30: "30 days", 90: "90 days", 366: "a year"}
+_SPANS = {30: marked("30 days"), 90: marked("90 days"), 366: marked("a year")}
 
 
 def _config() -> Config:
@@ -29,6 +31,13 @@ def _config() -> Config:
 
 def _store(read_only: bool = False) -> DriftStore:
     return DriftStore(_config().ledger_path, read_only)
+
+
+def _titles() -> dict[Against, str]:
+    """Of the charts of evidence."""
+    return {
+        against: _("Evidence against %(what)s", what=recorded.told(words)) for against, words in summary.AGAINST.items()
+    }
 
 
 @blueprint.get("/drift")
@@ -43,7 +52,7 @@ def drift() -> str:
         try:
             about = summary.chosen(store, request.args.get("package"))
         except DriftError as error:
-            abort(404, f"{error.message[0].upper()}{error.message[1:]}.")
+            abort(404, recorded.of_error(error))
         past = history.history(store, about, days)
         labels, worth = history.course(past)
         limit = math.log(1 / settings.alpha)
@@ -54,8 +63,7 @@ def drift() -> str:
             package=about["package"],
             status=summary.status(store, settings, about),
             capitals={
-                against: charts.capital(labels, worth[against], limit, f"Evidence against {words}")
-                for against, words in summary.AGAINST.items()
+                against: charts.capital(labels, worth[against], limit, title) for against, title in _titles().items()
             },
             groups=history.lines(store, about, past),
             scanners=history.scanners(store, past),
@@ -65,7 +73,7 @@ def drift() -> str:
             counted=store.counted(),
             rejected=store.rejected(time.time() - days * 86400),
             days=days,
-            spans=_SPANS,
+            spans=translated(_SPANS),
             chart=charts.line,
             times=charts.times,
         )
@@ -79,12 +87,12 @@ def acknowledge(number: int) -> BaseResponse:
     given = request.form.get("outcome", "watch")
     outcome: Outcome | None = next((each for each in get_args(Outcome) if each == given), None)
     if outcome is None:
-        abort(400, f"What follows from an alarm is one of: {', '.join(get_args(Outcome))}.")
+        abort(400, _("What follows from an alarm is one of: %(known)s.", known=", ".join(get_args(Outcome))))
     store = _store()
     try:
         decisions.acknowledge(store, number, current_person() or "the page", request.form.get("why", ""), outcome)
     except ApplianceError as error:
-        abort(409, f"{error.message[0].upper()}{error.message[1:]}." + (f" ({error.hint})" if error.hint else ""))
+        abort(409, recorded.of_error(error))
     finally:
         store.close()
     return redirect("/drift")
@@ -102,7 +110,7 @@ def baseline() -> BaseResponse:
         else:
             decisions.start_baseline(store, package, by)
     except ApplianceError as error:
-        abort(409, f"{error.message[0].upper()}{error.message[1:]}.")
+        abort(409, recorded.of_error(error))
     finally:
         store.close()
     return redirect("/drift")

@@ -28,6 +28,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config
 from appliance.store import FINAL_STATES, Store
+from appliance.web.language import gettext as _
 from appliance.web.rights import current_person, needs
 
 blueprint = Blueprint("embedding", __name__, url_prefix="/embed")
@@ -61,11 +62,11 @@ def _admit(number: int) -> _Ticket:
     try:
         ticket = _Ticket(*_serializer().loads(request.args.get("ticket", "")))
     except (BadData, TypeError, ValueError):
-        abort(403, "This link is not one of this device. Make one with POST /api/v1/embed-links.")
+        abort(403, _("This link is not one of this device. Make one with POST /api/v1/embed-links."))
     if ticket.number != number:
-        abort(403, "This link is for another study.")
+        abort(403, _("This link is for another study."))
     if ticket.expires_at < time.time():
-        abort(403, "This link is no longer valid. Load the page around this frame again.")
+        abort(403, _("This link is no longer valid. Load the page around this frame again."))
     g.person, g.how = ticket.person, "link"  # it is seen in the name of who asked for the link
     return ticket
 
@@ -96,7 +97,7 @@ def study(number: int) -> BaseResponse:
     store: Store = current_app.config["SCANSIDE_STORE"]
     row: dict[str, Any] | None = store.instance(number)
     if row is None:
-        abort(404, f"There is no image number {number}.")
+        abort(404, _("There is no image number %(number)s.", number=number))
     return make_response(
         render_template("embed.html", row=row, final=row["state"] in FINAL_STATES, ticket=request.args["ticket"])
     )

@@ -11,14 +11,16 @@ from flask import abort
 from werkzeug.datastructures import MultiDict
 
 from appliance.store import STATES
+from appliance.web.language import gettext as _
+from appliance.web.language import marked
 from appliance.worklist_store import Cursor, Filter
 
 FINDINGS = {
-    "urgent": "urgent",
-    "positive": "present",
-    "indeterminate": "unsure",
-    "negative": "absent",
-    "outlined": "outlined only",
+    "urgent": marked("urgent"),
+    "positive": marked("present"),
+    "indeterminate": marked("unsure"),
+    "negative": marked("absent"),
+    "outlined": marked("outlined only"),
 }
 _LONGEST_SEARCH = 200
 _KEYS = ("q", "state", "finding", "modality", "from", "since", "until", "unreviewed", "unassessed")
@@ -61,11 +63,14 @@ def asked(arguments: MultiDict[str, str], patients: bool) -> Asked:
     chosen = {key: value.strip() for key in _KEYS if (value := arguments.get(key, "")).strip()}
     state, finding = chosen.get("state", ""), chosen.get("finding", "")
     if state and state not in STATES:
-        abort(400, f"There is no state {state!r}. There are {', '.join(STATES)}.")
+        abort(400, _("There is no state %(state)r. There are %(known)s.", state=state, known=", ".join(STATES)))
     if finding and finding not in FINDINGS:
-        abort(400, f"There is no finding {finding!r} to filter by. There are {', '.join(FINDINGS)}.")
+        known = ", ".join(FINDINGS)
+        abort(
+            400, _("There is no finding %(finding)r to filter by. There are %(known)s.", finding=finding, known=known)
+        )
     if len(chosen.get("q", "")) > _LONGEST_SEARCH:
-        abort(400, f"What is searched for has {_LONGEST_SEARCH} letters at most.")
+        abort(400, _("What is searched for has %(most)s letters at most.", most=_LONGEST_SEARCH))
     begin, end = _midnight(chosen.get("since")), _midnight(chosen.get("until"), days=1)
     wanted = Filter(
         state=state,
@@ -90,7 +95,7 @@ def _midnight(text: str | None, days: int = 0) -> float | None:
         day = date.fromisoformat(text) + timedelta(days=days)
         return datetime.combine(day, time()).astimezone().timestamp()
     except (ValueError, OverflowError):
-        abort(400, f"{text!r} is no date. Write it as in 2026-01-31.")
+        abort(400, _("%(text)r is no date. Write it as in 2026-01-31.", text=text))
 
 
 def _text(cursor: Cursor | None) -> str:
@@ -104,9 +109,9 @@ def _cursor(text: str | None) -> Cursor | None:
         place, received_at, identifier = text.split("_")
         found = Cursor(int(place), float(received_at), int(identifier))
     except ValueError:
-        abort(400, "This address names no page of the worklist.")
+        abort(400, _("This address names no page of the worklist."))
     if not abs(found.received_at) < 1e15 or max(abs(found.place), abs(found.id)) >= 1 << 63:
-        abort(400, "This address names no page of the worklist.")
+        abort(400, _("This address names no page of the worklist."))
     return found
 
 

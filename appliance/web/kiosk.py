@@ -14,6 +14,9 @@ from appliance.safe_mode import LEVEL_WORDS
 from appliance.safe_mode_store import SafeModeStore
 from appliance.store import Store
 from appliance.waiting_store import WaitingStore
+from appliance.web import recorded
+from appliance.web.formats import lower_first
+from appliance.web.language import gettext as _
 from appliance.web.rights import may, needs
 
 blueprint = Blueprint("kiosk", __name__)
@@ -34,14 +37,14 @@ def kiosk() -> str | BaseResponse:
 @needs("open", automatic=True)
 def figures() -> Response:
     if not _may_look():
-        abort(401, "Log in, or set web.kiosk = 'open'.")
+        abort(401, _("Log in, or set web.kiosk = 'open'."))
     return jsonify(_figures())
 
 
 def _may_look() -> bool:
     config: Config = current_app.config["SCANSIDE"]
     if config.web.kiosk == "off":
-        abort(404, "This device shows nothing on a wall (web.kiosk).")
+        abort(404, _("This device shows nothing on a wall (web.kiosk)."))
     if current_app.config["SCANSIDE_GATE"].unclaimed:
         return False
     return config.web.kiosk == "open" or may("see")
@@ -76,16 +79,18 @@ def _alarms(found: dict[str, Any]) -> list[str]:
     components, alarms = found["components"], []
     worker = components.get("worker", {})
     if not found["running"]:
-        alarms.append("The appliance is not running")
+        alarms.append(_("The appliance is not running"))
     elif worker.get("state") == "waiting":
-        alarms.append("Nothing is read at the moment")
+        alarms.append(_("Nothing is read at the moment"))
     elif worker.get("stale"):
-        alarms.append("The reader does not answer")
-    alarms += [f"{each['ae_title']} is silent" for each in components.get("silence", {}).get("silent", ())]
-    alarms += [f"{each['destination']} can't be reached" for each in found["destinations"] if each["failing_since"]]
+        alarms.append(_("The reader does not answer"))
+    silent = components.get("silence", {}).get("silent", ())
+    alarms += [_("%(ae_title)s is silent", ae_title=each["ae_title"]) for each in silent]
+    failing = [each["destination"] for each in found["destinations"] if each["failing_since"]]
+    alarms += [_("%(destination)s can't be reached", destination=each) for each in failing]
     if found["disk"]["free"] < _LEAST_FREE * found["disk"]["total"]:
-        alarms.append("The disk is almost full")
+        alarms.append(_("The disk is almost full"))
     store: SafeModeStore = current_app.config["SCANSIDE_SAFE_MODE"]
     if force := store.in_force():
-        alarms.insert(0, f"Safe mode: {LEVEL_WORDS[force[0].level].lower()}")
+        alarms.insert(0, _("Safe mode: %(effect)s", effect=lower_first(recorded.told(LEVEL_WORDS[force[0].level]))))
     return alarms

@@ -10,8 +10,10 @@ from werkzeug.wrappers import Response as BaseResponse
 from appliance.accounts import Account
 from appliance.errors import AccountError, LoginError
 from appliance.tokens import period
-from appliance.web import trail
+from appliance.web import recorded, trail
 from appliance.web.auth import address, gate, place_of
+from appliance.web.language import gettext as _
+from appliance.web.language import marked, translated
 from appliance.web.rights import needs
 
 blueprint = Blueprint("people", __name__)
@@ -19,17 +21,17 @@ blueprint = Blueprint("people", __name__)
 Page = str | tuple[str, int] | BaseResponse
 
 ROLE_WORDS = {
-    "viewer": "sees results",
-    "clinician": "sees results, and says whether they are right",
-    "engineer": "sees results, looks after the device, sends images",
-    "administrator": "may do all of this, and makes accounts and tokens",
+    "viewer": marked("sees results"),
+    "clinician": marked("sees results, and says whether they are right"),
+    "engineer": marked("sees results, looks after the device, sends images"),
+    "administrator": marked("may do all of this, and makes accounts and tokens"),
 }
 SCOPE_WORDS = {
-    "see": "results",
-    "assess": "say whether results are right",
-    "send": "images, by STOW-RS",
-    "operate": "metrics, the device, read and send again",
-    "administer": "accounts and tokens",
+    "see": marked("results"),
+    "assess": marked("say whether results are right"),
+    "send": marked("images, by STOW-RS"),
+    "operate": marked("metrics, the device, read and send again"),
+    "administer": marked("accounts and tokens"),
 }
 _ACCOUNT = "/accounts/<string(maxlength=64):name>"
 
@@ -60,7 +62,7 @@ def login() -> Page:
         # What is no account's name may be a password that was typed into the wrong field.
         trail.note("lock_out" if error.wait else "login", who=known["name"] if known else "", failed=True)
         status = 429 if error.wait else 403
-        return render_template("login.html", problem=error.message, next=place, name=name[:64]), status
+        return render_template("login.html", problem=recorded.said(error.message), next=place, name=name[:64]), status
     trail.note("login", who=account.name)
     response = redirect(place)
     gate().remember_browser(response)
@@ -96,7 +98,7 @@ def enrol() -> Page:
     except AccountError as error:
         trail.note("enrol", failed=True)
         status = 429 if isinstance(error, LoginError) and error.wait else 400
-        return render_template("enrol.html", problem=_words(error), name=name[:64], code=code[:64]), status
+        return render_template("enrol.html", problem=recorded.of_error(error), name=name[:64], code=code[:64]), status
     gate().begin(account)
     trail.note("enrol", who=account.name, target=f"account {account.name}")
     return redirect("/accounts")
@@ -108,7 +110,11 @@ def enrol() -> Page:
 @blueprint.get("/account")
 @needs("see")
 def own() -> Page:
-    return render_template("account.html", problem="", done=False, words=ROLE_WORDS)
+    return _own()
+
+
+def _own(problem: str = "", done: bool = False) -> str:
+    return render_template("account.html", problem=problem, done=done, words=translated(ROLE_WORDS))
 
 
 @blueprint.post("/account/password")
@@ -116,18 +122,18 @@ def own() -> Page:
 def change_password() -> Page:
     """Change one's own password; all other sessions of the account end."""
     if g.how != "session":
-        abort(403, "Only whoever is logged in on this page has a password to change.")
+        abort(403, _("Only whoever is logged in on this page has a password to change."))
     try:
         if request.form.get("new", "") != request.form.get("again", ""):
             raise AccountError("the two new passwords differ")
         gate().accounts.change_password(g.person, request.form.get("old", ""), request.form.get("new", ""))
     except AccountError as error:
         trail.note("change_password", target=f"account {g.person}", failed=True)
-        return render_template("account.html", problem=_words(error), done=False, words=ROLE_WORDS), 400
+        return _own(recorded.of_error(error)), 400
     trail.note("change_password", target=f"account {g.person}")
     row = gate().accounts.known(g.person)
     gate().begin(Account.of(row))
-    return render_template("account.html", problem="", done=True, words=ROLE_WORDS)
+    return _own(done=True)
 
 
 # --- all accounts and tokens -------------------------------------------------------------------------------------
@@ -144,8 +150,8 @@ def _accounts(problem: str = "", token: str = "", status: int = 200) -> tuple[st
         "accounts.html",
         rows=gate().accounts.store.accounts(),
         tokens=gate().tokens.rows(),
-        roles=ROLE_WORDS,
-        scopes=SCOPE_WORDS,
+        roles=translated(ROLE_WORDS),
+        scopes=translated(SCOPE_WORDS),
         problem=problem,
         token=token,
     )
@@ -158,7 +164,7 @@ def _done(what: str, target: str, act: Any) -> Page:
         act()
     except AccountError as error:
         trail.note(what, target=target, failed=True)
-        return _accounts(_words(error), status=400)
+        return _accounts(recorded.of_error(error), status=400)
     trail.note(what, target=target)
     return redirect("/accounts")
 
@@ -211,7 +217,7 @@ def add_token() -> Page:
         text = gate().tokens.add(name, form.getlist("scope"), lasts, g.person)
     except AccountError as error:
         trail.note("add_token", target=f"token {name[:64]}", failed=True)
-        return _accounts(_words(error), status=400)
+        return _accounts(recorded.of_error(error), status=400)
     trail.note("add_token", target=f"token {name}")
     return _accounts(token=text)
 
@@ -220,9 +226,3 @@ def add_token() -> Page:
 @needs("administer")
 def revoke_token(name: str) -> Page:
     return _done("revoke_token", f"token {name}", lambda: gate().tokens.revoke(name))
-
-
-def _words(error: AccountError) -> str:
-    said = f"{error.message}: {error.hint}" if error.hint else error.message
-    said = said[0].upper() + said[1:]
-    return said if said.endswith(".") else f"{said}."

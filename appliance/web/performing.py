@@ -18,7 +18,8 @@ from appliance.safe_mode import ticket_words
 from appliance.sequential import Evidence
 from appliance.truth import TROUBLES
 from appliance.truth_store import TruthStore
-from appliance.web import plots
+from appliance.web import plots, recorded
+from appliance.web.language import gettext as _
 from appliance.web.rights import current_person, needs
 from appliance.web.trail import note
 
@@ -82,15 +83,15 @@ def close() -> BaseResponse:
     config: Config = current_app.config["SCANSIDE"]
     number = request.form.get("ticket", type=int)
     if number is None or not 0 < number < 2**63:
-        abort(400, "Say which ticket.")
+        abort(400, _("Say which ticket."))
     store = TruthStore(config.ledger_path)
     try:
         note("POST /performance/close", target=f"retraining ticket {number}")
         store.close_ticket(number, current_person() or request.form.get("by", ""), request.form.get("why", ""))
     except SpoolError as error:
-        abort(503, f"This was not kept: {error}. Go back and send it again.")
+        abort(503, recorded.not_kept(error))
     except ApplianceError as error:
-        abort(409, f"{error.message[0].upper()}{error.message[1:]}.")
+        abort(409, recorded.of_error(error))
     finally:
         store.close()
     return redirect("/performance")

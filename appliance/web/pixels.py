@@ -12,6 +12,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.errors import ApplianceError, SandboxError
 from appliance.viewing import DESCRIPTION, Viewing, slice_name
+from appliance.web.language import gettext as _
 from appliance.web.rights import needs
 
 blueprint = Blueprint("pixels", __name__)
@@ -25,11 +26,11 @@ def _folder(number: int) -> Path:
     try:
         return viewing.begin(number).result(_LONGEST_SECONDS)
     except FutureTimeoutError:  # it is still being read: for the next request
-        raise ServiceUnavailable("The image is still being read.", retry_after=2) from None
+        raise ServiceUnavailable(_("The image is still being read."), retry_after=2) from None
     except SandboxError as error:
         raise ServiceUnavailable(str(error), retry_after=5) from error
     except (ApplianceError, OSError) as error:
-        abort(404, f"Image {number} can't be shown at its full depth: {error}")
+        abort(404, _("Image %(number)s can't be shown at its full depth: %(error)s", number=number, error=error))
 
 
 @blueprint.get("/viewer/warm")
@@ -53,7 +54,7 @@ def pixels(number: int, place: int) -> BaseResponse:
     """The stored numbers of one slice, from 0 on: little-endian, 16 bits, row by row."""
     folder, name = _folder(number), slice_name(place)
     if not (folder / name).exists():
-        abort(404, f"Image {number} has no slice {place}.")
+        abort(404, _("Image %(number)s has no slice %(place)s.", number=number, place=place))
     if request.accept_encodings.quality("gzip") > 0:
         answer = send_from_directory(folder, name, mimetype="application/octet-stream")
         answer.headers["Content-Encoding"] = "gzip"

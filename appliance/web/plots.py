@@ -10,10 +10,13 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 from appliance.measures import Calibration, Estimate
+from appliance.web.formats import number
+from appliance.web.language import gettext as _
 
 _WIDTH, _HEIGHT = 640, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 10, 26
 _SQUARE = 320
+_ANCHORS = {0.0: "start", 0.5: "middle", 1.0: "end"}  # so that the ends lie within the picture
 
 
 def months(title: str, rates: Sequence[tuple[str, Sequence[Estimate | None]]], floor: float | None) -> Markup:
@@ -35,14 +38,14 @@ def months(title: str, rates: Sequence[tuple[str, Sequence[Estimate | None]]], f
     parts = [_begin(title, _WIDTH, _HEIGHT)]
     for share in (bottom, (bottom + 1.0) / 2.0, 1.0):
         parts.append(_line("grid", _LEFT, _WIDTH - _RIGHT, y(share), y(share)))
-        parts.append(_words(_LEFT - 6, y(share) + 4, "end", f"{share:.0%}"))
+        parts.append(_words(_LEFT - 6, y(share) + 4, "end", _percent(share)))
     if floor is not None:
         parts.append(_line("floor", _LEFT, _WIDTH - _RIGHT, y(floor), y(floor)))
-        parts.append(_words(_WIDTH - _RIGHT, y(floor) - 5, "end", f"floor {floor:.0%}"))
+        parts.append(_words(_WIDTH - _RIGHT, y(floor) - 5, "end", _("floor %(share)s", share=_percent(floor))))
     step = wide / max(len(rates), 1)
-    for number, (name, some) in enumerate(rates):
-        middle = _LEFT + step * (number + 0.5)
-        if number % max(len(rates) // 6, 1) == 0:
+    for month, (name, some) in enumerate(rates):
+        middle = _LEFT + step * (month + 0.5)
+        if month % max(len(rates) // 6, 1) == 0:
             parts.append(_words(middle, _HEIGHT - 8, "middle", name))
         for place, each in enumerate(some):
             if each is not None:
@@ -65,9 +68,9 @@ def reliability(title: str, found: Calibration) -> Markup:
     parts = [_begin(title, _SQUARE, _TOP + size + 40)]
     for share in (0.0, 0.5, 1.0):
         parts.append(_line("grid", x(0), x(1), y(share), y(share)))
-        parts.append(_words(_LEFT - 6, y(share) + 4, "end", f"{share:.0%}"))
-        parts.append(_words(x(share), y(0) + 16, "middle", f"{share:.0%}"))
-    parts.append(_words(x(0.5), y(0) + 33, "middle", "said"))
+        parts.append(_words(_LEFT - 6, y(share) + 4, "end", _percent(share)))
+        parts.append(_words(x(share), y(0) + 16, _ANCHORS[share], _percent(share)))
+    parts.append(_words(x(0.5), y(0) + 33, "middle", _("said")))
     parts.append(_line("floor", x(0), x(1), y(0), y(1)))
     for each in found.bins:
         parts.append(_line("line-0", x(each.said), x(each.said), y(each.seen.low), y(each.seen.high)))
@@ -76,6 +79,10 @@ def reliability(title: str, found: Calibration) -> Markup:
             f'<circle class="dot line-0" cx="{x(each.said):.1f}" cy="{y(each.seen.value):.1f}" r="{radius:.1f}"/>'
         )
     return Markup("".join([*parts, "</svg>"]))  # noqa: S704 (texts are escaped below)
+
+
+def _percent(share: float) -> str:
+    return f"{number(100 * share)} %"
 
 
 def _begin(title: str, width: float, height: float) -> str:

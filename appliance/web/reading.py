@@ -17,15 +17,20 @@ from werkzeug.wrappers import Response as BaseResponse
 from appliance.config import Config
 from appliance.errors import ReaderStudyError, SpoolError
 from appliance.reader_study import ReaderStudies
+from appliance.web import recorded
+from appliance.web.language import gettext as _
+from appliance.web.language import marked
 from appliance.web.rights import needs
 
 blueprint = Blueprint("reading", __name__, url_prefix="/reader-study/<name>")
 
+_ABSENT = marked("Surely absent"), marked("Probably absent"), marked("Possibly absent")
+_PRESENT = marked("Surely present"), marked("Probably present"), marked("Possibly present")
+_UNDECIDED = marked("Undecided")
 SCALE_WORDS = {
-    5: ("Surely absent", "Probably absent", "Undecided", "Probably present", "Surely present"),
-    7: ("Surely absent", "Probably absent", "Possibly absent", "Undecided", "Possibly present", "Probably present",
-        "Surely present"),
-}  # fmt: skip
+    5: (_ABSENT[0], _ABSENT[1], _UNDECIDED, _PRESENT[1], _PRESENT[0]),
+    7: (*_ABSENT, _UNDECIDED, *reversed(_PRESENT)),
+}
 _WHOLE_HOUR = 3600.0
 _OPEN_TO_READERS = ("reading.", "static", "people.login", "people.logout", "views.healthz")
 
@@ -50,8 +55,8 @@ def keep_blinded(app: Flask) -> None:
     @app.before_request
     def hide_results() -> None:
         if "reader" in session and not (request.endpoint or "").startswith(_OPEN_TO_READERS):
-            abort(403, "Somebody reads a study here, so the model's findings are hidden. Finish or leave it first: "
-                       f"/reader-study/{session['reader']['study']}")  # fmt: skip
+            abort(403, _("Somebody reads a study here, so the model's findings are hidden. Finish or leave it first: "
+                         "%(address)s", address=f"/reader-study/{session['reader']['study']}"))  # fmt: skip
 
 
 def _studies() -> ReaderStudies:
@@ -63,7 +68,7 @@ def _study(name: str) -> dict[str, Any]:
     try:
         return _studies().study(name)
     except ReaderStudyError:
-        abort(404, f"There is no reader study {name}.")
+        abort(404, _("There is no reader study %(name)s.", name=name))
 
 
 def _seat(name: str) -> Seat | None:
@@ -99,7 +104,9 @@ def enter(name: str) -> Page:
     try:
         reader_id = _studies().enter(study, request.form.get("reader", ""), request.form.get("code", ""))
     except ReaderStudyError as error:
-        return render_template("reader_study.html", study=study, problem=error.message, finished=False), 400
+        return render_template(
+            "reader_study.html", study=study, problem=recorded.said(error.message), finished=False
+        ), 400
     session["reader"] = {"study": name, "id": reader_id}
     return redirect(f"/reader-study/{name}")
 
@@ -123,13 +130,13 @@ def case(name: str, place: int) -> Page:
 def _reading(seat: Seat, place: int) -> dict[str, Any]:
     reading = _studies().reading(seat.reader["id"], place)
     if reading is None:
-        abort(404, f"There is no image at place {place}.")
+        abort(404, _("There is no image at place %(place)s.", place=place))
     return reading
 
 
 def _case(seat: Seat, reading: dict[str, Any], problem: str = "") -> str:
     session["shown"] = [reading["id"], time.time()]
-    words = SCALE_WORDS[seat.study["scale"]]
+    words = [_(each) for each in SCALE_WORDS[seat.study["scale"]]]
     return render_template("reading.html", seat=seat, reading=reading, scale=words, problem=problem)
 
 
@@ -158,7 +165,7 @@ def answer(name: str, place: int) -> Page:
         _studies().answer(reading["id"], present, rating, seconds)
     except ReaderStudyError as error:
         _studies().look(reading["id"], seconds)
-        return _case(seat, reading, error.message), 400
+        return _case(seat, reading, recorded.said(error.message)), 400
     return redirect(f"{seat.url}/case")
 
 
@@ -188,7 +195,7 @@ def _seconds(reading: dict[str, Any]) -> float:
 @blueprint.errorhandler(SpoolError)
 def not_kept(error: SpoolError) -> tuple[str, int]:
     """The disk is full or the ledger can't be written: the reader must know that the answer is not there."""
-    said = ServiceUnavailable(f"This was not kept: {error.message}. Go back and send it again.")
+    said = ServiceUnavailable(recorded.not_kept(error))
     return render_template("error.html", error=said), 503
 
 
@@ -199,7 +206,7 @@ def finish(name: str) -> Page:
     try:
         _studies().finish(seat.reader["id"])
     except ReaderStudyError as error:
-        return render_template("reader_progress.html", seat=seat, problem=error.message), 400
+        return render_template("reader_progress.html", seat=seat, problem=recorded.said(error.message)), 400
     session.pop("reader")
     return redirect(f"{seat.url}?finished")
 

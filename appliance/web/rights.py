@@ -9,7 +9,9 @@ from flask import Flask, Request, g
 
 from appliance.accounts import Right
 
-_POLLED = ("/api/", "/metrics")
+FOR_SYSTEMS = "/dicom-web/"  # below this no person looks, and a login is HTTP's Basic one (RFC 7617) or a token
+API = "/api/"
+_POLLED = (API, "/metrics")
 View = TypeVar("View", bound=Callable[..., Any])
 
 

@@ -12,6 +12,8 @@ from appliance.custody import Custody
 from appliance.errors import ApplianceError, SpoolError
 from appliance.safe_mode import KINDS, SafeMode, policy_in_words
 from appliance.safe_mode_store import STRENGTHS, SafeModeStore
+from appliance.web import recorded
+from appliance.web.language import gettext as _
 from appliance.web.rights import current_person, needs
 from appliance.web.trail import note
 
@@ -48,7 +50,7 @@ def safe_mode() -> str:
 def enter() -> BaseResponse:
     level = request.form.get("level", "")
     if level not in STRENGTHS:
-        abort(400, f"Choose one of {', '.join(STRENGTHS)}.")
+        abort(400, _("Choose one of %(known)s.", known=", ".join(STRENGTHS)))
     return _done(lambda mode: mode.enter(level, _by(), request.form.get("why", "")))
 
 
@@ -70,9 +72,9 @@ def release() -> BaseResponse:
         for number in numbers:
             custody.release(number, _by(), request.form.get("why", ""))
     except SpoolError as error:
-        abort(503, f"This was not kept: {error}. Go back and send it again.")
+        abort(503, recorded.not_kept(error))
     except ApplianceError as error:
-        abort(409, f"{error.message[0].upper()}{error.message[1:]}.")
+        abort(409, recorded.of_error(error))
     finally:
         custody.close()
     return redirect("/safe-mode" if everything else f"/study/{numbers[0]}")
@@ -86,7 +88,7 @@ def _by() -> str:
 def _number(name: str) -> int:
     number = request.form.get(name, type=int)
     if number is None or not 0 < number < 2**63:
-        abort(400, "Say which one.")
+        abort(400, _("Say which one."))
     return number
 
 
@@ -95,9 +97,9 @@ def _done(act: Callable[[SafeMode], object]) -> BaseResponse:
     try:
         act(mode)
     except SpoolError as error:
-        abort(503, f"This was not kept: {error}. Go back and send it again.")
+        abort(503, recorded.not_kept(error))
     except ApplianceError as error:
-        abort(409, f"{error.message[0].upper()}{error.message[1:]}.")
+        abort(409, recorded.of_error(error))
     finally:
         mode.close()
     return redirect("/safe-mode")

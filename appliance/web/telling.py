@@ -13,6 +13,7 @@ from appliance.assessment_store import REASONS, Assessments
 from appliance.manifests import Manifests
 from appliance.package import OperatingPoint
 from appliance.reading_order import of_rank
+from appliance.web.language import gettext as _
 from appliance.worklist_store import Worklists
 
 _WIDTH, _HEIGHT, _MARGIN = 300.0, 90.0, 12.0  # of a trend, in units of its picture
@@ -155,10 +156,11 @@ def _why_now(row: dict[str, Any]) -> str:
         return ""
     priority, tier = of_rank(row["reading_rank"])
     if row["priority"] == "stat":
-        return "It is read first, since who sent it asked for that, or a rule of the configuration says so."
+        return _("It is read first, since who sent it asked for that, or a rule of the configuration says so.")
     if tier == "high" and priority == "stat":
-        return "It is read first, since the model is sure of an urgent finding."
-    if tier in ("high", "medium"):
-        how = "sure of" if tier == "high" else "unsure about"
-        return f"It is read before others, since the model is {how} an urgent finding."
+        return _("It is read first, since the model is sure of an urgent finding.")
+    if tier == "high":
+        return _("It is read before others, since the model is sure of an urgent finding.")
+    if tier == "medium":
+        return _("It is read before others, since the model is unsure about an urgent finding.")
     return ""

@@ -14,6 +14,7 @@ from typing import Any
 from flask import Flask, Response, abort, current_app, g, request
 
 from appliance.audit import Event, Record, Trail
+from appliance.web.language import gettext as _
 from appliance.web.rights import is_automatic
 
 _AGAIN_SECONDS = 600.0
@@ -63,7 +64,8 @@ def keep(app: Flask, trail: Trail) -> None:
         if request.method in ("GET", "HEAD", "OPTIONS") or request.endpoint in _ALWAYS:
             return
         if not trail.check():
-            abort(503, f"Nothing can be changed, since the audit trail can't be written: {trail.problem}.")
+            said = _("Nothing can be changed, since the audit trail can't be written: %(why)s.", why=trail.problem)
+            abort(503, said)
 
     @app.after_request
     def record(response: Response) -> Response:

@@ -12,6 +12,9 @@ from werkzeug.wrappers import Response as BaseResponse
 from appliance.config import Config, MessageKind, ResultKind
 from appliance.store import FINAL_STATES, Store
 from appliance.web.filters import FINDINGS, Asked, asked
+from appliance.web.language import current as language
+from appliance.web.language import gettext as _
+from appliance.web.language import marked, translated
 from appliance.web.once import Once
 from appliance.web.rights import needs
 from appliance.web.telling import telling
@@ -23,21 +26,14 @@ _KINDS = ", ".join(repr(kind) for kind in (*get_args(ResultKind), *get_args(Mess
 _PAGE = 50
 # What a person needs to know of each state.
 STATE_WORDS = {
-    "received": "waiting",
-    "claimed": "being read",
-    "written": "on its way",
-    "delivered": "done",
-    "rejected": "turned away",
-    "failed": "failed",
-    "quarantined": "quarantined",
-    "withheld": "withheld",
-}
-# And what to do about those that have no result.
-NEXT_STEPS = {
-    "rejected": "Mend what the reason names, and send it again.",
-    "failed": "See the device page for what is wrong, then send it again.",
-    "quarantined": "Read it again on the page of the quarantine, or look at it elsewhere.",
-    "withheld": "Read the image without it, or release the result on the page of safe mode.",
+    "received": marked("waiting"),
+    "claimed": marked("being read"),
+    "written": marked("on its way"),
+    "delivered": marked("done"),
+    "rejected": marked("turned away"),
+    "failed": marked("failed"),
+    "quarantined": marked("quarantined"),
+    "withheld": marked("withheld"),
 }
 
 
@@ -59,7 +55,7 @@ def _worklists() -> Worklists:
 def _instance(identifier: int) -> dict[str, Any]:
     row = _store().instance(identifier)
     if row is None:
-        abort(404, f"There is no image number {identifier}.")
+        abort(404, _("There is no image number %(number)s.", number=identifier))
     return row
 
 
@@ -70,7 +66,7 @@ def worklist() -> str:
     modalities, senders = _worklists().choices()
     return render_template(
         "worklist.html",
-        findings=FINDINGS,
+        findings=translated(FINDINGS),
         modalities=[(each, each) for each in modalities],
         senders=[(each, each) for each in senders],
         **_worklist(wanted),
@@ -83,7 +79,7 @@ def worklist_fragment() -> BaseResponse:
     """The part of the worklist that changes; 304 while nothing did."""
     response = Response()
     wanted, undelivered = _asked(), _store().undelivered_count()
-    seen = f"{_store().change_mark()} {wanted.fragment_url} {_waiting_reason()} {undelivered}"
+    seen = f"{_store().change_mark()} {wanted.fragment_url} {_waiting_reason()} {undelivered} {language()}"
     response.set_etag(hashlib.sha256(seen.encode()).hexdigest()[:16])
     response.headers["Cache-Control"] = "no-cache"
     response.make_conditional(request)
@@ -111,8 +107,7 @@ def _worklist(wanted: Asked) -> dict[str, Any]:
         "asked": wanted,
         "most_counted": MOST_COUNTED,
         "counts": _store().counts(),
-        "words": STATE_WORDS,
-        "next_steps": NEXT_STEPS,
+        "words": translated(STATE_WORDS),
         "waiting_reason": _waiting_reason(),
     }
 
@@ -126,8 +121,7 @@ def study(identifier: int) -> str:
     return render_template(
         "study.html",
         row=row,
-        words=STATE_WORDS,
-        next_steps=NEXT_STEPS,
+        words=translated(STATE_WORDS),
         final=row["state"] in FINAL_STATES,
         supersedes=store.superseded(identifier),
         waiting_reason=_waiting_reason(),
@@ -155,11 +149,11 @@ def preview(identifier: int, name: str) -> BaseResponse:
 def result_file(identifier: int, kind: str, suffix: str) -> BaseResponse:
     """A result object or message as it was sent. It names the patient, so it is there only where the page may, too."""
     if not _config().web.show_patient:
-        abort(403, "Result files name the patient, and this page is set to show no patients (web.show_patient).")
+        abort(403, _("Result files name the patient, and this page is set to show no patients (web.show_patient)."))
     rows = _store().objects(_instance(identifier)["id"])
     paths = [Path(row["path"]) for row in rows if row["kind"] == kind and row["path"].endswith(f".{suffix}")]
     if not paths:
-        abort(404, "This image has no such result.")
+        abort(404, _("This image has no such result."))
     folder, name = _config().results_path / paths[0].parent, f"{identifier:08d}-{kind}.{suffix}"
     return _private(send_from_directory(folder, paths[0].name, as_attachment=True, download_name=name))
 

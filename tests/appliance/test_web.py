@@ -429,3 +429,34 @@ def test_the_device_page_tells_whether_the_ledger_adds_up(box: Box) -> None:
     said = client.get("/api/v1/status").get_json()
     assert said["proof"]["fault_count"] == 2  # this test has written no images
     assert "recount" in [each["name"] for each in said["problems"]]
+
+
+def test_the_device_page_shows_the_fingerprint_of_its_certificate(box: Box) -> None:
+    assert "SHA-256" not in box.client().get("/device").text
+    digits = [f"{number:02X}" for number in range(100, 132)]
+    content = {"state": "ready", "fingerprint": ":".join(digits), "own": True, "not_after": time.time() + 86400}
+    box.store.set_component("page", content)
+    text = re.sub(r"</?span>", "", box.client().get("/device").text)
+    assert ":".join(digits) in text
+    assert "Continue only if the SHA-256 fingerprint that they show is this one" in text
+
+
+@pytest.mark.parametrize(
+    ("reason", "step"),
+    [
+        ("Its body part is HAND. This device reads frontal chest images (CR, DX).", "there is nothing to mend"),
+        ("It does not say which body part was imaged (Body Part Examined is empty). This device reads frontal chest "
+         "images (CR, DX).", "Have the modality state the body part"),
+        ("The image is a raw one (For Processing), which is not made to be looked at. This device reads frontal chest "
+         "images (CR, DX).", "(For Presentation)"),
+        ("No model package is installed.", "Install a model package"),
+        ("The pixel data is empty. Send it again.", "Mend what the reason names"),
+    ],
+)  # fmt: skip
+def test_what_to_do_about_an_image_is_true_for_its_reason(reason: str, step: str, tmp_path: Path) -> None:
+    refused = Box(tmp_path)
+    number = refused.add(1, reason=reason)
+    for path in ("/", f"/study/{number}"):
+        text = refused.client().get(path).text
+        assert step in text
+        assert ("Mend what the reason names" in text) == step.startswith("Mend")

@@ -179,6 +179,7 @@ def test_fingers_zoom(browser: Browser, site: Site) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page, complaints = watched(context, site.url)
     canvas = show_at_full_depth(page, f"{site.url}study/{LINEAR}")
+    canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     assert box
     fitted = int(page.locator("#scale").inner_text().split()[0])
@@ -328,12 +329,16 @@ def test_a_filter_lies_in_the_address_and_outlives_what_comes_meanwhile(page: Pa
     assert row.count() > 5
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nobody_is_kept_out(browser: Browser, site: Site, scheme: str) -> None:
+@pytest.mark.parametrize(("scheme", "tongue"), [("light", "de-DE"), ("dark", "en-US")])
+def test_nobody_is_kept_out(browser: Browser, site: Site, scheme: str, tongue: str) -> None:
     for width in (360, 1280, 3840):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
+        context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme=scheme,  # type: ignore[arg-type]
+            locale=tongue,
+        )
         page, complaints = watched(context, site.url)
-        for path in ("", f"study/{CHEST}", f"study/{NEW}", f"study/{GONE + 1}", f"study/{CHEST}/report"):
+        for path in ("", f"study/{CHEST}", f"study/{NEW}", f"study/{GONE + 1}", f"study/{CHEST}/report", "upload"):
             page.goto(f"{site.url}{path}")
             for summary in page.locator(".choices summary").all()[:2]:
                 summary.click()
@@ -343,3 +348,58 @@ def test_nobody_is_kept_out(browser: Browser, site: Site, scheme: str) -> None:
                 assert barriers(page) == [], path
         context.close()
         assert not complaints
+
+
+# --- on a phone, and in another language -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def phone(browser: Browser, site: Site) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    opened, complaints = watched(context, site.url)
+    yield opened
+    context.close()
+    assert not complaints
+
+
+def test_a_phone_shows_the_worklist_at_once_and_filters_when_asked(phone: Page, site: Site) -> None:
+    phone.goto(site.url)
+    state = phone.get_by_role("combobox", name="State")
+    assert not state.is_visible()
+    row = phone.locator("tbody tr").first.bounding_box()
+    assert row
+    assert row["y"] < 400
+    phone.get_by_text("Filter").click()
+    state.select_option("failed")
+    phone.wait_for_url("**/?state=failed")
+    assert phone.locator("tbody tr").count() == 1
+    assert phone.locator("summary", has_text="Filter").inner_text() == "Filter 1"
+
+
+def test_a_phone_shows_the_finding_before_the_image(phone: Page, site: Site) -> None:
+    for identifier, said in ((CHEST, "pneumonia"), (NEW, "Anterior hippocampus")):
+        phone.goto(f"{site.url}study/{identifier}")
+        answer = phone.locator(".answers")
+        box, image = answer.bounding_box(), phone.locator("#stage").bounding_box()
+        assert box
+        assert image
+        assert box["y"] + box["height"] <= image["y"]
+        assert said in answer.inner_text()
+
+
+def test_what_scripts_say_is_translated_too(browser: Browser, site: Site) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="de-DE")
+    page, complaints = watched(context, site.url)
+    canvas = show_at_full_depth(page, f"{site.url}study/{NEW}")
+    assert page.locator("#place").inner_text() == "9 von 18"
+    assert "Automatisch" in page.get_by_label("Fenstervoreinstellung").inner_text()
+    canvas.focus()
+    page.keyboard.press("PageDown")
+    assert page.locator("#place").inner_text() == "10 von 18"
+    page.goto(f"{site.url}study/{LINEAR}")
+    page.locator("#canvas[data-depth=full]").wait_for()
+    for words in ("Warnung.", "Nur für Forschungszwecke.", "Nicht zur Diagnose"):
+        assert words in page.locator("body").inner_text()
+    assert page.locator(".answers [lang], .notice [lang], .use [lang]").count() == 0
+    context.close()
+    assert not complaints

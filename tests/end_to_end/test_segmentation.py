@@ -186,7 +186,7 @@ def test_outlines_and_heat_maps_are_off_until_they_are_asked_for(page: Page, sit
     page.reload()
     page.locator("#canvas[data-depth=full]").wait_for()
     assert is_gray(drawn(canvas))
-    assert "of the heat map lies inside the lungs" in page.locator(".findings").inner_text()
+    assert "of the heat map lies inside the outline (Lungs)" in page.locator(".findings").inner_text()
     assert "Outlined by" in page.locator(".details").inner_text()
 
 

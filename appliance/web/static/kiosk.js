@@ -25,9 +25,9 @@ const show = (figures) => {
     each.closest("section").classList.toggle("some", marked && count > 0);
   }
   const oldest = figures.oldest_seconds;
-  board.querySelector("[data-oldest]").textContent = oldest === null ? "" : `the oldest for ${words(oldest)}`;
+  board.querySelector("[data-since]").textContent = oldest === null ? "" : board.dataset.oldest.replace("{time}", words(oldest));
   const alarms = board.querySelector("[data-alarms]");
-  alarms.textContent = figures.alarms.join(" - ") || "The device works";
+  alarms.textContent = figures.alarms.join(" - ") || board.dataset.works;
   alarms.classList.toggle("calm", !figures.alarms.length);
 };
 
@@ -40,7 +40,7 @@ const refresh = async () => {
     answeredAt = new Date();
     lost.hidden = true;
   } catch {
-    lost.querySelector("time").textContent = answeredAt.toLocaleTimeString();
+    lost.querySelector("time").textContent = answeredAt.toLocaleTimeString(document.documentElement.lang);
     lost.hidden = false;
   }
 };

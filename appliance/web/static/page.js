@@ -1,5 +1,8 @@
 "use strict";
 
+// On a phone the pages' names are wider than the screen: the one of this page is in sight.
+document.querySelector("header nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+
 // The worklist keeps itself up to date: one small request every two seconds, answered with 304 while nothing changed.
 const live = document.getElementById("live");
 if (live) {

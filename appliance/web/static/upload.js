@@ -10,6 +10,7 @@ const said = going.querySelector("output");
 const trouble = document.getElementById("trouble");
 const outcomes = document.getElementById("outcomes");
 const words = JSON.parse(document.getElementById("words").content.textContent);
+const fill = (sentence, values) => sentence.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
 const complain = (text) => {
   trouble.textContent = text;
@@ -25,15 +26,15 @@ const element = (name, text, attributes = {}) => {
 
 const show = (found) => {
   const here = found.filter((each) => each.instance_id).length;
-  document.getElementById("summary").textContent = `${here} of ${found.length} files are here`;
+  document.getElementById("summary").textContent = fill(words.here, { here, all: found.length });
   outcomes.querySelector("tbody").replaceChildren(...found.map((each) => {
     const row = element("tr", "", { class: each.state });
-    const outcome = element("td", "", { "data-label": "Outcome" });
+    const outcome = element("td", "", { "data-label": words.outcome });
     outcome.append(each.instance_id
-      ? element("a", words[each.state], { href: `/study/${each.instance_id}` })
-      : element("b", words[each.state]));
+      ? element("a", words.states[each.state], { href: `/study/${each.instance_id}` })
+      : element("b", words.states[each.state]));
     if (each.detail) outcome.append(`: ${each.detail}`);
-    row.append(element("td", each.name, { "data-label": "File" }), outcome);
+    row.append(element("td", each.name, { "data-label": words.file }), outcome);
     return row;
   }));
   outcomes.hidden = false;
@@ -41,7 +42,7 @@ const show = (found) => {
 
 // All in one request: files that come together are judged together, so that a series is read once.
 const send = (files) => {
-  if (!files.length) return complain("Choose files or a folder first.");
+  if (!files.length) return complain(words.none);
   complain("");
   const body = new FormData();
   for (const [path, file] of files) body.append("files", file, path);
@@ -51,7 +52,7 @@ const send = (files) => {
   request.responseType = "json";
   request.upload.addEventListener("progress", (event) => {
     bar.value = event.total ? event.loaded / event.total : 0;
-    said.value = event.loaded < event.total ? `${Math.round(bar.value * 100)} % of ${files.length} files` : "being stored";
+    said.value = event.loaded < event.total ? fill(words.going, { percent: Math.round(bar.value * 100), count: files.length }) : words.storing;
   });
   request.addEventListener("loadend", () => {
     going.hidden = true;
@@ -59,10 +60,10 @@ const send = (files) => {
     if (request.status === 200 && request.response) {
       show(request.response);
       form.reset();
-    } else if (request.status === 413) complain("That is more than this device takes at once.");
-    else if (request.status === 503) complain("Others are sending at the moment. Try again soon.");
+    } else if (request.status === 413) complain(words.too_much);
+    else if (request.status === 503) complain(words.busy);
     else if (request.responseURL.endsWith("/login")) location.reload();
-    else complain("The transfer broke off. What had come until then may be here already; send it again, nothing is read twice.");
+    else complain(words.broken);
   });
   bar.value = 0;
   said.value = "";
@@ -106,6 +107,6 @@ form.addEventListener("drop", async (event) => {
   try {
     send((await Promise.all(dropped)).flat());
   } catch {
-    complain("Something in it can't be read by this browser.");
+    complain(words.unreadable);
   }
 });

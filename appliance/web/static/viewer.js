@@ -12,6 +12,10 @@ const context = canvas.getContext("2d", { alpha: false });
 const find = (id) => document.getElementById(id);
 const study = figure.dataset.study;
 const count = Number(figure.dataset.slices);
+const words = JSON.parse(document.getElementById("words").content.textContent);
+const fill = (sentence, values) => sentence.replace(/\{(\w+)\}/g, (_, name) => values[name]);
+const language = document.documentElement.lang;
+const written = (number, digits = 0) => number.toLocaleString(language, { minimumFractionDigits: digits, maximumFractionDigits: digits, useGrouping: false });
 const preview = stage.querySelector("img");
 const overlays = [...stage.querySelectorAll("[data-overlay]")];
 
@@ -85,9 +89,9 @@ function ruler() {
 
 function distance([x0, y0], [x1, y1]) {
   const { spacing, at_detector: atDetector } = state.pixels?.description ?? {};
-  if (!spacing) return `${Math.hypot(x1 - x0, y1 - y0).toFixed(0)} pixels`;
+  if (!spacing) return fill(words.pixels, { length: written(Math.hypot(x1 - x0, y1 - y0)) });
   const length = Math.hypot((x1 - x0) * spacing[1], (y1 - y0) * spacing[0]);
-  return `${length.toFixed(1)} mm${atDetector ? " at the detector" : ""}`;
+  return atDetector ? fill(words.at_detector, { length: written(length, 1) }) : `${written(length, 1)} mm`;
 }
 
 function resize() {
@@ -109,16 +113,22 @@ function resize() {
 
 function say() {
   const { of } = state;
-  find("levels").value = !of ? "" : of.values ? "by a table" : `W ${short(of.width)}  L ${short(of.center)}`;
+  find("levels").value = !of ? "" : of.values ? words.by_table : `W ${short(of.width)}  L ${short(of.center)}`;
   find("scale").value = `${Math.round(view.scale * 100)} %`;
   if (count > 1) {
     find("slice").value = state.slice + 1;
-    find("place").value = `${state.slice + 1} of ${count}`;
+    find("place").value = fill(words.of, { slice: state.slice + 1, count });
   }
   refresh();
 }
 
-const short = (number) => (Math.abs(number) >= 100 ? Math.round(number) : Number(number.toPrecision(3)));
+const short = (number) => (Math.abs(number) >= 100 ? Math.round(number) : Number(number.toPrecision(3)).toLocaleString(language, { maximumFractionDigits: 20 }));
+
+/** The name of a window: one of the page's own, "Of the image 2", or what the header says. */
+function named(name) {
+  const [, own, number] = name.match(/^(.*?)( \d+)?$/);
+  return own in words.windows ? words.windows[own] + (number ?? "") : name;
+}
 
 async function go(slice) {
   state.slice = Math.min(Math.max(slice, 0), count - 1);
@@ -301,7 +311,7 @@ find("slice")?.addEventListener("input", (event) => go(event.target.value - 1));
 // --- the start -----------------------------------------------------------------------------------------------------
 
 function failed() {
-  find("depth").textContent = "Only the reduced picture of 8 bits can be shown: the file of the image is not there any more, or can't be read.";
+  find("depth").textContent = words.preview_only;
   find("depth").hidden = false;
 }
 
@@ -326,7 +336,7 @@ async function start() {
   const { rows, columns, spacing, windows, luts } = state.pixels.description;
   view.measure(rows, columns, spacing);
   const preset = find("preset");
-  preset.replaceChildren(...[...windows, ...luts].map(({ name }, number) => new Option(name, number)));
+  preset.replaceChildren(...[...windows, ...luts].map(({ name }, number) => new Option(named(name), number)));
   for (const each of figure.querySelectorAll("[data-full]")) each.disabled = false;
   choose(0);
   // The slices around it, so that they are there when they are scrolled to.
