@@ -1,6 +1,6 @@
 """The life of a box, on a machine without KVM: flashed, commissioned by stick, fed, updated, sent back, attacked.
 
-By hand, as root: ``pytest -m vm tests/firmware/vm``; 15 minutes on two idle cores. See firmware/README.md for what it
+By hand, as root: ``pytest -m vm tests/firmware/vm``; some 50 minutes of CPU. See firmware/README.md for what it
 needs. ``SCANSIDE_VM_WORK`` keeps images and Debian trees between runs, ``SCANSIDE_VM_BOX`` the box.
 """
 
