@@ -26,7 +26,6 @@ _TPM = Path("/dev/tpmrm0")
 _PCRS = "7"
 _OWNED = ("scanside",)  # folders of the data partition that the appliance writes
 _OURS = ("firmware", "config", "journal", "timesync")
-_ELSEWHERE = (("journal", Path("/var/log/journal")), ("timesync", Path("/var/lib/systemd/timesync")))
 
 
 def open_data(box: Box) -> dict[str, Any]:
@@ -109,7 +108,7 @@ def _release(box: Box) -> None:
     """Nothing writes to it any more: what was still to be written would land on the erased disk."""
     _call("systemctl", "stop", "scanside.service", "systemd-timesyncd.service")
     _call("journalctl", "--relinquish-var")
-    for where in (*(target for _, target in _ELSEWHERE), box.root / "data"):
+    for where in (*(target for _, target in _elsewhere()), box.root / "data"):
         _call("umount", str(where))
 
 
@@ -183,7 +182,7 @@ def _fill(box: Box) -> None:
         (box.root / "data" / name).chmod(0o700)
     if not box.configuration.exists():
         Files().write(box.configuration, (box.root / "usr/lib/scanside/default.toml").read_bytes())
-    for source, target in _ELSEWHERE:
+    for source, target in _elsewhere():
         target.mkdir(parents=True, exist_ok=True)
         _call("mount", "--bind", str(box.root / "data" / source), str(target))
     shutil.chown("/data/timesync", "systemd-timesync", "systemd-timesync")
@@ -191,6 +190,16 @@ def _fill(box: Box) -> None:
     if not identity.exists():
         Files().write(identity, f"{secrets.token_hex(4)}\n".encode())
     use_site(box)
+
+
+def _elsewhere() -> tuple[tuple[str, Path], ...]:
+    """Folders of the data partition, and where the system looks for them.
+
+    The machine's id is a new one at each start, since root is read-only. journald takes a folder of that name: it would
+    begin an empty one each time, count none of the earlier to its limit, and show none of them.
+    """
+    machine_id = Path("/etc/machine-id").read_text().strip()
+    return ("journal", Path("/var/log/journal") / machine_id), ("timesync", Path("/var/lib/systemd/timesync"))
 
 
 def use_site(box: Box) -> None:

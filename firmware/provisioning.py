@@ -34,6 +34,8 @@ from firmware.errors import FirmwareError, RefusedError
 PURPOSE = "site configuration 1"
 _SITE = {"name": str, "version": int, "box": str, "time_zone": str, "ntp_servers": list}
 _NETWORK = {"address": str, "gateway": str, "dns": list}
+# Otherwise a DHCP server would know the box by the machine's id, which is a new one at each start.
+_KEEPS_ADDRESS = ("[DHCPv4]", "ClientIdentifier=mac")
 
 
 def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: bool = False) -> int:
@@ -114,7 +116,7 @@ def parse(text: str, name: str) -> dict[str, Any]:
 def network(table: dict[str, Any], name: str = "[network]") -> str:
     """A systemd.network file."""
     address = table.get("address", "dhcp")
-    lines = ["[Match]", "Type=ether", "Kind=!*", "", "[Network]"]
+    lines = ["[Match]", "Type=ether", "Kind=!*", "", *_KEEPS_ADDRESS, "", "[Network]"]
     try:
         if address == "dhcp":
             lines.append("DHCP=yes")

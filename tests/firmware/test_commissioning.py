@@ -209,6 +209,12 @@ def test_a_token_opens_its_box_for_its_time(box: Box, publisher: Path, monkeypat
         service.check(box, token)
 
 
+def test_a_box_keeps_its_address_although_its_machine_id_changes() -> None:
+    shipped = CHECKOUT / "firmware/image/files/etc/systemd/network/80-dhcp.network"
+    for text in (shipped.read_text(), provisioning.network({"address": "dhcp"})):
+        assert "DHCP=yes\n" in text and "[DHCPv4]\nClientIdentifier=mac\n" in text
+
+
 # --- models and sticks ---
 
 

@@ -1,6 +1,6 @@
 """The life of a box, on a machine without KVM: flashed, commissioned by stick, fed, updated, sent back, attacked.
 
-By hand, as root: ``pytest -m vm tests/firmware/vm``; 15 minutes on two idle cores. See firmware/README.md for what it
+By hand, as root: ``pytest -m vm tests/firmware/vm``; some 50 minutes of CPU. See firmware/README.md for what it
 needs. ``SCANSIDE_VM_WORK`` keeps images and Debian trees between runs, ``SCANSIDE_VM_BOX`` the box.
 """
 
@@ -201,6 +201,7 @@ def test_3_an_update_that_fails_its_check_falls_back(
     recount = json.loads((folder / "recount.json").read_text())
     assert recount["faults"] == 0 and recount["counts"]["received"] == 1, recount
     assert json.loads((folder / "history.json").read_text())["image"]["version"] == "2.0.0"
+    assert "this system is failed" in (folder / "journal.txt").read_text(), "the log of the start that failed is gone"
 
 
 def test_4_bundles_that_are_turned_away(
