@@ -122,14 +122,16 @@ class RunningAppliance:
         deadline = time.monotonic() + timeout
         rows: list[dict[str, Any]] = []
         while time.monotonic() < deadline:
-            rows = store.worklist(limit=10_000)
-            if len(rows) >= count and all(row["state"] in FINAL_STATES for row in rows):
-                store.close()
-                return rows
+            if not any(number for state, number in store.counts().items() if state not in FINAL_STATES):
+                rows = store.worklist(limit=10_000)
+                if len(rows) >= count and all(row["state"] in FINAL_STATES for row in rows):
+                    store.close()
+                    return rows
             time.sleep(0.05)
+        rows = store.worklist(limit=10_000)
         store.close()
-        states = [(row["id"], row["state"], row["reason"]) for row in rows]
-        raise AssertionError(f"not final in time: {states}\n{self.log}")
+        states = [(row["id"], row["state"], row["reason"]) for row in rows if row["state"] not in FINAL_STATES]
+        raise AssertionError(f"{len(rows)} of {count} are here, and not final in time: {states}\n{self.log}")
 
     def wait_ready(self, timeout: float = 30) -> dict[str, Any]:
         """The status once the worker has a pipeline; receiving doesn't wait for that, reading does."""

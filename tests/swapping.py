@@ -96,7 +96,7 @@ def _send(port: int, folder: Path, stop: threading.Event, pause: float, sent: li
 
 
 def _judge(running: RunningAppliance, outcome: Outcome, sent: list[str]) -> None:
-    rows = {row["sop_instance_uid"]: row for row in running.wait_final(len(sent), timeout=300)}
+    rows = {row["sop_instance_uid"]: row for row in running.wait_final(len(sent), timeout=300.0 + len(sent))}
     choices = sorted(PackageStore(running.data / "ledger.sqlite3", read_only=True).choices(), key=lambda row: row["id"])
     outcome.sent, outcome.changes = len(sent), len(choices)
     packages = {fake_package.bundled().sha256: "1.3.0", **{row["sha256"]: row["version"] for row in choices}}
