@@ -25,8 +25,8 @@ from appliance.config import Config, DropFolder, Priority, Scheduling, Schedulin
 from appliance.errors import ConfigError, ImageError
 from appliance.ingest.drop_folder import DropFolder as WatchedFolder
 from appliance.ingest.storage_scp import StorageScp
-from appliance.store import Store
-from appliance.worker import Worker, owner
+from appliance.store import Store, claimant
+from appliance.worker import Worker
 from tests.appliance.conftest import Box
 from tests.appliance.test_store import RESULT, arrival
 from tests.dicom_files import make_radiograph
@@ -430,8 +430,8 @@ def test_a_hostile_header_is_turned_away_in_triage_and_the_others_go_on(bench: B
 def test_a_crash_in_triage_counts_and_ends_in_quarantine(bench: Bench, tmp_path: Path) -> None:
     identifier = bench.take(make_radiograph(tmp_path / "a.dcm"))
     for _ in range(store.MOST_CRASHES):
-        assert bench.box.store.claim(owner(os.getpid()), 30) is not None
-        bench.box.store.release_crashed(owner(os.getpid()))
+        assert bench.box.store.claim(claimant(os.getpid()), 30) is not None
+        bench.box.store.release_crashed(claimant(os.getpid()))
     row = bench.box.store.instance(identifier)
     assert row is not None
     assert (row["state"], row["triaged"]) == ("quarantined", 0)
