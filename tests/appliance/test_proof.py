@@ -173,7 +173,8 @@ def test_the_commands(tmp_path: Path) -> None:
     rows = json.loads(scanside("receipt", "--backend", "onnxruntime", "--json", check=True).stdout)
     assert len(rows) == len(package.bundled())
     assert all(row["receipt"]["flips"] == 0 for row in rows)
-    measured = json.loads(scanside("bench", "--seconds", "0.2", "--json", check=True).stdout)
+    bench = scanside("bench", "--backend", "onnxruntime", "--seconds", "0.2", "--json", check=True)
+    measured = json.loads(bench.stdout)
     assert all(each["latency_p50"] > 0 and each["memory_mb"] > 10 for each in measured)
     unknown = scanside("receipt", "--backend", "abacus")
     assert unknown.returncode == 1

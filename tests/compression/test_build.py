@@ -274,7 +274,8 @@ def test_another_hospital_stands_beside_the_test_set_and_who_fares_worse_there_i
 
 
 @pytest.mark.filterwarnings("default")  # of NNCF and torch
-@pytest.mark.parametrize("target", [pytest.param("openvino", marks=pytest.mark.slow), "tensorrt"])
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["openvino", "tensorrt"])
 def test_where_the_gate_turns_all_away_costlier_ways_are_tried_before_the_build_stops(
     target: str, built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

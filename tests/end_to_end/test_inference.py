@@ -159,6 +159,7 @@ def test_a_backend_that_sleeps_for_ever_is_replaced(boxes: Boxes, images: list[P
     wait_until(appliance, "back", lambda each: each["backend"] == "fake")
 
 
+@pytest.mark.slow  # tests.benchmarks.inference_kills does it 100 times
 def test_killed_again_and_again_under_load_it_loses_and_doubles_nothing(boxes: Boxes, tmp_path: Path) -> None:
     appliance = boxes.start("onnxruntime", keep=("cpu",))
     files = [make_radiograph(tmp_path / "many" / f"{number}.dcm", seed=100 + number) for number in range(60)]
@@ -264,6 +265,7 @@ def test_a_configured_backend_that_can_not_serve_is_refused_and_images_wait(
     assert row["state"] == "delivered"
 
 
+@pytest.mark.slow  # test_backends damages it in every way, without a whole appliance around
 def test_a_damaged_compiled_network_does_not_stop_the_start(boxes: Boxes, images: list[Path]) -> None:
     appliance = boxes.start("fake", prepare_seconds=0.5)
     wait_until(appliance, "ready", lambda each: each["worker"]["state"] == "ready")

@@ -199,6 +199,7 @@ def test_a_port_in_use_is_named(appliance: RunningAppliance, tmp_path: Path) -> 
     assert f":{appliance.port}" in second.stderr
 
 
+@pytest.mark.slow  # .ci/run runs the demo
 def test_the_demo_ends_well_without_samples() -> None:
     demo = scanside("demo", "--once", "--count", "3", timeout=180)
     assert demo.returncode == 0, demo.stdout + demo.stderr
