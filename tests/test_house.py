@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -299,3 +301,10 @@ def test_firmware_and_appliance_never_see_each_other() -> None:
         for module, path in _modules(folder):
             seen = {imported.split(".")[0] for imported in _imports(path)} & foreign
             assert not seen, f"{module} imports {seen}"
+
+
+def test_a_command_line_that_only_helps_loads_nothing_large() -> None:
+    large = ("numpy", "pydicom", "onnxruntime", "flask")
+    code = f"import sys, appliance.cli; print(*[name for name in {large} if name in sys.modules])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT, check=True)
+    assert told.stdout.split() == []

@@ -6,13 +6,16 @@ import getpass
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from appliance.cli.options import JSON, configured, existing_ledger, table
 from appliance.config import load
-from appliance.drift.store import DriftStore, Outcome
+from appliance.drift import Outcome
+
+if TYPE_CHECKING:
+    from appliance.drift.store import DriftStore
 
 _PACKAGE = click.option("--package", help="Id, name or the beginning of the SHA-256.  [default: the latest watched]")
 _BY = click.option("--by", default=getpass.getuser, show_default="your login", help="Who says so.")
@@ -28,6 +31,8 @@ def drift() -> None:
 
 
 def _store(config_path: Path | None, data_dir: Path | None, read_only: bool = True) -> tuple[Any, DriftStore]:
+    from appliance.drift.store import DriftStore
+
     config = load(config_path, data_dir)
     return config, DriftStore(existing_ledger(config), read_only=read_only)
 

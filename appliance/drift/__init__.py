@@ -4,3 +4,7 @@
 against it, `change_point` and `cause` say since when and for whom, `monitor` holds the state of all that, `store` keeps
 it, `watch` is what the worker calls.
 """
+
+from typing import Literal
+
+Outcome = Literal["watch", "baseline", "rest"]  # what follows once an alarm is acknowledged

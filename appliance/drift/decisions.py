@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from appliance.drift import change_point
+from appliance.drift import Outcome, change_point
 from appliance.drift.monitor import Monitor, weights
-from appliance.drift.store import DriftStore, Outcome, unpack
+from appliance.drift.store import DriftStore, unpack
 from appliance.drift.streams import STREAMS
 from appliance.errors import DriftError
 

@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 
 from appliance.database import Database
+from appliance.drift import Outcome
 from appliance.drift.streams import MOST_BINS, STREAMS, Categories
 from appliance.errors import DriftError
 
 Against = Literal["validated", "site"]
 Kind = Literal["alarm", "warning", "confidence"]
-Outcome = Literal["watch", "baseline", "rest"]
 
 _MOST_COUNTED = 200  # letters of the latest reason
 _INSERT_STUDY = """

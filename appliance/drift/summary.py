@@ -12,11 +12,12 @@ import msgspec
 import numpy as np
 
 from appliance.config import Drift
+from appliance.drift import Outcome
 from appliance.drift.cause import Cause
 from appliance.drift.decisions import DEPENDENT, OUTCOMES, bins_of, replayed
 from appliance.drift.history import percentiles
 from appliance.drift.monitor import Limits
-from appliance.drift.store import Against, DriftStore, Outcome, unpack
+from appliance.drift.store import Against, DriftStore, unpack
 from appliance.drift.streams import MISSING, STREAMS
 from appliance.errors import DriftError
 

@@ -10,8 +10,8 @@ from flask import Blueprint, abort, current_app, redirect, render_template, requ
 from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config
-from appliance.drift import decisions, history, summary
-from appliance.drift.store import Against, DriftStore, Outcome
+from appliance.drift import Outcome, decisions, history, summary
+from appliance.drift.store import Against, DriftStore
 from appliance.errors import ApplianceError, DriftError
 from appliance.web import charts, recorded
 from appliance.web.language import gettext as _
