@@ -18,13 +18,11 @@ from appliance.sequential import Evidence
 from appliance.truth_store import TruthStore
 from appliance.web import api_judging_model as model
 from appliance.web import performing
-from appliance.web.api import config, operation, routes, store
+from appliance.web.api import NUMBER, config, operation, routes, store
 from appliance.web.api_studies import row_of, told
 from appliance.web.rights import current_person, needs
 
 blueprint = routes("api_judging")
-
-_NUMBER = "<int(min=1, max=9223372036854775807):number>"
 
 
 # --- safe mode ------------------------------------------------------------------------------------------------------
@@ -50,7 +48,7 @@ def enter_safe_mode(asked: model.EnterSafeMode) -> model.SafeModeEntry:
     return _changed(lambda mode: mode.enter(asked.level, current_person() or asked.by, asked.why))
 
 
-@blueprint.post(f"/safe-mode/{_NUMBER}/leave")
+@blueprint.post(f"/safe-mode/{NUMBER}/leave")
 @needs("operate")
 @operation("Leave what was entered under a number", model.SafeModeEntry, body=model.LeaveSafeMode, errors=(409,))
 def leave_safe_mode(number: int, asked: model.LeaveSafeMode) -> model.SafeModeEntry:
@@ -120,13 +118,7 @@ def _measured(report: Report) -> model.ModelPerformance:
         },
         floors=_floors(report.tests),
         trend=_like(report.trend, model.Trend),
-        coverage=model.Coverage(
-            positive=report.coverage.positive,
-            negative=report.coverage.negative,
-            known_positive=report.coverage.known_positive,
-            known_negative=report.coverage.known_negative,
-            one_sided=report.coverage.one_sided,
-        ),
+        coverage=_like(report.coverage, model.Coverage),
         corrected_sensitivity=_like(report.corrected, model.Estimate),
         latest=report.latest,
     )  # fmt: skip
@@ -185,7 +177,7 @@ def assessments(asked: model.AssessmentQuery) -> model.AssessmentPage:
     return model.AssessmentPage(assessments=[_assessment(row) for row in rows], next=following)
 
 
-@blueprint.post(f"/studies/{_NUMBER}/assessments")
+@blueprint.post(f"/studies/{NUMBER}/assessments")
 @needs("assess")
 @operation(
     "Say whether a finding or a segment is right", model.Assessment, body=model.Assess, errors=(409,), status=201
