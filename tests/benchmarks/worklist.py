@@ -29,6 +29,10 @@ from appliance.web.filters import FINDINGS
 
 MOST_MILLISECONDS = 150.0
 MODALITIES = ("CR", "DX", "MR", "CT", "US", "")
+OF_A_THOUSAND = {
+    "received": 1, "claimed": 1, "written": 5, "delivered": 949, "rejected": 30, "failed": 10, "quarantined": 3,
+    "withheld": 1,
+}  # fmt: skip
 FAMILIES = ("Smith", "Schmidt", "García", "Nguyen", "Müller", "Okafor", "Tanaka", "Ivanova", "Rossi", "Kim", "Ng")
 _FIRST = 1_600_000_000.0
 _INSERT = """
@@ -74,7 +78,7 @@ PROVENANCE = {
 
 def _row(number: int, chance: random.Random) -> tuple[object, ...]:
     at = _FIRST + number * 150.0
-    state = chance.choices(STATES, (1, 1, 5, 950, 30, 10, 3))[0]
+    state = chance.choices(STATES, [OF_A_THOUSAND[state] for state in STATES])[0]
     read = state in ("written", "delivered")
     outcome = chance.choices(("urgent", "positive", "indeterminate", "negative", "outlined"), (5, 10, 5, 60, 20))[0]
     outcome = outcome if read else ""
