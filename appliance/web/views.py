@@ -66,10 +66,12 @@ def worklist() -> str:
     modalities, senders = _worklists().choices()
     return render_template(
         "worklist.html",
+        asked=wanted,
+        words=translated(STATE_WORDS),
         findings=translated(FINDINGS),
         modalities=[(each, each) for each in modalities],
         senders=[(each, each) for each in senders],
-        **_worklist(wanted),
+        live=_live(wanted, _seen(wanted)),
     )
 
 
@@ -77,18 +79,27 @@ def worklist() -> str:
 @needs("see", automatic=True)
 def worklist_fragment() -> BaseResponse:
     """The part of the worklist that changes; 304 while nothing did."""
-    response = Response()
-    wanted, undelivered = _asked(), _store().undelivered_count()
-    seen = f"{_store().change_mark()} {wanted.fragment_url} {_waiting_reason()} {undelivered} {language()}"
+    response, wanted = Response(), _asked()
+    seen = _seen(wanted)
     response.set_etag(hashlib.sha256(seen.encode()).hexdigest()[:16])
     response.headers["Cache-Control"] = "no-cache"
     response.make_conditional(request)
     if response.status_code != 304:
-        # The same for all who have the same rights; their browsers ask at the same time, when something came.
-        made: Once = current_app.config["SCANSIDE_ONCE"]
-        key = f"{seen} {sorted(g.get('rights', ()))} {request.query_string!r}"
-        response.set_data(made.get(key, lambda: render_template("_worklist.html", **_worklist(wanted))))
+        response.set_data(_live(wanted, seen))
     return response
+
+
+def _seen(wanted: Asked) -> str:
+    """All that the changing part of the worklist depends on, but for the rights of who looks at it."""
+    undelivered = _store().undelivered_count()
+    return f"{_store().change_mark()} {wanted.fragment_url} {_waiting_reason()} {undelivered} {language()}"
+
+
+def _live(wanted: Asked, seen: str) -> str:
+    """The part that changes: the same for all who have the same rights, who ask for it at the same time."""
+    made: Once = current_app.config["SCANSIDE_ONCE"]
+    key = f"{seen} {sorted(g.get('rights', ()))}"
+    return made.get(key, lambda: render_template("_worklist.html", **_worklist(wanted)))
 
 
 def _asked() -> Asked:
