@@ -193,6 +193,16 @@ class Destination(_Table, frozen=True):
     tls: DestinationTls | None = None
     login: DestinationLogin | None = None
 
+    @property
+    def address(self) -> str:
+        """Where it is: a URL, a folder, or host:port."""
+        return self.url or self.path or f"{self.host}:{self.port}"
+
+    @property
+    def peer(self) -> str:
+        """The same, with the AE title where it has one: AET@host:port."""
+        return f"{self.ae_title}@{self.address}" if self.ae_title else self.address
+
 
 class Delivery(_Table, frozen=True):
     calling_ae_title: AETitle = "SCANSIDE"

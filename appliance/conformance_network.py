@@ -153,7 +153,7 @@ def network(made: Document, config: Config) -> None:
                 each.name,
                 _PROTOCOLS[each.protocol],
                 each.ae_title,
-                each.url or each.path or f"{each.host}:{each.port}",
+                each.address,
                 "yes" if each.tls is not None or each.url.startswith("https:") else "no",
                 ", ".join(each.send),
             ]

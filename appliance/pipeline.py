@@ -244,7 +244,7 @@ class Pipeline:
             chosen, warnings = route.route(headers[0], packages)
             if missing := sorted({keyword for header in headers for keyword in writer.missing(header)}):
                 raise NotAcceptedError(
-                    f"The image lacks {', '.join(missing)}, so no result could be filed with its study.",
+                    f"The image has no valid {', '.join(missing)}, so no result could be filed with its study.",
                     hint="send it again from the modality with these attributes",
                 )
             if chosen.takes_volumes:

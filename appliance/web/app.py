@@ -139,7 +139,8 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     def person(row: dict[str, str]) -> tuple[str, str]:
         """What is shown of a patient: name and ID, or a pseudonym that is the same for the same ID on this device."""
         if config.web.show_patient:
-            return row["patient_name"].replace("^", " ").strip() or _("no name"), row["patient_id"] or _("no ID")
+            groups = (" ".join(group.replace("^", " ").split()) for group in row["patient_name"].split("="))
+            return " · ".join(filter(None, groups)) or _("no name"), row["patient_id"] or _("no ID")
         digest = hmac.new(secret, row["patient_id"].encode(), hashlib.sha256).hexdigest()
         known = " " + digest[:6].upper() if row["patient_id"] else ""
         return _("Patient") + known, _("de-identified")

@@ -100,7 +100,7 @@ NOT_READ = (
     m("It does not say which body part was imaged: Body Part Examined is empty and no description names it."),
     m("Its view position is %(view)s, %(said)s."), m("a lateral or oblique view"), m("another view"),
     m("Its description says that it is a lateral view."),
-    m("The image lacks %(attributes)s, so no result could be filed with its study."),
+    m("The image has no valid %(attributes)s, so no result could be filed with its study."),
     m("Send it again from the modality with these attributes."),
     m("The image does not state its Pixel Spacing, without which it can't be read here."),
     # it is damaged, or can't be decoded
