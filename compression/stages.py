@@ -11,11 +11,13 @@ all of them, the others in the first, for which the rest waits.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -26,6 +28,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from compression.distributed import SINGLE, Group
+from compression.recipe import RecipeError
 
 _TELLING_SHARE = 3
 _MARK, _ADOPTED = "done.json", "adopted"
@@ -88,7 +91,34 @@ def run(build: Build, stages: Sequence[Stage], last: str | None, force: Sequence
 
     Those in ``adopt`` are kept as they are though their key has changed, for a change that shapes nothing, such as a
     comment; the package's provenance names them.
+
+    Raises
+    ------
+    RecipeError
+        Another build runs in this work folder.
     """
+    with _alone(build):
+        _run(build, stages, last, force, adopt)
+
+
+@contextmanager
+def _alone(build: Build) -> Iterator[None]:
+    """Two builds in one folder would throw away what the other makes. The processes of one build are one."""
+    if not build.group.main:
+        yield
+        return
+    build.work.mkdir(parents=True, exist_ok=True)
+    with (build.work / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecipeError(
+                f"another build runs in {build.work}: wait for it, stop it, or choose another folder with --work"
+            ) from None
+        yield
+
+
+def _run(build: Build, stages: Sequence[Stage], last: str | None, force: Sequence[str], adopt: Sequence[str]) -> None:
     key, group = "", build.group
     for stage in stages:
         name, module = stage.name, stage.module

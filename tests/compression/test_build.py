@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fcntl
 import json
 import os
 import re
@@ -201,6 +202,14 @@ def test_a_second_run_keeps_every_stage(built: Path) -> None:
     lines = [line for line in again.stdout.splitlines() if re.match(r"\w+ +(kept:|\d+ s:)", line)]
     assert len(lines) == STAGES
     assert all("kept:" in line for line in lines), again.stdout
+
+
+def test_a_second_build_in_the_same_folder_is_turned_away(built: Path) -> None:
+    with (built / "work-quick" / "lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        turned_away = here(*command(built))
+    assert turned_away.exit_code == 1
+    assert "another build runs in" in turned_away.output and "--work" in turned_away.output
 
 
 def test_what_was_published_and_is_gone_or_changed_is_made_again(built: Path, path: Path) -> None:
