@@ -39,8 +39,11 @@ def demonstrate(samples: Path | None, count: int, once: bool) -> int:
         pictures, origin = _samples(samples, count, root / "samples")
         misfits = _misfits()
         click.echo(f"Samples: {origin}, and {len(misfits) + 1} files that must be turned away.")
+        for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the appliance ends, and its folder goes
+            signal.signal(number, signal.default_int_handler)
         appliance = _start(config_path)
         try:
+            _wait_for_the_reader(config)
             destination = Destination(config.storage_scp.ae_title, "127.0.0.1", config.storage_scp.port)
             sent = list(send_files(pictures, destination, "SCANNER", {"PatientAge": _AGE}, associations=1))
             sent += send_files(misfits, destination, "SCANNER", {}, associations=1)
@@ -100,6 +103,16 @@ def _start(config_path: Path) -> subprocess.Popen[bytes]:
         time.sleep(0.05)
     click.echo(f"The appliance answers after {time.monotonic() - start:.1f} s.")
     return appliance
+
+
+def _wait_for_the_reader(config: Config) -> None:
+    """Until a backend has proved itself: what comes before is kept and waits, which would count as its time."""
+    start = time.monotonic()
+    store = Store(config.ledger_path, read_only=True)
+    while store.components().get("worker", {}).get("state") != "ready" and time.monotonic() - start < _READY_SECONDS:
+        time.sleep(0.05)
+    store.close()
+    click.echo(f"Its models have proved themselves on this machine {time.monotonic() - start:.1f} s later.")
 
 
 def _answers(port: int) -> bool:

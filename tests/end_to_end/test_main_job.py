@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
@@ -20,7 +21,7 @@ from appliance import backends, package
 from appliance.probability import calibrated
 from tests.dicom_files import make_radiograph
 from tests.peers import needs, orthanc, wait_until
-from tests.running import CHECKOUT, RunningAppliance, scanside
+from tests.running import CHECKOUT, PYTHON, RunningAppliance, scanside
 
 pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 
@@ -205,6 +206,22 @@ def test_the_demo_ends_well_without_samples() -> None:
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert "GENERATED" in demo.stdout
     assert "The page: http://127.0.0.1:" in demo.stdout
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    demo = subprocess.Popen(
+        [PYTHON, "-m", "appliance", "demo", "--count", "1"], cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE
+    )
+    assert demo.stdout is not None
+    while b"Serving" not in demo.stdout.readline():
+        assert demo.poll() is None
+    (appliance,) = psutil.Process(demo.pid).children()
+    demo.terminate()
+    assert demo.wait(60) == 0
+    assert not appliance.is_running()
+    assert not list(tmp_path.iterdir())
 
 
 def test_infer_gives_one_json_object_a_file(tmp_path: Path) -> None:
