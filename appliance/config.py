@@ -262,6 +262,12 @@ class Uploads(_Table, frozen=True):
     largest_request_mb: Count = 32_000
 
 
+class Box(_Table, frozen=True):
+    """Of a machine that was flashed with `firmware/`; see `appliance.web.box`."""
+
+    report: str = ""
+
+
 class ExpectedHours(_Table, frozen=True):
     ae_title: AETitle
     days: tuple[Day, ...] = _WORKING_DAYS
@@ -355,6 +361,7 @@ class Config(_Table, frozen=True):
     worklist: Worklist = Worklist()
     web: Web = Web()
     uploads: Uploads = Uploads()
+    box: Box = Box()
     silence: Silence = Silence()
     audit: Audit = Audit()
     drift: Drift = Drift()

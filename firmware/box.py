@@ -52,6 +52,11 @@ class Box:
     def runtime(self) -> Path:
         return self.root / "run" / "scanside"
 
+    @property
+    def report(self) -> Path:
+        """What the appliance's page shows of the box; see `firmware.inbox`."""
+        return self.runtime / "box.json"
+
     def image(self) -> dict[str, Any]:
         """What the image says of itself: ``version``, ``epoch``, ``board``, ``compatible``, ``boot``, ``built_at``."""
         path = self.root / "usr" / "lib" / "scanside" / "image.json"

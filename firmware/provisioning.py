@@ -136,7 +136,7 @@ def _use(box: Box, tables: dict[str, Any], ask: health.Ask) -> None:
     """Judged by the appliance itself before anything of it is in place."""
     folder = box.configuration.parent
     trial = folder / "trial.toml"
-    appliance = {**tables.get("appliance", {}), "data_dir": str(box.data)}
+    appliance = {**tables.get("appliance", {}), "data_dir": str(box.data), "box": {"report": str(box.report)}}
     Files().write(trial, toml(appliance).encode())
     box.runtime.mkdir(parents=True, exist_ok=True)
     done = ask(("conformance", "--config", str(trial), "--to", str(box.runtime / "conformance.md")))

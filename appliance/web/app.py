@@ -33,6 +33,7 @@ from appliance.web import (
     arrivals,
     assessing,
     auth,
+    box,
     branding,
     custody,
     deliveries,
@@ -107,6 +108,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     ):  # fmt: skip
         app.register_blueprint(part.blueprint)
     arrivals.register(app, config, on_arrival)
+    box.register(app, config)
     auth.refuse_other_sites(app)
     auth.protect(app, config, secret)
     trail.keep(app, Trail(config.audit_path, config.key_path))
@@ -129,6 +131,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
             "claimed": app.config["SCANSIDE_GATE"].closed,
             "unrecorded": app.config["SCANSIDE_TRAIL"].problem,
             "uploads": config.uploads.enabled,
+            "is_box": bool(config.box.report),
             "undelivered": app.config["SCANSIDE_STORE"].undelivered_count(),
             "drift_alarms": app.config["SCANSIDE_DRIFT"].open_alarms(),
             "safe_mode": app.config["SCANSIDE_SAFE_MODE"].in_force(),

@@ -27,6 +27,7 @@ _EVENTS: dict[str, Event] = {
     "custody.export": "download",
     "device.support_bundle": "download",
     "arrivals.upload": "upload",
+    "box.hand_over": "upload",
     "arrivals.stow": "transfer_end",
 }
 _TARGETS = {"identifier": "image", "number": "image"}

@@ -59,6 +59,7 @@ for command in (
     boxing.data,
     commissioning.provision,
     commissioning.stick,
+    commissioning.inbox,
     commissioning.export_logs,
     commissioning.factory_reset,
     commissioning.service_token,

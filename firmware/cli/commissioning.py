@@ -137,11 +137,13 @@ def stick(device: Path, root: Path) -> None:
     request go back to it.
     """
     from firmware.errors import die
+    from firmware.inbox import try_report
     from firmware.stick import take
 
     box = Box(root)
     if device.is_dir():
         take(box, device, say=click.echo)
+        try_report(box)
         return
     with tempfile.TemporaryDirectory(dir="/run") as folder:
         done = subprocess.run(
@@ -153,6 +155,17 @@ def stick(device: Path, root: Path) -> None:
             take(box, Path(folder), say=click.echo)
         finally:
             subprocess.run(["umount", "--lazy", folder], check=False)
+            try_report(box)
+
+
+@click.command("inbox", hidden=True)
+@ROOT
+def inbox(root: Path) -> None:
+    """Called by the box once files were handed over on the page."""
+    from firmware.inbox import take
+
+    for line in take(Box(root)):
+        click.echo(line)
 
 
 @click.command("service-token")

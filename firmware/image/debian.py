@@ -9,6 +9,7 @@ ENABLED = (
     "scanside-firewall.service",
     "scanside-confirm.service",
     "scanside-deadline.timer",
+    "scanside-inbox.path",
     "systemd-networkd.service",
     "systemd-resolved.service",
     "systemd-timesyncd.service",

@@ -27,7 +27,7 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_units_are_valid(tmp_path: Path) -> None:
     true = shutil.which("true") or "/bin/true"
-    for path in [*UNITS.glob("*.service"), *UNITS.glob("*.timer")]:
+    for path in [path for kind in ("service", "timer", "path") for path in UNITS.glob(f"*.{kind}")]:
         text = path.read_text()
         for program in ("scanside-firmware", "scanside"):
             text = text.replace(f"/opt/scanside/bin/{program}", true)

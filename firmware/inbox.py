@@ -1,0 +1,111 @@
+"""What an administrator hands over on the page, and what the page shows of the box.
+
+The page's process has no rights: it leaves files in ``inbox/`` of its data folder and ends with ``go``, for which a
+unit of systemd waits. They are copied from there before they are looked at, so that nobody changes what was verified.
+The page reads `Box.report`, which only this package writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from firmware import handover, provisioning, update
+from firmware.boot import SLOTS
+from firmware.box import Box
+from firmware.durable import Files
+from firmware.errors import FirmwareError
+
+_NAMES = re.compile(r"site\.toml(\.sig)?|certificate\.pem|[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\.(scanside|raucb)")
+_MOST_LINES = 40
+
+
+def take(
+    box: Box,
+    restart: Callable[[], None] = update.restart,
+    reload: Callable[[Box], None] = handover.start_anew,
+) -> list[str]:
+    """What lies in the inbox, as a stick without somebody who stands at the box; a sentence for each thing."""
+    inbox, own = box.data / "inbox", box.firmware_data / "incoming"
+    (inbox / "go").unlink(missing_ok=True)
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        write_report(box, working=True, said=lines)
+
+    write_report(box, working=True)
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(mode=0o700, parents=True)
+    try:
+        refused = [f"{name}: REFUSED: {why}" for name, why in _fetch(inbox, own)]
+        outcome = handover.take(box, own, say, by_hand=False)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+    said = [*refused, *outcome.said] or ["nothing that a box takes was handed over"]
+    box.remember("handed_over", said=said)
+    write_report(box, said=said)
+    outcome.follow(box, restart, reload)
+    return said
+
+
+def _fetch(inbox: Path, own: Path) -> list[tuple[str, str]]:
+    """Copy what has a name that is known, and empty the inbox; what could not be copied, and why."""
+    failed = []
+    for path in sorted(inbox.iterdir()) if inbox.exists() else ():
+        if path.name.endswith(".part"):
+            continue  # the page is writing it
+        try:
+            if _NAMES.fullmatch(path.name):
+                # What the page's process may have laid there is not followed, and no pipe is waited for.
+                with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as source:
+                    if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+                        raise OSError(0, "it is no file")
+                    with (own / path.name).open("xb") as target:
+                        shutil.copyfileobj(source, target, 1 << 20)
+            path.unlink()
+        except OSError as error:
+            failed.append((path.name, f"it can't be taken: {error.strerror}"))
+            (own / path.name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
+    return failed
+
+
+def write_report(box: Box, working: bool = False, said: list[str] | None = None) -> None:
+    """What the page shows of the box: its system and slots, its site, what happened to it, and what happens now."""
+    boot, image = box.boot(), box.image()
+    site = box.configuration.with_name("site.json")
+    report: dict[str, Any] = {
+        "at": time.time(),
+        "box": provisioning.machine_id(box),
+        "version": image["version"],
+        "board": image["board"],
+        "slot": boot.current(),
+        "slots": {slot: boot.state(slot) for slot in SLOTS},
+        "site": json.loads(site.read_text()) if site.exists() else None,
+        "history": box.history()[-_MOST_LINES:],
+        "working": working,
+        "said": (said or [])[-_MOST_LINES:],
+    }
+    try:
+        request = provisioning.request(box, f"scanside-{report['box']}")
+        report["request"] = request.decode()
+    except (OSError, ValueError) as error:  # a full disk, or a key that was damaged: the rest is true all the same
+        report["request_failed"] = str(error)
+    Files().write(box.report, json.dumps(report).encode())
+    box.report.chmod(0o644)
+
+
+def try_report(box: Box) -> None:
+    """The same; a box that can't say how it is goes on all the same."""
+    with contextlib.suppress(FirmwareError, OSError, ValueError):
+        write_report(box)

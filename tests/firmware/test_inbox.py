@@ -1,0 +1,85 @@
+"""What an administrator hands over on the page: taken as from a stick, whoever the page's process may be."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from firmware import inbox
+from firmware.box import Box
+from tests.firmware.test_commissioning import box, publisher, site  # noqa: F401 (fixtures)
+
+
+def hand_over(box: Box) -> Path:  # noqa: F811
+    folder = box.data / "inbox"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "go").touch()
+    return folder
+
+
+def report(box: Box) -> dict[str, object]:  # noqa: F811
+    return dict(json.loads(box.report.read_text()))
+
+
+def test_what_is_signed_is_taken_and_the_page_can_tell_it(box: Box, publisher: Path) -> None:  # noqa: F811
+    folder = hand_over(box)
+    site(folder, publisher, 3, "PAGE")
+    (folder / "broken.raucb").write_bytes(b"no bundle")
+    loaded: list[Box] = []
+    said = inbox.take(box, restart=pytest.fail, reload=loaded.append)
+    assert said[0] == "site.toml: configuration 1 is in place"
+    assert said[1].startswith("broken.raucb: REFUSED")
+    assert loaded == [box] and not list(folder.iterdir()) and not (box.firmware_data / "incoming").exists()
+    told = report(box)
+    assert told["said"] == said and not told["working"] and told["box"] == "5eedb0c5"
+    assert isinstance(told["request"], str) and x509.load_pem_x509_csr(told["request"].encode())
+    assert stat.S_IMODE(box.report.stat().st_mode) == 0o644
+    assert box.history()[-1]["event"] == "handed_over"
+    assert str(box.report) in box.configuration.read_text()  # so that the page is there, whatever the site says
+
+
+def test_what_opens_a_shell_or_has_no_known_name_is_not_taken(box: Box) -> None:  # noqa: F811
+    folder = hand_over(box)
+    for name in ("service.token", "evil.sh", ".hidden.scanside", "half.raucb.part"):
+        (folder / name).write_text("x")
+    assert inbox.take(box, restart=pytest.fail, reload=pytest.fail) == ["nothing that a box takes was handed over"]
+    assert [path.name for path in folder.iterdir()] == ["half.raucb.part"]
+
+
+def test_links_and_pipes_of_the_pages_process_lead_nowhere(box: Box, tmp_path: Path) -> None:  # noqa: F811
+    secret = tmp_path / "secret"
+    secret.write_text("of root")
+    folder = hand_over(box)
+    (folder / "site.toml").symlink_to(secret)
+    os.mkfifo(folder / "model.scanside")
+    (folder / "system.raucb").mkdir()
+    said = inbox.take(box, restart=pytest.fail, reload=pytest.fail)
+    assert len(said) == 3 and all("REFUSED: it can't be taken" in line for line in said), said
+    assert secret.read_text() == "of root"
+    assert "of root" not in json.dumps(report(box))
+
+
+def test_an_update_shows_how_far_it_is_before_the_box_starts_again(
+    box: Box,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = hand_over(box)
+    (folder / "system.raucb").write_bytes(b"bundle")
+    seen: list[dict[str, object]] = []
+
+    def take(_box: Box, own: Path, say: inbox.handover.Say, by_hand: bool) -> inbox.handover.Outcome:
+        assert (own / "system.raucb").read_bytes() == b"bundle" and not by_hand
+        say("system.raucb:  50 %  copying image")
+        seen.append(report(box))
+        return inbox.handover.Outcome(["system.raucb: 2.0 is installed"], restart=True)
+
+    monkeypatch.setattr(inbox.handover, "take", take)
+    restarts: list[bool] = []
+    inbox.take(box, restart=lambda: restarts.append(True), reload=pytest.fail)
+    assert seen[0]["working"] and seen[0]["said"] == ["system.raucb:  50 %  copying image"]
+    assert restarts == [True] and report(box)["said"] == ["system.raucb: 2.0 is installed"]
