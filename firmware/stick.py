@@ -1,17 +1,19 @@
 """A stick or disk with the label SCANSIDE: what a field engineer brings, without a keyboard.
 
 `firmware.handover` takes what is on it. What came of it is written to ``scanside-<box>/``, with logs, and the request
-for a certificate.
+for a certificate; and, where the page has no account yet, the code with which the first one is made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from firmware import handover, provisioning, update
+from firmware import handover, health, provisioning, update
 from firmware.box import Box
 from firmware.durable import Files
 
@@ -22,6 +24,7 @@ def take(
     say: handover.Say = lambda _: None,
     restart: Callable[[], None] = update.restart,
     reload: Callable[[Box], None] = handover.start_anew,
+    ask: health.Ask = health.scanside,
 ) -> list[str]:
     """Everything on a stick; a sentence for each thing that was done or refused.
 
@@ -43,4 +46,23 @@ def take(
     for line in said:
         say(line)
     outcome.follow(box, restart, reload)
+    if outcome.changed and not outcome.restart:
+        _invite(box, answer, ask)
     return said
+
+
+def _invite(box: Box, answer: Path, ask: health.Ask) -> None:
+    """Where others reach the page and nobody has an account: how the first one is made. Each start has its own code."""
+    web = tomllib.loads(box.configuration.read_text()).get("web", {})
+    if web.get("host", "127.0.0.1") in ("127.0.0.1", "::1", "localhost"):
+        return
+    done = ask(("accounts", "enrol", "--config", str(box.configuration)))
+    if done.returncode:
+        return  # there are accounts, or the appliance does not run, which the status beside it says
+    text = (
+        f"The page has no account yet. Open https://THIS-BOX:{web.get('port', 8080)}/enrol and make the first one, an\n"
+        f"administrator's, with the code {done.stdout.strip()}\n"
+        "Whoever has the code can do so until then, or until the box starts again: remove this file afterwards.\n"
+    )
+    with contextlib.suppress(OSError):  # the stick can't be written, which was said
+        Files().write(answer / "first-account.txt", text.encode())

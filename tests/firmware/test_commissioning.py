@@ -17,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from appliance.accounts import Accounts
+from appliance.store import Store
 from firmware import keys, models, provisioning, service, signing, stick
 from firmware.box import Box
 from firmware.cli import main
@@ -252,6 +254,27 @@ def test_a_stick_is_taken_and_answered(box: Box, publisher: Path, tmp_path: Path
     assert "REFUSED" in (answer / "what-happened.txt").read_text()
     assert x509.load_pem_x509_csr((answer / "request.csr").read_bytes())
     assert (answer / "history.json").exists()
+
+
+def test_the_stick_has_the_code_for_the_first_account(box: Box, publisher: Path, tmp_path: Path) -> None:
+    folder, answer = tmp_path / "stick", tmp_path / "stick" / "scanside-5eedb0c5" / "first-account.txt"
+    site(folder, publisher, 1)
+    stick.take(box, folder, reload=lambda _: None)
+    assert not answer.exists()  # nobody but the box itself reaches the page
+
+    site(folder, publisher, 2, extra='[appliance.web]\nhost = "0.0.0.0"\nport = 8443\n')
+    Store(box.data / "ledger.sqlite3").close()  # as the appliance makes it
+    stick.take(box, folder, reload=lambda _: None)
+    code = answer.read_text().split("with the code ")[1].split()[0]
+    assert ":8443/enrol" in answer.read_text()
+    accounts = Accounts(box.data / "ledger.sqlite3")
+    assert accounts.enrol(code, "anna", "a long enough password", "192.0.2.7").role == "administrator"
+    accounts.close()
+
+    answer.unlink()
+    site(folder, publisher, 3, extra='[appliance.web]\nhost = "0.0.0.0"\n')
+    stick.take(box, folder, reload=lambda _: None)
+    assert not answer.exists()  # anna makes the others
 
 
 def test_signing_a_configuration_checks_it_first(publisher: Path, tmp_path: Path) -> None:
