@@ -97,6 +97,7 @@ def build(
     import subprocess
     import tomllib
 
+    from firmware.errors import FirmwareError
     from firmware.image.boards import board as board_of
     from firmware.image.build import Plan
     from firmware.image.build import build as make
@@ -111,9 +112,9 @@ def build(
     first = make(plan)
     if twice:
         again = make(plan)
-        for name, digest in first.items():
-            same = again[name] == digest
-            click.echo(f"{'same  ' if same else 'DIFFERS'}  {name}")
+        if differ := [name for name, digest in first.items() if again[name] != digest]:
+            raise FirmwareError(f"two builds differ in: {', '.join(differ)}")
+        click.echo(f"two builds are the same: {', '.join(first)}")
     for name, digest in first.items():
         click.echo(f"{digest}  {name}")
     click.echo(f"{target / 'manifest.json'}: scanside-firmware flash {target / 'manifest.json'} DISK --key image.pub")

@@ -41,7 +41,10 @@ class Plan:
 
 
 def build(plan: Plan) -> dict[str, str]:
-    """Everything into ``plan.target``; name -> SHA-256 of what must come out the same each time."""
+    """Everything into ``plan.target``; name -> SHA-256 of what must come out the same each time.
+
+    What it was made from lies in ``work`` there meanwhile, and stays where the build fails.
+    """
     work = plan.target / "work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -84,7 +87,9 @@ def build(plan: Plan) -> dict[str, str]:
         offered = Offered(plan.version, plan.epoch, plan.board.compatible)
         bundle.make(content, offered, plan.keys, plan.target / f"scanside-{plan.board.name}-{plan.version}.raucb")
     digests = {"root.img": content / "root.img", "initrd": initrd, "kernel a": work / "a.efi", "disk": path}
-    return {name: hashlib.sha256(each.read_bytes()).hexdigest() for name, each in digests.items()}
+    found = {name: hashlib.sha256(each.read_bytes()).hexdigest() for name, each in digests.items()}
+    shutil.rmtree(work)
+    return found
 
 
 def _base(plan: Plan, root: Path) -> None:

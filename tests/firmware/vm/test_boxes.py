@@ -37,6 +37,8 @@ pytestmark = [
 ]
 SLOW = float(os.environ.get("SCANSIDE_VM_SLOW", "1"))  # by how much a busy machine is slower
 BOOT = 400 * SLOW
+READY = 120 * SLOW  # from switching on until everything of the appliance runs, at the first start, too
+_READY_LINE = "Started \x1b[0;1;39mscanside.service"
 JUDGED = ("this system is good", "this system is degraded", "this system is failed")
 _MODELS = "/opt/scanside/lib/python3.13/site-packages/appliance/bundled"
 _MODEL = package.bundled("chest-pneumonia")[0].name  # one of three: emulation is slow
@@ -75,7 +77,6 @@ def image(work: Path, publisher: Path) -> Callable[[str], Path]:
             build(
                 Plan(project, board("generic"), version, 1, publisher, target, work / "cache", _MIRROR, 1_780_000_000)
             )
-            shutil.rmtree(target / "work")
         return target
 
     return made
@@ -137,6 +138,9 @@ def commissioned(machine: Machine, folder: Path, publisher: Path, port: int) -> 
         f'[[appliance.destinations]]\nname = "pacs"\nae_title = "STORESCP"\nhost = "10.0.2.2"\nport = {port}\n'
     )
     stick = plug(machine, folder, publisher, site=site)
+    begin = time.monotonic()
+    machine.wait_for(_READY_LINE, timeout=READY)
+    print(f"ready {time.monotonic() - begin:.0f} s after it was switched on")
     machine.wait_for("configuration 1 is in place", timeout=BOOT * 2)
     assert machine.wait_for(*JUDGED, timeout=BOOT) == JUDGED[0]
     assert "is in place" in (answered(machine, stick, folder / "answer") / "what-happened.txt").read_text()
