@@ -26,7 +26,13 @@ _TPM = Path("/dev/tpmrm0")
 _PCRS = "7"
 _OWNED = ("scanside",)  # folders of the data partition that the appliance writes
 _OURS = ("firmware", "config", "journal", "timesync")
-_WRITERS = ("scanside-deadline.timer", "scanside-confirm.service", "scanside.service", "systemd-timesyncd.service")
+_WRITERS = (
+    "scanside-stick@*.service",
+    "scanside-deadline.timer",
+    "scanside-confirm.service",
+    "scanside.service",
+    "systemd-timesyncd.service",
+)
 
 
 def open_data(box: Box) -> dict[str, Any]:

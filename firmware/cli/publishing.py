@@ -110,13 +110,13 @@ def build(
     plan = Plan(project, board_of(board), version, epoch, keys.resolve(), target, cache.expanduser().resolve(), mirror,
                 int(date or 1_700_000_000))  # fmt: skip
     first = make(plan)
+    for name, digest in first.items():
+        click.echo(f"{digest}  {name}")
     if twice:
         again = make(plan)
         if differ := [name for name, digest in first.items() if again[name] != digest]:
             raise FirmwareError(f"two builds differ in: {', '.join(differ)}")
-        click.echo(f"two builds are the same: {', '.join(first)}")
-    for name, digest in first.items():
-        click.echo(f"{digest}  {name}")
+        click.echo(f"two builds are the same in: {', '.join(first)}")
     click.echo(f"{target / 'manifest.json'}: scanside-firmware flash {target / 'manifest.json'} DISK --key image.pub")
 
 
