@@ -74,7 +74,7 @@ def build(plan: Plan) -> dict[str, str]:
                 _kernel(plan, tree, work, kernel, initrd, slot, root_hash, offset)
             loader = _loader(plan, tree, work)
         with complete_step("disk"):
-            raw = disk.make(tree, work, image, loader, plan.version)
+            raw = disk.make(tree, work, image, loader, plan.version, plan.date)
     with complete_step("signed image and bundle"):
         path = manifest.make(
             raw, plan.target, plan.keys / "image.key", plan.version, plan.epoch, plan.board.name, disk.LEAST_DISK
