@@ -26,6 +26,13 @@ _TPM = Path("/dev/tpmrm0")
 _PCRS = "7"
 _OWNED = ("scanside",)  # folders of the data partition that the appliance writes
 _OURS = ("firmware", "config", "journal", "timesync")
+_WRITERS = (
+    "scanside-stick@*.service",
+    "scanside-deadline.timer",
+    "scanside-confirm.service",
+    "scanside.service",
+    "systemd-timesyncd.service",
+)
 
 
 def open_data(box: Box) -> dict[str, Any]:
@@ -106,7 +113,7 @@ def erase(box: Box) -> str:
 
 def _release(box: Box) -> None:
     """Nothing writes to it any more: what was still to be written would land on the erased disk."""
-    _call("systemctl", "stop", "scanside.service", "systemd-timesyncd.service")
+    _call("systemctl", "stop", *_WRITERS)
     _call("journalctl", "--relinquish-var")
     for where in (*(target for _, target in _elsewhere()), box.root / "data"):
         _call("umount", str(where))

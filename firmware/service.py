@@ -52,14 +52,15 @@ def check(box: Box, token: str) -> dict[str, str | float]:
 
 
 def open_shell(box: Box, token: str) -> str:
-    """A root shell on the console until the token ends."""
+    """A root shell on the console until the token ends. A shell that waits for input ends by SIGHUP alone."""
     said = check(box, token)
     seconds = round(float(said["until"]) - time.time())
     box.remember("service", who=said["who"], seconds=seconds)
     subprocess.run(
         ["systemd-run", "--unit=scanside-shell", "--collect", f"--property=RuntimeMaxSec={seconds}",
          "--property=StandardInput=tty", "--property=StandardOutput=tty", "--property=StandardError=tty",
-         "--property=TTYPath=/dev/console", "--property=TTYReset=yes", "--setenv=TERM=linux", "/bin/bash", "--login"],
+         "--property=TTYPath=/dev/console", "--property=TTYReset=yes", "--property=SendSIGHUP=yes",
+         "--setenv=TERM=linux", "/bin/bash", "--login"],
         check=True, timeout=60,
     )  # fmt: skip
     return f"service mode for {said['who']}, until {time.strftime('%H:%M UTC', time.gmtime(float(said['until'])))}"

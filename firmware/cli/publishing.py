@@ -97,6 +97,7 @@ def build(
     import subprocess
     import tomllib
 
+    from firmware.errors import FirmwareError
     from firmware.image.boards import board as board_of
     from firmware.image.build import Plan
     from firmware.image.build import build as make
@@ -109,13 +110,13 @@ def build(
     plan = Plan(project, board_of(board), version, epoch, keys.resolve(), target, cache.expanduser().resolve(), mirror,
                 int(date or 1_700_000_000))  # fmt: skip
     first = make(plan)
-    if twice:
-        again = make(plan)
-        for name, digest in first.items():
-            same = again[name] == digest
-            click.echo(f"{'same  ' if same else 'DIFFERS'}  {name}")
     for name, digest in first.items():
         click.echo(f"{digest}  {name}")
+    if twice:
+        again = make(plan)
+        if differ := [name for name, digest in first.items() if again[name] != digest]:
+            raise FirmwareError(f"two builds differ in: {', '.join(differ)}")
+        click.echo(f"two builds are the same in: {', '.join(first)}")
     click.echo(f"{target / 'manifest.json'}: scanside-firmware flash {target / 'manifest.json'} DISK --key image.pub")
 
 

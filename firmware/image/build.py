@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,10 @@ class Plan:
 
 
 def build(plan: Plan) -> dict[str, str]:
-    """Everything into ``plan.target``; name -> SHA-256 of what must come out the same each time."""
+    """Everything into ``plan.target``; name -> SHA-256 of what must come out the same each time.
+
+    What it was made from lies in ``work`` there meanwhile, and stays where the build fails.
+    """
     work = plan.target / "work"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
@@ -70,7 +74,7 @@ def build(plan: Plan) -> dict[str, str]:
                 _kernel(plan, tree, work, kernel, initrd, slot, root_hash, offset)
             loader = _loader(plan, tree, work)
         with complete_step("disk"):
-            raw = disk.make(tree, work, image, loader, plan.version)
+            raw = disk.make(tree, work, image, loader, plan.version, plan.date)
     with complete_step("signed image and bundle"):
         path = manifest.make(
             raw, plan.target, plan.keys / "image.key", plan.version, plan.epoch, plan.board.name, disk.LEAST_DISK
@@ -84,7 +88,9 @@ def build(plan: Plan) -> dict[str, str]:
         offered = Offered(plan.version, plan.epoch, plan.board.compatible)
         bundle.make(content, offered, plan.keys, plan.target / f"scanside-{plan.board.name}-{plan.version}.raucb")
     digests = {"root.img": content / "root.img", "initrd": initrd, "kernel a": work / "a.efi", "disk": path}
-    return {name: hashlib.sha256(each.read_bytes()).hexdigest() for name, each in digests.items()}
+    found = {name: hashlib.sha256(each.read_bytes()).hexdigest() for name, each in digests.items()}
+    shutil.rmtree(work)
+    return found
 
 
 def _base(plan: Plan, root: Path) -> None:
@@ -268,6 +274,7 @@ def _kernel(
     (work / "os-release").write_text((work / "root/usr/lib/os-release").read_text())
     inside(
         tree,
+        *_clock_stands(plan.date),
         "ukify",
         "build",
         f"--linux={kernel}",
@@ -285,6 +292,7 @@ def _loader(plan: Plan, tree: Path, work: Path) -> Path:
     signed = work / "BOOTX64.EFI"
     inside(
         tree,
+        *_clock_stands(plan.date),
         "sbsign",
         "--key",
         plan.keys / "db.key",
@@ -296,3 +304,8 @@ def _loader(plan: Plan, tree: Path, work: Path) -> Path:
         epoch=plan.date,
     )
     return signed
+
+
+def _clock_stands(date: int) -> tuple[str, ...]:
+    """What to put before a program that signs for Secure Boot: sbsign has no option for the time of a signature."""
+    return "env", "TZ=UTC0", "faketime", "-f", time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(date))

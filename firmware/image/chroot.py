@@ -26,6 +26,7 @@ _TOOLS = (
     "fdisk",
     "openssl",
     "efitools",
+    "faketime",
     "zstd",
 )
 

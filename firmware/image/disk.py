@@ -20,8 +20,8 @@ _ENTRY = "title Scanside {version}\nsort-key scanside\nversion 1\nefi /EFI/scans
 _LOADER = "timeout 0\neditor no\nauto-entries no\nauto-firmware no\nsecure-boot-enroll if-safe\n"
 
 
-def make(tree: Path, work: Path, root: Path, loader: Path, version: str) -> Path:
-    """A sparse raw image."""
+def make(tree: Path, work: Path, root: Path, loader: Path, version: str, date: int) -> Path:
+    """A sparse raw image; ``date`` (SOURCE_DATE_EPOCH) is the time of its files."""
     raw = work / "disk.img"
     with raw.open("wb") as file:
         file.truncate(_SIZE)
@@ -36,24 +36,25 @@ def make(tree: Path, work: Path, root: Path, loader: Path, version: str) -> Path
     found = json.loads(inside(tree, "sfdisk", "--json", raw))["partitiontable"]["partitions"]
     if [each["name"] for each in found] != ["esp", "root-a", "root-b"]:
         raise FirmwareError("the partition table was not written")
-    esp = _esp(tree, work, loader, version)
+    esp = _esp(tree, work, loader, version, date)
     _put(esp, raw, found[0]["start"] * 512)
     _put(root, raw, found[1]["start"] * 512)
     return raw
 
 
-def _esp(tree: Path, work: Path, loader: Path, version: str) -> Path:
+def _esp(tree: Path, work: Path, loader: Path, version: str, date: int) -> Path:
     esp = work / "esp.img"
     with esp.open("wb") as file:
         file.truncate(ESP)
     inside(tree, "mkfs.vfat", "-F", "32", "-n", "ESP", "-i", _uuid(version, "fat")[:8], "--invariant", esp)
     (work / "loader.conf").write_text(_LOADER)
     (work / "entry.conf").write_text(_ENTRY.format(version=version))
-    inside(tree, "mmd", "-i", esp, "::/EFI", "::/EFI/BOOT", "::/EFI/scanside", "::/loader", "::/loader/entries")
+    folders = ("::/EFI", "::/EFI/BOOT", "::/EFI/scanside", "::/loader", "::/loader/entries")
+    inside(tree, "mmd", "-i", esp, *folders, epoch=date)
     for source, target in ((loader, "EFI/BOOT/BOOTX64.EFI"), (work / "a.efi", "EFI/scanside/a.efi"),
                            (work / "loader.conf", "loader/loader.conf"),
                            (work / "entry.conf", "loader/entries/scanside-a.conf")):  # fmt: skip
-        inside(tree, "mcopy", "-i", esp, source, f"::/{target}")
+        inside(tree, "mcopy", "-i", esp, source, f"::/{target}", epoch=date)
     return esp
 
 

@@ -37,6 +37,8 @@ pytestmark = [
 ]
 SLOW = float(os.environ.get("SCANSIDE_VM_SLOW", "1"))  # by how much a busy machine is slower
 BOOT = 400 * SLOW
+READY = 120 * SLOW  # from switching on until everything of the appliance runs, at the first start, too
+_READY_LINE = "Started \x1b[0;1;39mscanside.service"
 JUDGED = ("this system is good", "this system is degraded", "this system is failed")
 _MODELS = "/opt/scanside/lib/python3.13/site-packages/appliance/bundled"
 _MODEL = package.bundled("chest-pneumonia")[0].name  # one of three: emulation is slow
@@ -75,7 +77,6 @@ def image(work: Path, publisher: Path) -> Callable[[str], Path]:
             build(
                 Plan(project, board("generic"), version, 1, publisher, target, work / "cache", _MIRROR, 1_780_000_000)
             )
-            shutil.rmtree(target / "work")
         return target
 
     return made
@@ -130,13 +131,19 @@ def answered(machine: Machine, stick: Path, folder: Path, since: int = 0) -> Pat
     return next(read_stick(stick, folder).glob("scanside-*"))
 
 
-def commissioned(machine: Machine, folder: Path, publisher: Path, port: int) -> None:
-    site = (
+def site(port: int) -> str:
+    return (
         '[site]\nname = "Test"\nversion = 1\n[appliance]\n'
         f'models = {{packages = ["{_MODELS}/{_MODEL}"]}}\n'
         f'[[appliance.destinations]]\nname = "pacs"\nae_title = "STORESCP"\nhost = "10.0.2.2"\nport = {port}\n'
     )
-    stick = plug(machine, folder, publisher, site=site)
+
+
+def commissioned(machine: Machine, folder: Path, publisher: Path, port: int) -> None:
+    stick = plug(machine, folder, publisher, site=site(port))
+    begin = time.monotonic()
+    machine.wait_for(_READY_LINE, timeout=READY)
+    print(f"ready {time.monotonic() - begin:.0f} s after it was switched on")
     machine.wait_for("configuration 1 is in place", timeout=BOOT * 2)
     assert machine.wait_for(*JUDGED, timeout=BOOT) == JUDGED[0]
     assert "is in place" in (answered(machine, stick, folder / "answer") / "what-happened.txt").read_text()
@@ -267,21 +274,26 @@ def test_6_a_corrupted_root_does_not_run(publisher: Path, image: Callable[[str],
         machine.cut()
 
 
-def test_7_a_shell_by_a_signed_token_and_a_factory_reset(box: Machine, publisher: Path, tmp_path: Path) -> None:
+def test_7_a_shell_by_a_signed_token_and_a_factory_reset(
+    box: Machine, publisher: Path, pacs: tuple[int, Path], tmp_path: Path
+) -> None:
     """Nobody gets in without a token; the reset destroys every key, and the box begins anew as another one."""
     since = len(box.log)
-    first = answered(box, plug(box, tmp_path / "first", publisher), tmp_path / "answer", since)
+    stick = plug(box, tmp_path / "first", publisher, site=site(pacs[0]))
+    first = answered(box, stick, tmp_path / "answer", since)
     box.cut()
     identity = first.name.removeprefix("scanside-")
     token = tmp_path / "service.token"
     token.write_text(service.make(identity, 4, publisher / "site.key", "a test"))
     since = len(box.log)
-    plug(box, tmp_path / "second", publisher, token)
+    plug(box, tmp_path / "second", publisher, token, site=site(pacs[0]))
     box.wait_for("service mode for a test", timeout=BOOT, since=since)
+    assert "configuration 1 is in place" not in box.log[since:], "it was commissioned before"
     box.type(f"\nscanside-firmware factory-reset --box {identity}\n")
     box.wait_for("all key slots of the data partition were destroyed", timeout=BOOT, since=since)
     since = len(box.log)
     box.wait_for("its recovery key is shown once", timeout=BOOT, since=since)
+    box.wait_for("configuration 1 is in place", timeout=BOOT, since=since)
     box.wait_for(f"the service token is for box {identity}, and this is", timeout=BOOT, since=since)
     assert box.wait_for(*JUDGED, timeout=BOOT, since=since) == JUDGED[0]
     box.cut()
