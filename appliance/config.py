@@ -280,6 +280,7 @@ class Audit(_Table, frozen=True):
     source: str = ""
     site: str = ""
     patient_ids: bool = True
+    keep_days: Annotated[float, Meta(ge=0)] = 0.0
     syslog: Syslog | None = None
 
 

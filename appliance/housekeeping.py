@@ -12,7 +12,7 @@ import threading
 import time
 from datetime import datetime
 
-from appliance import audit_proof, proof, recount, retention
+from appliance import audit_proof, audit_retention, proof, recount, retention
 from appliance.audit import Record, Trail
 from appliance.config import Config
 from appliance.custody import Custody
@@ -60,7 +60,7 @@ class Housekeeping:
     def _round(self, custody: Custody, full: bool) -> None:
         if full:
             self._remove(custody)
-        self._verify_trail()
+        self._look_after_trail(full)
         try:
             outcome = recount.recount(self._config, custody, full, self._give_way)
             recount.keep(custody, outcome)
@@ -73,14 +73,16 @@ class Housekeeping:
             log.error("recount: %s: %s", fault.where, fault.what)
         log.info("recount (%s): %d files, %d faults", outcome.kind, outcome.files, len(outcome.faults))
 
-    def _verify_trail(self) -> None:
-        """Say where the trail is not what was written; see `scanside audit verify`."""
+    def _look_after_trail(self, full: bool) -> None:
+        """Say where the trail is not what was written (`scanside audit verify`); of one that is, remove what may go."""
         if self._trail is None:
             return
         try:
             outcome = audit_proof.verify(self._config.audit_path, self._config.key_path)
+            if full and not outcome.faults:
+                audit_retention.remove(self._config, self._trail)
         except ApplianceError as error:
-            log.error("the audit trail can't be verified: %s", error)
+            log.error("the audit trail can't be verified or pruned: %s", error)
             return
         for fault in outcome.faults:
             log.error("audit trail: %s", fault)

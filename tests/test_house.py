@@ -74,6 +74,8 @@ LEVELS = [
         "appliance.tokens",
         "appliance.audit",
         "appliance.audit_subjects",
+        "appliance.audit_export",
+        "appliance.audit_retention",
         "appliance.audit_proof",
         "appliance.audit_message",
         "appliance.audit_syslog",
