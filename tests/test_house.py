@@ -121,6 +121,7 @@ LEVELS = [
         "appliance.ledger_export",
     },
     {"appliance.assessment_report"},
+    {"appliance.assessment_delivery"},
     {
         "appliance.canvas",
         "appliance.pictures",

@@ -187,7 +187,14 @@ def assess(number: int, asked: model.Assess) -> model.Assessment:
     kept = Assessments(config().ledger_path)
     try:
         identifier = kept.assess(
-            number, asked.subject, asked.label, asked.verdict, asked.reason, asked.comment, current_person()
+            number,
+            asked.subject,
+            asked.label,
+            asked.verdict,
+            asked.reason,
+            asked.comment,
+            current_person(),
+            config().sends_assessments,
         )
         (row,) = kept.latest(1, identifier + 1)
     finally:

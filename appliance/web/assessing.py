@@ -43,6 +43,7 @@ def assess(number: int) -> BaseResponse:
                 form.get("reason", ""),
                 form.get("comment", ""),
                 current_person(),
+                config.sends_assessments,
             )
     except SpoolError as error:
         abort(503, recorded.not_kept(error))

@@ -16,6 +16,7 @@ from appliance.reading_order import of_rank
 from appliance.result import Finding, Segment, rounded_percent
 from appliance.web import language, recorded
 from appliance.web.advice import next_step
+from appliance.web.language import gettext as _
 from appliance.web.telling import Trend
 
 _DAYS = {"en": "%Y-%m-%d", "de": "%d.%m.%Y"}
@@ -84,7 +85,9 @@ def size(count: float) -> str:
 
 
 def kind(name: str) -> str:
-    """A kind of result, for people."""
+    """A kind of result, for people; ``assessment_2``: the second document of what readers said of one."""
+    if name.startswith("assessment"):
+        return " ".join([_("Assessment"), *name.split("_")[1:]])
     words = {"hl7_oru": "HL7 message", "fhir_bundle": "FHIR bundle"}.get(name) or name.replace("_", " ").capitalize()
     return recorded.told(words)
 

@@ -83,6 +83,11 @@ def test_every_sentence_is_translated_and_none_is_left_over(name: str, sentences
             assert sorted(PLACES.findall(translated)) == sorted(PLACES.findall(original)), original
             assert sorted(TAGS.findall(translated)) == sorted(TAGS.findall(original)), original
             assert (translated[:1] == " ", translated[-1:] == " ") == (original[:1] == " ", original[-1:] == " ")
+    for name, value in written.mime_headers:
+        assert value, name
+        assert not re.search("EMAIL|ADDRESS|FULL NAME|ORGANIZATION|YEAR|VERSION", value), (
+            f"{name} is Babel's placeholder"
+        )
 
 
 @pytest.mark.parametrize("name", TRANSLATED)
