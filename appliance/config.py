@@ -196,6 +196,12 @@ class Destination(_Table, frozen=True):
     tls: DestinationTls | None = None
     login: DestinationLogin | None = None
 
+    @property
+    def address(self) -> str:
+        """Where it is, in a word, whatever its protocol."""
+        at = f"{self.host}:{self.port}"
+        return self.url or self.path or (f"{self.ae_title}@{at}" if self.ae_title else at)
+
     def wants(self, kind: str, positive: bool, urgent: bool) -> bool:
         """Whether it is sent this kind of what came of a result with, or without, a positive or an urgent finding."""
         return kind in self.send and {"all": True, "positive": positive, "urgent": urgent}[self.when]

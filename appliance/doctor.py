@@ -116,11 +116,12 @@ def _port(name: str, host: str, port: int, running: bool) -> Check:
 def reach(config: Config, destination: Destination) -> Check:
     """Whether a destination answers."""
     what = f"destination {destination.name}"
-    where = destination.url or f"{destination.ae_title}@{destination.host}:{destination.port}"
+    where = destination.address
     soon = msgspec.structs.replace(config.delivery, timeout_seconds=5.0)
     try:
         way_to(destination, msgspec.structs.replace(config, delivery=soon)).check()
     except ApplianceError as error:
         hint = f"{error.hint or 'check its address'}; results wait and are sent once it answers"
-        return Check(what, "warning", f"{where}: {error.message}", hint)
+        detail = error.message if error.message.startswith(where) else f"{where}: {error.message}"
+        return Check(what, "warning", detail, hint)
     return Check(what, "ok", f"{where} answers")

@@ -54,7 +54,7 @@ def drift() -> str:
         except DriftError as error:
             abort(404, recorded.of_error(error))
         past = history.history(store, about, days)
-        labels, worth = history.course(past)
+        course, worth = history.course(past)
         limit = math.log(1 / settings.alpha)
         return render_template(
             "drift.html",
@@ -63,7 +63,7 @@ def drift() -> str:
             package=about["package"],
             status=summary.status(store, settings, about),
             capitals={
-                against: charts.capital(labels, worth[against], limit, title) for against, title in _titles().items()
+                against: charts.capital(course, worth[against], limit, title) for against, title in _titles().items()
             },
             groups=history.lines(store, about, past),
             scanners=history.scanners(store, past),

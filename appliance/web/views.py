@@ -120,6 +120,7 @@ def _worklist(wanted: Asked) -> dict[str, Any]:
         "counts": _store().counts(),
         "words": translated(STATE_WORDS),
         "waiting_reason": _waiting_reason(),
+        "scp": _store().components().get("storage_scp"),
     }
 
 
