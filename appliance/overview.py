@@ -104,7 +104,9 @@ class Overview(Database):
         return decoded(rows[0]) if rows else None
 
     def worklist(self, limit: int = 50, offset: int = 0) -> list[dict[str, Any]]:
-        """Rows as of `instance`, one for each series: by `appliance.reading_order`, then the latest first.
+        """Rows as of `instance`, one for each series: by `appliance.reading_order`, then the last that came first.
+
+        For commands; the page has `appliance.worklist_store`.
 
         One that somebody has seen (``reviewed_at``) stands among the others.
         """

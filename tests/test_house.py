@@ -16,6 +16,7 @@ LEVELS = [
     {"appliance", "appliance.errors"},
     {
         "appliance.config",
+        "appliance.beside",
         "appliance.log",
         "appliance.result",
         "appliance.spool",

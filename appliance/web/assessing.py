@@ -20,10 +20,8 @@ from appliance.web.telling import telling
 
 blueprint = Blueprint("assessing", __name__)
 
-_NUMBER = "<int(max=9223372036854775807):number>"
 
-
-@blueprint.post(f"/study/{_NUMBER}/assess")
+@blueprint.post("/study/<row:number>/assess")
 @needs("assess")
 def assess(number: int) -> BaseResponse:
     """Keep what a reader says of one finding or segment, or with ``subject=all`` of each that nobody has assessed."""
@@ -65,7 +63,7 @@ def _all(assessments: Assessments, number: int) -> list[tuple[str, str]]:
     return [each for each in found if each not in said] or found
 
 
-@blueprint.get(f"/study/{_NUMBER}/report")
+@blueprint.get("/study/<row:number>/report")
 @needs("see")
 def report(number: int) -> str:
     """One page for paper: what was found, how sure, by what, and what it must not be used for."""

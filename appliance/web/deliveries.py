@@ -41,7 +41,7 @@ def retry_all() -> BaseResponse:
     return _send_again(None)
 
 
-@blueprint.post("/deliveries/<int(max=9223372036854775807):number>/retry")
+@blueprint.post("/deliveries/<row:number>/retry")
 @needs("operate")
 def retry(number: int) -> BaseResponse:
     return _send_again([number])

@@ -19,8 +19,6 @@ from appliance.web.language import marked, translated
 from appliance.web.rights import current_person, needs
 
 blueprint = Blueprint("drift", __name__)
-
-_NUMBER = "<int(max=9223372036854775807):number>"
 _SPANS = {30: marked("30 days"), 90: marked("90 days"), 366: marked("a year")}
 
 
@@ -81,7 +79,7 @@ def drift() -> str:
         store.close()
 
 
-@blueprint.post(f"/drift/alarm/{_NUMBER}")
+@blueprint.post("/drift/alarm/<row:number>")
 @needs("operate")
 def acknowledge(number: int) -> BaseResponse:
     given = request.form.get("outcome", "watch")
