@@ -97,7 +97,7 @@ def test_a_link_ends_and_is_for_its_study_alone(client: FlaskClient, monkeypatch
 @given(st.data())
 def test_a_changed_ticket_opens_nothing(client: FlaskClient, data: st.DataObject) -> None:
     path, ticket = link(client, 1).split("?ticket=")
-    place = data.draw(st.integers(0, len(ticket) - 2))
+    place = data.draw(st.integers(0, 9999)) % (len(ticket) - 1)  # its length is not always the same
     other = data.draw(st.sampled_from("ABCXYZabcxyz0189-_"))
     changed = ticket[:place] + other + ticket[place + 1 :]
     expected = 200 if changed == ticket else 403
