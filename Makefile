@@ -33,7 +33,7 @@ CATALOGS = appliance/web/translations
 translations: .venv-dev/ready
 	mkdir -p .build
 	$(BABEL) extract --mapping pyproject.toml --keyword marked --keyword m --sort-output --no-location \
-		--project Scanside --copyright-holder Scanside --output .build/messages.pot .
+		--project Scanside --copyright-holder Scanside --msgid-bugs-address CONTRIBUTING.md --output .build/messages.pot .
 	$(BABEL) update --input-file .build/messages.pot --output-dir $(CATALOGS) --no-fuzzy-matching --ignore-obsolete \
 		--ignore-pot-creation-date --width 100
 	$(BABEL) compile --directory $(CATALOGS)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -37,7 +37,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
 from appliance import concepts, image, writer
-from appliance.assessment_store import REASONS, Assessments
+from appliance.assessment_store import REASONS, Assessments, Filed
 from appliance.config import Config
 from appliance.errors import ApplianceError
 from appliance.image import Image
@@ -52,6 +52,7 @@ _VERDICTS = {
 }
 _REASON = CodedConcept("reason", concepts.SCHEME, "Reason of the assessment")
 _ASSESSED = CodedConcept("assessed-result", concepts.SCHEME, "AI result that is assessed")
+NO_HEADER = "its result objects are not there any more"
 _NO_NAME = str.maketrans("^=", "  ")  # what parts a person's name in DICOM
 COLUMNS = (
     "number", "image", "subject", "label", "code", "said", "verdict", "reason", "comment", "person", "made_at",
@@ -103,19 +104,45 @@ def export_dicom(config: Config, assessments: Assessments, folder: Path) -> tupl
     folder.mkdir(parents=True, exist_ok=True)
     written, left_out = [], []
     for instance_id, said in _by_instance(assessments.export()):
-        row = assessments.instance(instance_id)
-        header = _header_of_result(config, assessments, instance_id)
-        if row is None or header is None:
-            left_out.append(f"image {instance_id}: its result objects are not there any more")
+        made = documents(config, assessments, instance_id, said)
+        if made is None:
+            left_out.append(f"image {instance_id}: {NO_HEADER}")
             continue
-        for person in dict.fromkeys(each["person"] for each in said):
-            of_person = [each for each in said if each["person"] == person]
-            made_by = msgspec.convert(row["provenance"], Provenance)
-            document = report(header, made_by, person, of_person, config.results.label)
-            path = folder / f"{instance_id:08d}-assessment-{of_person[-1]['id']}.dcm"
+        for filed, document in made:
+            path = folder / f"{instance_id:08d}-assessment-{filed.said[-1]}.dcm"
             path.write_bytes(writer.to_bytes(document))
             written.append(path)
     return written, left_out
+
+
+def documents(
+    config: Config, assessments: Assessments, instance_id: int, said: Sequence[dict[str, Any]]
+) -> list[tuple[Filed, Dataset]] | None:
+    """One for each reader; None where no result object is there any more that says whose result it is.
+
+    Parameters
+    ----------
+    said
+        Those assessments of an image that count, as of `Assessments.counting`.
+    """
+    row = assessments.instance(instance_id)
+    header = _header_of_result(config, assessments, instance_id)
+    if row is None or header is None:
+        return None
+    made_by, earlier = msgspec.convert(row["provenance"], Provenance), assessments.documents(instance_id)
+    made = []
+    for person in dict.fromkeys(each["person"] for each in said):
+        of_person = [each for each in said if each["person"] == person]
+        numbers = tuple(each["id"] for each in of_person)
+        superseded = {each["supersedes"] for each in of_person}
+        before = [
+            each.sop_instance_uid
+            for each in earlier
+            if each.said != numbers and (each.person == person or superseded & set(each.said))
+        ]
+        document = report(header, made_by, person, of_person, config.results.label, before)
+        made.append((Filed(str(document.SOPInstanceUID), person, numbers), document))
+    return made
 
 
 def _by_instance(exported: Iterable[dict[str, Any]]) -> list[tuple[int, list[dict[str, Any]]]]:
@@ -139,7 +166,12 @@ def _header_of_result(config: Config, assessments: Assessments, instance_id: int
 
 
 def report(
-    result: Dataset, provenance: Provenance, person: str, said: list[dict[str, Any]], label: str = writer.RESEARCH_USE
+    result: Dataset,
+    provenance: Provenance,
+    person: str,
+    said: list[dict[str, Any]],
+    label: str = writer.RESEARCH_USE,
+    predecessors: Sequence[str] = (),
 ) -> Dataset:
     """One reader's assessments of one result, as a document in its study.
 
@@ -149,6 +181,8 @@ def report(
         The result object that is assessed, without pixels.
     said
         Rows as of `Assessments.of_instance`, at least one.
+    predecessors
+        SOP Instance UIDs of documents that this one takes the place of.
     """
     source = Image(np.empty((0, 0)), result, None)
     latest = max(each["made_at"] for each in said)
@@ -186,7 +220,9 @@ def report(
     writer.stamp(document, source, provenance, "Readers' assessment of AI results")
     del document.ContributingEquipmentSequence  # no algorithm made this
     document.CodingSchemeIdentificationSequence = concepts.scheme_identification()
-    document.CurrentRequestedProcedureEvidenceSequence = [_evidence(result)]
+    document.CurrentRequestedProcedureEvidenceSequence = [_evidence(result, [str(result.SOPInstanceUID)])]
+    if predecessors:
+        document.PredecessorDocumentsSequence = [_evidence(document, predecessors)]
     return document
 
 
@@ -222,13 +258,15 @@ def _group(result: Dataset, said: dict[str, Any], label: str) -> MeasurementsAnd
     return group
 
 
-def _evidence(result: Dataset) -> Dataset:
-    """The result that is assessed; all of it is in one study (PS3.3 section C.17.2)."""
-    reference, series, study = Dataset(), Dataset(), Dataset()
-    reference.ReferencedSOPClassUID = result.SOPClassUID
-    reference.ReferencedSOPInstanceUID = result.SOPInstanceUID
-    series.SeriesInstanceUID = result.SeriesInstanceUID
-    series.ReferencedSOPSequence = [reference]
-    study.StudyInstanceUID = result.StudyInstanceUID
+def _evidence(like: Dataset, sop_instance_uids: Sequence[str]) -> Dataset:
+    """Objects of the series and the SOP class of this one, as SR documents refer to them (PS3.3 section C.17.2)."""
+    series, study = Dataset(), Dataset()
+    series.SeriesInstanceUID = like.SeriesInstanceUID
+    series.ReferencedSOPSequence = []
+    for uid in sop_instance_uids:
+        reference = Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = like.SOPClassUID, uid
+        series.ReferencedSOPSequence.append(reference)
+    study.StudyInstanceUID = like.StudyInstanceUID
     study.ReferencedSeriesSequence = [series]
     return study

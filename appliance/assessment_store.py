@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from appliance.errors import ApplianceError
 from appliance.overview import Overview
 from appliance.result import Code, Finding, Segment
+from appliance.store import WrittenObject
 
 Subject = Literal["finding", "segment"]
 Verdict = Literal["agree", "disagree", "amend"]
@@ -53,7 +55,7 @@ REASONS: dict[Subject, dict[Verdict, dict[str, str]]] = {
 LONGEST_COMMENT = 1000
 
 _OBJECT = """
-SELECT sop_instance_uid FROM object WHERE instance_id = ?
+SELECT sop_instance_uid FROM object WHERE instance_id = ? AND of_result
 ORDER BY kind <> CASE ? WHEN 'segment' THEN 'segmentation' ELSE 'structured_report' END, sop_class_uid = '', id LIMIT 1
 """
 _LATEST = """
@@ -70,13 +72,18 @@ _COLUMNS = """
 SELECT assessment.*, later.id AS superseded_by FROM assessment
 LEFT JOIN assessment AS later ON later.supersedes = assessment.id
 """
-_EXPORT = """
+_WITH_RESULT = """
 SELECT assessment.*, later.id AS superseded_by, instance.modality, instance.body_part, instance.ae_title,
        instance.study_instance_uid, instance.sop_instance_uid, instance.accession_number, result.findings,
        result.provenance
 FROM assessment LEFT JOIN assessment AS later ON later.supersedes = assessment.id
 JOIN instance ON instance.id = assessment.instance_id JOIN result ON result.instance_id = assessment.instance_id
-WHERE assessment.id > :after ORDER BY assessment.id LIMIT 500
+"""
+_EXPORT = f"{_WITH_RESULT} WHERE assessment.id > :after ORDER BY assessment.id LIMIT 500"
+_OF_IMAGE = f"{_WITH_RESULT} WHERE assessment.instance_id = :id AND later.id IS NULL ORDER BY assessment.id"
+_DOCUMENTS = """
+SELECT object.sop_instance_uid, person, said FROM assessment_document JOIN object ON object.id = object_id
+WHERE instance_id = :id ORDER BY object_id
 """
 _AGREEMENT = """
 SELECT package, subject, label, said, verdict, reason, count(*) AS n FROM assessment
@@ -84,6 +91,15 @@ WHERE made_at >= :since AND made_at < :until
   AND NOT EXISTS (SELECT 1 FROM assessment AS later WHERE later.supersedes = assessment.id)
 GROUP BY package, subject, label, said, verdict, reason ORDER BY package, subject, label, said, verdict, reason
 """
+
+
+@dataclass(frozen=True)
+class Filed:
+    """A document of one reader's assessments of one result: those with the numbers in ``said``."""
+
+    sop_instance_uid: str
+    person: str
+    said: tuple[int, ...]
 
 
 class Assessments(Overview):
@@ -98,6 +114,7 @@ class Assessments(Overview):
         reason: str = "",
         comment: str = "",
         person: str = "",
+        to_send: bool = False,
     ) -> int:
         """Keep what a reader says of a finding or a segment; its number. The image counts as reviewed by that.
 
@@ -107,6 +124,8 @@ class Assessments(Overview):
             Of `REASONS`; none of an agreement.
         person
             The account's name; '' where no login is asked for.
+        to_send
+            Whether a destination is to get it; see `due`.
 
         Raises
         ------
@@ -146,6 +165,8 @@ class Assessments(Overview):
                 "WHERE id = :id",
                 {"now": now, "id": instance_id},
             )
+            if to_send:
+                connection.execute("INSERT OR REPLACE INTO assessment_due VALUES (?, ?)", (instance_id, now))
             who = f" by {person}" if person else ""
             self._event(connection, instance_id, now, "assessed", f"{label}: {verdict}{who}")
         return identifier
@@ -167,6 +188,67 @@ class Assessments(Overview):
         while rows := self._rows(_EXPORT, after=after):
             yield from map(_decoded, rows)
             after = rows[-1]["id"]
+
+    def counting(self, instance_id: int) -> list[dict[str, Any]]:
+        """As `export`, of one image, and without the superseded ones."""
+        return [_decoded(row) for row in self._rows(_OF_IMAGE, id=instance_id)]
+
+    # --- documents for destinations ---------------------------------------------------------------------------
+
+    def due(self, before: float) -> dict[str, Any] | None:
+        """An image of which something is to be sent that was said until then: ``instance_id`` and ``at``."""
+        rows = self._rows("SELECT * FROM assessment_due WHERE at <= :before ORDER BY at LIMIT 1", before=before)
+        return rows[0] if rows else None
+
+    def postpone(self, due: dict[str, Any], until: float) -> None:
+        """What could not be made is tried again."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE assessment_due SET at = ? WHERE instance_id = ? AND at = ?",
+                (until, due["instance_id"], due["at"]),
+            )
+
+    def documents(self, instance_id: int) -> list[Filed]:
+        """What was made of the assessments of an image, the earliest first."""
+        return [
+            Filed(row["sop_instance_uid"], row["person"], tuple(msgspec.json.decode(row["said"])))
+            for row in self._rows(_DOCUMENTS, id=instance_id)
+        ]
+
+    def file(
+        self,
+        due: dict[str, Any],
+        made: Sequence[tuple[WrittenObject, Filed]],
+        destinations: Sequence[str],
+        note: str = "",
+    ) -> None:
+        """Record documents that lie on disk and what has to be sent where, at one stroke; what was due is done by that.
+
+        Parameters
+        ----------
+        note
+            For the events: why there are none.
+        """
+        identifier, now = due["instance_id"], time.time()
+        with self._transaction() as connection:
+            for item, filed in made:
+                (object_id,) = connection.execute(
+                    "INSERT INTO object (instance_id, kind, sop_class_uid, sop_instance_uid, path, digest, of_result) "
+                    "VALUES (?, ?, ?, ?, ?, ?, 0) RETURNING id",
+                    (identifier, item.kind, item.sop_class_uid, item.sop_instance_uid, item.path, item.digest),
+                ).fetchone()
+                connection.execute(
+                    "INSERT INTO assessment_document VALUES (?, ?, ?)",
+                    (object_id, filed.person, msgspec.json.encode(filed.said).decode()),
+                )
+                connection.executemany(
+                    "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, ?, ?)",
+                    [(object_id, destination, now, now) for destination in destinations],
+                )
+            if note:
+                self._event(connection, identifier, now, "note", note)
+            # Where somebody has said more meanwhile, it stays due.
+            connection.execute("DELETE FROM assessment_due WHERE instance_id = ? AND at = ?", (identifier, due["at"]))
 
     def agreement(self, since: float = 0.0, until: float = 1e12) -> list[dict[str, Any]]:
         """How often readers agreed: ``n`` by package, subject, label, what the result said, verdict and reason.

@@ -2,7 +2,8 @@
 
 A record holds the SHA-256 of the one before, so that none can be changed, removed, put in or moved without all later
 ones telling. The number and the digest of the last one are signed with the device's key at each append, so that the end
-can't be cut off either. It holds row numbers of the ledger and names of accounts, nothing of a patient.
+can't be cut off either. Where retention removes its beginning, those of the last record that went are signed, too, and
+stand in a record. The trail holds row numbers of the ledger and names of accounts, nothing of a patient.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ Event = Literal[
     "transfer_begin", "transfer_end", "command", "used", "gap",
 ]  # fmt: skip
 FIRST = "0" * 64
+REMOVAL = "audit retention"  # the action of a record that says what was removed
 _MOST_PENDING = 5_000
+_DROP = 5_000
 _SAY_SECONDS = 60.0
 
 
@@ -79,6 +82,11 @@ def signed(number: int, digest: str) -> bytes:
     return f"scanside audit trail {number} {digest}".encode()
 
 
+def anchored(number: int, digest: str) -> bytes:
+    """What the anchor's signature is over."""
+    return f"scanside audit trail, removed up to {number} {digest}".encode()
+
+
 class Trail:
     """The trail of a data folder, for any thread and process. A record that can't be written is kept and written later.
 
@@ -121,6 +129,28 @@ class Trail:
                 log.error("audit trail: %s", waiting[-1].detail)
             self._pending, self._lost, self.problem = [], 0, ""
             return True
+
+    def give_up(self, number: int, last: str) -> None:
+        """Remove the beginning of the trail, which leaves its anchor and a record of that.
+
+        Parameters
+        ----------
+        number, last
+            Of the last record that goes: its number, and its digest.
+
+        Raises
+        ------
+        SpoolError
+        """
+        record = Record(time.time(), "used", REMOVAL, target=f"records up to {number}", detail=last)
+        with self._flushed.together():
+            anchor = self._flushed.anchor()
+            if anchor is not None and anchor["number"] >= number:
+                return  # somebody else was faster
+            self._flushed.set_anchor(number, last, signature.sign(self._key, anchored(number, last)))
+            self._flushed.append([encode(record)], FIRST, digest, self._sign)
+        while self._flushed.drop(_DROP):
+            pass
 
     def check(self) -> bool:
         """Whether records can be written; where the last one could not, it is tried again."""

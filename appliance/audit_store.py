@@ -1,15 +1,26 @@
-"""The rows of the audit trail: a chain, of which each record holds the SHA-256 of the one before."""
+"""The rows of the audit trail: a chain, of which each record holds the SHA-256 of the one before.
+
+What retention has removed ends with the anchor, from which the chain goes on. Rows that it covers may still be there:
+they count no more, and are not shown.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from appliance.database import Database
 
 _PAGE = 500
+Place = Literal["collector", "file"]
 _APPEND = "INSERT INTO record (number, previous, content) VALUES (?, ?, ?)"
+_RECORDS = "SELECT * FROM kept WHERE number > :after ORDER BY number LIMIT :count"
+_LATEST = "SELECT * FROM kept ORDER BY number DESC LIMIT :limit"
+_DROP = """
+DELETE FROM record WHERE number IN
+  (SELECT number FROM record WHERE number <= (SELECT number FROM anchor) ORDER BY number LIMIT ?)
+"""
 _HEAD = "INSERT OR REPLACE INTO head (id, number, digest, signature) VALUES (1, ?, ?, ?)"
 
 
@@ -49,14 +60,17 @@ class AuditStore(Database):
         rows = self._rows("SELECT number, digest, signature FROM head")
         return rows[0] if rows else None
 
+    def anchor(self) -> dict[str, Any] | None:
+        """``number``, ``digest`` and ``signature`` of the last record that was removed; None where none was."""
+        rows = self._rows("SELECT number, digest, signature FROM anchor")
+        return rows[0] if rows else None
+
     def records(self, after: int = 0, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """``number``, ``previous`` and ``content``, in their order."""
         left = limit
         while left is None or left > 0:
             count = _PAGE if left is None else min(left, _PAGE)
-            rows = self._rows(
-                "SELECT * FROM record WHERE number > :after ORDER BY number LIMIT :count", after=after, count=count
-            )
+            rows = self._rows(_RECORDS, after=after, count=count)
             yield from rows
             if len(rows) < count:
                 return
@@ -65,13 +79,25 @@ class AuditStore(Database):
 
     def latest(self, limit: int) -> list[dict[str, Any]]:
         """The last ones, the latest first."""
-        return self._rows("SELECT * FROM record ORDER BY number DESC LIMIT :limit", limit=limit)
+        return self._rows(_LATEST, limit=limit)
 
-    def collected(self) -> int:
-        """The number of the last record that the collector has for certain."""
-        rows = self._rows("SELECT number FROM collector")
+    # --- what is elsewhere, and need not stay -----------------------------------------------------------------
+
+    def elsewhere(self, place: Place) -> int:
+        """The number of the last record that is there for certain."""
+        rows = self._rows("SELECT number FROM elsewhere WHERE place = :place", place=place)
         return int(rows[0]["number"]) if rows else 0
 
-    def set_collected(self, number: int) -> None:
+    def set_elsewhere(self, place: Place, number: int) -> None:
         with self._transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO collector VALUES (1, ?)", (number,))
+            connection.execute("INSERT OR REPLACE INTO elsewhere VALUES (?, ?)", (place, number))
+
+    def set_anchor(self, number: int, digest: str, signature: str) -> None:
+        """Give up the records up to a number, for good; `drop` takes their rows away."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO anchor VALUES (1, ?, ?, ?)", (number, digest, signature))
+
+    def drop(self, most: int) -> int:
+        """Take rows away that were given up, so many at once that nobody waits for long; how many."""
+        with self._transaction() as connection:
+            return connection.execute(_DROP, (most,)).rowcount

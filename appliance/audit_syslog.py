@@ -68,8 +68,9 @@ class AuditSyslog:
 
     def say(self) -> dict[str, str | int]:
         """``state`` (connecting, ready, failing), ``problem``, and how many records ``wait``."""
-        head = self._store.head()
-        return {**self._said, "wait": (head["number"] if head else 0) - self._store.collected()}
+        head, anchor = self._store.head(), self._store.anchor()
+        had = max(self._store.elsewhere("collector"), anchor["number"] if anchor else 0)
+        return {**self._said, "wait": (head["number"] if head else 0) - had}
 
     def _run(self) -> None:
         pause = _SHORTEST_PAUSE
@@ -123,7 +124,7 @@ class AuditSyslog:
         """Send what is due; whether there may be more at once."""
         assert self._connection is not None
         self._settle()
-        last = self._unsure[-1][0] if self._unsure else self._store.collected()
+        last = self._unsure[-1][0] if self._unsure else self._store.elsewhere("collector")
         count = 0
         for row in self._store.records(last, _BATCH):
             record = _readable(row["number"], row["content"])
@@ -158,7 +159,7 @@ class AuditSyslog:
         while self._unsure and self._unsure[0][1] and now - self._unsure[0][1] > _SURE_SECONDS:
             sure, _ = self._unsure.popleft()
         if sure:
-            self._store.set_collected(sure)
+            self._store.set_elsewhere("collector", sure)
 
     def _finish(self) -> None:
         """At the end: what was sent is waited for, for a moment."""

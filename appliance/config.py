@@ -34,6 +34,7 @@ ResultKind = Literal[
 ]  # fmt: skip
 _ALL_KINDS: tuple[ResultKind, ...] = get_args(ResultKind)
 MessageKind = Literal["hl7_oru", "fhir_bundle"]
+DocumentKind = Literal["assessment"]
 Protocol = Literal["dicom", "stow", "mllp", "fhir", "folder"]
 # What a destination must have by its protocol, and what it may have besides.
 _PROTOCOLS: dict[Protocol, tuple[set[str], set[str]]] = {
@@ -187,7 +188,9 @@ class Destination(_Table, frozen=True):
     port: Port = 0
     url: str = ""
     path: str = ""
-    send: tuple[ResultKind | MessageKind, ...] = _ALL_KINDS  # those of them that are made; see `load` for messages
+    send: tuple[ResultKind | MessageKind | DocumentKind, ...] = (
+        _ALL_KINDS  # those of them that are made; see `load` for messages
+    )
     when: Literal["all", "positive", "urgent"] = "all"
     storage_commitment: bool = False
     tls: DestinationTls | None = None
@@ -202,6 +205,10 @@ class Destination(_Table, frozen=True):
     def peer(self) -> str:
         """The same, with the AE title where it has one: AET@host:port."""
         return f"{self.ae_title}@{self.address}" if self.ae_title else self.address
+
+    def wants(self, kind: str, positive: bool, urgent: bool) -> bool:
+        """Whether it is sent this kind of what came of a result with, or without, a positive or an urgent finding."""
+        return kind in self.send and {"all": True, "positive": positive, "urgent": urgent}[self.when]
 
 
 class Delivery(_Table, frozen=True):
@@ -296,6 +303,7 @@ class Audit(_Table, frozen=True):
     source: str = ""
     site: str = ""
     patient_ids: bool = True
+    keep_days: Annotated[float, Meta(ge=0)] = 0.0
     syslog: Syslog | None = None
 
 
@@ -374,6 +382,10 @@ class Config(_Table, frozen=True):
     @property
     def data(self) -> Path:
         return Path(self.data_dir)
+
+    @property
+    def sends_assessments(self) -> bool:
+        return any("assessment" in each.send for each in self.destinations)
 
     @property
     def ledger_path(self) -> Path:
@@ -512,7 +524,7 @@ def _check(config: Config, path: Path | None) -> None:
             raise ConfigError(f"{where}: two destinations are named {name!r}", hint="each needs a name of its own")
     for destination in config.destinations:
         _check_destination(config, destination, f"{where}: destination {destination.name!r}")
-        missing = set(destination.send) - {*config.results.kinds, *config.results.messages}
+        missing = set(destination.send) - {*config.results.kinds, *config.results.messages, *get_args(DocumentKind)}
         if missing and destination.send != _ALL_KINDS:
             raise ConfigError(
                 f"{where}: destination {destination.name!r} is to be sent {', '.join(sorted(missing))}, "

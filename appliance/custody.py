@@ -35,7 +35,11 @@ WHERE instance.image_removed_at IS NULL AND instance.finished_at <= :before
     "result": f"""
 SELECT instance.id, instance.finished_at FROM instance INDEXED BY instance_with_result {_LEAD}
 WHERE instance.result_removed_at IS NULL AND instance.state = 'delivered' AND instance.finished_at <= :before
-  AND EXISTS (SELECT 1 FROM result WHERE result.instance_id = instance.id) AND {_MAY_GO}""",  # noqa: S608 (of this file)
+  AND EXISTS (SELECT 1 FROM result WHERE result.instance_id = instance.id) AND {_MAY_GO}
+  AND NOT EXISTS (SELECT 1 FROM assessment_due WHERE assessment_due.instance_id = instance.id)
+  AND NOT EXISTS (SELECT 1 FROM object JOIN outbox ON outbox.object_id = object.id
+                  WHERE object.instance_id = instance.id AND NOT of_result
+                  AND (outbox.state IN ('waiting', 'undelivered') OR (outbox.state = 'sent' AND to_commit = 1)))""",  # noqa: S608 (of this file)
 }
 _NEXT = "AND (instance.finished_at, instance.id) > (:at, :id) ORDER BY instance.finished_at, instance.id LIMIT 100"
 _PRUNE = """
@@ -54,7 +58,7 @@ _CONTRADICTIONS = {
         SELECT instance.id FROM outbox JOIN object ON object.id = outbox.object_id
         JOIN instance ON instance.id = object.instance_id
         WHERE (outbox.state IN ('waiting', 'undelivered') OR (outbox.state = 'sent' AND outbox.to_commit = 1))
-        AND instance.state <> 'written'""",
+        AND of_result AND instance.state <> 'written'""",
     "has a final state, but not the time or the reason of it": """
         SELECT id FROM instance WHERE state IN ('rejected', 'failed', 'quarantined', 'withheld')
         AND (finished_at IS NULL OR reason = '')""",

@@ -120,6 +120,17 @@ class Database:
         with self._transaction():
             yield
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What this thread reads meanwhile is of one moment, whatever others write."""
+        with _errors_in_words(self.what, self.path):
+            connection = self._connection()
+            connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                connection.execute("ROLLBACK")
+
     def flush(self) -> None:
         """Bring to the disk whatever anybody has committed; not for a ledger that is not ``flushed``.
 

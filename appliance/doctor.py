@@ -116,10 +116,12 @@ def _port(name: str, host: str, port: int, running: bool) -> Check:
 def reach(config: Config, destination: Destination) -> Check:
     """Whether a destination answers."""
     what = f"destination {destination.name}"
+    where = destination.peer
     soon = msgspec.structs.replace(config.delivery, timeout_seconds=5.0)
     try:
         way_to(destination, msgspec.structs.replace(config, delivery=soon)).check()
     except ApplianceError as error:
         hint = f"{error.hint or 'check its address'}; results wait and are sent once it answers"
-        return Check(what, "warning", f"{destination.peer}: {error.message}", hint)
-    return Check(what, "ok", f"{destination.peer} {'can be written' if destination.path else 'answers'}")
+        detail = error.message if error.message.startswith(where) else f"{where}: {error.message}"
+        return Check(what, "warning", detail, hint)
+    return Check(what, "ok", f"{where} {'can be written' if destination.path else 'answers'}")

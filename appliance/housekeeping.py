@@ -1,19 +1,16 @@
 """What the appliance does beside its work: retention, the proof of the ledger and of the audit trail; at the start and
 each night.
-
-One thread, the last to get a core, in the process that receives.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import threading
 import time
 from datetime import datetime
 
-from appliance import audit_proof, proof, recount, retention
+from appliance import audit_proof, audit_retention, proof, recount, retention
 from appliance.audit import Record, Trail
+from appliance.beside import Beside
 from appliance.config import Config
 from appliance.custody import Custody
 from appliance.errors import ApplianceError
@@ -21,32 +18,19 @@ from appliance.errors import ApplianceError
 log = logging.getLogger("scanside.housekeeping")
 
 _LOOK_SECONDS = 60.0
-_NICE = 19
 _MOST_NAMED = 1000  # images in one record of the audit trail
 
 
-class Housekeeping:
-    """Start it once the parts run; `stop` waits for what it is at."""
-
+class Housekeeping(Beside):
     def __init__(self, config: Config, trail: Trail | None = None) -> None:
+        super().__init__("housekeeping")
         self._config, self._trail = config, trail
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # of this thread alone, on Linux
+    def run(self) -> None:
         custody = Custody(self._config.ledger_path)
         done_at = time.time()
         self._round(custody, full=False)
-        while not self._stop.wait(_LOOK_SECONDS):
+        while not self.stopping.wait(_LOOK_SECONDS):
             night = proof.last_night(datetime.now().astimezone(), self._config.retention.at)
             if done_at < night.timestamp():
                 done_at = time.time()
@@ -60,7 +44,7 @@ class Housekeeping:
     def _round(self, custody: Custody, full: bool) -> None:
         if full:
             self._remove(custody)
-        self._verify_trail()
+        self._look_after_trail(full)
         try:
             outcome = recount.recount(self._config, custody, full, self._give_way)
             recount.keep(custody, outcome)
@@ -73,20 +57,22 @@ class Housekeeping:
             log.error("recount: %s: %s", fault.where, fault.what)
         log.info("recount (%s): %d files, %d faults", outcome.kind, outcome.files, len(outcome.faults))
 
-    def _verify_trail(self) -> None:
-        """Say where the trail is not what was written; see `scanside audit verify`."""
+    def _look_after_trail(self, full: bool) -> None:
+        """Say where the trail is not what was written (`scanside audit verify`); of one that is, remove what may go."""
         if self._trail is None:
             return
         try:
             outcome = audit_proof.verify(self._config.audit_path, self._config.key_path)
+            if full and not outcome.faults:
+                audit_retention.remove(self._config, self._trail)
         except ApplianceError as error:
-            log.error("the audit trail can't be verified: %s", error)
+            log.error("the audit trail can't be verified or pruned: %s", error)
             return
         for fault in outcome.faults:
             log.error("audit trail: %s", fault)
 
     def _give_way(self, *_: int) -> None:
-        if self._stop.is_set():
+        if self.stopping.is_set():
             raise _StoppedError
 
     def _remove(self, custody: Custody) -> None:

@@ -7,7 +7,8 @@ States of a row of ``outbox``::
        |  '------'-> undelivered          after a configured time; by hand it waits again
        '---------'  the destination does not have it any more
 
-An instance is ``written`` until nothing of it is open, then ``delivered``. A row of ``lane`` is there while a
+An instance is ``written`` until nothing of its result is open, then ``delivered``; what readers say of it goes the same
+way, and changes nothing of that. A row of ``lane`` is there while a
 destination fails as such, whatever waits for it.
 """
 
@@ -53,7 +54,7 @@ _UNDELIVERED = f"""
 {_ITEM.replace("FROM outbox", "FROM outbox INDEXED BY outbox_undelivered")} WHERE outbox.state = 'undelivered'
 ORDER BY outbox.id LIMIT :limit
 """
-_OF_OBJECT = "SELECT instance_id, kind FROM object WHERE id = ?"
+_OF_OBJECT = "SELECT instance_id, kind, of_result FROM object WHERE id = ?"
 _OF_REPORT = """
 SELECT outbox.id, outbox.object_id, outbox.destination FROM outbox JOIN object ON object.id = outbox.object_id
 WHERE object.sop_instance_uid = ? AND outbox.destination = ? AND outbox.state <> 'committed'
@@ -99,13 +100,13 @@ class OutboxStore(SeriesStore):
             )
 
     def _tell(self, connection: sqlite3.Connection, object_id: int, now: float, what: str, detail: str) -> None:
-        """Add an event of an object, and deliver its instance where nothing of that is open any more."""
+        """Add an event of an object, and deliver its instance where nothing of its result is open any more."""
         item = connection.execute(_OF_OBJECT, (object_id,)).fetchone()
         identifier = item["instance_id"]
         self._event(connection, identifier, now, what, f"{item['kind']} {detail}")
         is_open = connection.execute(
             "SELECT 1 FROM object JOIN outbox ON outbox.object_id = object.id "  # noqa: S608 (of this file)
-            f"WHERE object.instance_id = ? AND {_OPEN} LIMIT 1",
+            f"WHERE object.instance_id = ? AND of_result AND {_OPEN} LIMIT 1",
             (identifier,),
         ).fetchone()
         if is_open is None:
@@ -267,11 +268,13 @@ class OutboxStore(SeriesStore):
             for row in rows:
                 item = connection.execute(_OF_OBJECT, (row["object_id"],)).fetchone()
                 identifier = item["instance_id"]
-                connection.execute(
-                    "UPDATE instance SET state = 'written', finished_at = NULL WHERE id = ? AND state = 'delivered'",
-                    (identifier,),
-                )
-                self._take_along(connection, identifier, "delivered", now)
+                if item["of_result"]:
+                    connection.execute(
+                        "UPDATE instance SET state = 'written', finished_at = NULL "
+                        "WHERE id = ? AND state = 'delivered'",
+                        (identifier,),
+                    )
+                    self._take_along(connection, identifier, "delivered", now)
                 detail = f"by hand: {item['kind']} to {row['destination']}"
                 self._event(connection, identifier, now, what, detail)
             connection.executemany(

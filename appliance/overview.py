@@ -18,7 +18,7 @@ SHOWN = """
 SELECT instance.*, result.findings, result.outlines, result.warnings, result.provenance, result.seconds, result.urgent,
        result.made_at, series.images, series.why, series.started_at, series.superseded_by,
        instance.state = 'written' AND EXISTS (SELECT 1 FROM object JOIN outbox ON outbox.object_id = object.id
-         WHERE object.instance_id = instance.id AND outbox.state = 'undelivered') AS undelivered,
+         WHERE object.instance_id = instance.id AND of_result AND outbox.state = 'undelivered') AS undelivered,
        (SELECT group_concat(verdict) FROM assessment WHERE assessment.instance_id = instance.id AND NOT EXISTS
          (SELECT 1 FROM assessment AS later WHERE later.supersedes = assessment.id)) AS verdicts
 FROM instance LEFT JOIN result ON result.instance_id = instance.id LEFT JOIN series ON series.lead_id = instance.lead_id
@@ -104,7 +104,9 @@ class Overview(Database):
         return decoded(rows[0]) if rows else None
 
     def worklist(self, limit: int = 50, offset: int = 0) -> list[dict[str, Any]]:
-        """Rows as of `instance`, one for each series: by `appliance.reading_order`, then the latest first.
+        """Rows as of `instance`, one for each series: by `appliance.reading_order`, then the last that came first.
+
+        For commands; the page has `appliance.worklist_store`.
 
         One that somebody has seen (``reviewed_at``) stands among the others.
         """
@@ -143,7 +145,8 @@ class Overview(Database):
         return self._rows("SELECT at, what, detail FROM event WHERE instance_id = :id ORDER BY id", id=instance_id)
 
     def objects(self, instance_id: int) -> list[dict[str, Any]]:
-        return self._rows("SELECT * FROM object WHERE instance_id = :id ORDER BY id", id=instance_id)
+        """Of its result; not what was made of what readers said."""
+        return self._rows("SELECT * FROM object WHERE instance_id = :id AND of_result ORDER BY id", id=instance_id)
 
     def deliveries(self, instance_id: int) -> list[dict[str, Any]]:
         return self._rows(

@@ -47,6 +47,7 @@ _WATCH_SECONDS = 0.5
 _SAY_EVERY = 10  # rounds of the watch
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds before a child is started again; it doubles each time
 _STOP_SECONDS = 10.0
+_WHERE_IT_ANSWERS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (of a page that listens on every address)
 _PAGE_START_SECONDS = 120.0  # a slow or busy machine takes its time, and scanners are answered meanwhile
 
 
@@ -129,7 +130,7 @@ class Appliance:
             scp = self._config.storage_scp
             ready.insert(0, f"DICOM {scp.ae_title}@{scp.host}:{self._scp_port}{' over TLS' if scp.tls else ''}")
         if self._config.web.enabled:
-            host = self._config.web.host if self._config.web.host in LOOPBACK else "127.0.0.1"
+            host = _WHERE_IT_ANSWERS.get(self._config.web.host, self._config.web.host)
             scheme = "https" if self._certificate else "http"
             url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
             self._wait_for_page(url)

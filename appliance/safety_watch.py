@@ -6,10 +6,10 @@ So what a person acknowledges, and what a reader says, takes effect with or with
 from __future__ import annotations
 
 import logging
-import threading
 
 from appliance import performance
 from appliance.audit import Trail
+from appliance.beside import Beside
 from appliance.config import Config
 from appliance.errors import ApplianceError
 from appliance.safe_mode import SafeMode
@@ -20,22 +20,11 @@ log = logging.getLogger("scanside.safe_mode")
 _EVERY_SECONDS = 3.0
 
 
-class SafetyWatch:
-    """Start it once the ledger is there; `stop` ends it."""
-
+class SafetyWatch(Beside):
     def __init__(self, config: Config, trail: Trail) -> None:
+        super().__init__("safety", last=False)
         self._config, self._trail = config, trail
         self._mark = ""
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="safety", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def look(self, mode: SafeMode, store: TruthStore) -> None:
         """Once: open tickets where there is new truth, then enter and leave safe mode."""
@@ -45,7 +34,7 @@ class SafetyWatch:
             self._mark = store.mark()
         mode.look()
 
-    def _run(self) -> None:
+    def run(self) -> None:
         mode, store = SafeMode(self._config, self._trail), TruthStore(self._config.ledger_path)
         try:
             while True:
@@ -55,7 +44,7 @@ class SafetyWatch:
                     log.error("safe mode can't be looked after: %s", error)
                 except Exception:
                     log.exception("safe mode can't be looked after")
-                if self._stop.wait(_EVERY_SECONDS):
+                if self.stopping.wait(_EVERY_SECONDS):
                     return
         finally:
             mode.close()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import threading
 import time
 
 import psutil
 
 from appliance import thermal
+from appliance.beside import Beside
 from appliance.config import Config
 from appliance.errors import ApplianceError
 from appliance.health import resident
@@ -21,33 +21,22 @@ from appliance.store import Store
 log = logging.getLogger("scanside.history")
 
 _EVERY_SECONDS = 60.0
-_NICE = 19
 
 
-class Sampler:
-    """Start it once the parts run. What is lost by a power cut is a minute or so of history, and no count."""
+class Sampler(Beside):
+    """What is lost by a power cut is a minute or so of history, and no count."""
 
     def __init__(self, config: Config) -> None:
+        super().__init__("history")
         self._config = config
         self._watch = thermal.Watch()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="history", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # of this thread alone, on Linux
+    def run(self) -> None:
         kept = HistoryStore(self._config.ledger_path, flushed=False)
         store = Store(self._config.ledger_path, read_only=True)
         psutil.cpu_percent()  # the next one tells of the time since this
         try:
-            while not self._stop.wait(_EVERY_SECONDS - time.time() % _EVERY_SECONDS):
+            while not self.stopping.wait(_EVERY_SECONDS - time.time() % _EVERY_SECONDS):
                 try:
                     kept.count(self.sample(store), time.time() - _EVERY_SECONDS / 2)
                 except (ApplianceError, OSError) as error:  # a full disk, for one

@@ -112,6 +112,7 @@ CREATE TABLE object (
     sop_instance_uid TEXT NOT NULL UNIQUE,
     path             TEXT NOT NULL,              -- below the results folder
     digest           TEXT NOT NULL DEFAULT '',   -- SHA-256 of the file; '' of one that was written before version 4
+    of_result        INTEGER NOT NULL DEFAULT 1, -- 0: of what a reader said of it; the image's state does not wait for that
     UNIQUE (instance_id, kind)
 ) STRICT;
 
@@ -340,6 +341,17 @@ CREATE TABLE assessment (                        -- what a reader said of a find
 CREATE INDEX assessment_by_instance ON assessment (instance_id, id);
 CREATE TRIGGER assessment_stays BEFORE UPDATE ON assessment BEGIN SELECT raise(ABORT, 'an assessment is not changed: make a later one'); END;
 CREATE TRIGGER assessment_is_kept BEFORE DELETE ON assessment BEGIN SELECT raise(ABORT, 'an assessment is not removed: make a later one'); END;
+
+CREATE TABLE assessment_due (                    -- images of which a reader has said something that destinations are to get
+    instance_id INTEGER PRIMARY KEY REFERENCES result (instance_id),
+    at          REAL NOT NULL                    -- when it was said, or when to try it again
+) STRICT;
+
+CREATE TABLE assessment_document (               -- what was made of a reader's assessments; its object is not one of the result
+    object_id INTEGER PRIMARY KEY REFERENCES object (id),
+    person    TEXT NOT NULL,
+    said      TEXT NOT NULL                      -- JSON list of the assessments' numbers
+) STRICT;
 
 CREATE TABLE drift_study (                       -- one row a study and package: what appliance.drift saw of it
     id          INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -45,6 +45,14 @@ class SpooledFile:
 def write_durably(path: Path, *parts: bytes, mode: int = 0o600) -> None:
     """Write the parts as one file, by default readable by its owner only, that appears whole or not at all.
 
+    As `stream_durably`.
+    """
+    stream_durably(path, parts, mode)
+
+
+def stream_durably(path: Path, parts: Iterable[bytes], mode: int = 0o600) -> None:
+    """Write a file of which the parts need not all be in memory.
+
     Raises
     ------
     DiskFullError, SpoolError

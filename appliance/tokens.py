@@ -70,11 +70,16 @@ class Tokens:
     def of(self, text: str) -> Token | None:
         """The token with this text, where it counts."""
         row, now = self._store.token(digest(text)), time.time()
-        if row is None or row["revoked_at"] is not None or (row["expires_at"] or now) < now:
+        if row is None or not _counts(row):
             return None
         if now - (row["used_at"] or 0.0) > _MINUTE:
             self._store.use_token(row["id"], now)
-        return Token(row["name"], frozenset({"open", *msgspec.json.decode(row["scopes"])}))
+        return _token(row)
+
+    def named(self, name: str, made_before: float) -> Token | None:
+        """The one of this name, where it counts and was there by then."""
+        row = self._store.named(name)
+        return _token(row) if row is not None and _counts(row) and row["made_at"] <= made_before else None
 
     def revoke(self, name: str) -> None:
         if not self._store.revoke_token(name):
@@ -88,6 +93,15 @@ class Tokens:
             kept = {key: value for key, value in row.items() if key != "digest"}
             found.append({**kept, "scopes": msgspec.json.decode(row["scopes"]), "state": state})
         return found
+
+
+def _counts(row: dict[str, Any]) -> bool:
+    now = time.time()
+    return row["revoked_at"] is None and (row["expires_at"] or now) >= now
+
+
+def _token(row: dict[str, Any]) -> Token:
+    return Token(row["name"], frozenset({"open", *msgspec.json.decode(row["scopes"])}))
 
 
 def period(text: str) -> timedelta | None:

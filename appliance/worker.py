@@ -1,6 +1,7 @@
 """The worker: claims what was received, has it read, and brings the result to disk. One process, one pipeline.
 
-It also gathers images of volumes into their series, and starts those that are complete.
+It also gathers images of volumes into their series, and starts those that are complete, and makes the documents of what
+readers said.
 
 It runs apart from the receiving process, and opens no received file itself: that is for `appliance.sandbox`.
 """
@@ -26,6 +27,7 @@ import msgspec
 from pydicom import Dataset
 
 from appliance import completeness, image, pipeline, reading_order, schedule, writer
+from appliance.assessment_delivery import AssessmentDelivery
 from appliance.audit import Trail
 from appliance.config import Config
 from appliance.drift.store import DriftStore
@@ -97,6 +99,7 @@ class Worker:
         self._readiness = Readiness(config, self._store)
         self._drift = Watch(config, DriftStore(config.ledger_path))
         self._safe_mode = SafeMode(config, Trail(config.audit_path, config.key_path))
+        self._assessments = AssessmentDelivery(config)
         self._owner = claimant(os.getpid())
         self._stopping = False
         self._usual_seconds: float | None = None  # of one image that is read by itself, in all, the latest ones most
@@ -116,6 +119,9 @@ class Worker:
                 claim = opened and self._claim()
                 if opened is not None and claim:
                     self._process(opened, claim)
+                if self._assessments.look():
+                    self._tell_parent()
+                if claim:
                     continue
             except SpoolError as error:
                 self._wait_for_the_ledger(error)
@@ -364,14 +370,11 @@ class Worker:
         return objects
 
     def _outbox(self, objects: list[WrittenObject], prediction: Prediction) -> list[tuple[str, str]]:
-        kinds = [item.kind for item in objects]
-        wanted = {"all": True, "positive": prediction.positive, "urgent": prediction.urgent}
         return [
-            (kind, destination.name)
+            (item.kind, destination.name)
             for destination in self._config.destinations
-            if wanted[destination.when]
-            for kind in kinds
-            if kind in destination.send
+            for item in objects
+            if destination.wants(item.kind, prediction.positive, prediction.urgent)
         ]
 
     def _sleep(self, seconds: float) -> None:

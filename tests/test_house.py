@@ -16,6 +16,7 @@ LEVELS = [
     {"appliance", "appliance.errors"},
     {
         "appliance.config",
+        "appliance.beside",
         "appliance.log",
         "appliance.result",
         "appliance.spool",
@@ -74,6 +75,8 @@ LEVELS = [
         "appliance.tokens",
         "appliance.audit",
         "appliance.audit_subjects",
+        "appliance.audit_export",
+        "appliance.audit_retention",
         "appliance.audit_proof",
         "appliance.audit_message",
         "appliance.audit_syslog",
@@ -119,6 +122,7 @@ LEVELS = [
         "appliance.ledger_export",
     },
     {"appliance.assessment_report"},
+    {"appliance.assessment_delivery"},
     {
         "appliance.canvas",
         "appliance.pictures",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from appliance.cli.options import JSON, configured, operator, table
+from appliance.cli.options import JSON, acting, configured, operator, table
 from appliance.config import Config, load
 from appliance.errors import ApplianceError
 
@@ -36,10 +36,21 @@ def audit() -> None:
 @audit.command()
 @click.option("--head", "head_path", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="What `scanside audit head` printed earlier, kept elsewhere: the trail must hold it.")  # fmt: skip
+@click.option("--export", "exports", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="A file of `scanside audit export --format chain`; for what was removed. Repeat it.")  # fmt: skip
 @JSON
 @configured
-def verify(head_path: Path | None, as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
+def verify(
+    head_path: Path | None,
+    exports: tuple[Path, ...],
+    as_json: bool,
+    config_path: Path | None,
+    data_dir: Path | None,
+) -> None:
     """Follow the chain from the first record to the signed end. Exit code 1 where it is not what was written.
+
+    Where audit.keep_days has removed the beginning, the chain is followed from its signed anchor, or from the first
+    record of the exports that are given.
 
     It finds records that were changed, removed, moved or put in, also at the end. Who has the device's key could write
     a new trail: against that, keep what `scanside audit head` prints somewhere else, or have a syslog collector.
@@ -50,12 +61,17 @@ def verify(head_path: Path | None, as_json: bool, config_path: Path | None, data
 
     config = load(config_path, data_dir)
     noted = audit_proof.read_head(head_path) if head_path else None
-    outcome = audit_proof.verify(config.audit_path, config.key_path, _remembered(config), noted)
+    outcome = audit_proof.verify(
+        config.audit_path, config.key_path, noted, remembered=_remembered(config), exports=exports
+    )
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(outcome), indent=1))
     else:
         span = f", from {_moment(outcome.first_at)} to {_moment(outcome.last_at)}" if outcome.first_at else ""
-        click.echo(f"{outcome.records} records{span}; signed by {outcome.key or 'nobody'}")
+        which = f"records {outcome.first} to {outcome.records}" if outcome.first > 1 else f"{outcome.records} records"
+        click.echo(f"{which}{span}; signed by {outcome.key or 'nobody'}")
+        if outcome.removed:
+            click.echo(f"records up to {outcome.removed} were removed by retention")
         for fault in outcome.faults:
             click.secho(f"FAULT  {fault}", fg="red")
         if not outcome.faults:
@@ -125,14 +141,15 @@ def show(
 
 
 @audit.command()
-@click.option("--format", "form", type=click.Choice(["json", "dicom"]), default="json", show_default=True,
-              help="A JSON object a line, or a DICOM audit message (PS3.15 A.5) a line.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["json", "dicom", "chain"]), default="json", show_default=True,
+              help="A JSON object a line, or a DICOM audit message (PS3.15 A.5) a line; chain: all as it is kept, with "
+                   "the hashes, into a new file, for audit.keep_days and `verify --export`.")  # fmt: skip
 @click.option("--to", "path", type=click.Path(dir_okay=False, path_type=Path), help="File.  [default: print them]")
 @_PERSON
 @_SINCE
 @configured
 def export(
-    form: Literal["json", "dicom"],
+    form: Literal["json", "dicom", "chain"],
     path: Path | None,
     person: str | None,
     since: datetime | None,
@@ -141,6 +158,9 @@ def export(
 ) -> None:
     """Write the records to a file. DICOM audit messages name studies and patients' IDs, looked up in the ledger."""
     config = load(config_path, data_dir)
+    if form == "chain":
+        _export_chain(config, path, whole=person is None and since is None)
+        return
     with _using(config, f"audit export {form}"):
         rows = ((number, each) for number, each in _records(config, since) if _matches(each, person, None))
         lines = _as_dicom(config, rows) if form == "dicom" else (json.dumps(_said(*row)) for row in rows)
@@ -154,6 +174,49 @@ def export(
                 file.write(f"{line}\n")
                 count += 1
     click.echo(f"{count} {'messages' if form == 'dicom' else 'records'} in {path}")
+
+
+def _export_chain(config: Config, path: Path | None, whole: bool) -> None:
+    from appliance import audit_export
+    from appliance.audit_store import AuditStore
+
+    if path is None or not whole:
+        raise ApplianceError(
+            "a chain is written whole, to a file", hint="name it with --to, and no --since or --person"
+        )
+    with _using(config, "audit export chain"):
+        first, last = audit_export.write(AuditStore(config.audit_path), path)
+    click.echo(f"records {first} to {last} in {path}")
+
+
+@audit.command()
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@configured
+def prune(dry_run: bool, config_path: Path | None, data_dir: Path | None) -> None:
+    """Remove records older than audit.keep_days that are elsewhere, too, as the appliance does each night.
+
+    Elsewhere: the syslog collector has them or, without one, a file of `scanside audit export --format chain`. The
+    number and hash of the last one that goes are signed and recorded, so that the rest stays proven.
+    """
+    from appliance import audit_proof, audit_retention
+    from appliance.audit import Trail
+
+    config = load(config_path, data_dir)
+    _existing(config)
+    if not config.audit.keep_days:
+        raise ApplianceError("audit.keep_days is 0: every record stays", hint="set it in the configuration")
+    faults = audit_proof.verify(config.audit_path, config.key_path, remembered=_remembered(config)).faults
+    if faults:
+        raise ApplianceError(f"nothing is removed: {faults[0]}", hint="see `scanside audit verify`")
+    if dry_run:
+        found = audit_retention.due(config)
+    else:
+        with acting(config, "audit prune", ""):
+            found = audit_retention.remove(config, Trail(config.audit_path, config.key_path))
+    verb = "would be" if dry_run else "were"
+    click.echo(f"{found.count} records {verb} removed" + (f", up to {found.last}" if found.count else ""))
+    if found.kept:
+        click.echo(f"records from {found.last + 1} on stay, though old enough: {found.kept}")
 
 
 def _as_dicom(config: Config, rows: Iterator[tuple[int, Record]]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from pydicom.uid import (
     UID,
@@ -30,7 +31,7 @@ from pydicom.uid import (
 )
 
 from appliance.checks import Check
-from appliance.config import Config, Destination, ResultKind
+from appliance.config import Config, Destination, DocumentKind, ResultKind
 from appliance.connection import dicom, network, own, secure
 from appliance.connection.question import Question
 from appliance.delivery.storage_scu import File
@@ -38,13 +39,14 @@ from appliance.delivery.storage_scu import File
 __all__ = ["IMAGES", "Question", "examine", "needed_for", "results"]
 
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-_RESULTS: dict[ResultKind, UID] = {
+_RESULTS: dict[ResultKind | DocumentKind, UID] = {
     "structured_report": Comprehensive3DSRStorage,
     "secondary_capture": SecondaryCaptureImageStorage,
     "segmentation": SegmentationStorage,
     "fractional_segmentation": SegmentationStorage,
     "presentation_state": GrayscaleSoftcopyPresentationStateStorage,
     "parametric_map": ParametricMapStorage,
+    "assessment": Comprehensive3DSRStorage,
 }
 IMAGES: dict[UID, tuple[UID, ...]] = {
     UID(each): (*_NATIVE, JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1, RLELossless)
@@ -63,7 +65,11 @@ _RESTART = "restart the appliance: it runs with another configuration than this 
 
 def results(config: Config, destination: Destination | None = None) -> dict[UID, tuple[UID, ...]]:
     """What a peer must take of the results that are made; of a destination, of those that it is sent."""
-    kinds = [kind for kind in config.results.kinds if destination is None or kind in destination.send]
+    made: list[ResultKind | DocumentKind] = [*config.results.kinds]
+    if destination is None:
+        kinds = made
+    else:
+        kinds = [kind for kind in (*made, *get_args(DocumentKind)) if kind in destination.send]
     return {_RESULTS[kind]: _NATIVE for kind in kinds}
 
 

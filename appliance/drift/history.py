@@ -28,7 +28,7 @@ _AGAINST: tuple[Against, ...] = ("validated", "site")
 class Column:
     """Some days, or some studies: its beginning in words, and counts ``(streams, bins)``."""
 
-    label: str
+    begin: date  # a datetime where it is a part of a day
     counts: np.ndarray
 
 
@@ -44,11 +44,12 @@ class History:
 class Line:
     """One stream for a chart: of a number 10th, 50th and 90th percentile as bins, of a category shares by name.
 
-    ``usual`` is the same of the reference; NaN where a column has no value.
+    ``begins``: the day of each column, or a datetime within it. ``usual`` is the same of the reference; NaN where a
+    column has no value.
     """
 
     stream: Stream
-    labels: tuple[str, ...]
+    begins: tuple[date, ...]
     band: np.ndarray | None
     usual: np.ndarray | None
     shares: dict[str, np.ndarray]
@@ -82,7 +83,7 @@ def lines(store: DriftStore, about: dict[str, Any], past: History) -> dict[str, 
         now[np.arange(len(STREAMS)), study] += 1
     found: dict[str, list[Line]] = {title: [] for title in GROUPS.values()}
     whole = np.stack([column.counts for column in columns]) if columns else np.zeros((0, *validated.shape), np.int64)
-    labels = tuple(column.label for column in columns)
+    begins = tuple(column.begin for column in columns)
     for number, stream in enumerate(STREAMS):
         own = whole[:, number]
         usual = site[number] if site is not None else validated[number]
@@ -90,7 +91,7 @@ def lines(store: DriftStore, about: dict[str, Any], past: History) -> dict[str, 
             continue
         found[GROUPS[stream.group]].append(
             _line(
-                stream, labels, own, usual, now[number], categories,
+                stream, begins, own, usual, now[number], categories,
                 None if score is None or stream.quiet else change_point.autocorrelation(score[:, number]),
                 left_out.get(stream.name, 1.0) < DEPENDENT,
             )
@@ -100,7 +101,7 @@ def lines(store: DriftStore, about: dict[str, Any], past: History) -> dict[str, 
 
 def _line(
     stream: Stream,
-    labels: tuple[str, ...],
+    begins: tuple[date, ...],
     own: np.ndarray,
     usual: np.ndarray,
     now: np.ndarray,
@@ -121,7 +122,7 @@ def _line(
             usual_shares[name] = float(usual[each] / usual.sum()) if usual.sum() else math.nan
     return Line(
         stream=stream,
-        labels=labels,
+        begins=begins,
         band=percentiles(own) if stream.numeric else None,
         usual=percentiles(usual[None])[0] if stream.numeric and usual[1:].any() else None,
         shares=shares,
@@ -157,14 +158,11 @@ def _columns(past: History, studies: Sequence[dict[str, Any]]) -> list[Column]:
             counts = np.zeros((len(STREAMS), MOST_BINS), np.int64)
             for study in bins_of(part):
                 counts[np.arange(len(STREAMS)), study] += 1
-            found.append(Column(datetime.fromtimestamp(part[0]["at"]).strftime("%-d %b, %H:%M"), counts))
+            found.append(Column(datetime.fromtimestamp(part[0]["at"]), counts))
         return found
     size = max(-(-len(rows) // _COLUMNS), 1)
     return [
-        Column(
-            date.fromisoformat(rows[begin]["day"]).strftime("%-d %b %Y"),
-            past.counts[begin : begin + size].sum(axis=0),
-        )
+        Column(date.fromisoformat(rows[begin]["day"]), past.counts[begin : begin + size].sum(axis=0))
         for begin in range(0, len(rows), size)
     ]
 
@@ -176,11 +174,11 @@ def scanners(store: DriftStore, past: History) -> list[tuple[str, int]]:
     return [(categories.name("scanner", each), int(counts[each])) for each in order]
 
 
-def course(past: History) -> tuple[list[str], dict[Against, list[float]]]:
-    """Days in words, and the highest mean martingale of each (natural logarithm; NaN where nothing watched)."""
-    labels = [date.fromisoformat(row["day"]).strftime("%-d %b %Y") for row in past.rows]
+def course(past: History) -> tuple[list[date], dict[Against, list[float]]]:
+    """Days, and the highest mean martingale of each (natural logarithm; NaN where nothing watched)."""
+    days = [date.fromisoformat(row["day"]) for row in past.rows]
     found: dict[Against, list[float]] = {
         against: [math.nan if row[against] is None else float(row[against]) for row in past.rows]
         for against in _AGAINST
     }
-    return labels, found
+    return days, found

@@ -21,7 +21,6 @@ from appliance.store import Store
 from appliance.web.api_model import Problem
 
 PREFIX = "/api/"
-NUMBER = "<int(min=1, max=9223372036854775807):number>"  # in a route: of a row of the ledger
 T = TypeVar("T", bound=Callable[..., Any])
 
 

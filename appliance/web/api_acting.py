@@ -11,7 +11,7 @@ from appliance.store import Store
 from appliance.study_pages import StudyPages
 from appliance.web import api_model as model
 from appliance.web import embedding, trail
-from appliance.web.api import NUMBER, config, operation, routes
+from appliance.web.api import config, operation, routes
 from appliance.web.api_studies import row_of, study_of
 from appliance.web.rights import needs
 
@@ -20,14 +20,14 @@ blueprint = routes("api_acts")
 _LATEST = 2**63 - 1
 
 
-@blueprint.post(f"/studies/{NUMBER}/review")
+@blueprint.post("/studies/<row:number>/review")
 @needs("assess")
 @operation("Say that somebody has seen what came of a study", model.Study, errors=(409,))
 def review(number: int) -> model.Study:
     return _done(number, Custody.review)
 
 
-@blueprint.post(f"/quarantine/{NUMBER}/retry")
+@blueprint.post("/quarantine/<row:number>/retry")
 @needs("operate")
 @operation("Read an image again that was set aside", model.Study, errors=(409,))
 def retry(number: int) -> model.Study:

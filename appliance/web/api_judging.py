@@ -18,7 +18,7 @@ from appliance.sequential import Evidence
 from appliance.truth_store import TruthStore
 from appliance.web import api_judging_model as model
 from appliance.web import performing
-from appliance.web.api import NUMBER, config, operation, routes, store
+from appliance.web.api import config, operation, routes, store
 from appliance.web.api_studies import row_of, told
 from appliance.web.rights import current_person, needs
 
@@ -48,7 +48,7 @@ def enter_safe_mode(asked: model.EnterSafeMode) -> model.SafeModeEntry:
     return _changed(lambda mode: mode.enter(asked.level, current_person() or asked.by, asked.why))
 
 
-@blueprint.post(f"/safe-mode/{NUMBER}/leave")
+@blueprint.post("/safe-mode/<row:number>/leave")
 @needs("operate")
 @operation("Leave what was entered under a number", model.SafeModeEntry, body=model.LeaveSafeMode, errors=(409,))
 def leave_safe_mode(number: int, asked: model.LeaveSafeMode) -> model.SafeModeEntry:
@@ -177,7 +177,7 @@ def assessments(asked: model.AssessmentQuery) -> model.AssessmentPage:
     return model.AssessmentPage(assessments=[_assessment(row) for row in rows], next=following)
 
 
-@blueprint.post(f"/studies/{NUMBER}/assessments")
+@blueprint.post("/studies/<row:number>/assessments")
 @needs("assess")
 @operation(
     "Say whether a finding or a segment is right", model.Assessment, body=model.Assess, errors=(409,), status=201
@@ -187,7 +187,14 @@ def assess(number: int, asked: model.Assess) -> model.Assessment:
     kept = Assessments(config().ledger_path)
     try:
         identifier = kept.assess(
-            number, asked.subject, asked.label, asked.verdict, asked.reason, asked.comment, current_person()
+            number,
+            asked.subject,
+            asked.label,
+            asked.verdict,
+            asked.reason,
+            asked.comment,
+            current_person(),
+            config().sends_assessments,
         )
         (row,) = kept.latest(1, identifier + 1)
     finally:

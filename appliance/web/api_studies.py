@@ -12,7 +12,7 @@ from appliance.ledger_export import without_uids
 from appliance.result import Finding, Outlines
 from appliance.study_pages import StudyPages
 from appliance.web import api_model as model
-from appliance.web.api import NUMBER, config, operation, routes, store
+from appliance.web.api import config, operation, routes, store
 from appliance.web.rights import needs
 
 blueprint = routes("api_studies")
@@ -38,7 +38,7 @@ def studies(asked: model.StudyQuery) -> model.StudyPage:
     return model.StudyPage(studies=[study_of(row) for row in chosen], next=following)
 
 
-@blueprint.get(f"/studies/{NUMBER}")
+@blueprint.get("/studies/<row:number>")
 @needs("see")
 @operation("One study: its result, what happened to it, its objects and where they went", model.StudyDetail)
 def study(number: int) -> model.StudyDetail:

@@ -44,6 +44,7 @@ from appliance.web import (
     kiosk,
     language,
     metrics,
+    numbers,
     people,
     performing,
     pixels,
@@ -95,6 +96,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         SCANSIDE_SAFE_MODE=SafeModeStore(config.ledger_path, read_only=True),
         SCANSIDE_READER_STUDIES=ReaderStudies(config.ledger_path),
     )
+    numbers.install(app)
     app.register_blueprint(views.blueprint)
     app.register_blueprint(pixels.blueprint)
     app.register_blueprint(assessing.blueprint)

@@ -20,10 +20,8 @@ from appliance.web.telling import telling
 
 blueprint = Blueprint("assessing", __name__)
 
-_NUMBER = "<int(max=9223372036854775807):number>"
 
-
-@blueprint.post(f"/study/{_NUMBER}/assess")
+@blueprint.post("/study/<row:number>/assess")
 @needs("assess")
 def assess(number: int) -> BaseResponse:
     """Keep what a reader says of one finding or segment, or with ``subject=all`` of each that nobody has assessed."""
@@ -43,6 +41,7 @@ def assess(number: int) -> BaseResponse:
                 form.get("reason", ""),
                 form.get("comment", ""),
                 current_person(),
+                config.sends_assessments,
             )
     except SpoolError as error:
         abort(503, recorded.not_kept(error))
@@ -64,7 +63,7 @@ def _all(assessments: Assessments, number: int) -> list[tuple[str, str]]:
     return [each for each in found if each not in said] or found
 
 
-@blueprint.get(f"/study/{_NUMBER}/report")
+@blueprint.get("/study/<row:number>/report")
 @needs("see")
 def report(number: int) -> str:
     """One page for paper: what was found, how sure, by what, and what it must not be used for."""

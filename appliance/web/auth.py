@@ -17,7 +17,7 @@ from itsdangerous import BadData, URLSafeTimedSerializer
 from werkzeug.sansio.utils import host_is_trusted
 from werkzeug.wrappers import Response as BaseResponse
 
-from appliance.accounts import ALL_RIGHTS, Account, Accounts
+from appliance.accounts import ALL_RIGHTS, Account, Accounts, Right
 from appliance.config import LOOPBACK, Config
 from appliance.errors import LoginError
 from appliance.sessions import Sessions
@@ -96,6 +96,16 @@ class Gate:
                 self._right.clear()
             self._right[seen] = row["password"]
         return account
+
+    def may_still(self, person: str, how: str, since: float, right: Right) -> bool:
+        """Whether who was let in then, as ``g`` had it, would be let in now."""
+        if how == "token":
+            token = self.tokens.named(person, since)
+            return token is not None and right in token.rights
+        if person:
+            row = self.accounts.store.account(person)
+            return row is not None and row["disabled_at"] is None and right in Account.of(row).rights
+        return not self.closed and self._on_loopback
 
     # --- sessions ---------------------------------------------------------------------------------------------
 

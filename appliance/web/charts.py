@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import date
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -19,7 +20,7 @@ from appliance.web.language import gettext as _
 from appliance.web.recorded import told
 
 _WIDTH, _HEIGHT = 320, 120
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 6, 8, 18
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 6, 8, 18
 _MOST_DECADES = 6  # of the capital that a chart shows
 
 
@@ -64,7 +65,7 @@ def _number(what: Line, band: np.ndarray) -> Markup:
             lower = [(lower[0][0] + 2, lower[0][1]), (lower[0][0] - 2, lower[0][1])]
         parts.append(f'<path class="band" d="{_points([*upper, *lower])}Z"/>')
         parts.append(_path([(places[each], _y(band[each, 1], low, high)) for each in run], "value"))
-    return _figure(parts, what.labels, _number_words(what, band))
+    return _figure(parts, what.begins, _number_words(what, band))
 
 
 def _number_words(what: Line, band: np.ndarray) -> str:
@@ -75,9 +76,9 @@ def _number_words(what: Line, band: np.ndarray) -> str:
     if len(known):
         first, last = int(known[0]), int(known[-1])
         value, later = number_text(stream, band[first, 1]) + unit, number_text(stream, band[last, 1])
-        said += _("median %(value)s on %(day)s", value=value, day=what.labels[first])
+        said += _("median %(value)s on %(day)s", value=value, day=formats.day_or_moment(what.begins[first]))
         if last > first:
-            said += _(", %(value)s on %(day)s", value=later, day=what.labels[last])
+            said += _(", %(value)s on %(day)s", value=later, day=formats.day_or_moment(what.begins[last]))
     else:
         said += _("not stated")
     if usual is not None:
@@ -106,10 +107,10 @@ def _category(what: Line) -> Markup:
     )
     title = told(what.stream.title)
     said = _("%(stream)s, latest share of studies: %(words)s", stream=title, words=words)
-    return _figure(parts, what.labels, said)
+    return _figure(parts, what.begins, said)
 
 
-def capital(labels: Sequence[str], worth: Sequence[float], alarm: float, title: str) -> Markup:
+def capital(days: Sequence[date], worth: Sequence[float], alarm: float, title: str) -> Markup:
     """The capital of the bets by day, on a logarithmic scale, with the line at which an alarm is raised.
 
     Parameters
@@ -138,7 +139,7 @@ def capital(labels: Sequence[str], worth: Sequence[float], alarm: float, title: 
         "%(title)s: highest capital %(highest)s, latest %(latest)s; alarm at %(limit)s",
         title=title, highest=highest, latest=latest, limit=formats.number(10**limit),
     )  # fmt: skip
-    return _figure(parts, labels, words)
+    return _figure(parts, days, words)
 
 
 def times(power: float) -> str:
@@ -192,8 +193,8 @@ def _grid(ticks: Sequence[tuple[float, str]], low: float, high: float) -> str:
     return "".join(found)
 
 
-def _figure(parts: Sequence[str], labels: Sequence[str], words: str) -> Markup:
-    ends = ""
+def _figure(parts: Sequence[str], begins: Sequence[date], words: str) -> Markup:
+    ends, labels = "", [formats.day_or_moment(each) for each in (*begins[:1], *begins[1:][-1:])]
     if labels:
         ends = f'<text class="tick" x="{_LEFT}" y="{_HEIGHT - 4}">{escape(labels[0])}</text>'
     if len(labels) > 1:

@@ -17,8 +17,6 @@ from appliance.web.rights import needs
 
 blueprint = Blueprint("custody", __name__)
 
-_NUMBER = "<int(max=9223372036854775807):number>"
-
 
 def _config() -> Config:
     config: Config = current_app.config["SCANSIDE"]
@@ -39,7 +37,7 @@ def quarantine() -> str:
         custody.close()
 
 
-@blueprint.get(f"/quarantine/{_NUMBER}.dcm")
+@blueprint.get("/quarantine/<row:number>.dcm")
 @needs("operate")
 def export(number: int) -> BaseResponse:
     """The file as it came. It may name the patient, so it is there only where the page may, too."""
@@ -59,13 +57,13 @@ def export(number: int) -> BaseResponse:
     return send_file(path, "application/dicom", as_attachment=True, download_name=f"{number:08d}.dcm")
 
 
-@blueprint.post(f"/quarantine/{_NUMBER}/retry")
+@blueprint.post("/quarantine/<row:number>/retry")
 @needs("operate")
 def retry(number: int) -> BaseResponse:
     return _done(number, Custody.retry, "/quarantine")
 
 
-@blueprint.post(f"/study/{_NUMBER}/review")
+@blueprint.post("/study/<row:number>/review")
 @needs("assess")
 def review(number: int) -> BaseResponse:
     return _done(number, Custody.review, f"/study/{number}")

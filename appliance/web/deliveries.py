@@ -12,6 +12,8 @@ from appliance.web.rights import needs
 blueprint = Blueprint("deliveries", __name__)
 
 _MOST_SHOWN = 200
+# As a row of `Store.destinations`, of one that nothing was meant for yet.
+_UNUSED = dict.fromkeys(("waiting", "sent", "committed", "to_commit", "undelivered", "failures", "failing_since"), 0)
 
 
 def _config() -> Config:
@@ -23,11 +25,13 @@ def _config() -> Config:
 @needs("see")
 def deliveries() -> str:
     store: Store = current_app.config["SCANSIDE_STORE"]
+    configured, known = {each.name: each for each in _config().destinations}, store.destinations()
+    new = configured.keys() - {row["destination"] for row in known}
     return render_template(
         "deliveries.html",
-        destinations=store.destinations(),
+        destinations=[*known, *({"destination": name, **_UNUSED} for name in configured if name in new)],
         rows=store.undelivered(_MOST_SHOWN),
-        configured={each.name: each for each in _config().destinations},
+        configured=configured,
     )
 
 
@@ -37,7 +41,7 @@ def retry_all() -> BaseResponse:
     return _send_again(None)
 
 
-@blueprint.post("/deliveries/<int(max=9223372036854775807):number>/retry")
+@blueprint.post("/deliveries/<row:number>/retry")
 @needs("operate")
 def retry(number: int) -> BaseResponse:
     return _send_again([number])

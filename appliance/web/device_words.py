@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from appliance.web.formats import number, significant
+from appliance.web.formats import number, proved, significant
 from appliance.web.language import gettext as _
 
 _PROCESSORS = ("cpu",)
@@ -30,7 +30,7 @@ def answer_on_acceleration(health: dict[str, Any]) -> list[str]:
             package=f"{each['package']['id']} {each['package']['version']}",
             device=receipt["cpu"] if on_processor else each["device"],
             backend=each["backend"],
-            at=receipt["made_at"].replace("T", " ")[:16],
+            at=proved(receipt["made_at"]),
             count=receipt["count"],
             agreed=agreed,
         )

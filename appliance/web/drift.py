@@ -19,8 +19,6 @@ from appliance.web.language import marked, translated
 from appliance.web.rights import current_person, needs
 
 blueprint = Blueprint("drift", __name__)
-
-_NUMBER = "<int(max=9223372036854775807):number>"
 _SPANS = {30: marked("30 days"), 90: marked("90 days"), 366: marked("a year")}
 
 
@@ -54,7 +52,7 @@ def drift() -> str:
         except DriftError as error:
             abort(404, recorded.of_error(error))
         past = history.history(store, about, days)
-        labels, worth = history.course(past)
+        course, worth = history.course(past)
         limit = math.log(1 / settings.alpha)
         return render_template(
             "drift.html",
@@ -63,7 +61,7 @@ def drift() -> str:
             package=about["package"],
             status=summary.status(store, settings, about),
             capitals={
-                against: charts.capital(labels, worth[against], limit, title) for against, title in _titles().items()
+                against: charts.capital(course, worth[against], limit, title) for against, title in _titles().items()
             },
             groups=history.lines(store, about, past),
             scanners=history.scanners(store, past),
@@ -81,7 +79,7 @@ def drift() -> str:
         store.close()
 
 
-@blueprint.post(f"/drift/alarm/{_NUMBER}")
+@blueprint.post("/drift/alarm/<row:number>")
 @needs("operate")
 def acknowledge(number: int) -> BaseResponse:
     given = request.form.get("outcome", "watch")

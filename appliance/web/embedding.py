@@ -6,6 +6,7 @@ carries who may see what until when. Only the origins of ``web.embed_origins`` m
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,22 +29,23 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config
 from appliance.store import FINAL_STATES, Store
+from appliance.web.auth import gate
 from appliance.web.language import gettext as _
 from appliance.web.rights import current_person, needs
 
 blueprint = Blueprint("embedding", __name__, url_prefix="/embed")
-
-_NUMBER = "<int(min=1, max=9223372036854775807):number>"
 _PICTURES = "<any('image', 'outline', 'heat-0', 'heat-1', 'heat-2', 'heat-3'):name>.png"
 
 
 @dataclass(frozen=True)
 class _Ticket:
-    """What a link allows; ``person`` asked for it."""
+    """What a link allows; ``person``, known by ``how``, asked for it, and it works as long as they may see results."""
 
     number: int
+    made_ms: int
     expires_at: float
     person: str
+    how: str
 
 
 def _serializer() -> URLSafeSerializer:
@@ -52,8 +54,10 @@ def _serializer() -> URLSafeSerializer:
 
 def link(number: int, seconds: int) -> tuple[str, float]:
     """The path of a study's frame, and when it works no longer."""
-    expires_at = round(time.time()) + float(seconds)
-    ticket = _serializer().dumps([number, expires_at, current_person()])
+    now = time.time()
+    made_ms = math.ceil(now * 1000)  # no sooner than a token that was made just before
+    expires_at = round(now) + float(seconds)
+    ticket = _serializer().dumps([number, made_ms, expires_at, current_person(), g.get("how", "")])
     return f"/embed/study/{number}?ticket={ticket if isinstance(ticket, str) else ticket.decode()}", expires_at
 
 
@@ -67,6 +71,8 @@ def _admit(number: int) -> _Ticket:
         abort(403, _("This link is for another study."))
     if ticket.expires_at < time.time():
         abort(403, _("This link is no longer valid. Load the page around this frame again."))
+    if not gate().may_still(ticket.person, ticket.how, ticket.made_ms / 1000, "see"):
+        abort(403, _("Who made this link may see results no longer."))
     g.person, g.how = ticket.person, "link"  # it is seen in the name of who asked for the link
     return ticket
 
@@ -90,7 +96,7 @@ def _framable(response: Response) -> Response:
     return response
 
 
-@blueprint.get(f"/study/{_NUMBER}")
+@blueprint.get("/study/<row:number>")
 @needs("open")  # the ticket decides
 def study(number: int) -> BaseResponse:
     _admit(number)
@@ -103,7 +109,7 @@ def study(number: int) -> BaseResponse:
     )
 
 
-@blueprint.get(f"/study/{_NUMBER}/{_PICTURES}")
+@blueprint.get(f"/study/<row:number>/{_PICTURES}")
 @needs("open", automatic=True)  # the ticket decides
 def picture(number: int, name: str) -> BaseResponse:
     _admit(number)

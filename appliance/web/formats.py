@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from appliance.reading_order import of_rank
 from appliance.result import Finding, Segment, rounded_percent
 from appliance.web import language, recorded
 from appliance.web.advice import next_step
+from appliance.web.language import gettext as _
 from appliance.web.telling import Trend
 
 _DAYS = {"en": "%Y-%m-%d", "de": "%d.%m.%Y"}
@@ -54,10 +55,22 @@ def moment(seconds: float | None) -> str:
 
 def taken(stated: str) -> str:
     """When an image was taken, by its header: ISO 8601, or only the beginning of it."""
-    date, _, time = stated.partition("T")
+    written, _, time = stated.partition("T")
     with suppress(ValueError):
-        date = datetime.strptime(date, _DAYS["en"]).strftime(_DAYS[language.current()])
-    return f"{date} {time}".strip()
+        written = datetime.strptime(written, _DAYS["en"]).strftime(_DAYS[language.current()])
+    return f"{written} {time}".strip()
+
+
+def proved(stated: str) -> str:
+    """When a receipt was made, by itself (ISO 8601): by this device's clock."""
+    return moment(datetime.fromisoformat(stated).timestamp())
+
+
+def day_or_moment(begin: date) -> str:
+    """Of a column of a chart: its day, or of a datetime the moment, without the year."""
+    moments = isinstance(begin, datetime)
+    forms = {"en": ("%-d %b %Y", "%-d %b, %H:%M"), "de": ("%d.%m.%Y", "%d.%m., %H:%M")}
+    return begin.strftime(forms[language.current()][moments])
 
 
 def clock(seconds: float, with_day: bool) -> str:
@@ -84,7 +97,9 @@ def size(count: float) -> str:
 
 
 def kind(name: str) -> str:
-    """A kind of result, for people."""
+    """A kind of result, for people; ``assessment_2``: the second document of what readers said of one."""
+    if name.startswith("assessment"):
+        return " ".join([_("Assessment"), *name.split("_")[1:]])
     words = {"hl7_oru": "HL7 message", "fhir_bundle": "FHIR bundle"}.get(name) or name.replace("_", " ").capitalize()
     return recorded.told(words)
 
@@ -138,6 +153,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "day": day,
     "moment": moment,
     "taken": taken,
+    "proved": proved,
     "ago": ago,
     "size": size,
     "kind": kind,
@@ -151,6 +167,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "next_step": next_step,
     "described": described,
     "sentence": recorded.sentence,
+    "listed": recorded.listed,
     "upper_first": recorded.upper_first,
     "said": recorded.said,
     "told": recorded.told,

@@ -16,8 +16,6 @@ from appliance.web.language import gettext as _
 from appliance.web.rights import needs
 
 blueprint = Blueprint("pixels", __name__)
-
-_NUMBER = "<int(max=9223372036854775807):number>"
 _LONGEST_SECONDS = 20.0  # below the server's limit for a request
 
 
@@ -41,14 +39,14 @@ def warm() -> tuple[str, int]:
     return "", 204
 
 
-@blueprint.get(f"/study/{_NUMBER}/pixels.json")
+@blueprint.get("/study/<row:number>/pixels.json")
 @needs("see", automatic=True)
 def description(number: int) -> BaseResponse:
     """`appliance.viewing.Description`; makes the pixels ready."""
     return _private(send_from_directory(_folder(number), DESCRIPTION, mimetype="application/json"))
 
 
-@blueprint.get(f"/study/{_NUMBER}/pixels/<int(max=100000):place>.raw")
+@blueprint.get("/study/<row:number>/pixels/<int(max=100000):place>.raw")
 @needs("see", automatic=True)
 def pixels(number: int, place: int) -> BaseResponse:
     """The stored numbers of one slice, from 0 on: little-endian, 16 bits, row by row."""

@@ -8,7 +8,7 @@ it is, and is marked as English, so that nobody reads half of a warning.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import cache, lru_cache
 
@@ -24,9 +24,15 @@ _MOMENT = "%A %d %b %Y, %H:%M"  # as appliance.drift.cause.moment writes it
 # What may stand in a place, by its name. A name or a person's words hold no other sentence.
 _LOOKS = {
     "number": "[-+]?[0-9.,]*[0-9]",
-    "codes": "[A-Z0-9, ]+",
+    "address": "[0-9a-fA-F.:]+",
+    "call": "[ -~]{1,16}",
+    "codes": "[A-Z0-9x, ]+",
     "moment": r"\w+ \d+ \w+ \d+, \d\d:\d\d",
+    "package": r"\S+ \d[\w.]*",
+    "peer": r"\S+",
     "said": ".+?",
+    "socket": r"\S+:\d+",
+    "storage": r"[A-Z0-9][\w-]*(?: [A-Z0-9][\w-]*)*",
 }
 _LONGEST, _DEEPEST, _MOST_TRIES = 2000, 12, 200
 _NAME = r"(?:(?!\. [A-Z]).)+?"
@@ -46,6 +52,16 @@ def said(text: str, most: int | None = None) -> Markup:
     if found is not None:
         return escape(_shortened(found, most))
     return Markup('<span lang="en">{}</span>').format(_shortened(text, most))
+
+
+def listed(texts: Sequence[str], most: int) -> Markup:
+    """Several in a row; of more than ``most`` letters the first ones."""
+    pieces: list[Markup] = []
+    for text in texts:
+        if most > 0:
+            pieces.append(said(text, most))
+            most -= len(text)
+    return Markup("; ").join(pieces)
 
 
 def _shortened(text: str, most: int | None) -> str:

@@ -120,10 +120,11 @@ def _worklist(wanted: Asked) -> dict[str, Any]:
         "counts": _store().counts(),
         "words": translated(STATE_WORDS),
         "waiting_reason": _waiting_reason(),
+        "scp": _store().components().get("storage_scp"),
     }
 
 
-@blueprint.get("/study/<int(max=9223372036854775807):identifier>")
+@blueprint.get("/study/<row:identifier>")
 @needs("see")
 def study(identifier: int) -> str:
     row, store = _instance(identifier), _store()
@@ -143,19 +144,14 @@ def study(identifier: int) -> str:
     )
 
 
-@blueprint.get(
-    "/study/<int(max=9223372036854775807):identifier>/"
-    "<any('image', 'outline', 'heat-0', 'heat-1', 'heat-2', 'heat-3'):name>.png"
-)
+@blueprint.get("/study/<row:identifier>/<any('image', 'outline', 'heat-0', 'heat-1', 'heat-2', 'heat-3'):name>.png")
 @needs("see", automatic=True)
 def preview(identifier: int, name: str) -> BaseResponse:
     """The image, the outlines or a heat map, as the worker drew them."""
     return _private(send_from_directory(Path(_config().previews_path) / str(identifier), f"{name}.png"))
 
 
-@blueprint.get(
-    f"/study/<int(max=9223372036854775807):identifier>/<any({_KINDS}):kind>.<any('dcm', 'hl7', 'json'):suffix>"
-)
+@blueprint.get(f"/study/<row:identifier>/<any({_KINDS}):kind>.<any('dcm', 'hl7', 'json'):suffix>")
 @needs("see")
 def result_file(identifier: int, kind: str, suffix: str) -> BaseResponse:
     """A result object or message as it was sent. It names the patient, so it is there only where the page may, too."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance import assessment_delivery, assessment_report
+from appliance.assessment_delivery import AssessmentDelivery
 from appliance.assessment_store import LONGEST_COMMENT, REASONS, Assessments
 from appliance.cli import main
-from appliance.config import Config
+from appliance.config import Config, Destination
 from appliance.custody import Custody
 from appliance.errors import ApplianceError
 from appliance.image import load as load_image
@@ -258,3 +262,145 @@ def test_what_is_assessed_may_be_removed_by_retention(box: Box) -> None:
     box.assessments.assess(1, "finding", "Pneumonia", "agree")
     assert [row["id"] for row in custody.removable("result", 1e12)] == [1]
     custody.close()
+
+
+# --- to destinations ------------------------------------------------------------------------------------------------
+
+
+class Sending(Box):
+    """The same, of which a PACS gets what readers say, too, and a viewer the results alone."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder)
+        monkeypatch.setattr(assessment_delivery, "_QUIET_SECONDS", -1.0)
+        destinations = (
+            Destination(name="pacs", ae_title="P", host="h", port=1, send=("structured_report", "assessment")),
+            Destination(name="viewer", ae_title="V", host="h", port=1),
+        )
+        self.config = msgspec.structs.replace(self.config, destinations=destinations)
+        assert self.config.sends_assessments
+        self.delivery = AssessmentDelivery(self.config)
+        self.store = Store(self.config.ledger_path)
+        self.custody = Custody(self.config.ledger_path)
+
+    def say(self, verdict: Any = "agree", person: str = "anna", reason: str = "") -> int:
+        return self.assessments.assess(
+            1, "finding", "Pneumonia", verdict, reason, person=person, to_send=self.config.sends_assessments
+        )
+
+    def state(self) -> str:
+        row = self.store.instance(1)
+        assert row is not None
+        return str(row["state"])
+
+    def waiting(self) -> list[tuple[str, str]]:
+        """Kind and destination of what is due."""
+        return [(item["kind"], name) for name in ("pacs", "viewer") for item in self.store.due(name)]
+
+    def document(self, kind: str) -> pydicom.Dataset:
+        return pydicom.dcmread(self.config.results_path / "00000001" / f"{kind}.dcm")
+
+
+@pytest.fixture
+def sending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sending]:
+    filled = Sending(tmp_path, monkeypatch)
+    yield filled
+    for store in (filled.assessments, filled.store, filled.custody):
+        store.close()
+
+
+def test_what_is_said_becomes_a_document_for_those_who_want_it(sending: Sending, tmp_path: Path) -> None:
+    assert not sending.delivery.look(), "nothing was said"
+    sending.say()
+    assert sending.delivery.look()
+    assert not sending.delivery.look(), "once"
+    assert sending.waiting() == [("assessment_1", "pacs")]
+    assert sending.state() == "delivered"
+    assert [item["kind"] for item in sending.store.objects(1)] == ["structured_report"], "it is not of the result"
+    first = sending.document("assessment_1")
+    assert "PredecessorDocumentsSequence" not in first
+    sending.say("disagree", "bert", "not_there")
+    assert sending.delivery.look()
+    second = sending.document("assessment_2")
+    assert second.SOPInstanceUID != first.SOPInstanceUID
+    (study,) = second.PredecessorDocumentsSequence
+    (series,) = study.ReferencedSeriesSequence
+    assert [each.ReferencedSOPInstanceUID for each in series.ReferencedSOPSequence] == [first.SOPInstanceUID]
+    assert (study.StudyInstanceUID, series.SeriesInstanceUID) == (first.StudyInstanceUID, first.SeriesInstanceUID)
+    exported = tmp_path / "exported"
+    assert sending.run("export", "--format", "dicom", "--to", str(exported)).exit_code == 0
+    (path,) = exported.iterdir()
+    assert path.read_bytes() == (sending.config.results_path / "00000001" / "assessment_2.dcm").read_bytes()
+    assert list(sending.custody.contradictions()) == []
+
+
+@pytest.mark.parametrize(
+    ("when", "positive", "urgent", "wanted"),
+    [
+        ("all", False, False, True), ("positive", False, False, False), ("positive", True, False, True),
+        ("urgent", True, False, False), ("urgent", True, True, True),
+    ],
+)  # fmt: skip
+def test_it_goes_where_the_result_goes(when: Any, positive: bool, urgent: bool, wanted: bool) -> None:
+    to = Destination(name="a", send=("assessment",), when=when)
+    assert to.wants("assessment", positive, urgent) == wanted
+    assert not to.wants("segmentation", positive, urgent)
+
+
+def test_nothing_is_made_where_nobody_wants_it(sending: Sending) -> None:
+    sending.assessments.assess(1, "finding", "Pneumonia", "agree")
+    assert not sending.delivery.look()
+    assert sending.waiting() == []
+
+
+def test_the_image_is_done_by_its_result_alone(sending: Sending) -> None:
+    """It never goes back, whatever becomes of what was said; which is found where what is undelivered is."""
+    sending.say()
+    sending.delivery.look()
+    (item,) = sending.store.due("pacs")
+    sending.store.retry([item["id"]], "refused", 0.0)
+    assert sending.store.give_up("pacs", 1e12, "it was not tried") == 1
+    assert (sending.state(), sending.store.undelivered_count()) == ("delivered", 1)
+    assert [each["kind"] for each in sending.store.undelivered()] == ["assessment_1"]
+    assert [row["id"] for row in sending.custody.removable("result", 1e12)] == [], "it is nowhere else"
+    assert sending.store.send_undelivered("pacs") == 1
+    assert sending.state() == "delivered"
+    sending.store.sent(item["id"])
+    assert sending.state() == "delivered"
+    assert [row["id"] for row in sending.custody.removable("result", 1e12)] == [1]
+    assert sending.store.send_delivered("pacs", 0.0) == 1
+    assert (sending.state(), list(sending.custody.contradictions())) == ("delivered", [])
+
+
+def test_what_is_said_meanwhile_does_not_hold_up_the_result(sending: Sending) -> None:
+    with closing(sqlite3.connect(sending.config.ledger_path)) as connection, connection:
+        connection.execute("UPDATE instance SET state = 'written', finished_at = NULL WHERE id = 1")
+        connection.execute(
+            "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (1, 'pacs', 0, 0)"
+        )
+    sending.say()
+    sending.delivery.look()
+    of_result, said = sorted(sending.store.due("pacs"), key=lambda item: item["id"])
+    sending.store.sent(said["id"])
+    assert sending.state() == "written", "the result is not there yet"
+    sending.say("amend", reason="less_sure")
+    sending.delivery.look()
+    sending.store.sent(of_result["id"])
+    assert (sending.state(), sending.waiting()) == ("delivered", [("assessment_2", "pacs")])
+
+
+def test_one_that_can_not_be_made_is_said_and_keeps_no_other_back(
+    sending: Sending, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sending.say()
+    with monkeypatch.context() as patched:
+        patched.setattr(assessment_report, "report", lambda *_: 1 / 0)
+        assert not sending.delivery.look()
+        assert not sending.delivery.look(), "it is tried again later"
+    assert "can't be sent and are tried again" in caplog.text
+    shutil.rmtree(sending.config.results_path / "00000001")
+    sending.say()
+    assert not sending.delivery.look()
+    assert "are sent nowhere" in caplog.text
+    assert any("sent nowhere" in each["detail"] for each in sending.assessments.events(1))
+    assert sending.waiting() == []

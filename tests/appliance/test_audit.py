@@ -7,20 +7,22 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance import audit_proof
-from appliance.audit import Record, Trail, decode, recorded
+from appliance import audit_export, audit_proof, audit_retention, signature
+from appliance.audit import Record, Trail, anchored, decode, digest, recorded
 from appliance.audit_store import AuditStore
 from appliance.cli import main
-from appliance.errors import SpoolError
+from appliance.config import Audit, Config, Syslog
+from appliance.errors import ApplianceError, SpoolError
 from appliance.store import Arrival, Store
 from tests.peers import small_disk
 
@@ -35,8 +37,8 @@ class Box:
         for number in range(count):
             self.trail.append(Record(1000.0 + number, "view", "GET /study/<int>", target=f"image {number}"))
 
-    def verify(self, *noted: dict[str, object]) -> audit_proof.Outcome:
-        return audit_proof.verify(self.path, self.key, *noted)
+    def verify(self, *noted: dict[str, object], exports: Sequence[Path] = ()) -> audit_proof.Outcome:
+        return audit_proof.verify(self.path, self.key, *noted, exports=exports)
 
     def tamper(self, *statements: str) -> None:
         """As somebody with the file, who takes away first what forbids it."""
@@ -207,6 +209,159 @@ def test_an_act_that_fails_is_recorded_as_such(box: Box) -> None:
     assert (last.failed, last.detail) == (True, "no such thing")
 
 
+# --- retention ----------------------------------------------------------------------------------------------------
+
+
+def given_up(box: Box, number: int) -> None:
+    """As retention does it with the device's key."""
+    store = AuditStore(box.path, read_only=True)
+    (row,) = store.records(number - 1, 1)
+    store.close()
+    box.trail.give_up(number, digest(number, row["previous"], row["content"]))
+
+
+@settings(deadline=None, max_examples=40)
+@given(cuts=st.lists(st.integers(1, 10), max_size=4, unique=True), more=st.integers(0, 3))
+def test_what_retention_leaves_is_proven(cuts: list[int], more: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever is removed and appended in turns: the rest is whole, and without its newest record it is not."""
+    box, gone, count = Box(tmp_path_factory.mktemp("trail"), 12), 0, 12
+    for cut in sorted(cuts):
+        given_up(box, cut)
+        for number in range(more):
+            box.trail.append(Record(2000.0 + number, "view", "GET /"))
+        gone, count = cut, count + 1 + more
+    outcome = box.verify()
+    assert (outcome.faults, outcome.removed, outcome.first, outcome.records) == ([], gone, gone + 1, count)
+    box.tamper(f"DELETE FROM record WHERE number = {count}")
+    assert box.verify().faults
+
+
+def test_only_what_the_anchor_covers_can_be_removed(box: Box) -> None:
+    given_up(box, 3)
+    box.trail.close()
+    with closing(sqlite3.connect(box.path)) as connection:
+        assert [number for (number,) in connection.execute("SELECT number FROM record")] == [4, 5, 6, 7]
+        with pytest.raises(sqlite3.IntegrityError, match="never changed"):
+            connection.execute("DELETE FROM record WHERE number = 4")
+
+
+@pytest.mark.parametrize(
+    ("statements", "said"),
+    [
+        (["DELETE FROM record WHERE number = 4"], "record 4 is missing"),
+        (["UPDATE anchor SET number = 4", "DELETE FROM record WHERE number = 4"], "what was removed is not signed"),
+        (["UPDATE anchor SET number = 4, digest = (SELECT previous FROM record WHERE number = 5)",
+          "DELETE FROM record WHERE number = 4"], "what was removed is not signed"),
+        (["UPDATE anchor SET digest = 'x'"], "the chain breaks at record 4"),
+        (["UPDATE anchor SET signature = (SELECT signature FROM head)"], "what was removed is not signed"),
+        (["DELETE FROM anchor"], "records 1 to 3 are missing"),
+        (["UPDATE anchor SET number = 2"], "record 3 is missing"),
+        (["UPDATE record SET content = replace(content, 'up to 3', 'up to 2') WHERE number = 7"], "7, is not what"),
+    ],
+)  # fmt: skip
+def test_a_removal_by_anybody_else_is_found(box: Box, statements: list[str], said: str) -> None:
+    given_up(box, 3)
+    assert box.verify().faults == []
+    box.tamper(*statements)
+    assert any(said in fault for fault in box.verify().faults), box.verify().faults
+
+
+def test_an_anchor_that_no_record_tells_of_is_found(box: Box) -> None:
+    """The key was used past the trail."""
+    given_up(box, 3)
+    store = AuditStore(box.path)
+    (row,) = store.records(3, 1)
+    key, _ = signature.load_or_create_private_key(box.key)
+    last = digest(4, row["previous"], row["content"])
+    store.set_anchor(4, last, signature.sign(key, anchored(4, last)))
+    store.close()
+    assert box.verify().faults == ["no record says that those up to 4 were removed"]
+
+
+def test_exports_prove_what_was_removed_as_far_as_they_go_back(box: Box) -> None:
+    first, second = box.folder / "first.jsonl", box.folder / "second.jsonl"
+    noted = Trail(box.path, box.key).head()
+    store = AuditStore(box.path)
+    assert audit_export.write(store, first) == (1, 6)
+    given_up(box, 4)
+    for number in range(3):
+        box.trail.append(Record(3000.0 + number, "view", "GET /"))
+    assert audit_export.write(store, second) == (5, 10)
+    given_up(box, 9)
+    assert noted is not None
+    assert box.verify().first == 10
+    whole = box.verify(noted, exports=[second, first])
+    assert (whole.faults, whole.first, whole.first_at, whole.removed, whole.records) == ([], 1, 1000.0, 9, 11)
+    assert box.verify(noted).faults == [
+        "record 6, which was noted elsewhere, was removed since: its export must prove it"
+    ]
+    assert box.verify(exports=[first]).faults == ["first.jsonl proves nothing without the export that has record 7"]
+    with pytest.raises(ApplianceError, match="is there already"):
+        audit_export.write(store, first)
+    store.close()
+    changed = first.read_text().replace("image 2", "image 9")
+    first.write_text(changed)
+    assert any("record 3 is not what it was" in each for each in box.verify(exports=[second, first]).faults)
+    other = Box(box.folder / "other")
+    foreign = box.folder / "foreign.jsonl"
+    other.trail.append(Record(1.0, "view", "GET /"))
+    store = AuditStore(other.path)
+    audit_export.write(store, foreign)
+    store.close()
+    assert box.verify(exports=[second, foreign]).faults == ["foreign.jsonl: record 7 is not the one of this trail"]
+
+
+def test_what_is_nowhere_else_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    box = Box(tmp_path)
+    box.trail.append(Record(time.time(), "view", "GET /"))
+    config = Config(data_dir=str(tmp_path), audit=Audit(keep_days=1.0))
+    assert audit_retention.remove(config, box.trail).count == 0
+    assert "no export has them" in caplog.text
+    store = AuditStore(box.path)
+    store.set_elsewhere("file", 4)
+    assert audit_retention.remove(config, box.trail).last == 4
+    store.set_elsewhere("file", 8)
+    assert audit_retention.remove(config, box.trail).last == 6, "the seventh is new"
+    assert audit_retention.remove(config, box.trail).count == 0
+    outcome = box.verify()
+    assert (outcome.faults, outcome.removed, outcome.records) == ([], 6, 9)
+    syslog = msgspec.structs.replace(config, audit=Audit(keep_days=1e-9, syslog=Syslog(host="audit.example")))
+    assert audit_retention.due(syslog).count == 0, "with a collector, a file is not enough"
+    store.set_elsewhere("collector", 8)
+    assert audit_retention.due(syslog).last == 8
+    store.close()
+
+
+def test_a_broken_chain_is_evidence_and_stays(box: Box) -> None:
+    config = Config(data_dir=str(box.folder), audit=Audit(keep_days=1.0))
+    box.tamper("UPDATE record SET content = replace(content, 'image 2', 'image 9') WHERE number = 3",
+               "INSERT INTO elsewhere VALUES ('file', 6)")  # fmt: skip
+    with pytest.raises(ApplianceError, match="broken at record 4, and nothing is removed"):
+        audit_retention.remove(config, box.trail)
+
+
+def test_appending_and_removing_meanwhile_disturbs_no_proof(tmp_path: Path) -> None:
+    box, other, stop = Box(tmp_path, 600), Trail(tmp_path / "audit.sqlite3", tmp_path / "keys" / "device.pem"), []
+
+    def write() -> None:
+        cut = 0
+        while not stop:
+            other.append(Record(time.time(), "view", "GET /"), flushed=False)
+            cut += 5
+            given_up(box, cut)
+        other.close()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        faults = [fault for _ in range(30) for fault in box.verify().faults]
+    finally:
+        stop.append(True)
+        thread.join()
+    assert faults == []
+    assert box.verify().removed > 0
+
+
 # --- the command line ---------------------------------------------------------------------------------------------
 
 
@@ -285,3 +440,28 @@ def test_a_trail_that_is_gone_is_missed(call: Callable[..., Result], tmp_path: P
     call("retention")
     call("retention")
     assert "record 1 is not the one that was noted elsewhere" in call("audit", "verify").stdout
+
+
+def test_pruning_by_the_command_line(call: Callable[..., Result], tmp_path: Path) -> None:
+    settings_path, copy = tmp_path / "scanside.toml", tmp_path / "trail.jsonl"
+    settings_path.write_text("[audit]\nkeep_days = 1e-9\n")
+    for _ in range(3):
+        call("retention")
+    assert "every record stays" in call("audit", "prune").stderr
+    configured = ("--config", str(settings_path))
+    assert "no export has them" in call("audit", "prune", "--dry-run", *configured).stdout
+    assert "name it with --to" in call("audit", "export", "--format", "chain").stderr
+    assert "records 1 to 3 in" in call("audit", "export", "--format", "chain", "--to", str(copy)).stdout
+    assert call("audit", "prune", "--dry-run", *configured).stdout.startswith("3 records would be removed, up to 3")
+    assert call("audit", "prune", *configured).stdout.startswith("3 records were removed, up to 3")
+    proven = call("audit", "verify")
+    assert (proven.exit_code, "records up to 3 were removed" in proven.stdout) == (0, True)
+    whole = json.loads(call("audit", "verify", "--export", str(copy), "--json").stdout)
+    assert (whole["faults"], whole["first"], whole["removed"]) == ([], 1, 3)
+    said = [each["action"] for each in json.loads(call("audit", "show", "--json").stdout)]
+    assert said == ["audit export chain", "audit retention", "audit prune"]
+    connection = sqlite3.connect(tmp_path / "audit.sqlite3")
+    connection.executescript("DROP TRIGGER record_removed; DELETE FROM record WHERE number = 4;")
+    connection.close()
+    assert "record 4 is missing" in call("audit", "verify").stdout
+    assert "nothing is removed" in call("audit", "prune", *configured).stderr

@@ -13,10 +13,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from appliance import housekeeping, recount, retention
-from appliance.config import Config, Retention
+from appliance import audit_proof, housekeeping, recount, retention
+from appliance.audit import Record, Trail
+from appliance.audit_store import AuditStore
+from appliance.config import Audit, Config, Retention
 from appliance.custody import Custody
 from appliance.errors import ApplianceError, DiskFullError, SpoolError
 from appliance.ingest import Intake
@@ -344,11 +347,15 @@ def test_housekeeping_counts_at_the_start_and_checks_everything_at_night(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     identifier = site.read(1, age=365 * 86400)
+    trail, kept = Trail(site.config.audit_path, site.config.key_path), AuditStore(site.config.audit_path)
+    for at in (1000.0, 1001.0, time.time()):
+        trail.append(Record(at, "view", "GET /"))
+    kept.set_elsewhere("file", 3)
     monkeypatch.setattr(housekeeping, "_LOOK_SECONDS", 0.02)
     night = datetime.now().astimezone() + timedelta(seconds=3600)
     nights = [night - timedelta(days=1)] * 3
     monkeypatch.setattr(housekeeping.proof, "last_night", lambda now, at: nights.pop() if nights else night)
-    keeper = housekeeping.Housekeeping(site.config)
+    keeper = housekeeping.Housekeeping(msgspec.structs.replace(site.config, audit=Audit(keep_days=30)), trail)
     keeper.start()
     kinds = set()
 
@@ -360,4 +367,5 @@ def test_housekeeping_counts_at_the_start_and_checks_everything_at_night(
     keeper.stop()
     assert "quick" in kinds or None in kinds
     assert site.store.components()[recount.COMPONENT]["fault_count"] == 0
+    assert audit_proof.verify(site.config.audit_path, site.config.key_path).removed == 2
     assert not site.spool.path(site.store.instance(identifier)["file"]).exists()  # type: ignore[index]

@@ -23,8 +23,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 
-from appliance import package
-from appliance.config import Config
+from appliance import doctor, errand, package
+from appliance.config import Config, Destination, StorageScp
 from appliance.errors import NotAcceptedError
 from appliance.route import route
 from appliance.web import language, recorded
@@ -32,6 +32,7 @@ from appliance.web.app import create_app
 from appliance.web.sentences import FORMS
 from tests.appliance.test_web import Box
 from tests.dicom_files import make_radiograph
+from tests.peers import free_port
 from tests.running import CHECKOUT
 
 TRANSLATED = [name for name in language.LANGUAGES if name != "en"]
@@ -83,6 +84,11 @@ def test_every_sentence_is_translated_and_none_is_left_over(name: str, sentences
             assert sorted(PLACES.findall(translated)) == sorted(PLACES.findall(original)), original
             assert sorted(TAGS.findall(translated)) == sorted(TAGS.findall(original)), original
             assert (translated[:1] == " ", translated[-1:] == " ") == (original[:1] == " ", original[-1:] == " ")
+    for name, value in written.mime_headers:
+        assert value, name
+        assert not re.search("EMAIL|ADDRESS|FULL NAME|ORGANIZATION|YEAR|VERSION", value), (
+            f"{name} is Babel's placeholder"
+        )
 
 
 @pytest.mark.parametrize("name", TRANSLATED)
@@ -322,6 +328,17 @@ def _words_elsewhere() -> list[set[str]]:
 
 def _words(text: str) -> set[str]:
     return set(re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower().replace("\\n", " ")))
+
+
+def test_all_that_the_self_test_and_the_connection_test_say_is_translated(tmp_path: Path) -> None:
+    """With a destination that is not there; what stays is a name."""
+    away = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=free_port())
+    scp = StorageScp(host="127.0.0.1", port=free_port())
+    config = Config(data_dir=str(tmp_path), destinations=(away,), storage_scp=scp)
+    checks = [*doctor.examine(config), *errand._connections(config)]
+    assert {check.what for check in checks} >= {"destination pacs", "backend openvino", "inference", "disk"}
+    texts = {text for check in checks for text in (check.what, check.detail, check.hint) if text}
+    assert sorted(text for text in texts - {config.web.brand.name} if _german(text) is None) == []
 
 
 def test_what_is_said_elsewhere_is_still_said_there() -> None:

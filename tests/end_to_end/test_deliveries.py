@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from functools import partial
+from io import BytesIO
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pydicom
 import pytest
@@ -50,6 +54,7 @@ ae_title = "{pacs.ae_title}"
 host = "127.0.0.1"
 port = {pacs.port}
 storage_commitment = true
+send = ["structured_report", "secondary_capture", "segmentation", "assessment"]
 
 [[destinations]]
 name = "web"
@@ -100,6 +105,50 @@ def test_orthanc_takes_finds_and_commits_every_object(peers: Peers, tmp_path: Pa
     store.close()
     study = str(pydicom.dcmread(sources[0], stop_before_pixels=True).StudyInstanceUID)
     assert len(found_by(pacs, study)) == 3
+
+
+def test_orthanc_gets_what_readers_say(peers: Peers, tmp_path: Path) -> None:
+    """A document for each, which names the result and the document whose place it takes; the image stays done."""
+    appliance, pacs, web = peers
+    appliance.wait_ready()
+    source = make_radiograph(tmp_path / "chest.dcm")
+    assert all(
+        sent.ok for sent in send_files([source], Destination("SCANSIDE", "127.0.0.1", appliance.port), "T", {}, 1)
+    )
+    (row,) = appliance.wait_final(1, timeout=120)
+    assert row["state"] == "delivered"
+    study, store, label = row["study_instance_uid"], appliance.store(), row["findings"][0]["label"]
+    results = found_by(web, study)
+    told: list[pydicom.Dataset] = []
+    for number, verdict in enumerate(({"verdict": "agree"}, {"verdict": "disagree", "reason": "other_cause"}), 1):
+        form = urlencode({"subject": "finding", "label": label, **verdict}).encode()
+        request = urllib.request.Request(
+            f"{appliance.url}study/{row['id']}/assess", form, {"Sec-Fetch-Site": "same-origin"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert answer.status == 200
+
+        def committed(kind: str = f"assessment_{number}") -> bool:
+            return [(each["destination"], each["state"]) for each in store.deliveries(row["id"])
+                    if each["kind"] == kind] == [("pacs", "committed")]  # fmt: skip
+
+        wait_until(committed, "it is committed", 60)
+        (new,) = found_by(pacs, study) - results - {(str(each.SOPClassUID), str(each.SOPInstanceUID)) for each in told}
+        query = json.dumps({"Level": "Instance", "Query": {"SOPInstanceUID": new[1]}}).encode()
+        (name,) = pacs.post("/tools/find", query)
+        with urllib.request.urlopen(f"http://127.0.0.1:{pacs.http_port}/instances/{name}/file") as answer:
+            told.append(pydicom.dcmread(BytesIO(answer.read())))
+    first, second = told
+    (of_study,) = second.PredecessorDocumentsSequence
+    (of_series,) = of_study.ReferencedSeriesSequence
+    assert [each.ReferencedSOPInstanceUID for each in of_series.ReferencedSOPSequence] == [first.SOPInstanceUID]
+    assessed = second.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert assessed.ReferencedSOPInstanceUID in {uid for _, uid in results}
+    assert found_by(web, study) == results, "it did not ask for it"
+    after = store.instance(row["id"])
+    assert after is not None
+    assert (after["state"], after["finished_at"]) == ("delivered", row["finished_at"])
+    store.close()
 
 
 def _some(appliance: RunningAppliance, state: str) -> bool:
