@@ -43,6 +43,7 @@ LEVELS = [
         "appliance.measures",
         "appliance.sequential",
         "appliance.truth",
+        "appliance.hl7_message",
     },
     {
         "appliance.schedule",
@@ -130,6 +131,7 @@ LEVELS = [
         "appliance.message",
         "appliance.difference",
         "appliance.diagnoses",
+        "appliance.diagnosis_listener",
         "appliance.performance",
         "appliance.safe_mode",
         "appliance.safety_watch",
