@@ -120,6 +120,7 @@ def _of_packages(health: dict[str, Any]) -> Iterator[Problem]:
             f"Install it again (scanside models install FILE) and switch to it, or confirm what reads: scanside models "
             f"switch {model} {version or 'VERSION'} --why REASON.",
             each["why"],
+            "/models",
         )
 
 
