@@ -18,7 +18,7 @@ from appliance.shadow import report as reports
 from appliance.shadow.report import Report
 from appliance.shadow.store import ShadowStore
 from appliance.store import Store
-from appliance.web import recorded
+from appliance.web import formats, recorded
 from appliance.web.errands import Errands
 from appliance.web.language import gettext as _
 from appliance.web.language import marked, translated
@@ -102,6 +102,7 @@ def models() -> str:
             shadow=current_app.config["SCANSIDE_SHADOW_REPORTS"].of(config, shadows),
             shadows=shadows.shadows(),
             p_value=reports.p_value,
+            figures=formats.in_figures,
             change=_changes().latest.get(errand.ROLLBACK),
         )
     finally:

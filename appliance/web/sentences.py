@@ -323,4 +323,25 @@ REFUSALS = (
     m("The server encountered an internal error and was unable to complete your request. Either the server is "
       "overloaded or there is an error in the application."),
 )  # fmt: skip
-FORMS = (*RESULTS, *PACKAGES, *SAFE_MODE, *NOT_READ, *DEVICE, *DRIFT, *PERFORMANCE, *REFUSALS)
+MODELS = (
+    # the way back, and why there is none
+    m("%(name)s was never switched on this device"), m("the latest change of %(name)s was a rollback already"),
+    m("the latest change of %(name)s was a fallback already"),
+    m("the latest change of %(name)s confirmed what reads since a fallback"),
+    m("models.switches = false: the configuration alone says which packages read"),
+    m("set it to true, or change models.packages"), m("name a version: scanside models switch"),
+    m("the file of %(name)s (SHA-256 %(sha256)s) is not in %(path)s, or is damaged"),
+    m("install it again, or `scanside models switch` to another version"),
+    m("%(name)s is in force"), m("%(name)s reads no longer"),
+    m("%(said)s; the appliance reads by it since %(number)s s after the change"),
+    m("%(said)s; no appliance reads by it yet"), m("it will when it starts: see the device page"),
+    m("it could not be run: %(name)s"), m("it ended early (exit code %(number)s)"), m("look at the log below"),
+    # a shadow, and its criteria
+    m("stopped"), m("promoted"), m("%(name)s reads now"), m("images without an answer"), m("images read by both"),
+    m("%(said)s: images read by both"), m("%(said)s: same size within %(number)s%%, lower end"),
+    m("%(said)s: agreement, lower end"), m("%(said)s: images where readers say present"),
+    m("%(said)s: images where readers say absent"), m("%(said)s: loss of AUC, worse end"),
+    m("%(said)s: loss of sensitivity, worse end"), m("%(said)s: loss of specificity, worse end"),
+    m("at least %(number)s"), m("at least %(number)s%%"), m("at most %(number)s"), m("at most %(number)s%%"),
+)  # fmt: skip
+FORMS = (*RESULTS, *PACKAGES, *SAFE_MODE, *NOT_READ, *DEVICE, *DRIFT, *PERFORMANCE, *MODELS, *REFUSALS)
