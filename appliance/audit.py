@@ -47,7 +47,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     at
         Seconds since 1970.
     how
-        By what the person was known: session, token, password, shell, dicom; '' where nobody was asked.
+        By what the person was known: session, token, password, shell, dicom, hl7; '' where nobody was asked.
     action
         A route or a command, without what varies in it.
     target

@@ -46,6 +46,10 @@ def _certificates(config: Config) -> Iterator[Credential]:
     if config.storage_scp.enabled and scp is not None:
         yield _certificate("Storage SCP, shown to scanners", config.data / scp.certificate)
         yield _certificate("Storage SCP, who may sign scanners' certificates", config.data / scp.ca)
+    mllp = config.diagnoses.tls
+    if config.diagnoses.enabled and mllp is not None:
+        yield _certificate("Diagnoses, shown to who sends them", config.data / mllp.certificate)
+        yield _certificate("Diagnoses, who may sign senders' certificates", config.data / mllp.ca)
     if config.web.enabled and config.web.over_tls:
         yield _certificate(f"Page{', made by this device' if config.web.tls is None else ''}", _of_page(config)[0])
     for destination in config.destinations:
@@ -61,6 +65,8 @@ def _keys(config: Config) -> Iterator[Credential]:
     scp = config.storage_scp.tls
     if config.storage_scp.enabled and scp is not None:
         yield _key("Storage SCP", config.data / scp.key)
+    if config.diagnoses.enabled and config.diagnoses.tls is not None:
+        yield _key("Diagnoses", config.data / config.diagnoses.tls.key)
     if config.web.enabled and config.web.over_tls:
         yield _key("Page", _of_page(config)[1])
     for destination in config.destinations:

@@ -336,6 +336,16 @@ class Performance(_Table, frozen=True):
     codes: dict[str, tuple[str, ...]] = {}
 
 
+class Diagnoses(_Table, frozen=True):
+    """HL7 v2 over MLLP in; see `appliance.diagnosis_listener`."""
+
+    enabled: bool = False
+    host: str = "0.0.0.0"  # noqa: S104 (information systems are other machines)
+    port: Port = 2575
+    addresses: tuple[str, ...] = ()
+    tls: Tls | None = None
+
+
 class Shadow(_Table, frozen=True):
     enabled: bool = True
     approvers: str = "approvers"
@@ -375,6 +385,7 @@ class Config(_Table, frozen=True):
     drift: Drift = Drift()
     safe_mode: SafeMode = SafeMode()
     performance: Performance = Performance()
+    diagnoses: Diagnoses = Diagnoses()
     shadow: Shadow = Shadow()
     telemetry: Telemetry = Telemetry()
     log: Log = Log()
@@ -531,6 +542,7 @@ def _check(config: Config, path: Path | None) -> None:
                 "which results.kinds and results.messages do not make"
             )
     _check_modalities(config.storage_scp, f"{where}: storage_scp")
+    _check_diagnoses(config.diagnoses, f"{where}: diagnoses")
     if config.audit.syslog is not None:
         _check_audit(config.audit.syslog, f"{where}: audit.syslog")
     for number, rule in enumerate(config.scheduling.rules, 1):
@@ -603,18 +615,31 @@ def _check_modalities(settings: StorageScp, where: str) -> None:
         if modality.ae_title is None and modality.address is None:
             raise ConfigError(f"{where}.modalities, modality {number} names nobody", hint="give it ae_title or address")
         if modality.address is not None:
-            try:
-                ipaddress.ip_network(modality.address)
-            except ValueError as error:
-                raise ConfigError(
-                    f"{where}.modalities, modality {number}: {error}",
-                    hint="write an IP address or a network, as in address = '192.0.2.0/24'; names are not looked up",
-                ) from error
+            _check_network(modality.address, f"{where}.modalities, modality {number}")
     if settings.only_modalities and not settings.modalities:
         raise ConfigError(
             f"{where}.only_modalities = true, but no modality is listed, so that nobody could send",
             hint="add a table [[storage_scp.modalities]] for each modality",
         )
+
+
+def _check_diagnoses(settings: Diagnoses, where: str) -> None:
+    for address in settings.addresses:
+        _check_network(address, f"{where}.addresses")
+    if settings.enabled and not settings.addresses and settings.tls is None and settings.host not in LOOPBACK:
+        raise ConfigError(
+            f"{where} would take anybody's word for what a finding was",
+            hint="list who may send in diagnoses.addresses, or have them show a certificate: [diagnoses.tls]",
+        )
+
+
+def _check_network(address: str, where: str) -> None:
+    try:
+        ipaddress.ip_network(address)
+    except ValueError as error:
+        raise ConfigError(
+            f"{where}: {error}", hint="write an IP address or a network, as in '192.0.2.0/24'; names are not looked up"
+        ) from error
 
 
 def _check_rule(rule: SchedulingRule, where: str) -> None:

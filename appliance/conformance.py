@@ -178,3 +178,9 @@ def _messages(made: Document, config: Config) -> None:
     rows = [[_TITLES[kind], f"`{kind}`", _said(kind in config.results.messages)] for kind in message_writers(config)]
     made.table(("message", "kind", "made"), rows)
     made.paragraph("`docs/results.md` has their fields.")
+    made.paragraph(
+        "Received: HL7 v2.3 to v2.8 ORU^R01 with final diagnoses over MLLP, acknowledged by AA, AE or AR (CA, CE or CR"
+        " where MSH-16 is NE) once they are on the disk; "
+        + (f"on port {config.diagnoses.port}." if config.diagnoses.enabled else "switched off, as configured.")
+        + " `docs/performance.md` has what is taken."
+    )

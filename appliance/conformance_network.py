@@ -112,7 +112,7 @@ def _scp_contexts(config: Config) -> Iterator[list[str]]:
 
 
 def network(made: Document, config: Config) -> None:
-    scp = config.storage_scp
+    scp, mllp = config.storage_scp, config.diagnoses
     made.heading(2, "5 Network")
     made.paragraph("TCP/IP, over whatever interface the system has. No DHCP or LDAP of its own.")
     made.table(
@@ -127,6 +127,9 @@ def network(made: Document, config: Config) -> None:
             ["calling AE title of DELIVERY", f"`{config.delivery.calling_ae_title}`", "`delivery.calling_ae_title`"],
             ["address and port of the page and of STOW-RS", f"`{config.web.host}`, {config.web.port}",
              "`web.host`, `web.port`"],
+            ["address and port of the HL7 listener for diagnoses (MLLP)",
+             f"`{mllp.host}`, {mllp.port}{'' if mllp.enabled else ', switched off'}",
+             "`diagnoses.enabled`, `diagnoses.host`, `diagnoses.port`"],
             ["associations at once, as acceptor", str(scp.max_associations), "`storage_scp.max_associations`"],
             ["of these from one address that is no known modality", str(scp.max_associations_per_address),
              "`storage_scp.max_associations_per_address`"],
@@ -175,6 +178,14 @@ def security(made: Document, config: Config) -> None:
             ),
             "Results out: TLS 1.2 or 1.3 where a destination is configured for it (`[destinations.tls]`, or `https:`),"
             " with a certificate of this device where one is given.",
+            "Diagnoses in: "
+            + (
+                "TLS 1.2 or 1.3 as above, with a certificate from both sides."
+                if config.diagnoses.enabled and config.diagnoses.tls
+                else "plain MLLP from the addresses of `diagnoses.addresses` only; `[diagnoses.tls]` has TLS instead."
+                if config.diagnoses.enabled
+                else "no listener, as configured."
+            ),
             "The page and STOW-RS: "
             + ("HTTPS on " if config.web.over_tls else "plain HTTP on ")
             + (f"`{config.web.host}`" if config.web.enabled else "no address")

@@ -16,7 +16,10 @@ from typing import Any
 
 import msgspec
 
+from appliance import hl7_message, installed
+from appliance.config import Config
 from appliance.errors import DiagnosisError
+from appliance.hl7_message import Message, Segment, text_of
 from appliance.truth_store import Diagnosis, Form
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
@@ -35,6 +38,7 @@ _COLUMNS = {
 _CORRECTED = {"corrected", "correction", "amended", "c"}
 _FINAL = {"", "final", "f"}
 _AI_MADE = "AIAST"
+_TRIALS = ("T", "D")  # MSH-11: training, debugging
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,29 @@ class Findings:
 
     codes: Mapping[str, frozenset[str]]
     patterns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: Config) -> Findings:
+        """What the packages in force look for, and how the configuration says that diagnoses call it.
+
+        Raises
+        ------
+        PackageError
+            One of them can't be opened.
+        DiagnosisError
+            `performance.codes` names what none of them looks for.
+        """
+        codes: dict[str, frozenset[str]] = {}
+        for package in installed.packages(config):
+            for finding in package.manifest.findings:
+                codes[finding.label] = codes.get(finding.label, frozenset()) | {finding.code.value}
+        unknown = [label for label in config.performance.codes if label not in codes]
+        if unknown:
+            raise DiagnosisError(
+                f"performance.codes names {', '.join(unknown)}, which no installed package looks for",
+                hint=f"they look for {', '.join(codes) or 'nothing'}",
+            )
+        return cls(codes, config.performance.codes)
 
     def label(self, *names: str) -> str | None:
         """The finding that one of these codes or words is; None where it is none of them."""
@@ -111,18 +138,11 @@ def _form(content: bytes) -> Form:
     return "fhir" if begin[:1] in (b"{", b"[") else "csv"
 
 
-def _text(content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
-
-
 # --- CSV ------------------------------------------------------------------------------------------------------------
 
 
 def _csv(content: bytes, findings: Findings) -> Parsed:
-    text, parsed = _text(content), Parsed("csv")
+    text, parsed = text_of(content), Parsed("csv")
     header = text.partition("\n")[0]
     separator = max(",;\t", key=header.count)
     try:
@@ -168,73 +188,85 @@ def _csv(content: bytes, findings: Findings) -> Parsed:
 
 
 def _hl7(content: bytes, findings: Findings) -> Parsed:
-    """Each ORU in the file. A finding is an OBX whose code or text is one, or a final DG1."""
-    parsed = Parsed("hl7")
-    text = _text(content).replace("\x0b", "\r").replace("\x1c", "\r").replace("\n", "\r")
-    messages: list[list[str]] = []
-    for line in text.split("\r"):
-        if line.startswith("MSH"):
-            messages.append([])
-        if line.strip() and messages:
-            messages[-1].append(line.strip())
-    if not messages:
+    parsed, number = Parsed("hl7"), 0
+    for number, lines in enumerate(hl7_message.split(content), start=1):
+        where = f"message {number}"
+        try:
+            message = Message.of(lines)
+        except DiagnosisError as error:
+            parsed.faults.append(f"{where}: {error.message}")
+            continue
+        if refused := unread(message):
+            parsed.faults.append(f"{where}: {refused[1]}")
+        else:
+            of_message(where, message, findings, parsed)
+    if not number:
         raise DiagnosisError("it holds no HL7 message: none begins with MSH")
-    for number, lines in enumerate(messages, start=1):
-        _of_message(f"message {number}", lines, findings, parsed)
     return parsed
 
 
-def _of_message(where: str, lines: list[str], findings: Findings, parsed: Parsed) -> None:
-    head = lines[0]
-    if len(head) < 8:
-        parsed.faults.append(f"{where}: its MSH segment ends too early")
+def unread(message: Message) -> tuple[str, str] | None:
+    """Why a message is not read at all: the condition of `hl7_message.CONDITIONS`, and words."""
+    if not message.kind.startswith("ORU"):
+        return "200", f"it is of the type {message.kind[:20] or '(none)'}, and ORU^R01 is read"
+    if message.processing_id in _TRIALS:
+        return "202", f"it is a trial (MSH-11 {message.processing_id}), which says nothing of a patient"
+    return None
+
+
+def of_message(where: str, message: Message, findings: Findings, parsed: Parsed) -> None:
+    """Take the statements of an ORU^R01. A finding is an OBX whose code or text is one, or a final DG1.
+
+    Each OBR begins an order, and what follows is about its study; before the first one, about that one's, where there
+    is no other.
+    """
+    orders = [_Order()]
+    for segment in message.segments:
+        if segment.name == "OBR":
+            if orders[-1].begun:
+                orders.append(_Order())
+            orders[-1].begun = True
+            orders[-1].accession = segment.field(18) or segment.field(3)
+        elif segment.name == "ZDS":
+            orders[-1].study = segment.field(1) or orders[-1].study
+        elif segment.name == "OBX" and segment.field(3) in _STUDY_CODES:
+            orders[-1].study = next(filter(_UID.fullmatch, segment.parts(5)), "")
+        elif segment.name == "OBX":
+            orders[-1].take(segment, findings, parsed, segment.field(11) in ("F", "C"), segment.field(5),
+                            segment.field(11) == "C", segment.field(14))  # fmt: skip
+        elif segment.name == "DG1":
+            orders[-1].take(segment, findings, parsed, segment.field(6) == "F", "present", False, segment.field(5))
+    if orders[0].early and len(orders) > 1:
+        parsed.faults.append(f"{where}: a diagnosis stands before several orders (OBR): of which study is it?")
         return
-    bar, component = head[3], head[4]
-    message_type = _field(head.split(bar), 8)
-    if not message_type.startswith("ORU"):
-        parsed.faults.append(f"{where}: it is of the type {message_type[:20] or '(none)'}, and ORU^R01 is read")
-        return
-    study, accession = "", ""
-    said: list[tuple[str, str, bool, str]] = []
-    for line in lines:
-        fields = line.split(bar)
-        parts = [each.split(component) for each in fields]
-        match fields[0]:
-            case "OBR":
-                accession = _part(parts, 18) or _part(parts, 3) or accession
-            case "ZDS":
-                study = _part(parts, 1) or study
-            case "OBX" if _part(parts, 3) in _STUDY_CODES:
-                study = next((each for each in parts[5] if _UID.fullmatch(each)), "") if len(parts) > 5 else study
-            case "OBX":
-                label = findings.label(_part(parts, 3), _part(parts, 3, 1))
-                status = _field(fields, 11)
-                if label is None:
-                    parsed.others += 1
-                elif status not in ("F", "C"):
-                    parsed.not_final += 1
-                else:
-                    said.append((label, _part(parts, 5), status == "C", _part(parts, 14)))
-            case "DG1":
-                label = findings.label(_part(parts, 3), _part(parts, 3, 1))
-                if label is None:
-                    parsed.others += 1
-                elif _field(fields, 6) != "F":
-                    parsed.not_final += 1
-                else:
-                    said.append((label, "present", False, _part(parts, 5)))
-    for label, answer, corrected, at in said:
-        parsed.add(where, study, "" if _UID.fullmatch(accession) and accession == study else accession, label,
-                   answer, corrected, at)  # fmt: skip
+    for order in orders:
+        known_by_uid = _UID.fullmatch(order.accession) and order.accession == order.study
+        for label, answer, corrected, at in order.said:
+            accession = "" if known_by_uid else order.accession
+            parsed.add(where, order.study, accession, label, answer, corrected, at)
 
 
-def _field(fields: list[str], place: int) -> str:
-    """Of MSH, whose first field is the separator, one place further to the left."""
-    return fields[place].strip() if place < len(fields) else ""
+@dataclass
+class _Order:
+    """An OBR with what follows. ``early``: a statement stands before it; ``said``: label, answer, corrected, date."""
 
+    begun: bool = False
+    early: bool = False
+    study: str = ""
+    accession: str = ""
+    said: list[tuple[str, str, bool, str]] = field(default_factory=list)
 
-def _part(parts: list[list[str]], place: int, number: int = 0) -> str:
-    return parts[place][number].strip() if place < len(parts) and number < len(parts[place]) else ""
+    def take(
+        self, segment: Segment, findings: Findings, parsed: Parsed, final: bool, answer: str, corrected: bool, at: str
+    ) -> None:
+        label = findings.label(*segment.parts(3)[:2])
+        if label is None:
+            parsed.others += 1
+        elif not final:
+            parsed.not_final += 1
+        else:
+            self.early = self.early or not self.begun
+            self.said.append((label, answer, corrected, at))
 
 
 # --- FHIR -----------------------------------------------------------------------------------------------------------

@@ -29,7 +29,9 @@ def examine(config: Config) -> Iterator[Check]:
     yield _brand(config)
     yield from _decoders()
     yield from _packages(config)
-    for name, table in (("Storage SCP", config.storage_scp), ("page", config.web)):
+    for name, table in (
+        ("Storage SCP", config.storage_scp), ("page", config.web), ("diagnoses by HL7", config.diagnoses),
+    ):  # fmt: skip
         if table.enabled:
             yield _port(name, table.host, table.port, running)
     for destination in config.destinations:

@@ -62,6 +62,11 @@ class Device:
         return [f"{each.model} {each.version}" for each in self.telemetry.packages if each.reads]
 
     @property
+    def missing(self) -> list[str]:
+        """Packages that are in force there and can't be opened."""
+        return [f"{each.model} {each.version}".strip() or "a package" for each in self.telemetry.missing]
+
+    @property
     def latest(self) -> list[OfWeek]:
         return [self.weeks[name] for name in sorted(self.weeks)[-_LATEST_WEEKS:]]
 

@@ -19,6 +19,7 @@ from appliance.truth_store import TruthStore
 
 # A part that has said nothing for so long isn't running.
 STALE_SECONDS = 15.0
+_DAY = 86400.0
 
 _watch = thermal.Watch()  # one for all pages, since it tells what changed
 
@@ -47,9 +48,9 @@ def health(config: Config, store: Store) -> dict[str, Any]:
     (how many results are in which state, why they wait, since when it fails), ``recount`` (the latest outcome of
     `appliance.recount`, None before the first), ``cpu_percent``, ``memory`` and ``disk`` (bytes),
     ``temperature_celsius`` (None where the machine has no sensor) of ``temperature_zone``,
-    ``safe_mode`` (as of `safe_mode`), ``fallbacks`` (as of `fallbacks`), ``throttling`` (``now``: whether the machine
-    runs slower than it can, None where it doesn't tell; ``reason``; ``events`` since it was started). Nothing of a
-    patient.
+    ``safe_mode`` (as of `safe_mode`), ``fallbacks`` (as of `fallbacks`), ``diagnoses`` (as of `diagnoses`),
+    ``throttling`` (``now``: whether the machine runs slower than it can, None where it doesn't tell; ``reason``;
+    ``events`` since it was started). Nothing of a patient.
     """
     now = time.time()
     running = is_running(config)
@@ -81,6 +82,7 @@ def health(config: Config, store: Store) -> dict[str, Any]:
         "destinations": store.destinations(),
         "safe_mode": safe_mode(config),
         "fallbacks": fallbacks(config),
+        "diagnoses": diagnoses(config),
         "recount": recounted and {key: value for key, value in recounted.items() if key != "updated_at"},
         "cpu_percent": psutil.cpu_percent(),
         "memory": {
@@ -122,6 +124,24 @@ def fallbacks(config: Config) -> list[dict[str, Any]]:
     finally:
         store.close()
     return [{name: row[name] for name in shown} for row in chosen if row["kind"] == "fallback"]
+
+
+def diagnoses(config: Config) -> dict[str, Any] | None:
+    """What HL7 senders have brought in the last 24 hours: ``messages``, diagnoses that were ``taken`` or ``repeated``,
+    statements about ``others`` than findings that are looked for or ``not_final``, messages that were ``refused``. None
+    where nobody listens to them."""
+    if not config.diagnoses.enabled:
+        return None
+    truth = TruthStore(config.ledger_path, read_only=True)
+    try:
+        rows = truth.of_senders(time.time() - _DAY)
+    finally:
+        truth.close()
+    names = {"refused": "faulty"}
+    return {
+        name: sum(row[names.get(name, name)] for row in rows)
+        for name in ("messages", "taken", "repeated", "others", "not_final", "refused")
+    }
 
 
 def resident(pid: int | None) -> int:

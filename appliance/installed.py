@@ -10,6 +10,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,55 @@ def verified(config: Config) -> Iterator[Package]:
             log.warning("a package is left out: %s", error)
 
 
+@dataclass(frozen=True)
+class InForce:
+    """What reads a model's images.
+
+    Attributes
+    ----------
+    choice
+        The ledger's row that says so; None where the configuration does, or the package comes along.
+    opened
+        The package, verified; None where it can't be, and where nobody has left anything of the model to read.
+    problem
+        Why it can't be opened.
+    """
+
+    model: str
+    choice: dict[str, Any] | None
+    opened: Package | None
+    problem: PackageError | None = None
+
+
+def each_in_force(config: Config) -> Iterator[InForce]:
+    """What is in force of every model, whether or not it can be opened: configured, coming along, or chosen."""
+    chosen, keys = in_force(config), trusted(config)
+    for path in _configured(config):
+        try:
+            opened, problem = package.read(path, keys), None
+        except PackageError as error:
+            opened, problem = None, error
+        model = opened.manifest.id if opened is not None else _model(path)
+        choice = chosen.pop(model, None)
+        if choice is None or (opened is not None and choice["sha256"] == opened.sha256):
+            yield InForce(model, choice, opened, problem)
+            continue
+        if problem is not None:
+            log.warning("another package reads instead of one that can't: %s", problem)
+        yield _chosen(config, choice)
+    for choice in chosen.values():  # of models that the configuration has not
+        yield _chosen(config, choice)
+
+
+def _chosen(config: Config, choice: dict[str, Any]) -> InForce:
+    if not choice["sha256"]:
+        return InForce(choice["model"], choice, None)
+    try:
+        return InForce(choice["model"], choice, chosen_one(config, choice))
+    except PackageError as error:
+        return InForce(choice["model"], choice, None, error)
+
+
 def packages(config: Config) -> Iterator[Package]:
     """The packages that read, verified: of each model the one in force.
 
@@ -58,24 +108,13 @@ def packages(config: Config) -> Iterator[Package]:
     PackageError
         There is none, or one of them is missing, damaged or not trusted.
     """
-    chosen, keys = in_force(config), trusted(config)
     found = False
-    for path in _configured(config):
-        try:
-            opened = package.read(path, keys)
-        except PackageError as error:
-            if _model(path) not in chosen:
-                raise
-            log.warning("another package reads instead of one that can't: %s", error)
-            continue
-        choice = chosen.pop(opened.manifest.id, None)
-        if choice is None or choice["sha256"]:
+    for each in each_in_force(config):
+        if each.problem is not None:
+            raise each.problem
+        if each.opened is not None:
             found = True
-            yield opened if choice is None or choice["sha256"] == opened.sha256 else chosen_one(config, choice)
-    for choice in chosen.values():  # of models that the configuration has not
-        if choice["sha256"]:
-            found = True
-            yield chosen_one(config, choice)
+            yield each.opened
     if not found:
         raise PackageError("no model package is installed", hint="set models.packages in the configuration")
 

@@ -18,6 +18,7 @@ _SOON_DAYS = 30.0
 _FEW_DAYS_OF_DISK = 14.0
 _LOW_DISK = 2 * 1024**3
 _MANY_WAIT = 100
+_MANY_MESSAGES = 50
 _EFFECTS = {
     "banner": "each result carries a warning",
     "review": "no result may be used before a person has reviewed it",
@@ -62,6 +63,7 @@ def find(
         *_of_credentials(credentials),
         *_of_the_machine(health, clock),
         *_of_arrivals(health),
+        *_of_diagnoses(health),
     ]
     return sorted(found, key=lambda problem: problem.severity != "alarm")
 
@@ -118,6 +120,7 @@ def _of_packages(health: dict[str, Any]) -> Iterator[Problem]:
             f"Install it again (scanside models install FILE) and switch to it, or confirm what reads: scanside models "
             f"switch {model} {version or 'VERSION'} --why REASON.",
             each["why"],
+            "/models",
         )
 
 
@@ -324,6 +327,39 @@ def _of_arrivals(health: dict[str, Any]) -> Iterator[Problem]:
             f"{count} {_plural(count, 'file', 'files')} in the drop folder can't be taken.",
             "Copy them again, or remove them; scanside status names them.",
             "; ".join(reasons[:3]),
+        )
+
+
+def _of_diagnoses(health: dict[str, Any]) -> Iterator[Problem]:
+    """Of those that come by HL7, where somebody listens."""
+    found = health["diagnoses"]
+    if found is None or not health["running"]:
+        return
+    if health["components"].get("diagnoses", {}).get("stale", True):
+        yield Problem(
+            "diagnoses",
+            "alarm",
+            "Nobody listens to final diagnoses by HL7; who sends them keeps them back.",
+            "The log below says why. It is tried again by itself.",
+            link="/performance",
+        )
+    if count := found["refused"]:
+        yield Problem(
+            "diagnoses_refused",
+            "caution",
+            f"{count} HL7 {_plural(count, 'message with diagnoses was', 'messages with diagnoses were')} refused in "
+            "the last 24 hours.",
+            "The sender's log has each acknowledgment, which says what is wrong with the message.",
+            link="/performance",
+        )
+    if found["messages"] >= _MANY_MESSAGES and not found["taken"] + found["repeated"] + found["not_final"]:
+        yield Problem(
+            "diagnoses_unknown",
+            "caution",
+            f"None of {found['messages']} HL7 messages in the last 24 hours was about a finding that a model looks "
+            "for.",
+            "Compare the codes and words of the sender's diagnoses with [performance.codes].",
+            link="/performance",
         )
 
 

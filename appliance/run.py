@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Literal
 
-from appliance import __version__, audit_proof, brand, notify, process, proof, signature, takeover
+from appliance import __version__, audit_proof, brand, diagnosis_listener, notify, process, proof, signature, takeover
 from appliance import log as log_file
 from appliance.accounts import Accounts
 from appliance.audit import Record, Trail
@@ -59,6 +59,7 @@ class Appliance:
         self._stop = threading.Event()
         proof.options(config)  # what can't be right on any day is refused at the start
         brand.load(config)
+        diagnosis_listener.tls_context(config)
         self._lock = takeover.lock(config.data)
         log_file.keep(config.log_path)
         takeover.clean(config)
@@ -70,6 +71,7 @@ class Appliance:
         self._worker = Child("worker", "appliance.worker", config)
         self._shadow = Shadow(config) if config.shadow.enabled else None
         self._web: Child | None = None
+        self._diagnoses: Child | None = None
         self._outbox = Outbox(config, self._store, config.results_path, self._trail)
         spool = Spool(config.spool_path)
         intake = Intake(spool, self._store, self._worker.wake)
@@ -82,7 +84,7 @@ class Appliance:
         self._sampler = Sampler(config)
         self._started_at = time.time()
         self._silence = SilenceWatch(config, self._store, self._started_at) if config.silence.enabled else None
-        self._scp_port = 0
+        self._scp_port = self._diagnoses_port = 0
 
     def run(self) -> None:
         """Until SIGTERM or Ctrl-C; then stop receiving first, and let the worker finish what it has begun."""
@@ -94,6 +96,8 @@ class Appliance:
             while not self._stop.wait(_WATCH_SECONDS):
                 self._watch()
                 self._watch_page()
+                if self._diagnoses:
+                    self._diagnoses.restart_if_dead()
                 notify.tell("WATCHDOG=1")
                 if self._shadow:
                     self._shadow.look()
@@ -116,11 +120,19 @@ class Appliance:
         self._worker.start()
         ready = [f"data {self._config.data}"]
         if self._config.web.enabled:
-            listener = _listen(self._config.web.host, self._config.web.port)
+            listener = _listen(self._config.web.host, self._config.web.port, "the page", "web.port")
             port = listener.getsockname()[1]
             self._web = Child("page", "appliance.web.server", self._config, listener)
             self._web.on_message = self._worker.wake
             self._web.start()
+        if self._config.diagnoses.enabled:
+            given = self._config.diagnoses
+            listener = _listen(given.host, given.port, "the listener for diagnoses", "diagnoses.port")
+            self._diagnoses_port = listener.getsockname()[1]
+            self._diagnoses = Child("listener for diagnoses", "appliance.diagnosis_listener", self._config, listener)
+            self._diagnoses.start()
+            over = " over TLS" if given.tls else ""
+            ready.insert(0, f"diagnoses by HL7 {given.host}:{self._diagnoses_port}{over}")
         self._outbox.start()
         if self._drop:
             self._drop.start()
@@ -230,6 +242,9 @@ class Appliance:
                 made = self._certificate
                 until = made.not_after.timestamp()
                 say("page", {"state": "ready", "fingerprint": made.fingerprint, "own": made.own, "not_after": until})
+            if self._diagnoses and self._diagnoses.pid is not None:
+                host = config.diagnoses.host
+                say("diagnoses", {"state": "ready", "host": host, "port": self._diagnoses_port})
             if self._drop:
                 drop = {"path": str(config.drop_path), "problems": self._drop.problems}
                 say("drop_folder", {"state": "ready", **drop, "watch_problem": self._drop.watch_problem})
@@ -247,7 +262,7 @@ class Appliance:
                 part.stop()
         if self._shadow:
             self._shadow.ask_to_stop()  # it gets little processor time, so it is asked first, and waited for last
-        for child in (self._worker, self._web, self._shadow):
+        for child in (self._diagnoses, self._worker, self._web, self._shadow):
             if child:
                 child.stop()
         self._safety.stop()
@@ -380,8 +395,8 @@ class Shadow:
         self._store.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket; waits a moment for the port, which a killed run's page may still hold."""
+def _listen(host: str, port: int, who: str, key: str) -> socket.socket:
+    """A listening socket; waits a moment for the port, which a killed run's child may still hold."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     deadline = time.monotonic() + 3.0
     while True:
@@ -395,8 +410,8 @@ def _listen(host: str, port: int) -> socket.socket:
             listener.close()
             if time.monotonic() > deadline:
                 raise ApplianceError(
-                    f"the page can't listen on {host}:{port}: {error.strerror}",
-                    hint="stop what uses that port, or set web.port in the configuration (0 takes a free one)",
+                    f"{who} can't listen on {host}:{port}: {error.strerror}",
+                    hint=f"stop what uses that port, or set {key} in the configuration (0 takes a free one)",
                 ) from error
             time.sleep(0.1)
 

@@ -462,6 +462,7 @@ CREATE TABLE diagnosis (                         -- what a finding turned out to
     id                 INTEGER PRIMARY KEY,
     digest             BLOB NOT NULL UNIQUE,     -- SHA-256 of what it says: the same again is a repetition
     import_id          INTEGER NOT NULL REFERENCES diagnosis_import (id),
+    known_at           REAL NOT NULL,            -- when this device learned it
     study_instance_uid TEXT NOT NULL,            -- '' where only the accession number is known
     accession_number   TEXT NOT NULL,
     finding            TEXT NOT NULL,            -- label of the finding
@@ -472,15 +473,20 @@ CREATE TABLE diagnosis (                         -- what a finding turned out to
 CREATE INDEX diagnosis_by_study ON diagnosis (study_instance_uid) WHERE study_instance_uid <> '';
 CREATE INDEX diagnosis_by_accession ON diagnosis (accession_number) WHERE accession_number <> '';
 
-CREATE TABLE diagnosis_import (
-    id       INTEGER PRIMARY KEY,
-    at       REAL NOT NULL,
-    by       TEXT NOT NULL,
-    form     TEXT NOT NULL CHECK (form IN ('csv', 'hl7', 'fhir')),
-    taken    INTEGER NOT NULL,
-    repeated INTEGER NOT NULL,
-    faulty   INTEGER NOT NULL
+CREATE TABLE diagnosis_import (                  -- a file, or what a sender has brought by HL7 on a day
+    id        INTEGER PRIMARY KEY,
+    at        REAL NOT NULL,                     -- of a sender's messages the latest
+    by        TEXT NOT NULL,                     -- who; of messages the sender's address
+    form      TEXT NOT NULL CHECK (form IN ('csv', 'hl7', 'fhir')),
+    day       TEXT NOT NULL DEFAULT '',          -- by the device's clock; '' of a file
+    messages  INTEGER NOT NULL DEFAULT 0,        -- 0 of a file
+    taken     INTEGER NOT NULL DEFAULT 0,
+    repeated  INTEGER NOT NULL DEFAULT 0,
+    others    INTEGER NOT NULL,                  -- about other findings than models look for
+    not_final INTEGER NOT NULL,
+    faulty    INTEGER NOT NULL                   -- statements of a file that can't be read; messages that were refused
 ) STRICT;
+CREATE UNIQUE INDEX diagnosis_import_of_day ON diagnosis_import (by, day) WHERE day <> '';
 
 CREATE TABLE retraining_ticket (                 -- a model was measured to be worse than its floor; it retrains nothing
     id        INTEGER PRIMARY KEY,

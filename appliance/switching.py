@@ -144,19 +144,16 @@ def prepare(
     return Ready(opened, former, trials, choice, cases)
 
 
-def rollback(config: Config, model: str, by: str, why: str, progress: Progress) -> Switched:
-    """Have the package read again that read before the latest switch; one step, without replaying cases.
+def way_back(config: Config, model: str) -> tuple[dict[str, Any], Package | None]:
+    """The latest choice of a model, and what reads once that is taken back; None: nothing of it does.
 
     Raises
     ------
-    PackageError
-        There was no switch, or it was taken back already.
-    BackendError
-        No backend has a receipt for the former package.
+    ConfigError, PackageError
+        Why there is no way back: there was no switch, it was taken back already, or the former package is gone.
     """
     _refuse_fixed(config)
-    store = PackageStore(config.ledger_path)
-    latest = store.in_force().get(model)
+    latest = PackageStore(config.ledger_path, read_only=True).in_force().get(model)
     if latest is None:
         raise PackageError(f"{model} was never switched on this device", hint="scanside models list")
     if latest["kind"] in BACK or latest["former"] == latest["sha256"]:
@@ -165,11 +162,24 @@ def rollback(config: Config, model: str, by: str, why: str, progress: Progress) 
             f"the latest change of {model} {was}",
             hint="name a version: scanside models switch",
         )
-    version = ""
-    if latest["former"]:
-        opened = installed.with_sha256(config, latest["former"], f"the former {model}")
-        proved(config, opened, progress)
-        version = opened.manifest.version
+    former = latest["former"]
+    return latest, installed.with_sha256(config, former, f"the former {model}") if former else None
+
+
+def rollback(config: Config, model: str, by: str, why: str, progress: Progress) -> Switched:
+    """Have the package read again that read before the latest switch; one step, without replaying cases.
+
+    Raises
+    ------
+    ConfigError, PackageError
+        There is no way back; see `way_back`.
+    BackendError
+        No backend has a receipt for the former package.
+    """
+    latest, former = way_back(config, model)
+    if former is not None:
+        proved(config, former, progress)
+    version = former.manifest.version if former is not None else ""
     choice = Choice(model, version, latest["former"], latest["sha256"], "rollback", by, why)
     return _chosen(config, choice, Replayed(0))
 

@@ -22,6 +22,7 @@ from msgspec import Meta
 from appliance import __version__, installed, signature
 from appliance.config import Config
 from appliance.errors import SignatureError
+from appliance.installed import InForce
 from appliance.package import Package
 from appliance.package_store import PackageStore
 from appliance.receipt import Receipt
@@ -60,6 +61,16 @@ class InstalledPackage(_Part, frozen=True):
     version: Word
     sha256: Digest
     reads: bool
+
+
+class MissingPackage(_Part, frozen=True):
+    """A package that is in force and can't be opened, so that nothing that hangs on its manifest is told: what readers
+    said of its findings, and times. '' and ``none`` where only the configuration names it: a file's name is not told.
+    """
+
+    model: Annotated[str, Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9 .:+/_-]{0,63})?$")]
+    version: Annotated[str, Meta(pattern=r"^[A-Za-z0-9.+-]{0,64}$")]
+    sha256: Digest
 
 
 class Change(_Part, frozen=True):
@@ -132,6 +143,7 @@ class Telemetry(_Part, frozen=True):
     software: Word
     least_patients: Count
     packages: tuple[InstalledPackage, ...]
+    missing: tuple[MissingPackage, ...]
     changes: tuple[Change, ...]
     proofs: tuple[ProvedBackend, ...]
     disk_used: Share
@@ -151,12 +163,13 @@ class Signed(_Part, frozen=True):
 
 
 def make(config: Config, now: datetime | None = None) -> Signed:
-    """Of this device, by its ledger; it works whether or not the appliance runs."""
+    """Of this device, by its ledger; it works whether or not the appliance runs, and where packages can't be opened."""
     moment = (now or datetime.now(UTC)).astimezone(UTC)
     key, _ = signature.load_or_create_private_key(config.key_path)
     ledger = Store(config.ledger_path, read_only=True)
     packages = {opened.sha256: opened for opened in installed.verified(config)}
-    reads = {opened.sha256 for opened in installed.packages(config)}
+    in_force = list(installed.each_in_force(config))
+    reads = {each.opened.sha256 for each in in_force if each.opened is not None}
     disk = shutil.disk_usage(config.data)
     told = Telemetry(
         format=FORMAT,
@@ -168,6 +181,7 @@ def make(config: Config, now: datetime | None = None) -> Signed:
             InstalledPackage(each.manifest.id, each.manifest.version, sha256, sha256 in reads)
             for sha256, each in packages.items()
         ),
+        missing=tuple(_missing(each) for each in in_force if each.problem is not None),
         changes=tuple(_changes(config)),
         proofs=tuple(_proof(each) for each in known(ledger, key) if each.package_sha256 in packages),
         disk_used=round(disk.used / max(disk.used + disk.free, 1), 4),
@@ -277,6 +291,13 @@ def _taken(found: Mapping[str, tuple[list[float], int]], packages: Mapping[str, 
         for sha256, (seconds, patients) in sorted(found.items())
         if patients >= least and sha256 in packages
     ]
+
+
+def _missing(each: InForce) -> MissingPackage:
+    """By the ledger, whose word is of a manifest that was verified once."""
+    if each.choice is None:
+        return MissingPackage("", "", "none")
+    return MissingPackage(each.choice["model"], each.choice["version"], each.choice["sha256"])
 
 
 def _changes(config: Config) -> list[Change]:

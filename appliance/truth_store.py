@@ -6,6 +6,7 @@ Diagnoses are kept as they came, whether or not their study is known: it may com
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,10 +22,9 @@ Measure = Literal["sensitivity", "specificity"]
 
 # Each diagnosis with the results that it is about, once for each; ``instance_id`` is NULL where there is none.
 _MATCHED = """
-SELECT diagnosis.id, study_instance_uid, accession_number, finding, present, corrected, diagnosed_at, import.at,
-       found.instance_id
-FROM diagnosis JOIN diagnosis_import AS import ON import.id = diagnosis.import_id
-LEFT JOIN (
+SELECT diagnosis.id, study_instance_uid, accession_number, finding, present, corrected, diagnosed_at,
+       known_at AS at, found.instance_id
+FROM diagnosis LEFT JOIN (
   SELECT diagnosis.id AS diagnosis_id, instance.id AS instance_id FROM diagnosis
   JOIN instance INDEXED BY instance_by_study ON instance.study_instance_uid = diagnosis.study_instance_uid
   WHERE diagnosis.study_instance_uid <> '' AND instance.study_instance_uid <> '' AND instance.outcome <> ''
@@ -87,30 +87,71 @@ class Diagnosis:
 class TruthStore(Database):
     """On a ledger."""
 
-    def add(self, form: Form, by: str, diagnoses: Iterable[Diagnosis], faulty: int) -> dict[str, Any]:
-        """Keep diagnoses, all or none; the row of the import. What is there already is a repetition and counts once."""
+    def add(
+        self, form: Form, by: str, diagnoses: Iterable[Diagnosis], faulty: int, others: int = 0, not_final: int = 0
+    ) -> dict[str, Any]:
+        """Keep a file's diagnoses, all or none; the row of the import. What is there already is a repetition and counts
+        once."""
         with self._transaction() as connection:
             cursor = connection.execute(
-                "INSERT INTO diagnosis_import (at, by, form, taken, repeated, faulty) VALUES (?, ?, ?, 0, 0, ?)",
-                (time.time(), by, form, faulty),
+                "INSERT INTO diagnosis_import (at, by, form, others, not_final, faulty) VALUES (?, ?, ?, ?, ?, ?)",
+                (time.time(), by, form, others, not_final, faulty),
             )
-            number, taken, repeated = cursor.lastrowid, 0, 0
-            for each in diagnoses:
-                done = connection.execute(
-                    "INSERT INTO diagnosis (digest, import_id, study_instance_uid, accession_number, finding, present, "
-                    "corrected, diagnosed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                    (each.digest, number, each.study_instance_uid, each.accession_number, each.finding,
-                     int(each.present), int(each.corrected), each.diagnosed_at),
-                ).rowcount  # fmt: skip
-                taken, repeated = taken + (done == 1), repeated + (done == 0)
-            connection.execute(
-                "UPDATE diagnosis_import SET taken = ?, repeated = ? WHERE id = ?", (taken, repeated, number)
+            self._keep(connection, cursor.lastrowid, diagnoses)
+            return dict(
+                connection.execute("SELECT * FROM diagnosis_import WHERE id = ?", (cursor.lastrowid,)).fetchone()
             )
-            return dict(connection.execute("SELECT * FROM diagnosis_import WHERE id = ?", (number,)).fetchone())
+
+    def add_message(
+        self, sender: str, diagnoses: Iterable[Diagnosis], faulty: int, others: int = 0, not_final: int = 0
+    ) -> int:
+        """Keep an HL7 message's diagnoses, all or none; how many are new. It is counted with all that this sender has
+        brought today, so that no number of messages makes many rows."""
+        now = time.time()
+        with self._transaction() as connection:
+            number = connection.execute(
+                "INSERT INTO diagnosis_import (at, by, form, day, messages, others, not_final, faulty) "
+                "VALUES (?, ?, 'hl7', ?, 1, ?, ?, ?) ON CONFLICT (by, day) WHERE day <> '' DO UPDATE SET "
+                "at = excluded.at, messages = messages + 1, others = others + excluded.others, "
+                "not_final = not_final + excluded.not_final, faulty = faulty + excluded.faulty RETURNING id",
+                (now, sender, time.strftime("%Y-%m-%d", time.localtime(now)), others, not_final, faulty),
+            ).fetchone()["id"]
+            return self._keep(connection, number, diagnoses)
+
+    @staticmethod
+    def _keep(connection: sqlite3.Connection, number: int | None, diagnoses: Iterable[Diagnosis]) -> int:
+        taken, repeated, now = 0, 0, time.time()
+        for each in diagnoses:
+            done = connection.execute(
+                "INSERT INTO diagnosis (digest, import_id, known_at, study_instance_uid, accession_number, finding, "
+                "present, corrected, diagnosed_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                (each.digest, number, now, each.study_instance_uid, each.accession_number, each.finding,
+                 int(each.present), int(each.corrected), each.diagnosed_at),
+            ).rowcount  # fmt: skip
+            taken, repeated = taken + (done == 1), repeated + (done == 0)
+        connection.execute(
+            "UPDATE diagnosis_import SET taken = taken + ?, repeated = repeated + ? WHERE id = ?",
+            (taken, repeated, number),
+        )
+        return taken
+
+    def counted(self) -> dict[str, int]:
+        """Of all imports ever: ``taken``, ``repeated``, ``others``, ``not_final``, ``faulty``."""
+        (row,) = self._rows(
+            "SELECT ifnull(sum(taken), 0) AS taken, ifnull(sum(repeated), 0) AS repeated, ifnull(sum(others), 0) AS "
+            "others, ifnull(sum(not_final), 0) AS not_final, ifnull(sum(faulty), 0) AS faulty FROM diagnosis_import"
+        )
+        return row
+
+    def of_senders(self, since: float) -> list[dict[str, Any]]:
+        """What HL7 senders have brought since then, by day and sender, the latest first."""
+        return self._rows(
+            "SELECT * FROM diagnosis_import WHERE day <> '' AND at >= :since ORDER BY at DESC", since=since
+        )
 
     def imports(self, most: int = 20) -> list[dict[str, Any]]:
-        """The latest first."""
-        return self._rows("SELECT * FROM diagnosis_import ORDER BY id DESC LIMIT :most", most=most)
+        """The latest first: a file each, or what a sender has brought by HL7 on a day."""
+        return self._rows("SELECT * FROM diagnosis_import ORDER BY at DESC LIMIT :most", most=most)
 
     def mark(self) -> str:
         """Another text whenever there is a new diagnosis, assessment or ticket, or one was closed."""

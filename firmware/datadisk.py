@@ -28,6 +28,8 @@ _OWNED = ("scanside",)  # folders of the data partition that the appliance write
 _OURS = ("firmware", "config", "journal", "timesync")
 _WRITERS = (
     "scanside-stick@*.service",
+    "scanside-inbox.path",
+    "scanside-inbox.service",
     "scanside-deadline.timer",
     "scanside-confirm.service",
     "scanside.service",

@@ -50,6 +50,10 @@ def _opened(configuration: dict[str, Any]) -> list[str]:
         found += [f"tcp dport {port} accept"] if everybody else _from(addresses, port)
     if web.get("enabled", True) and web.get("host", "127.0.0.1") not in _LOOPBACK:
         found.append(f"tcp dport {int(web.get('port', 8080))} accept")
+    diagnoses = configuration.get("diagnoses", {})
+    if diagnoses.get("enabled", False) and diagnoses.get("host", "0.0.0.0") not in _LOOPBACK:  # noqa: S104
+        port, addresses = int(diagnoses.get("port", 2575)), [str(each) for each in diagnoses.get("addresses", ())]
+        found += _from(addresses, port) or [f"tcp dport {port} accept"]
     return found
 
 

@@ -121,18 +121,20 @@ def _certificates(box: Box) -> Iterator[Finding]:
     except (OSError, ValueError) as error:
         yield Finding("configuration", ok=False, detail=f"{box.configuration}: {error}")
         return
-    tls = tables.get("storage_scp", {}).get("tls", {})
-    if "certificate" not in tls:
-        return
-    path = box.data / tls["certificate"]
+    for table in ("storage_scp", "diagnoses"):
+        tls = tables.get(table, {}).get("tls", {})
+        if "certificate" in tls:
+            yield _certificate(box.data / tls["certificate"])
+
+
+def _certificate(path: Path) -> Finding:
     try:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        yield Finding("certificate", ok=False, detail=f"{path}: {error}", counts=False)
-        return
+        return Finding("certificate", ok=False, detail=f"{path}: {error}", counts=False)
     until = certificate.not_valid_after_utc
     valid = certificate.not_valid_before_utc.timestamp() <= time.time() <= until.timestamp()
-    yield Finding("certificate", ok=valid, detail=f"{path} counts until {until:%Y-%m-%d}", counts=False)
+    return Finding("certificate", ok=valid, detail=f"{path} counts until {until:%Y-%m-%d}", counts=False)
 
 
 def _running(done: subprocess.CompletedProcess[str]) -> Iterator[Finding]:

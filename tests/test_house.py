@@ -44,6 +44,7 @@ LEVELS = [
         "appliance.measures",
         "appliance.sequential",
         "appliance.truth",
+        "appliance.hl7_message",
     },
     {
         "appliance.schedule",
@@ -134,6 +135,7 @@ LEVELS = [
         "appliance.message",
         "appliance.difference",
         "appliance.diagnoses",
+        "appliance.diagnosis_listener",
         "appliance.performance",
         "appliance.safe_mode",
         "appliance.safety_watch",

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from appliance.acceptor import tls
 from appliance.acceptor.pdu import A_ABORT_BY_PROVIDER, A_ASSOCIATE_RQ, HEADER, LARGEST_REQUEST, Refusal
 
 log = logging.getLogger("scanside.reception")
@@ -182,7 +183,9 @@ class Reception:
         except BlockingIOError:
             return
         except ssl.SSLError as error:
-            self._complain(waiting.address, f"turned away in the TLS handshake: {_in_words(error)}")
+            self._complain(
+                waiting.address, f"turned away in the TLS handshake: {tls.in_words(error, 'storage_scp.tls.ca')}"
+            )
             self._close(waiting)
         except OSError:
             self._close(waiting)
@@ -273,17 +276,6 @@ class Reception:
     def _close(self, waiting: _Waiting) -> None:
         self._forget(waiting)
         waiting.connection.close()
-
-
-def _in_words(error: ssl.SSLError) -> str:
-    reason = error.reason or str(error)
-    if isinstance(error, ssl.SSLEOFError):
-        return "it closed the connection"
-    if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-        return "it shows no certificate (it must have one that storage_scp.tls.ca has signed)"
-    if reason in ("HTTP_REQUEST", "WRONG_VERSION_NUMBER"):
-        return "it does not speak TLS"
-    return reason.replace("_", " ").lower()
 
 
 def listen(host: str, port: int) -> socket.socket:

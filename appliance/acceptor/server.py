@@ -15,6 +15,7 @@ from pynetdicom import AE
 
 from appliance.acceptor.access import Access
 from appliance.acceptor.association import AcceptedAssociation, Patience, Service
+from appliance.acceptor.complaints import Complaints
 from appliance.acceptor.pdu import ProtocolError, Refusal, titles
 from appliance.acceptor.reception import Reception, listen
 
@@ -23,8 +24,6 @@ log = logging.getLogger("scanside.acceptor")
 _MALFORMED = Refusal(0x01, 0x02, 0x01, "its association request can't be read")
 _NO_THREAD = Refusal(0x02, 0x03, 0x01, "no thread can be started")
 _DESCRIPTORS = 4096  # 1000 who wait, the associations, their files, and room
-_SAY_AGAIN_SECONDS = 60.0
-_MOST_COMPLAINTS = 100  # within that time
 _STOP_SECONDS = 5.0
 
 
@@ -54,7 +53,7 @@ class Acceptor:
         self._reception: Reception | None = None
         self._lock = threading.Lock()
         self._open: set[AcceptedAssociation] = set()
-        self._complaints = _Complaints()
+        self._complaints = Complaints(log)
 
     def start(self, host: str, port: int) -> int:
         """Listen; the port. Raises `OSError`."""
@@ -114,27 +113,6 @@ class Acceptor:
     def _refuse(self, refusal: Refusal, address: str, calling: str = "") -> Refusal:
         self._complaints.say(address, f"its association (as {calling!r}) is rejected: {refusal.words}")
         return refusal
-
-
-class _Complaints:
-    """Warnings about peers, once in a while each: a flood must not fill the log, nor the memory."""
-
-    def __init__(self) -> None:
-        self._said: dict[tuple[str, str], float] = {}
-        self._lock = threading.Lock()
-
-    def say(self, address: str, words: str) -> None:
-        now, key = time.monotonic(), (address, words)
-        with self._lock:
-            if now - self._said.get(key, -_SAY_AGAIN_SECONDS) < _SAY_AGAIN_SECONDS:
-                return
-            if len(self._said) >= _MOST_COMPLAINTS:
-                oldest = min(self._said, key=self._said.__getitem__)
-                if now - self._said[oldest] < _SAY_AGAIN_SECONDS:
-                    return
-                del self._said[oldest]
-            self._said[key] = now
-        log.warning("%s: %s", address, words)
 
 
 def _raise_descriptor_limit() -> None:

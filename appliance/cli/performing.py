@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, table
-from appliance.config import Config, load
+from appliance.config import load
 from appliance.errors import DiagnosisError
 
 if TYPE_CHECKING:
-    from appliance.diagnoses import Findings
     from appliance.measures import Estimate
     from appliance.truth_store import Form
 
@@ -49,11 +48,11 @@ def import_files(
     """
     from appliance import performance
     from appliance.audit import Trail
-    from appliance.diagnoses import parse
+    from appliance.diagnoses import Findings, parse
     from appliance.truth_store import TruthStore
 
     config = load(config_path, data_dir)
-    store, known = TruthStore(existing_ledger(config)), known_findings(config)
+    store, known = TruthStore(existing_ledger(config)), Findings.of(config)
     said = []
     for file in files:
         try:
@@ -63,7 +62,9 @@ def import_files(
         except OSError as error:
             raise DiagnosisError(f"{file} can't be read: {error.strerror}") from error
         with acting(config, "diagnoses import", f"{len(parsed.diagnoses)} diagnoses"):
-            row = store.add(parsed.form, operator(), parsed.diagnoses, len(parsed.faults))
+            row = store.add(
+                parsed.form, operator(), parsed.diagnoses, len(parsed.faults), parsed.others, parsed.not_final
+            )
         said.append(
             {"file": str(file), "form": parsed.form, "taken": row["taken"], "repeated": row["repeated"],
              "other_findings": parsed.others, "not_final": parsed.not_final, "faults": parsed.faults}
@@ -184,24 +185,6 @@ def close(ticket: int, why: str, by: str | None, config_path: Path | None, data_
     with acting(config, "performance close", f"retraining ticket {ticket}"):
         store.close_ticket(ticket, by or operator(), why)
     click.echo(f"retraining ticket {ticket} is closed")
-
-
-def known_findings(config: Config) -> Findings:
-    """What the installed packages look for, and how the configuration says that diagnoses call it."""
-    from appliance import installed
-    from appliance.diagnoses import Findings
-
-    codes: dict[str, frozenset[str]] = {}
-    for package in installed.packages(config):
-        for finding in package.manifest.findings:
-            codes[finding.label] = codes.get(finding.label, frozenset()) | {finding.code.value}
-    unknown = [label for label in config.performance.codes if label not in codes]
-    if unknown:
-        raise DiagnosisError(
-            f"performance.codes names {', '.join(unknown)}, which no installed package looks for",
-            hint=f"they look for {', '.join(codes) or 'nothing'}",
-        )
-    return Findings(codes, config.performance.codes)
 
 
 def _row(name: str, each: Estimate | None) -> tuple[str, str, str, str]:

@@ -60,6 +60,11 @@ def status(as_json: bool, config_path: Path | None, data_dir: Path | None) -> No
             click.echo(f"            {row['last_error']}")
     if any(row["undelivered"] for row in found["destinations"]):
         click.echo("            `scanside deliveries list` shows what is undelivered, and why")
+    if (said := found["diagnoses"]) is not None:
+        click.echo(
+            f"diagnoses   in 24 h by HL7: {said['messages']} messages, {said['taken']} taken, {said['repeated']} there "
+            f"already, {said['others']} about other findings, {said['not_final']} not final, {said['refused']} refused"
+        )
     for each in found["components"].get("silence", {}).get("silent", ()):
         last = time.strftime("%Y-%m-%d %H:%M", time.localtime(each["last"]))
         click.echo(f"silent      {each['ae_title']}: nothing since {last}")

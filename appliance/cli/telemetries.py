@@ -31,6 +31,14 @@ def export(path: Path, config_path: Path | None, data_dir: Path | None) -> None:
     with acting(config, "telemetry export", ""):
         made = make(config)
         write_durably(path, made.to_json(), mode=0o644)
+    for each in made.telemetry.missing:
+        name = f"{each.model} {each.version}".strip() or "a package of the configuration"
+        click.secho(
+            f"{name} is in force and can't be opened (scanside doctor says why): what readers said of its findings, "
+            "and its times, are missing",
+            fg="red",
+            err=True,
+        )
     click.echo(f"{path}: device {made.telemetry.device}, {len(made.telemetry.weeks)} weeks, signed by this device")
 
 

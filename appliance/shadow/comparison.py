@@ -221,7 +221,7 @@ def criteria(found: Compared, wanted: Promotion) -> list[Criterion]:
     """What a package must show before it takes over, beside what it has shown."""
     share = found.failures / found.images if found.images else 0.0
     listed = [
-        _at_most("images without an answer", wanted.largest_failure_share, share, "{:.1%}"),
+        _at_most("images without an answer", wanted.largest_failure_share, share, "{:z.1%}"),
         *(each for label, one in found.segments.items() for each in _of_segment(label, one, wanted)),
         *(each for label, one in found.findings.items() for each in _of_finding(label, one, wanted)),
     ]
@@ -233,20 +233,20 @@ def criteria(found: Compared, wanted: Promotion) -> list[Criterion]:
 def _of_segment(label: str, found: SegmentCompared, wanted: Promotion) -> Iterator[Criterion]:
     yield _at_least(f"{label}: images read by both", wanted.least_pairs, found.pairs, "{:g}")
     agree = f"{label}: same size within {LARGEST_CHANGE:.0%}, lower end"
-    yield _at_least(agree, wanted.least_agreement, found.agreement[1], "{:.1%}")
+    yield _at_least(agree, wanted.least_agreement, found.agreement[1], "{:z.1%}")
 
 
 def _of_finding(label: str, found: FindingCompared, wanted: Promotion) -> Iterator[Criterion]:
     yield _at_least(f"{label}: images read by both", wanted.least_pairs, found.pairs, "{:g}")
-    yield _at_least(f"{label}: agreement, lower end", wanted.least_agreement, found.agreement[1], "{:.1%}")
+    yield _at_least(f"{label}: agreement, lower end", wanted.least_agreement, found.agreement[1], "{:z.1%}")
     yield _at_least(f"{label}: images where readers say present", wanted.least_present, found.present, "{:g}")
     yield _at_least(f"{label}: images where readers say absent", wanted.least_absent, found.absent, "{:g}")
     if found.auc is not None:
-        yield _at_most(f"{label}: loss of AUC, worse end", wanted.largest_auc_loss, -found.auc[2][1], "{:.3f}")
+        yield _at_most(f"{label}: loss of AUC, worse end", wanted.largest_auc_loss, -found.auc[2][1], "{:z.3f}")
     for name, rate in (("sensitivity", found.sensitivity), ("specificity", found.specificity)):
         if rate is not None:
             worse = -rate[2][1]
-            yield _at_most(f"{label}: loss of {name}, worse end", wanted.largest_rate_loss, worse, "{:.1%}")
+            yield _at_most(f"{label}: loss of {name}, worse end", wanted.largest_rate_loss, worse, "{:z.1%}")
 
 
 def _at_least(what: str, needed: float, found: float, form: str) -> Criterion:

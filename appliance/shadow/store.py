@@ -36,6 +36,11 @@ SELECT assessment.instance_id, label, said, verdict, reason FROM assessment
 JOIN shadow_reading ON shadow_reading.instance_id = assessment.instance_id AND shadow_reading.shadow_id = :shadow
 WHERE subject = 'finding' AND NOT EXISTS (SELECT 1 FROM assessment AS later WHERE later.supersedes = assessment.id)
 """
+_MARK = """
+SELECT shadow.id || ' ' || ifnull(ended_at, '') || ' ' || (SELECT ifnull(max(id), 0) FROM assessment) || ' ' ||
+       (SELECT count(pairs) || ' ' || ifnull(max(read_at), 0) FROM shadow_reading WHERE shadow_id = shadow.id) AS mark
+FROM shadow ORDER BY id DESC LIMIT 1
+"""
 _NOT_ENDED = "it stopped the process that read it, or that was stopped meanwhile"
 
 
@@ -72,6 +77,11 @@ class ShadowStore(Database):
             "SELECT shadow.*, (SELECT count(*) FROM shadow_reading WHERE shadow_id = shadow.id) AS read "
             "FROM shadow ORDER BY id DESC"
         )
+
+    def mark(self) -> str:
+        """Another text whenever there is another shadow, more was read in the latest, or a reader has said more; ''
+        where there was none."""
+        return str(next(iter(self._rows(_MARK)), {"mark": ""})["mark"])
 
     def anything_waits(self) -> bool:
         """Whether an image waits to be read, or is being read, by the packages in force."""

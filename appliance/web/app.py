@@ -44,6 +44,7 @@ from appliance.web import (
     kiosk,
     language,
     metrics,
+    models,
     numbers,
     people,
     performing,
@@ -106,7 +107,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     app.register_blueprint(reading.blueprint)
     for part in (
         people, kiosk, device, api_studies, api_device, api_acting, api_judging, metrics, branding, embedding, safety,
-        performing,
+        performing, models,
     ):  # fmt: skip
         app.register_blueprint(part.blueprint)
     arrivals.register(app, config, on_arrival)

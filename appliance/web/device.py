@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-import msgspec
 from flask import Blueprint, Response, abort, current_app, redirect, render_template, request, send_file
 from werkzeug.wrappers import Response as BaseResponse
 
-from appliance import errand, history, log, machine, process
-from appliance.checks import Check
+from appliance import errand, history, log, machine
 from appliance.config import Config
 from appliance.history import Period
 from appliance.history_store import HistoryStore
@@ -21,6 +16,7 @@ from appliance.store import Store
 from appliance.web.chart import Chart, Line
 from appliance.web.device_state import device_state
 from appliance.web.device_words import answer_on_acceleration
+from appliance.web.errands import Errands
 from appliance.web.formats import number
 from appliance.web.language import gettext as _
 from appliance.web.language import marked, translated
@@ -39,75 +35,6 @@ _TITLES = {
     errand.CONNECTIONS: marked("Connection test"),
     errand.BUNDLE: marked("Support bundle"),
 }
-
-
-@dataclass
-class Errand:
-    """Something that was started at the press of a button: what came of it so far."""
-
-    what: str
-    title: str
-    started_at: float
-    checks: list[Check] = field(default_factory=list)
-    done: bool = False
-
-    @property
-    def passed(self) -> list[Check]:
-        return [check for check in self.checks if check.outcome == "ok"]
-
-    @property
-    def objections(self) -> list[Check]:
-        """What failed, then what is only to be looked after."""
-        found = [check for check in self.checks if check.outcome != "ok"]
-        return sorted(found, key=lambda check: check.outcome != "fail")
-
-    @property
-    def worst(self) -> str:
-        outcomes = {check.outcome for check in self.checks}
-        return next((each for each in ("fail", "warning") if each in outcomes), "ok")
-
-
-class Errands:
-    """The latest of each kind; one at a time, since each disturbs the others' measuring."""
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._lock = threading.Lock()
-        self.latest: dict[str, Errand] = {}
-
-    @property
-    def running(self) -> Errand | None:
-        return next((each for each in self.latest.values() if not each.done), None)
-
-    def start(self, what: str) -> bool:
-        """Whether it could be started: not while another one runs."""
-        with self._lock:
-            if self.running is not None:
-                return False
-            begun = self.latest[what] = Errand(what, _TITLES[what], time.time())
-        threading.Thread(target=self._run, args=(begun,), name=f"errand-{what}", daemon=True).start()
-        return True
-
-    def _run(self, begun: Errand) -> None:
-        """This thread stays until the child ends: the child is killed with the thread that has started it."""
-        try:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                child = process.start("appliance.errand", self._config, theirs.fileno())
-            with ours, ours.makefile("rwb") as stream:
-                stream.write(f"{begun.what}\n".encode())
-                stream.flush()
-                for line in stream:
-                    begun.checks.append(msgspec.json.decode(line, type=Check))
-            code = child.wait()
-            if code:
-                begun.checks.append(
-                    Check(begun.title.lower(), "fail", f"it ended early (exit code {code})", "look at the log below")
-                )
-        except (OSError, msgspec.DecodeError) as error:
-            begun.checks.append(Check(begun.title.lower(), "fail", f"it could not be run: {type(error).__name__}"))
-        finally:
-            begun.done = True
 
 
 def _errands() -> Errands:
@@ -231,7 +158,7 @@ def _seconds(value: float) -> str:
 @needs("operate")
 def start(what: str) -> BaseResponse:
     """Start a test or make a bundle; the page shows what comes of it."""
-    if not _errands().start(what):
+    if not _errands().start(what, _TITLES[what]):
         abort(409, _("Another test runs. Wait for its end."))
     return redirect(f"/device#{what}")
 

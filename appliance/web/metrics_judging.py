@@ -41,6 +41,7 @@ def collect(config: Config, health: dict[str, Any]) -> Iterator[Metric]:
     try:
         yield from _drift(config, drift, serves)
         yield from _performance(config, performing.measured(truth), serves)
+        yield from _diagnoses(truth.counted(), health["diagnoses"])
     finally:
         drift.close()
         truth.close()
@@ -148,6 +149,20 @@ def _performance(config: Config, found: Performance, serves: set[str]) -> Iterat
         yield Gauge(
             "scanside_performance_latest_timestamp_seconds", "When the latest truth became known.", value=found.latest
         )
+
+
+def _diagnoses(counted: dict[str, int], of_a_day: dict[str, int] | None) -> Iterator[Metric]:
+    told = Counter(
+        "scanside_diagnoses",
+        "Statements of imported files and HL7 messages, by what became of them.",
+        labels=("outcome",),
+    )
+    for outcome, count in counted.items():
+        told.add_metric((outcome,), count)
+    yield told
+    if of_a_day is not None:
+        yield Gauge("scanside_diagnosis_messages", "HL7 messages with diagnoses, of 24 h.", value=of_a_day["messages"])
+        yield Gauge("scanside_diagnosis_messages_refused", "Of them, refused.", value=of_a_day["refused"])
 
 
 def _measured(reports: Sequence[Report], serves: set[str]) -> Iterator[tuple[Report, Measure]]:

@@ -204,7 +204,15 @@ DEVICE = (
     m("What is dropped there is taken, but later. Raise fs.inotify.max_user_watches, or use a local disk."),
     m("%(number)s file in the drop folder can't be taken."), m("%(number)s files in the drop folder can't be taken."),
     m("Copy them again, or remove them; scanside status names them."),
+    m("Nobody listens to final diagnoses by HL7; who sends them keeps them back."),
+    m("The log below says why. It is tried again by itself."),
+    m("%(number)s HL7 message with diagnoses was refused in the last 24 hours."),
+    m("%(number)s HL7 messages with diagnoses were refused in the last 24 hours."),
+    m("The sender's log has each acknowledgment, which says what is wrong with the message."),
+    m("None of %(number)s HL7 messages in the last 24 hours was about a finding that a model looks for."),
+    m("Compare the codes and words of the sender's diagnoses with [performance.codes]."),
     # certificates and keys
+    m("Diagnoses, shown to who sends them"), m("Diagnoses, who may sign senders' certificates"), m("Diagnoses"),
     m("Storage SCP, shown to scanners"), m("Storage SCP, who may sign scanners' certificates"), m("Page"),
     m("Page, made by this device"), m("Signs receipts"), m("Storage SCP"), m("Shown to %(name)s"),
     m("%(name)s, who may sign its certificate"), m("%(name)s, shown to it"),
@@ -464,4 +472,25 @@ TESTS = (
     m("its sender may go on"),
     m("what readers said is sent nowhere: %(said)s"), m("its result objects are not there any more"),
 )  # fmt: skip
-FORMS = (*RESULTS, *PACKAGES, *SAFE_MODE, *NOT_READ, *DEVICE, *TESTS, *DRIFT, *PERFORMANCE, *REFUSALS)
+MODELS = (
+    # the way back, and why there is none
+    m("%(name)s was never switched on this device"), m("the latest change of %(name)s was a rollback already"),
+    m("the latest change of %(name)s was a fallback already"),
+    m("the latest change of %(name)s confirmed what reads since a fallback"),
+    m("models.switches = false: the configuration alone says which packages read"),
+    m("set it to true, or change models.packages"), m("name a version: scanside models switch"),
+    m("the file of %(name)s (SHA-256 %(sha256)s) is not in %(path)s, or is damaged"),
+    m("install it again, or `scanside models switch` to another version"),
+    m("%(name)s is in force"), m("%(name)s reads no longer"),
+    m("%(said)s; the appliance reads by it since %(number)s s after the change"),
+    m("%(said)s; no appliance reads by it yet"), m("it will when it starts: see the device page"),
+    m("it could not be run: %(name)s"), m("it ended early (exit code %(number)s)"), m("look at the log below"),
+    # a shadow, and its criteria
+    m("stopped"), m("promoted"), m("%(name)s reads now"), m("images without an answer"), m("images read by both"),
+    m("%(said)s: images read by both"), m("%(said)s: same size within %(number)s%%, lower end"),
+    m("%(said)s: agreement, lower end"), m("%(said)s: images where readers say present"),
+    m("%(said)s: images where readers say absent"), m("%(said)s: loss of AUC, worse end"),
+    m("%(said)s: loss of sensitivity, worse end"), m("%(said)s: loss of specificity, worse end"),
+    m("at least %(number)s"), m("at least %(number)s%%"), m("at most %(number)s"), m("at most %(number)s%%"),
+)  # fmt: skip
+FORMS = (*RESULTS, *PACKAGES, *SAFE_MODE, *NOT_READ, *DEVICE, *TESTS, *DRIFT, *PERFORMANCE, *MODELS, *REFUSALS)

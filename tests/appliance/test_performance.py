@@ -215,7 +215,7 @@ def test_hl7() -> None:
         assert getattr(changed, counted)
     assert parse(oru("DG1|1||J18.9|||W", "DG1|2||S52.5|||F"), KNOWN).not_final == 1
     assert parse(oru().replace(b"ORU^R01", b"ADT^A01"), KNOWN).faults == [
-        "message 1: it is of the type ADT^A01^ORU_R01, and ORU^R01 is read"
+        "message 1: it is of the type ADT^A01, and ORU^R01 is read"
     ]
 
 

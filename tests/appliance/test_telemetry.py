@@ -23,13 +23,14 @@ from appliance import fleet, package, signature, telemetry
 from appliance.assessment_store import Assessments
 from appliance.config import Config, load
 from appliance.errors import ApplianceError, SignatureError
+from appliance.package_store import PackageStore
 from appliance.store import Arrival, Store
-from appliance.telemetry import Table, suppressed
+from appliance.telemetry import MissingPackage, Table, suppressed
 from appliance.telemetry_store import Cell
 from appliance.web.app import create_app
 from tests import fake_package
 from tests.appliance.conftest import browser
-from tests.device import Device
+from tests.device import MODEL, Device
 
 pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 
@@ -100,6 +101,38 @@ def test_weeks_are_counted_and_the_export_is_this_devices(config: Config) -> Non
         telemetry.verify(changed, keys)
     later = telemetry.make(config, NOW + timedelta(days=1))
     assert later.telemetry.weeks == made.telemetry.weeks  # the difference of two exports tells of no single day
+
+
+def test_a_package_in_force_that_can_not_be_opened_is_said_to_be_missing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    device = Device(tmp_path / "device", capfd)
+    for number in range(12):
+        _result(device.config, number, positive=number < 5)
+    device.call("models", "install", fake_package.version(device.folder / "better", "1.3.1"))
+    device.call("models", "switch", MODEL, "1.3.1", "--why", "newer")
+    for path in (*device.config.packages_path.glob("*1.3.1*"), device.folder / "better" / f"{MODEL}.scanside"):
+        path.unlink()
+    sha256 = PackageStore(device.config.ledger_path, read_only=True).in_force()[MODEL]["sha256"]
+    folder = tmp_path / "fleet"
+    folder.mkdir()
+    said = device.call("telemetry", "export", folder / "a.json")
+    assert f"{MODEL} 1.3.1 is in force and can't be opened" in said
+    device.call("telemetry", "key", folder / "a.pub")
+    made = telemetry.read((folder / "a.json").read_bytes()).telemetry
+    assert made.missing == (MissingPackage(MODEL, "1.3.1", sha256),)
+    assert [(each.version, each.reads) for each in made.packages] == [("1.3.0", False)]
+    week = next(each for each in telemetry.make(device.config, NOW).telemetry.weeks)
+    assert week.tables["outcome"] == Table(12, {"negative": 7, "positive": 5})
+    device.plain("fleet", "report", folder, "--to", tmp_path / "fleet.html")
+    assert f"{MODEL} 1.3.1 is in force and can't be opened" in (tmp_path / "fleet.html").read_text()
+    # A file that only the configuration names: its name may be a person's, or a site's.
+    file = tmp_path / "device" / "dr-quast-chest-1.0.scanside"
+    file.write_bytes(b"no package")
+    device.path.write_text(device.path.read_text().replace(str(fake_package.BUNDLED[0]), str(file)))
+    again = telemetry.make(device.config, NOW)
+    assert MissingPackage("", "", "none") in again.telemetry.missing
+    assert b"quast" not in again.to_json()
 
 
 def test_few_patients_are_left_out_and_what_would_tell_them(config: Config) -> None:

@@ -39,7 +39,7 @@ TRANSLATED = [name for name in language.LANGUAGES if name != "en"]
 PLACES = re.compile(r"%\((\w+)\)[sr]|%%")
 TAGS = re.compile(r"</?\w+[^>]*>")
 # What is the same in every language: names, units and codes.
-ALIKE = {"Linux", "Mbit", "mL", "STAT", "Scanside", "PSI", "KS", "AUC"}
+ALIKE = {"Linux", "Mbit", "mL", "STAT", "Scanside", "PSI", "KS", "AUC", "SHA", "DeLong", "McNemar", "ms"}
 TEMPLATES = sorted((CHECKOUT / "appliance" / "web" / "templates").glob("*.html"))
 _SEEN = {"alt", "aria-label", "aria-roledescription", "placeholder", "title"}
 

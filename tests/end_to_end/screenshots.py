@@ -23,7 +23,14 @@ from tests.peers import needs
 from tests.running import RunningAppliance, scanside
 
 SCREENS = {"phone": (390, 844), "desktop": (1366, 768), "4k": (3840, 2160)}
-PAGES = {"worklist": "", "read": "study/1", "refused": "study/4", "device": "device", "missing": "study/99"}
+PAGES = {
+    "worklist": "",
+    "read": "study/1",
+    "refused": "study/4",
+    "device": "device",
+    "models": "models",
+    "missing": "study/99",
+}
 OUTLINED = {"outlines": "", "lungs": "study/1", "withheld": "study/2", "volume": "study/3"}
 
 

@@ -59,6 +59,18 @@ def test_the_appliance_exposes_little(tmp_path: Path, drop_in: Path | None) -> N
             ["ip saddr 192.0.2.0/24 tcp dport 11112 accept", "ip6 saddr 2001:db8::5/128 tcp dport 11112 accept"],
             ["\n        tcp dport 11112 accept"],
         ),
+        ('[diagnoses]\nport = 2576\naddresses = ["192.0.2.30"]\n', [], ["dport 2576"]),
+        (
+            '[diagnoses]\nenabled = true\nport = 2576\naddresses = ["192.0.2.30"]\n',
+            ["ip saddr 192.0.2.30/32 tcp dport 2576 accept"],
+            ["\n        tcp dport 2576 accept"],
+        ),
+        (
+            '[diagnoses]\nenabled = true\n[diagnoses.tls]\nkey = "k"\ncertificate = "c"\nca = "a"\n',
+            ["tcp dport 2575 accept"],
+            [],
+        ),
+        ('[diagnoses]\nenabled = true\nhost = "127.0.0.1"\n', [], ["dport 2575"]),
         (
             '[storage_scp]\nonly_modalities = true\n[[storage_scp.modalities]]\nae_title = "CT1"\n',
             ["tcp dport 11112 accept"],
