@@ -17,7 +17,7 @@ from pathlib import Path
 _OVMF = Path("/usr/share/OVMF")
 _OWNER = "5ca251de-0000-4000-8000-000000000001"
 MEMORY_MIB = 1024
-PROGRAMS = ("qemu-system-x86_64", "swtpm", "virt-fw-vars", "mcopy", "mkfs.vfat")
+PROGRAMS = ("qemu-system-x86_64", "swtpm", "virt-fw-vars", "mcopy", "mkfs.vfat", "curl")
 
 
 def missing() -> list[str]:

@@ -309,6 +309,50 @@ def test_8_a_box_without_a_tpm_says_so(publisher: Path, image: Callable[[str], P
         machine.cut()
 
 
+def test_9_an_update_is_handed_over_on_the_page(
+    publisher: Path, image: Callable[[str], Path], pacs: tuple[int, Path], tmp_path: Path
+) -> None:
+    """The first account by the code on the stick; the bundle by the form; how far it is; the new system is good."""
+    machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher)
+    page = f"https://127.0.0.1:{machine.page_port}"
+
+    def curl(path: str, *arguments: str) -> str:
+        command = ["curl", "--insecure", "--silent", "--show-error", "--cookie", "jar", "--cookie-jar", "jar",
+                   "--header", f"Origin: {page}", "--write-out", "\n%{http_code}", *arguments, page + path]  # fmt: skip
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600 * SLOW).stdout
+
+    try:
+        stick = plug(machine, tmp_path, publisher, site=site(pacs[0]) + '[appliance.web]\nhost = "0.0.0.0"\n')
+        answer = answered(machine, stick, tmp_path / "answer")
+        deadline = time.monotonic() + BOOT
+        while not (answer / "first-account.txt").exists():
+            assert time.monotonic() < deadline
+            time.sleep(5)
+            read_stick(stick, tmp_path / "answer")
+        code = (answer / "first-account.txt").read_text().split("with the code ")[1].split()[0]
+        assert machine.wait_for(*JUDGED, timeout=BOOT) == JUDGED[0]
+        fields = {"code": code, "username": "anna", "password": "a long enough password"}
+        fields["again"] = fields["password"]
+        form = [word for name, value in fields.items() for word in ("--data-urlencode", f"{name}={value}")]
+        assert curl("/enrol", *form).endswith("\n302")
+        assert "anna" in curl("/accounts")
+
+        since = len(machine.log)
+        bundle = next(image("2.0.0").glob("*.raucb"))
+        assert curl("/box", "--form", f"files=@{bundle}").endswith("\n302")
+        seen = ""
+        while "is installed; the box starts again" not in machine.log[since:]:
+            assert time.monotonic() < deadline + BOOT * 3
+            seen += curl("/box.fragment")
+            time.sleep(2)
+        assert 'role="status"' in seen and "<progress" in seen, seen[-2000:]
+        machine.wait_for("BdsDxe: start", timeout=BOOT, since=since)
+        assert machine.wait_for(*JUDGED, timeout=BOOT * 2, since=since) == JUDGED[0]
+        assert "<dd>2.0.0, slot b</dd>" in curl("/box")
+    finally:
+        machine.cut()
+
+
 @pytest.fixture
 def commissioned_box(
     publisher: Path, image: Callable[[str], Path], pacs: tuple[int, Path], tmp_path: Path
