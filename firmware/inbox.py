@@ -30,15 +30,20 @@ _MOST_LINES = 40
 
 def take(
     box: Box,
+    tell: handover.Say = lambda _: None,
     restart: Callable[[], None] = update.restart,
     reload: Callable[[Box], None] = handover.start_anew,
 ) -> list[str]:
-    """What lies in the inbox, as a stick without somebody who stands at the box; a sentence for each thing."""
+    """What lies in the inbox, as a stick without somebody who stands at the box; a sentence for each thing.
+
+    ``tell`` is told them before anything starts again, and how far an update is.
+    """
     inbox, own = box.data / "inbox", box.firmware_data / "incoming"
     (inbox / "go").unlink(missing_ok=True)
     lines: list[str] = []
 
     def say(line: str) -> None:
+        tell(line)
         lines.append(line)
         write_report(box, working=True, said=lines)
 
@@ -53,6 +58,8 @@ def take(
     said = [*refused, *outcome.said] or ["nothing that a box takes was handed over"]
     box.remember("handed_over", said=said)
     write_report(box, said=said)
+    for line in said:
+        tell(line)
     outcome.follow(box, restart, reload)
     return said
 

@@ -164,8 +164,7 @@ def inbox(root: Path) -> None:
     """Called by the box once files were handed over on the page."""
     from firmware.inbox import take
 
-    for line in take(Box(root)):
-        click.echo(line)
+    take(Box(root), tell=click.echo)
 
 
 @click.command("service-token")
