@@ -28,6 +28,7 @@ _LOOKS = {
     "call": "[ -~]{1,16}",
     "codes": "[A-Z0-9x, ]+",
     "moment": r"\w+ \d+ \w+ \d+, \d\d:\d\d",
+    "module": r"\w+",
     "package": r"\S+ \d[\w.]*",
     "peer": r"\S+",
     "said": ".+?",

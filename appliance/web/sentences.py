@@ -353,10 +353,10 @@ TESTS = (
     m("results wait and are sent once it answers"),
     m("support bundle"),
     m("%(number)s files in it, none with patient data"),
-    m("%(name)s is not installed: pip install 'scanside[openvino]'"),
-    m("%(name)s is not installed: on a Jetson it is part of JetPack: apt install python3-libnvinfer, and "
+    m("%(module)s is not installed: pip install 'scanside[openvino]'"),
+    m("%(module)s is not installed: on a Jetson it is part of JetPack: apt install python3-libnvinfer, and "
       "make the appliance's environment with python3 -m venv --system-site-packages"),
-    m("%(name)s is installed but broken: %(error)s"),
+    m("%(module)s is installed but broken: %(error)s"),
     m("the kernel shows no such device (no %(path)s): %(said)s"),
     m("install Intel's compute runtime (Debian: intel-opencl-icd) and give the service access to /dev/dri"),
     m("install Intel's NPU driver (linux-npu-driver) and give the service access to /dev/accel"),
