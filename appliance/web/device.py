@@ -15,7 +15,7 @@ from appliance.history_store import HistoryStore
 from appliance.store import Store
 from appliance.web.chart import Chart, Line
 from appliance.web.device_state import device_state
-from appliance.web.device_words import answer_on_acceleration
+from appliance.web.device_words import answer_on_acceleration, trials
 from appliance.web.errands import Errands
 from appliance.web.formats import number
 from appliance.web.language import gettext as _
@@ -78,6 +78,7 @@ def _rendered(template: str) -> str:
         state=state,
         health=state.health,
         acceleration=answer_on_acceleration(state.health),
+        trials=trials(state.health),
         charts=_charts(config, chosen),
         chosen=chosen,
         ranges=list(_RANGES),

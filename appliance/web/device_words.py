@@ -10,6 +10,16 @@ from appliance.web.language import gettext as _
 _PROCESSORS = ("cpu",)
 
 
+def trials(health: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of each backend on each package; why one is not used is said once, for all ``packages`` of which it is so."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for place, each in enumerate(health["components"].get("worker", {}).get("trials") or ()):
+        unused = each["seconds"] is None and each["progress"] is None
+        key = (each["backend"], each["reason"]) if unused else (each["backend"], str(place))
+        found.setdefault(key, {**each, "packages": []})["packages"].append(each["package"])
+    return sorted(found.values(), key=lambda each: each["seconds"] is None and each["progress"] is None)
+
+
 def answer_on_acceleration(health: dict[str, Any]) -> list[str]:
     """Is it using the accelerator? A sentence for each package that is read with, and why others don't serve."""
     worker = health["components"].get("worker", {})

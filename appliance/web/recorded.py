@@ -27,7 +27,9 @@ _LOOKS = {
     "address": "[0-9a-fA-F.:]+",
     "call": "[ -~]{1,16}",
     "codes": "[A-Z0-9x, ]+",
+    "date": r"\d{4}-\d\d-\d\d(?: \d\d:\d\d)?",
     "moment": r"\w+ \d+ \w+ \d+, \d\d:\d\d",
+    "module": r"\w+",
     "package": r"\S+ \d[\w.]*",
     "peer": r"\S+",
     "said": ".+?",
@@ -155,12 +157,15 @@ class _Translation:
         return None
 
     def _value(self, place: str, value: str) -> str | None:
-        """What stands in a place: ``said`` is another sentence, ``number`` a number, ``moment`` a time, all else a
-        name."""
+        """What stands in a place: ``said`` is another sentence, ``number`` a number, ``date`` and ``moment`` a time,
+        all else a name."""
         if place.startswith("said"):
             return self.text(value)
         if place.startswith("number"):
             return value.translate(str.maketrans(".,", ",."))
+        if place.startswith("date"):
+            day, _, clock = value.partition(" ")
+            return f"{'.'.join(reversed(day.split('-')))} {clock}".strip()
         if place.startswith("moment"):
             try:
                 return datetime.strptime(value, _MOMENT).strftime("%d.%m.%Y, %H:%M")

@@ -236,6 +236,14 @@ def test_what_is_not_known_stays_english_as_a_whole_and_says_so(tmp_path: Path) 
          "61 % of studies since Tuesday 24 Nov 2026, 10:15, 4.5 % before.",
          "Sicherheitsmodus: Drift-Alarm 3 zu chest 1.0, Drift weg von dem, was hier üblich war: Kontrast über 0,2 des "
          "Umfangs: 61 % der Untersuchungen seit 24.11.2026, 10:15, vorher 4,5 %."),
+        ("pacs takes nothing since 2026-11-29 11:03; 15 results wait for it.",
+         "pacs nimmt seit 29.11.2026 11:03 nichts an; 15 Ergebnisse warten darauf."),
+        ("not used: openvino is not installed: pip install 'scanside[openvino]'",
+         "nicht verwendet: openvino ist nicht installiert: pip install 'scanside[openvino]'"),
+        ("PACS@192.0.2.1:104 can't be reached (check that it runs, its address, its port and the firewall)",
+         "PACS@192.0.2.1:104 ist nicht erreichbar (prüfen Sie, ob es läuft, Adresse, Port und Firewall)"),
+        ("own Storage SCP SCANSIDE@127.0.0.1:11112: Digital X-Ray Image Storage - For Presentation",
+         "eigener Storage SCP SCANSIDE@127.0.0.1:11112: Digital X-Ray Image Storage - For Presentation"),
         ("Withheld (safe mode): Performance below its floor. No finding has left the device; a person may release it.",
          "Zurückgehalten (Sicherheitsmodus): Güte unter dem Minimum. Kein Befund hat das Gerät verlassen; eine Person "
          "kann ihn freigeben."),

@@ -460,3 +460,27 @@ def test_what_to_do_about_an_image_is_true_for_its_reason(reason: str, step: str
         text = refused.client().get(path).text
         assert step in text
         assert ("Mend what the reason names" in text) == step.startswith("Mend")
+
+
+def test_why_a_backend_is_not_used_is_said_once_for_all_packages(box: Box) -> None:
+    def trial(backend: str, package: str, reason: str, seconds: float | None = None) -> dict[str, object]:
+        said = {"progress": None, "receipt": None, "min_dice": None, "target": "cpu"}
+        return {"backend": backend, "package": package, "reason": reason, "seconds": seconds, **said,
+                "serves": seconds is not None}  # fmt: skip
+
+    trials = [
+        each
+        for package in ("chest 1.0", "lungs 1.0")
+        for each in (
+            trial("openvino", package, "openvino is not installed: pip install 'scanside[openvino]'"),
+            trial("tensorrt", package, f"{package} has no artifact for target tensorrt"),
+            trial("onnxruntime", package, "", 0.01),
+        )
+    ]
+    serves = [{"package": each, "backend": "onnxruntime", "pid": 1, "batch": 1} for each in ("chest 1.0", "lungs 1.0")]
+    box.store.set_component("worker", {"state": "ready", "trials": trials})
+    box.store.set_component("inference", {"serves": serves, "latency_p50": [None, None], "reused": 0, "stops": {}})
+    page = box.client().get("/device").text
+    assert page.count("openvino is not installed") == 1
+    assert page.count("has no artifact for target tensorrt") == 2
+    assert page.index("10.00 ms an image") < page.index("openvino is not installed")

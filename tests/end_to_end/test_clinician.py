@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from appliance.pipeline import Pipeline
 from appliance.store import Arrival, Store
 from tests import fake_package
 from tests.dicom_files import hippocampus_pixels, make_radiograph, make_series
-from tests.end_to_end.conftest import barriers, drawn, show_at_full_depth, watched
+from tests.end_to_end.conftest import barriers, drawn, show_at_full_depth, watched, width_once_loaded
 from tests.filled import Site, fill, models
 
 pytestmark = pytest.mark.skipif(not fake_package.BUNDLED, reason="no model package is bundled")
@@ -27,6 +29,7 @@ RAMP = np.tile(np.arange(2000, 2000 + COLUMNS, dtype=np.uint16), (ROWS, 1))
 WINDOWS = {"WindowCenter": ["2128", "2128"], "WindowWidth": ["4096", "257"],
            "WindowCenterWidthExplanation": ["WIDE", "NARROW"]}  # fmt: skip
 PATIENT = {"PatientName": "DOE^JANE SECRET", "PatientID": "ID-4711-SECRET"}
+FRAMED = '[web]\nembed_origins = ["https://viewer.example"]\n'
 LINEAR, INVERSE, SIGMOID, CHEST, OLD, NEW, GONE = 1, 2, 3, 4, 5, 23, 41
 
 
@@ -35,7 +38,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """Ramps with their functions, a chest, two volumes of one patient, an image that is gone, one that failed."""
     folder = tmp_path_factory.mktemp("clinician")
     path = folder / "scanside.toml"
-    path.write_text(f'data_dir = "box"\n{models(folder / "packages")}[inference]\nbackend = "onnxruntime"\n')
+    path.write_text(f'data_dir = "box"\n{models(folder / "packages")}[inference]\nbackend = "onnxruntime"\n{FRAMED}')
     config = load(path)
     opened = Pipeline.open(config, pipeline.try_out(config), writer.derived_uid("a device"))
 
@@ -223,6 +226,31 @@ def test_the_outline_stays_on_the_image_when_that_is_zoomed_and_moved(page: Page
     distance = np.sqrt(((inside[::7, None] - moved[None, ::3]) ** 2).sum(axis=2)).min(axis=1)
     assert len(inside) > 50
     assert distance.max() < 1.5
+
+
+def test_a_frame_shows_heat_map_and_outlines_on_the_image(page: Page, site: Site) -> None:
+    for number, width in ((CHEST, 360), (CHEST, 1280), (NEW, 360), (NEW, 1280)):
+        asked = urllib.request.Request(
+            f"{site.url}api/v1/embed-links",
+            json.dumps({"study": number}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(asked, timeout=30) as answer:
+            path = json.load(answer)["path"]
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(f"{site.url[:-1]}{path}")
+        image = page.locator(".stack img").first
+        assert width_once_loaded(image) > 20
+        assert page.locator(".stack img:visible").count() == 1
+        toggles = page.locator("[data-toggle]")
+        assert toggles.count() > 0
+        for toggle in toggles.all():
+            toggle.check()
+        place = image.bounding_box()
+        assert place is not None
+        for overlay in page.locator("[data-overlay]").all():
+            width_once_loaded(overlay)
+            assert overlay.bounding_box() == pytest.approx(place, abs=1)
 
 
 def test_what_is_gone_is_shown_as_the_picture_that_is_left(browser: Browser, site: Site) -> None:

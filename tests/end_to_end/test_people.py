@@ -292,3 +292,13 @@ def test_transfers_and_a_kill_are_in_the_trail_and_the_chain_holds(tmp_path: Pat
         assert status["components"]["audit"]["head"]["number"] >= 1
     finally:
         running.stop()
+
+
+def test_a_page_on_one_address_of_several_starts(tmp_path: Path) -> None:
+    """The appliance waits for its page where that listens; not on loopback, where nothing answers then."""
+    running = RunningAppliance(tmp_path, web='host = "127.0.0.2"\n')
+    try:
+        running.start(timeout=100)
+        assert running.url.startswith("https://127.0.0.2:")
+    finally:
+        running.stop()
