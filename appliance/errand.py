@@ -67,9 +67,9 @@ def _roll_back(config: Config, asked: Asked) -> Check:
     version = done.choice.version
     said = f"{asked.model} {version} is in force" if version else f"{asked.model} reads no longer"
     if done.served:
-        return Check(ROLLBACK, "ok", f"{said}; the appliance reads by it since {done.seconds:.1f} s after the change")
+        return Check(ROLLBACK, "ok", f"{said}; the appliance reads with it since {done.seconds:.1f} s after the change")
     return Check(
-        ROLLBACK, "warning", f"{said}; no appliance reads by it yet", "it will when it starts: see the device page"
+        ROLLBACK, "warning", f"{said}; no appliance reads with it yet", "it will when it starts: see the device page"
     )
 
 

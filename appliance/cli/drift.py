@@ -47,6 +47,7 @@ def status(package: str | None, as_json: bool, config_path: Path | None, data_di
 
     config, store = _store(config_path, data_dir)
     found = summary.status(store, config.drift, summary.chosen(store, package))
+    found["apart"] = {row["name"]: row["n"] for row in store.counted()}
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
@@ -62,6 +63,8 @@ def status(package: str | None, as_json: bool, config_path: Path | None, data_di
                 click.echo(f"against {watch['words']}: {worth}")
             else:
                 click.echo(f"against {watch['words']}: not watched, {watch['why']}")
+        if found["apart"]:
+            click.echo(f"counted apart: {', '.join(f'{name} {count:,}' for name, count in found['apart'].items())}")
         for each in found["alarms"]:
             click.secho(f"{each['kind_words']} {each['id']}, {_moment(each['raised_at'])}: {each['words']}", fg="red")
         if found["alarms"]:

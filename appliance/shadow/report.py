@@ -56,7 +56,7 @@ def text(report: Report) -> Iterator[str]:
     shadow, compared = report.shadow, report.compared
     state = f"ended: {shadow['outcome']}" if shadow["ended_at"] else "reads"
     yield f"{shadow['model']} {shadow['version']} in shadow since {moment(shadow['began_at'])}, {state}"
-    yield f"{compared.images} images read by both, {compared.failures} without an answer"
+    yield f"{compared.images} images, {compared.failures} of them without an answer, or still being read"
     for label, one in compared.findings.items():
         yield f"{label}"
         yield f"  agreement    {_interval(one.agreement)}, kappa {one.kappa:.2f}"

@@ -25,7 +25,11 @@ class Errand:
     title: str
     started_at: float
     checks: list[Check] = field(default_factory=list)
-    done: bool = False
+    ended_at: float | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.ended_at is not None
 
     @property
     def passed(self) -> list[Check]:
@@ -90,4 +94,4 @@ class Errands:
         except (OSError, msgspec.DecodeError) as error:
             begun.checks.append(Check(begun.title.lower(), "fail", f"it could not be run: {type(error).__name__}"))
         finally:
-            begun.done = True
+            begun.ended_at = time.time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -92,18 +93,21 @@ def models() -> str:
     packages = PackageStore(config.ledger_path, read_only=True)
     shadows = ShadowStore(config.ledger_path, read_only=True)
     try:
+        choices, change = packages.choices(), _changes().latest.get(errand.ROLLBACK)
+        if change is not None and choices and choices[0]["chosen_at"] > (change.ended_at or math.inf):
+            change = None  # what it has brought is no longer so
         return render_template(
             "models.html",
             readings=_readings(config),
             installed=_installed(config, packages),
-            choices=packages.choices(),
+            choices=choices,
             kinds=translated(_KINDS),
             cases=packages.cases(),
             shadow=current_app.config["SCANSIDE_SHADOW_REPORTS"].of(config, shadows),
             shadows=shadows.shadows(),
             p_value=reports.p_value,
             figures=formats.in_figures,
-            change=_changes().latest.get(errand.ROLLBACK),
+            change=change,
         )
     finally:
         packages.close()

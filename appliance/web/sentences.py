@@ -484,8 +484,8 @@ MODELS = (
     m("the file of %(name)s (SHA-256 %(sha256)s) is not in %(path)s, or is damaged"),
     m("install it again, or `scanside models switch` to another version"),
     m("%(name)s is in force"), m("%(name)s reads no longer"),
-    m("%(said)s; the appliance reads by it since %(number)s s after the change"),
-    m("%(said)s; no appliance reads by it yet"), m("it will when it starts: see the device page"),
+    m("%(said)s; the appliance reads with it since %(number)s s after the change"),
+    m("%(said)s; no appliance reads with it yet"), m("it will when it starts: see the device page"),
     m("it could not be run: %(name)s"), m("it ended early (exit code %(number)s)"), m("look at the log below"),
     # a shadow, and its criteria
     m("stopped"), m("promoted"), m("%(name)s reads now"), m("images without an answer"), m("images read by both"),

@@ -160,7 +160,7 @@ def test_it_reads_only_while_nothing_waits_and_counts_what_it_cannot_read(device
     (reading,) = shadows.readings(shadow["id"])
     assert reading["instance_id"] == number
     assert "missing" in reading["failure"]
-    assert "1 without an answer" in device.call("shadow", "report")
+    assert "1 of them without an answer" in device.call("shadow", "report")
     device.call("shadow", "stop")
     assert "no package is in shadow" in device.call("shadow", "stop", code=1)
 

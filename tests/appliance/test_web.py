@@ -18,6 +18,7 @@ from appliance import reading_order, recount
 from appliance.completeness import Slice
 from appliance.config import Config, Web
 from appliance.custody import Custody
+from appliance.package_store import Choice, PackageStore
 from appliance.result import Code, Finding
 from appliance.store import Arrival, Store, WrittenObject
 from appliance.web.app import create_app
@@ -429,6 +430,13 @@ def test_the_device_page_tells_whether_the_ledger_adds_up(box: Box) -> None:
     said = client.get("/api/v1/status").get_json()
     assert said["proof"]["fault_count"] == 2  # this test has written no images
     assert "recount" in [each["name"] for each in said["problems"]]
+
+
+def test_a_model_that_fell_back_leads_to_the_page_of_models(box: Box) -> None:
+    packages = PackageStore(box.config.ledger_path)
+    packages.choose(Choice("chest", "0.9", "cd" * 32, "ab" * 32, "fallback", "", "1.0 can't be served: it is gone"))
+    box.store.set_component("appliance", {"started_at": time.time(), "version": "1", "pid": 1})
+    assert '<a href="/models">Open the models</a>' in box.client().get("/device").text
 
 
 def test_the_device_page_shows_the_fingerprint_of_its_certificate(box: Box) -> None:
