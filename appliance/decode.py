@@ -76,6 +76,9 @@ def check_header(header: Dataset) -> None:
     allocated, stored = number(header, "BitsAllocated", 0), number(header, "BitsStored", 0)
     if allocated not in (8, 16, 32) or not 1 <= stored <= allocated:
         raise ImageError(f"Bits Allocated {allocated} and Bits Stored {stored} don't describe a grayscale image.")
+    high = number(header, "HighBit", stored - 1)
+    if high != stored - 1:  # PS3.5 section 8.1.1; decoders disagree about what another one means
+        raise ImageError(f"High Bit is {high} with {stored} Bits Stored; it must be {stored - 1}.")
 
 
 def _check_pixels(dataset: Dataset) -> None:
@@ -148,15 +151,12 @@ def stored_values(dataset: Dataset) -> np.ndarray:
         raise ImageError(
             f"The pixel data decodes to {pixels.shape}, the header says {dataset.Rows} x {dataset.Columns}."
         )
-    if plugin != _NATIVE:
+    stored, signed = dataset.BitsStored, dataset.PixelRepresentation == 1
+    if stored == dataset.BitsAllocated or not (signed or plugin == _NATIVE):
         return pixels
-    stored, allocated = dataset.BitsStored, dataset.BitsAllocated
-    if stored == allocated:
-        return pixels
-    # Old devices keep overlays in the unused bits.
-    high = min(number(dataset, "HighBit", stored - 1), allocated - 1)
-    values = (pixels.astype(np.int64) >> max(high + 1 - stored, 0)) & ((1 << stored) - 1)
-    if dataset.PixelRepresentation == 1:
+    # Old devices keep overlays in the unused bits; some encoders don't extend the sign into them.
+    values = pixels.astype(np.int64) & ((1 << stored) - 1)
+    if signed:
         values -= (values >> (stored - 1)) << stored
     return values.astype(pixels.dtype)
 

@@ -110,6 +110,8 @@ def read_pixels(path: Path) -> np.ndarray:
             pixels = apply_modality_lut(stored, dataset)
         except (ValueError, AttributeError, TypeError, IndexError, NotImplementedError) as error:
             raise ImageError(f"The modality LUT can't be applied: {error}.") from error
+        if not np.isfinite(pixels).all():
+            raise ImageError("Rescale Slope and Intercept make values of the pixels that are no numbers.")
         padding = _padding(dataset, stored)
     inverted = _is_inverted(dataset)
     if padding is not None and not padding.all():
@@ -346,9 +348,22 @@ _YEARS_PER_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 def age_years(header: Dataset) -> float | None:
     """The patient's age at the study in years, from Patient's Age or the birth date; None where neither is usable."""
+    stated = _stated_age(header)
+    return stated if stated is not None else _age_by_birth(header)
+
+
+def age_contradiction(header: Dataset) -> tuple[float, float] | None:
+    """Patient's Age and the age by the birth date, in years, where they are more than two years apart."""
+    stated, born = _stated_age(header), _age_by_birth(header)
+    return (stated, born) if stated is not None and born is not None and abs(stated - born) > 2 else None
+
+
+def _stated_age(header: Dataset) -> float | None:
     found = re.fullmatch(r"(\d{1,3})([DWMY])", text(header, "PatientAge"))
-    if found:
-        return int(found.group(1)) * _YEARS_PER_UNIT[found.group(2)]
+    return int(found.group(1)) * _YEARS_PER_UNIT[found.group(2)] if found else None
+
+
+def _age_by_birth(header: Dataset) -> float | None:
     try:
         born = date.fromisoformat(text(header, "PatientBirthDate"))
         examined = date.fromisoformat(text(header, "StudyDate") or text(header, "AcquisitionDate"))

@@ -47,6 +47,9 @@ log = logging.getLogger("scanside.pipeline")
 
 Tried = tuple[Package, tuple[Trial, ...]]
 
+_FEWEST_PIXELS, _LONGEST_SIDES = 32, 8  # of the shorter side; times that the longer one may have
+_LOOK_AT_IT = "look at it at the modality"
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -255,6 +258,7 @@ class Pipeline:
                 )
             else:
                 source = reader.load(paths[0], headers[0])
+                _check_picture(source)
         with stopwatch("preprocess"):
             prepared = self._prepared(chosen, source, warnings)
             if (beside := route.companion(headers[0], packages, chosen)) is None:
@@ -351,6 +355,18 @@ class Pipeline:
             device_uid=self._device_uid,
             finding_site=manifest.finding_site,
         )
+
+
+def _check_picture(image: Image) -> None:
+    """Turn away what shows nothing; a network would answer all the same, and be sure of it."""
+    rows, columns = image.pixels.shape
+    shorter, longer = sorted((rows, columns))
+    if shorter < _FEWEST_PIXELS or longer > _LONGEST_SIDES * shorter:
+        raise NotAcceptedError(f"The image has {rows} x {columns} pixels, which no radiograph has.", hint=_LOOK_AT_IT)
+    step = max(shorter // 256, 1)  # enough of them
+    low, high = np.percentile(image.pixels[::step, ::step], (2, 98))
+    if low == high:
+        raise NotAcceptedError("The image shows nothing: nearly all of its pixels have one value.", hint=_LOOK_AT_IT)
 
 
 def try_out(config: Config, known: Sequence[Receipt] = (), since: datetime | None = None) -> list[Tried]:

@@ -117,6 +117,7 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 OUTSIDE_VALIDATED_USE = "Outside validated use"  # how a warning begins that says so
 AGE_NOT_STATED = "The age is not stated"  # so nobody knows whether it is within
 VIEW_NOT_STATED = "The view position is not stated"
+NOT_UPRIGHT = "The image is not upright"
 REVIEW_REQUIRED = "Review required"  # as above
 SURE = 0.8  # a probability from which a voxel counts as certain
 

@@ -7,16 +7,16 @@ result goes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from pydicom import Dataset
 from pydicom.uid import UID
 
+from appliance import described
 from appliance.errors import NO_BODY_PART, NO_PACKAGE, RAW_IMAGE, THIS_DEVICE_READS, NotAcceptedError
-from appliance.image import age_years, text
+from appliance.image import age_contradiction, age_years, text
 from appliance.package import Package
-from appliance.result import AGE_NOT_STATED, OUTSIDE_VALIDATED_USE, VIEW_NOT_STATED
+from appliance.result import AGE_NOT_STATED, NOT_UPRIGHT, OUTSIDE_VALIDATED_USE, VIEW_NOT_STATED
 
 _FOR_PROCESSING = {
     "1.2.840.10008.5.1.4.1.1.1.1.1",  # Digital X-Ray
@@ -29,14 +29,6 @@ _MODALITY_WORDS = {
     "SC": "secondary capture", "OT": "other", "SR": "structured report",
 }  # fmt: skip
 _LATERAL_VIEWS = {"LL", "RL", "LLD", "RLD", "LLO", "RLO", "LATERAL", "LAT", "LAO", "RAO", "LPO", "RPO", "ML", "LM"}
-_LATERAL_WORD = re.compile(r"\b(LAT|LATERAL|LATERALE|SEITLICH|PROFIL)\b", re.IGNORECASE)
-_DESCRIPTIONS = (
-    "ProtocolName",
-    "SeriesDescription",
-    "AcquisitionDeviceProcessingDescription",
-    "StudyDescription",
-    "RequestedProcedureDescription",
-)
 
 
 def route(header: Dataset, packages: Sequence[Package]) -> tuple[Package, tuple[str, ...]]:
@@ -97,11 +89,14 @@ def _views_in_words(package: Package) -> str:
 def _kind(header: Dataset, package: Package) -> str | None:
     accepts = package.manifest.accepts
     sop_class, modality = text(header, "SOPClassUID"), text(header, "Modality").upper()
-    if sop_class in _FOR_PROCESSING:
+    raw = text(header, "PresentationIntentType").upper() == "FOR PROCESSING"
+    if raw or sop_class in _FOR_PROCESSING:
         return f"{RAW_IMAGE}, which is not made to be looked at."
     if sop_class not in accepts.sop_classes:
         name = UID(sop_class).name if sop_class else "no SOP class"
         return f"It is {_modality_in_words(modality)}: {name}."
+    if any("SUBTRACT" in each for each in text(header, "ImageType").upper().split("\\")[2:]):
+        return "It was subtracted from another image (Image Type)."
     if modality not in accepts.modalities:
         return f"Its modality is {_modality_in_words(modality)}."
     return None
@@ -125,51 +120,40 @@ def _pixels(header: Dataset, package: Package) -> str | None:
 
 
 def _body_part(header: Dataset, package: Package) -> str | None:
-    wanted = {part.upper() for part in package.manifest.accepts.body_parts}
+    accepts = package.manifest.accepts
+    wanted = {part.upper() for part in accepts.body_parts}
     stated = text(header, "BodyPartExamined").upper()
-    if stated:
-        if stated in wanted:
-            return None
+    if stated and stated not in wanted:
         return f"Its body part is {stated}."
-    described = _described(header)
-    if not described:
-        return f"{NO_BODY_PART} (Body Part Examined is empty)."
-    if any(part in described for part in wanted):
+    named, other = described.body_part(header, wanted, stated=bool(stated), projection=bool(accepts.views))
+    if other:
+        return f"Its header speaks of another body part, too: {other}."
+    if named:
         return None
+    if not any(text(header, keyword) for keyword in described.KEYWORDS) and "AnatomicRegionSequence" not in header:
+        return f"{NO_BODY_PART} (Body Part Examined is empty)."
     return f"{NO_BODY_PART}: Body Part Examined is empty and no description names it."
-
-
-def _described(header: Dataset) -> str:
-    """Everything else that may name a body part: the coded region, then free text, in capitals."""
-    words = [text(header, keyword) for keyword in _DESCRIPTIONS]
-    words += [text(item, "CodeMeaning") for item in header.get("AnatomicRegionSequence") or ()]
-    return " ".join(words).upper().strip()
 
 
 def _view(header: Dataset, package: Package) -> str | None:
     if not package.manifest.accepts.views:  # any
         return None
-    stated = _stated_view(header)
+    stated = described.view(header)
     views = {view.upper() for view in package.manifest.accepts.views}
-    if stated:
-        if stated in views:
-            return None
-        word = "a lateral or oblique view" if stated in _LATERAL_VIEWS else "another view"
-        return f"Its view position is {stated}, {word}."
-    if not _LATERAL_VIEWS & views and _LATERAL_WORD.search(_described(header)):
+    frontal = not _LATERAL_VIEWS & views
+    if stated and stated not in views:
+        other = stated in _LATERAL_VIEWS or any(word in stated for word in ("LATERAL", "OBLIQUE", "DECUBITUS"))
+        return f"Its view position is {stated}, {'a lateral or oblique view' if other else 'another view'}."
+    if not stated and frontal and described.described_otherwise(header):
         return "Its description says that it is a lateral view."
+    if frontal and {"A", "P"} & set(_leads(header)):
+        return "Its Patient Orientation says that it is a lateral view."
     return None
 
 
-def _stated_view(header: Dataset) -> str:
-    stated = text(header, "ViewPosition").upper()
-    if not stated:
-        for item in header.get("ViewCodeSequence") or ():
-            meaning = text(item, "CodeMeaning").upper()
-            for word, view in (("POSTERO-ANTERIOR", "PA"), ("ANTERO-POSTERIOR", "AP"), ("LATERAL", "LATERAL")):
-                if word in meaning:
-                    return view
-    return stated
+def _leads(header: Dataset) -> tuple[str, ...]:
+    """Where rows and columns lead to, the main direction of each (Patient Orientation, PS3.3 C.7.6.1.1.1)."""
+    return tuple(each[:1] for each in text(header, "PatientOrientation").upper().split("\\") if each)
 
 
 _CHECKS = (_kind, _pixels, _body_part, _view)
@@ -177,13 +161,22 @@ _CHECKS = (_kind, _pixels, _body_part, _view)
 
 def _warnings(header: Dataset, package: Package) -> tuple[str, ...]:
     warnings = []
-    if package.manifest.accepts.views and not _stated_view(header):
+    if package.manifest.accepts.views and not described.view(header):
         warnings.append(f"{VIEW_NOT_STATED}; the model is validated on {_views_in_words(package)} views only.")
+    if package.manifest.accepts.views and _leads(header) not in ((), ("L", "F"), ("R", "F")):
+        stated = text(header, "PatientOrientation")
+        warnings.append(f"{NOT_UPRIGHT} by its Patient Orientation ({stated}); the model reads upright ones.")
     validated = package.manifest.intended_use.age_years
     if validated is not None:
         low, high = validated
         age = age_years(header)
-        if age is None:
+        if contradiction := age_contradiction(header):
+            told, born = contradiction
+            warnings.append(
+                f"{AGE_NOT_STATED} for certain: {_age_in_words(told)} by Patient's Age, {_age_in_words(born)} by the "
+                f"birth date; the model is validated for ages {low:g} to {high:g} years only."
+            )
+        elif age is None:
             warnings.append(f"{AGE_NOT_STATED}; the model is validated for ages {low:g} to {high:g} years only.")
         elif not low <= age < high + 1:
             warnings.append(

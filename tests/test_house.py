@@ -88,6 +88,7 @@ LEVELS = [
         "appliance.process",
         "appliance.backend",
         "appliance.image",
+        "appliance.described",
         "appliance.whole",
         "appliance.burned_in",
         "appliance.store",

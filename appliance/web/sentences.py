@@ -20,6 +20,9 @@ RESULTS = (
     # warnings
     m("The view position is not stated; the model is validated on %(said)s views only."), m("frontal"),
     m("The age is not stated; the model is validated for ages %(number)s to %(number_2)s years only."),
+    m("The age is not stated for certain: %(said)s by Patient's Age, %(said_2)s by the birth date; the model is "
+      "validated for ages %(number)s to %(number_2)s years only."),
+    m("The image is not upright by its Patient Orientation (%(name)s); the model reads upright ones."),
     m("Outside validated use: the patient is %(said)s, "
       "the model is validated for ages %(number)s to %(number_2)s years only."),
     m("%(number)s years old"), m("younger than one year"),
@@ -101,6 +104,13 @@ NOT_READ = (
     m("It does not say which body part was imaged: Body Part Examined is empty and no description names it."),
     m("Its view position is %(view)s, %(said)s."), m("a lateral or oblique view"), m("another view"),
     m("Its description says that it is a lateral view."),
+    m("Its Patient Orientation says that it is a lateral view."),
+    m("Its header speaks of another body part, too: %(name)s."),
+    m("It was subtracted from another image (Image Type)."),
+    m("The image has %(number)s x %(number_2)s pixels, which no radiograph has."), m("look at it at the modality"),
+    m("The image shows nothing: nearly all of its pixels have one value."),
+    m("Rescale Slope and Intercept make values of the pixels that are no numbers."),
+    m("High Bit is %(number)s with %(number_2)s Bits Stored; it must be %(number_3)s."),
     m("The image has no valid %(attributes)s, so no result could be filed with its study."),
     m("Send it again from the modality with these attributes."),
     m("The image does not state its Pixel Spacing, without which it can't be read here."),

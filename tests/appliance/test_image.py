@@ -98,6 +98,16 @@ def test_the_modality_lut_signs_and_unused_bits_count(tmp_path: Path) -> None:
     assert load(make_radiograph(tmp_path / "b.dcm", pixels=overlay, bits=12)).pixels.tolist() == [[1, 2], [3, 4095]]
 
 
+def test_a_sign_that_an_encoder_did_not_extend_counts(tmp_path: Path) -> None:
+    pixels = chest_pixels(64, 48, 12, seed=1).astype(np.int16) - 2048
+    short = (pixels & 0x0FFF).astype(np.uint16)
+    plain = make_radiograph(tmp_path / "plain.dcm", pixels=short, bits=12, PixelRepresentation=1)
+    encoded = tmp_path / "encoded.dcm"
+    subprocess.run([needs("dcmcjpls"), "+el", str(plain), str(encoded)], check=True, capture_output=True)
+    for path in (plain, encoded):
+        assert (load(path).pixels == pixels).all()
+
+
 @pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
 def test_padding_is_no_brightness(photometric: str, tmp_path: Path) -> None:
     pixels = chest_pixels(40, 30, 12, seed=1) // 2 + 100
@@ -128,6 +138,7 @@ def _with(path: Path, **values: object) -> Path:
     return path
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR DS")
 @pytest.mark.parametrize(
     ("values", "word"),
     [
@@ -137,6 +148,9 @@ def _with(path: Path, **values: object) -> Path:
         ({"BitsStored": 20}, "Bits Stored 20"),
         ({"Rows": 0}, "no pixels"),
         ({"Rows": 4000}, "ends after"),
+        ({"HighBit": 15}, "High Bit is 15 with 12 Bits Stored; it must be 11"),
+        ({"RescaleSlope": "nan", "RescaleIntercept": "0"}, "no numbers"),
+        ({"RescaleSlope": "inf", "RescaleIntercept": "0"}, "no numbers"),
     ],
 )
 def test_headers_that_lie_are_named(values: dict[str, object], word: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pydicom
 import pytest
@@ -222,6 +223,20 @@ def test_a_demo_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
     assert demo.wait(60) == 0
     assert not appliance.is_running()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_shows_nothing_has_no_finding(tmp_path: Path) -> None:
+    flat = np.full((256, 224), 700, np.uint16)
+    marked = flat.copy()
+    marked[:20, :20] = 4000  # a marker alone
+    strip = np.tile(np.arange(4000, dtype=np.uint16), (3, 1))
+    for name, pixels in (("flat", flat), ("marked", marked), ("strip", strip), ("tiny", flat[:2, :2])):
+        make_radiograph(tmp_path / f"{name}.dcm", pixels=pixels)
+    make_radiograph(tmp_path / "slope.dcm", RescaleSlope="0", RescaleIntercept="0")
+    for line in scanside("infer", tmp_path, "--json").stdout.splitlines():
+        told = json.loads(line)
+        assert told["status"] == "rejected", told
+        assert "shows nothing" in told["reason"] or "no radiograph" in told["reason"], told
 
 
 def test_infer_gives_one_json_object_a_file(tmp_path: Path) -> None:
