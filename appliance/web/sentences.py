@@ -213,7 +213,7 @@ DEVICE = (
     # states of its parts, kinds of result
     m("running"), m("waiting"), m("starting"), m("silent"), m("unheard"), m("ready"),
     m("Structured report"), m("Secondary capture"), m("Segmentation"), m("Presentation state"),
-    m("Parametric map"), m("HL7 message"), m("FHIR bundle"),
+    m("Fractional segmentation"), m("Parametric map"), m("HL7 message"), m("FHIR bundle"),
 )  # fmt: skip
 DRIFT = (
     m("what the model was validated on"), m("this site's baseline"), m("Alarm"), m("Early warning"),
