@@ -395,6 +395,11 @@ class Config(_Table, frozen=True):
         return Path(self.data_dir)
 
     @property
+    def kinds_made(self) -> set[str]:
+        """What destinations may be sent."""
+        return {*self.results.kinds, *self.results.messages, *get_args(DocumentKind)}
+
+    @property
     def sends_assessments(self) -> bool:
         return any("assessment" in each.send for each in self.destinations)
 
@@ -535,7 +540,7 @@ def _check(config: Config, path: Path | None) -> None:
             raise ConfigError(f"{where}: two destinations are named {name!r}", hint="each needs a name of its own")
     for destination in config.destinations:
         _check_destination(config, destination, f"{where}: destination {destination.name!r}")
-        missing = set(destination.send) - {*config.results.kinds, *config.results.messages, *get_args(DocumentKind)}
+        missing = set(destination.send) - config.kinds_made
         if missing and destination.send != _ALL_KINDS:
             raise ConfigError(
                 f"{where}: destination {destination.name!r} is to be sent {', '.join(sorted(missing))}, "

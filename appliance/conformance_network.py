@@ -158,7 +158,7 @@ def network(made: Document, config: Config) -> None:
                 each.ae_title,
                 each.address,
                 "yes" if each.tls is not None or each.url.startswith("https:") else "no",
-                ", ".join(each.send),
+                ", ".join(kind for kind in each.send if kind in config.kinds_made),
             ]
             for each in config.destinations
         ],

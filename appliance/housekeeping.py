@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from datetime import datetime
+from typing import Any
 
 from appliance import audit_proof, audit_retention, proof, recount, retention
 from appliance.audit import Record, Trail
@@ -24,6 +25,7 @@ _MOST_NAMED = 1000  # images in one record of the audit trail
 class Housekeeping(Beside):
     def __init__(self, config: Config, trail: Trail | None = None) -> None:
         super().__init__("housekeeping")
+        self.trail: dict[str, Any] = {"faults": 0, "kept": ""}  # what the last look found; why old records stay
         self._config, self._trail = config, trail
 
     def run(self) -> None:
@@ -63,8 +65,9 @@ class Housekeeping(Beside):
             return
         try:
             outcome = audit_proof.verify(self._config.audit_path, self._config.key_path)
+            self.trail["faults"] = len(outcome.faults)
             if full and not outcome.faults:
-                audit_retention.remove(self._config, self._trail)
+                self.trail["kept"] = audit_retention.remove(self._config, self._trail).kept
         except ApplianceError as error:
             log.error("the audit trail can't be verified or pruned: %s", error)
             return

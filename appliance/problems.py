@@ -58,6 +58,7 @@ def find(
         *_of_packages(health),
         *_of_safe_mode(health),
         *_of_the_ledger(health),
+        *_of_the_trail(health),
         *_of_deliveries(health),
         *_of_the_disk(health, disk_days_left),
         *_of_credentials(credentials),
@@ -217,6 +218,35 @@ def _of_deliveries(health: dict[str, Any]) -> Iterator[Problem]:
                 "[[storage_scp.modalities]]. It may ask again; until then it keeps its images.",
                 peer["last_error"],
             )
+
+
+def _of_the_trail(health: dict[str, Any]) -> Iterator[Problem]:
+    trail = health["components"].get("audit", {})
+    if trail.get("faults"):
+        yield Problem(
+            "audit",
+            "alarm",
+            f"The audit trail is not what was written: {trail['faults']} faults.",
+            "Run scanside audit verify, which names each. Keep the data folder as it is, and find out who could write "
+            "there.",
+        )
+    collector = trail.get("syslog") or {}
+    if collector.get("state") == "failing":
+        yield Problem(
+            "audit_collector",
+            "caution",
+            f"The audit trail does not reach its collector; {collector['wait']} records wait.",
+            "They are kept, and sent once it answers. Look whether it works, and at its address and certificate.",
+            collector["problem"],
+        )
+    if trail.get("kept"):
+        yield Problem(
+            "audit_retention",
+            "caution",
+            "Records of the audit trail are old enough to go, and stay.",
+            "They go once they are somewhere else, too: at the collector, or in a file that you export.",
+            trail["kept"],
+        )
 
 
 def _of_the_disk(health: dict[str, Any], days_left: float | None) -> Iterator[Problem]:

@@ -236,7 +236,11 @@ class Appliance:
                 say("storage_commitment", self._scp.storage_commitment())
             say(
                 audit_proof.COMPONENT,
-                {"head": self._trail.head(), "syslog": self._syslog.say() if self._syslog else None},
+                {
+                    "head": self._trail.head(),
+                    "syslog": self._syslog.say() if self._syslog else None,
+                    **self._housekeeping.trail,
+                },
             )
             if self._certificate:
                 made = self._certificate

@@ -32,6 +32,7 @@ def deliveries() -> str:
         destinations=[*known, *({"destination": name, **_UNUSED} for name in configured if name in new)],
         rows=store.undelivered(_MOST_SHOWN),
         configured=configured,
+        made=_config().kinds_made,
     )
 
 

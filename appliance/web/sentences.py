@@ -175,6 +175,15 @@ DEVICE = (
     m("Look at the evidence, decide, and close it with what was decided. Nothing retrains by itself."),
     m("The proof of the ledger found %(number)s faults."),
     m("Run scanside ledger verify, which names each. Keep the data folder as it is and tell your vendor."),
+    m("The audit trail is not what was written: %(number)s faults."),
+    m("Run scanside audit verify, which names each. Keep the data folder as it is, and find out who could write "
+      "there."),
+    m("The audit trail does not reach its collector; %(number)s records wait."),
+    m("They are kept, and sent once it answers. Look whether it works, and at its address and certificate."),
+    m("Records of the audit trail are old enough to go, and stay."),
+    m("They go once they are somewhere else, too: at the collector, or in a file that you export."),
+    m("the syslog collector does not have them"),
+    m("no export has them: scanside audit export --format chain --to FILE"),
     m("%(number)s image is set aside: reading it broke a limit or the reader."),
     m("%(number)s images are set aside: reading them broke a limit or the reader."),
     m("Look at the reason of each; read it again, or mark it as reviewed."),
@@ -231,7 +240,7 @@ DEVICE = (
     # states of its parts, kinds of result
     m("running"), m("waiting"), m("starting"), m("silent"), m("unheard"), m("ready"),
     m("Structured report"), m("Secondary capture"), m("Segmentation"), m("Presentation state"),
-    m("Parametric map"), m("HL7 message"), m("FHIR bundle"),
+    m("Fractional segmentation"), m("Parametric map"), m("HL7 message"), m("FHIR bundle"),
 )  # fmt: skip
 DRIFT = (
     m("what the model was validated on"), m("this site's baseline"), m("Alarm"), m("Early warning"),
@@ -384,6 +393,7 @@ TESTS = (
     m("OpenVINO finds no %(device)s here (it finds %(name)s): %(said)s"),
     m("there is no GPU that CUDA can use: %(error)s; %(said)s"),
     m("its driver gave no answer within %(number)s s"),
+    m("%(name)s gave no answer within %(number)s s and was stopped"),
     m("its process was ended by %(error)s"),
     m("its process ended with exit code %(number)s: %(error)s"),
     m("%(package)s has no artifact for target %(name)s"),

@@ -330,6 +330,8 @@ def test_what_is_said_becomes_a_document_for_those_who_want_it(sending: Sending,
     exported = tmp_path / "exported"
     assert sending.run("export", "--format", "dicom", "--to", str(exported)).exit_code == 0
     (path,) = exported.iterdir()
+    checked = subprocess.run([needs("dciodvfy"), "-new", path], capture_output=True, text=True, timeout=60)
+    assert "Error" not in checked.stderr + checked.stdout
     assert path.read_bytes() == (sending.config.results_path / "00000001" / "assessment_2.dcm").read_bytes()
     assert list(sending.custody.contradictions()) == []
 

@@ -368,4 +368,5 @@ def test_housekeeping_counts_at_the_start_and_checks_everything_at_night(
     assert "quick" in kinds or None in kinds
     assert site.store.components()[recount.COMPONENT]["fault_count"] == 0
     assert audit_proof.verify(site.config.audit_path, site.config.key_path).removed == 2
+    assert keeper.trail == {"faults": 0, "kept": ""}
     assert not site.spool.path(site.store.instance(identifier)["file"]).exists()  # type: ignore[index]

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from flask.testing import FlaskClient
 
 from appliance.cli import main
+from appliance.config import Config, Destination
 from appliance.health import health
 from appliance.web.app import create_app
 from tests.outgoing import Results, local
@@ -103,3 +104,12 @@ def test_the_page_alarms_and_sends_again(results: Results, page: FlaskClient) ->
     assert page.post("/deliveries/retry", headers=OURS).status_code == 302
     assert results.store.undelivered_count() == 0
     assert "not delivered" not in page.get("/").get_data(as_text=True)
+
+
+def test_a_destination_is_shown_before_anything_was_sent_with_what_it_will_get(tmp_path: Path) -> None:
+    config = Config(data_dir=str(tmp_path), destinations=(local("pacs", 104), Destination(name="x", path="out")))
+    page = create_app(config).test_client().get("/deliveries").text
+    assert page.count("Nothing was sent yet.") == 2
+    assert "PEER@127.0.0.1:104" in page
+    assert "<dd>out</dd>" in page
+    assert "Structured report, Secondary capture, Segmentation</dd>" in page, "what is made, and no more"

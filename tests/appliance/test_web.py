@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 import time
 from pathlib import Path
@@ -492,3 +493,22 @@ def test_why_a_backend_is_not_used_is_said_once_for_all_packages(box: Box) -> No
     assert page.count("openvino is not installed") == 1
     assert page.count("has no artifact for target tensorrt") == 2
     assert page.index("10.00 ms an image") < page.index("openvino is not installed")
+
+
+def test_the_device_page_says_what_is_wrong_with_the_audit_trail(box: Box) -> None:
+    head = {"number": 7, "digest": "d", "signature": "s"}
+    store, client = box.store, box.client()
+
+    def names() -> set[str]:
+        return {each["name"] for each in client.get("/api/v1/status").get_json()["problems"]}
+
+    store.set_component("appliance", {"started_at": time.time(), "version": "1", "pid": os.getpid()})
+    store.set_component("audit", {"head": head, "syslog": None, "faults": 0, "kept": ""})
+    assert not {name for name in names() if name.startswith("audit")}
+    failing = {"state": "failing", "problem": "the syslog collector a:6514 can't be reached: no route", "wait": 12}
+    kept = "no export has them: scanside audit export --format chain --to FILE"
+    store.set_component("audit", {"head": head, "syslog": failing, "faults": 2, "kept": kept})
+    assert names() >= {"audit", "audit_collector", "audit_retention"}
+    page = client.get("/device").text
+    for words in ("not what was written: 2 faults", "12 records wait", "a:6514", "no export has them"):
+        assert words in page, words

@@ -372,6 +372,8 @@ def test_nobody_is_kept_out(browser: Browser, site: Site, scheme: str, tongue: s
                 summary.click()
             page.wait_for_load_state("networkidle")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+            cut_off = "nodes => nodes.filter((node) => node.getBoundingClientRect().right > innerWidth - 4).length"
+            assert page.locator(".tools button:visible").evaluate_all(cut_off) == 0, path
             if width != 3840:
                 assert barriers(page) == [], path
         context.close()
