@@ -32,7 +32,9 @@ log = logging.getLogger("scanside.diagnoses")
 _BEGIN, _END = 0x0B, b"\x1c"
 _BETWEEN = b"\r\n"
 _LARGEST_BYTES = 4 * 1024 * 1024
+_MOST_LINES = 10_000  # beyond these it costs seconds to read one
 _MOST_DIAGNOSES = 100  # of one message, which is about one patient
+_LONGEST_HEAD = 4096  # in which an MSH ends
 _MOST, _MOST_OF_AN_ADDRESS = 20, 5  # connections
 _HANDSHAKE_SECONDS, _MESSAGE_SECONDS, _ANSWER_SECONDS = 10.0, 30.0, 10.0
 _IDLE_SECONDS = 3600.0  # senders keep their connection, and may have nothing to say at night
@@ -189,10 +191,12 @@ class Listener:
 
     def _take(self, content: bytes, address: str) -> bytes:
         """Keep what a message says; its acknowledgment."""
-        found = list(hl7_message.split(content))
         message = _head(content)
         if message is None:
             return self._refuse(address, None, "AR", "100", "it is no HL7 message: it does not begin with MSH|^~\\&|")
+        if content.count(b"\r") + content.count(b"\n") > _MOST_LINES:
+            return self._refuse(address, message, "AE", "102", f"it has more than {_MOST_LINES} segments")
+        found = list(hl7_message.split(content))
         if len(found) > 1:
             return self._refuse(address, message, "AE", "100", "a block holds several messages, or one has no end")
         if not message.control_id:
@@ -201,7 +205,7 @@ class Listener:
             return self._refuse(address, message, "AR", *unread)
         parsed = Parsed("hl7")
         try:
-            diagnoses.of_message("the message", message, self._findings(), parsed)
+            diagnoses.of_message("the message", Message.of(found[0]), self._findings(), parsed)
             if len(parsed.diagnoses) > _MOST_DIAGNOSES:
                 parsed.faults.append(f"it makes more than {_MOST_DIAGNOSES} statements")
             if parsed.faults:
@@ -271,7 +275,7 @@ class _Blocks:
                     return content
                 looked_at = len(self._received)
                 if looked_at > _LARGEST_BYTES:
-                    raise _TooLargeError(bytes(self._received[1:4096]))
+                    raise _TooLargeError(bytes(self._received[1:_LONGEST_HEAD]))
                 if not begun:
                     deadline, begun = time.monotonic() + _MESSAGE_SECONDS, True
             self._guest.channel.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -284,9 +288,9 @@ class _Blocks:
 
 
 def _head(content: bytes) -> Message | None:
-    """The first message of a block; None where it has no header."""
+    """A block's message as far as its MSH says it; None where it has none."""
     with contextlib.suppress(DiagnosisError, StopIteration):
-        return Message.of(next(hl7_message.split(content)))
+        return Message.of(next(hl7_message.split(content[:_LONGEST_HEAD]))[:1])
     return None
 
 

@@ -13,7 +13,7 @@ from appliance.config import Config
 from appliance.history import Period
 from appliance.history_store import HistoryStore
 from appliance.store import Store
-from appliance.web.chart import Chart, Line
+from appliance.web.device_charts import Chart, Line
 from appliance.web.device_state import device_state
 from appliance.web.device_words import answer_on_acceleration, trials
 from appliance.web.errands import Errands

@@ -13,7 +13,7 @@ from appliance.config import Config
 from appliance.drift import Outcome, decisions, history, summary
 from appliance.drift.store import Against, DriftStore
 from appliance.errors import ApplianceError, DriftError
-from appliance.web import charts, recorded
+from appliance.web import drift_charts, recorded
 from appliance.web.language import gettext as _
 from appliance.web.language import marked, translated
 from appliance.web.rights import current_person, needs
@@ -61,7 +61,8 @@ def drift() -> str:
             package=about["package"],
             status=summary.status(store, settings, about),
             capitals={
-                against: charts.capital(course, worth[against], limit, title) for against, title in _titles().items()
+                against: drift_charts.capital(course, worth[against], limit, title)
+                for against, title in _titles().items()
             },
             groups=history.lines(store, about, past),
             scanners=history.scanners(store, past),
@@ -72,8 +73,8 @@ def drift() -> str:
             rejected=store.rejected(time.time() - days * 86400),
             days=days,
             spans=translated(_SPANS),
-            chart=charts.line,
-            times=charts.times,
+            chart=drift_charts.line,
+            times=drift_charts.times,
         )
     finally:
         store.close()

@@ -18,7 +18,7 @@ from appliance.safe_mode import ticket_words
 from appliance.sequential import Evidence
 from appliance.truth import TROUBLES
 from appliance.truth_store import TruthStore
-from appliance.web import plots, recorded
+from appliance.web import performance_charts, recorded
 from appliance.web.language import gettext as _
 from appliance.web.rights import current_person, needs
 from appliance.web.trail import note
@@ -71,7 +71,7 @@ def show() -> str:
         troubles=troubles,
         trouble_words=TROUBLES,
         shown_troubles=_SHOWN_TROUBLES,
-        plots=plots,
+        charts=performance_charts,
         ahead=performance.AHEAD_DAYS,
     )
 

@@ -241,6 +241,14 @@ def test_a_huge_message_is_refused_with_a_reason(box: Box) -> None:
     assert str(box.send(oru())["MSA.1"]) == "AA"
 
 
+def test_a_message_of_very_many_segments_is_refused_at_once(box: Box) -> None:
+    begun = time.monotonic()
+    answer = box.send(oru(SAID, *["OBX|1|CE|1^x"] * 300_000))
+    assert (str(answer["MSA.1"]), str(answer["MSA.2"])) == ("AE", "17")
+    assert time.monotonic() - begun < 10
+    assert box.kept() == []
+
+
 def test_the_places_are_limited_and_given_back(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis_listener, "_MESSAGE_SECONDS", 3.0)
     silent = [socket.create_connection(("127.0.0.1", box.port), SECONDS) for _ in range(5)]

@@ -1,7 +1,4 @@
-"""Charts as SVG, made on the server: no script draws them, and each says in words what it shows.
-
-Colors come from the style sheet by class, so both themes have their own.
-"""
+"""Charts of drift, drawn on the server: no script, and each says in words what it shows."""
 
 from __future__ import annotations
 
@@ -10,11 +7,11 @@ from collections.abc import Sequence
 from datetime import date
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from appliance.drift.history import Line
 from appliance.drift.streams import Stream
-from appliance.web import formats
+from appliance.web import formats, svg
 from appliance.web.formats import in_figures
 from appliance.web.language import gettext as _
 from appliance.web.recorded import told
@@ -180,7 +177,7 @@ def _points(points: Sequence[tuple[float, float]]) -> str:
 def _path(points: Sequence[tuple[float, float]], kind: str) -> str:
     if len(points) == 1:
         (x, y), = points  # fmt: skip
-        return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="2"/>'
+        return svg.dot(kind, x, y, 2)
     return f'<path class="{kind}" d="{_points(points)}"/>'
 
 
@@ -189,22 +186,17 @@ def _grid(ticks: Sequence[tuple[float, str]], low: float, high: float) -> str:
     for value, text in ticks:
         y = _y(value, low, high)
         found.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}"/>')
-        found.append(f'<text class="tick" x="{_LEFT - 4}" y="{y + 3:.1f}" text-anchor="end">{escape(text)}</text>')
+        found.append(svg.tick(_LEFT - 4, y + 3, "end", text))
     return "".join(found)
 
 
 def _figure(parts: Sequence[str], begins: Sequence[date], words: str) -> Markup:
-    ends, labels = "", [formats.day_or_moment(each) for each in (*begins[:1], *begins[1:][-1:])]
+    ends, labels = [], [formats.day_or_moment(each) for each in (*begins[:1], *begins[1:][-1:])]
     if labels:
-        ends = f'<text class="tick" x="{_LEFT}" y="{_HEIGHT - 4}">{escape(labels[0])}</text>'
+        ends.append(svg.tick(_LEFT, _HEIGHT - 4, "start", labels[0]))
     if len(labels) > 1:
-        ends += (
-            f'<text class="tick" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" text-anchor="end">{escape(labels[-1])}</text>'
-        )
-    return Markup(  # noqa: S704 (numbers of this module, and texts that are escaped)
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(words)}">'
-        f"{''.join(parts)}{ends}</svg>"
-    )
+        ends.append(svg.tick(_WIDTH - _RIGHT, _HEIGHT - 4, "end", labels[-1]))
+    return svg.picture([*parts, *ends], words, _WIDTH, _HEIGHT)
 
 
 def _empty(words: str) -> Markup:

@@ -1,4 +1,4 @@
-"""Charts over time as SVG, drawn on the server: no script, both themes, with a table for those who can't see them."""
+"""Charts of the device over time, drawn on the server: no script, and a table for those who can't see them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
+from appliance.web import svg
 from appliance.web.formats import clock
 
 _WIDTH, _HEIGHT = 480, 150
@@ -64,8 +65,7 @@ class Chart:
         ]
 
     @property
-    def svg(self) -> Markup:
-        """The picture; its colors are classes of the style sheet."""
+    def picture(self) -> Markup:
         begin, end = self.times[0], max(self.times[-1], self.times[0] + 1)
         top = _nice(max(value for line in self.lines for value in line.values if value is not None))
 
@@ -75,35 +75,23 @@ class Chart:
         def y(value: float) -> float:
             return _HEIGHT - _BOTTOM - value / top * (_HEIGHT - _TOP - _BOTTOM)
 
-        parts = [
-            f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-            f'aria-label="{escape(self.title)}: {escape(self.latest)}">'
-        ]
+        parts = []
         for share in (0.0, 0.5, 1.0):
             height = y(top * share)
-            parts.append(
-                f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>'
-            )
-            parts.append(
-                f'<text class="tick" x="{_LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">'
-                f"{escape(self.show(top * share))}</text>"
-            )
+            parts.append(svg.line("grid", _LEFT, _WIDTH - _RIGHT, height, height))
+            parts.append(svg.tick(_LEFT - 6, height + 4, "end", self.show(top * share)))
         for share, anchor in ((0.0, "start"), (0.5, "middle"), (1.0, "end")):
             at = begin + share * (end - begin)
-            parts.append(
-                f'<text class="tick" x="{x(at):.1f}" y="{_HEIGHT - 6}" text-anchor="{anchor}">'
-                f"{clock(at, end - begin > 86400)}</text>"
-            )
+            parts.append(svg.tick(x(at), _HEIGHT - 6, anchor, clock(at, end - begin > 86400)))
         for number, line in enumerate(self.lines):
             for piece in self._pieces(line.values):
                 points = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in piece)
                 if len(piece) == 1:
                     at, value = piece[0]
-                    parts.append(f'<circle class="dot line-{number}" cx="{x(at):.1f}" cy="{y(value):.1f}" r="1.5"/>')
+                    parts.append(svg.dot(f"dot line-{number}", x(at), y(value), 1.5))
                 else:
                     parts.append(f'<polyline class="line-{number}" points="{points}"/>')
-        parts.append("</svg>")
-        return Markup("".join(parts))  # noqa: S704 (texts are escaped above)
+        return svg.picture(parts, f"{self.title}: {self.latest}", _WIDTH, _HEIGHT)
 
     def _pieces(self, values: Sequence[float | None]) -> list[list[tuple[float, float]]]:
         """Runs of points without a gap."""

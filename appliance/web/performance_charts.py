@@ -1,4 +1,4 @@
-"""Figures of performance as SVG, drawn on the server: rates by month with their intervals, and reliability.
+"""Charts of performance, drawn on the server: rates by month with their intervals, and reliability.
 
 Each stands beside a table that says the same.
 """
@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from appliance.measures import Calibration, Estimate
+from appliance.web import svg
 from appliance.web.formats import number
 from appliance.web.language import gettext as _
 
 _WIDTH, _HEIGHT = 640, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 10, 26
 _SQUARE = 320
+_KIND = "chart plot"
 _ANCHORS = {0.0: "start", 0.5: "middle", 1.0: "end"}  # so that the ends lie within the picture
 
 
@@ -35,24 +37,24 @@ def months(title: str, rates: Sequence[tuple[str, Sequence[Estimate | None]]], f
     def y(value: float) -> float:
         return _TOP + tall * (1.0 - (max(value, bottom) - bottom) / (1.0 - bottom))
 
-    parts = [_begin(title, _WIDTH, _HEIGHT)]
+    parts = []
     for share in (bottom, (bottom + 1.0) / 2.0, 1.0):
-        parts.append(_line("grid", _LEFT, _WIDTH - _RIGHT, y(share), y(share)))
-        parts.append(_words(_LEFT - 6, y(share) + 4, "end", _percent(share)))
+        parts.append(svg.line("grid", _LEFT, _WIDTH - _RIGHT, y(share), y(share)))
+        parts.append(svg.tick(_LEFT - 6, y(share) + 4, "end", _percent(share)))
     if floor is not None:
-        parts.append(_line("floor", _LEFT, _WIDTH - _RIGHT, y(floor), y(floor)))
-        parts.append(_words(_WIDTH - _RIGHT, y(floor) - 5, "end", _("floor %(share)s", share=_percent(floor))))
+        parts.append(svg.line("floor", _LEFT, _WIDTH - _RIGHT, y(floor), y(floor)))
+        parts.append(svg.tick(_WIDTH - _RIGHT, y(floor) - 5, "end", _("floor %(share)s", share=_percent(floor))))
     step = wide / max(len(rates), 1)
     for month, (name, some) in enumerate(rates):
         middle = _LEFT + step * (month + 0.5)
         if month % max(len(rates) // 6, 1) == 0:
-            parts.append(_words(middle, _HEIGHT - 8, "middle", name))
+            parts.append(svg.tick(middle, _HEIGHT - 8, "middle", name))
         for place, each in enumerate(some):
             if each is not None:
                 x = middle + (place - (len(some) - 1) / 2) * min(10.0, step / 3)
-                parts.append(_line(f"line-{place}", x, x, y(each.low), y(each.high)))
-                parts.append(f'<circle class="dot line-{place}" cx="{x:.1f}" cy="{y(each.value):.1f}" r="4"/>')
-    return Markup("".join([*parts, "</svg>"]))  # noqa: S704 (texts are escaped below)
+                parts.append(svg.line(f"line-{place}", x, x, y(each.low), y(each.high)))
+                parts.append(svg.dot(f"dot line-{place}", x, y(each.value), 4))
+    return svg.picture(parts, title, _WIDTH, _HEIGHT, _KIND)
 
 
 def reliability(title: str, found: Calibration) -> Markup:
@@ -65,33 +67,19 @@ def reliability(title: str, found: Calibration) -> Markup:
     def y(share: float) -> float:
         return _TOP + (1.0 - share) * size
 
-    parts = [_begin(title, _SQUARE, _TOP + size + 40)]
+    parts = []
     for share in (0.0, 0.5, 1.0):
-        parts.append(_line("grid", x(0), x(1), y(share), y(share)))
-        parts.append(_words(_LEFT - 6, y(share) + 4, "end", _percent(share)))
-        parts.append(_words(x(share), y(0) + 16, _ANCHORS[share], _percent(share)))
-    parts.append(_words(x(0.5), y(0) + 33, "middle", _("said")))
-    parts.append(_line("floor", x(0), x(1), y(0), y(1)))
+        parts.append(svg.line("grid", x(0), x(1), y(share), y(share)))
+        parts.append(svg.tick(_LEFT - 6, y(share) + 4, "end", _percent(share)))
+        parts.append(svg.tick(x(share), y(0) + 16, _ANCHORS[share], _percent(share)))
+    parts.append(svg.tick(x(0.5), y(0) + 33, "middle", _("said")))
+    parts.append(svg.line("floor", x(0), x(1), y(0), y(1)))
     for each in found.bins:
-        parts.append(_line("line-0", x(each.said), x(each.said), y(each.seen.low), y(each.seen.high)))
+        parts.append(svg.line("line-0", x(each.said), x(each.said), y(each.seen.low), y(each.seen.high)))
         radius = 3.0 + 4.0 * (each.seen.n / max(one.seen.n for one in found.bins)) ** 0.5
-        parts.append(
-            f'<circle class="dot line-0" cx="{x(each.said):.1f}" cy="{y(each.seen.value):.1f}" r="{radius:.1f}"/>'
-        )
-    return Markup("".join([*parts, "</svg>"]))  # noqa: S704 (texts are escaped below)
+        parts.append(svg.dot("dot line-0", x(each.said), y(each.seen.value), radius))
+    return svg.picture(parts, title, _SQUARE, _TOP + size + 40, _KIND)
 
 
 def _percent(share: float) -> str:
     return f"{number(100 * share)} %"
-
-
-def _begin(title: str, width: float, height: float) -> str:
-    return f'<svg class="chart plot" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">'
-
-
-def _line(name: str, x1: float, x2: float, y1: float, y2: float) -> str:
-    return f'<line class="{name}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
-
-
-def _words(x: float, y: float, anchor: str, text: str) -> str:
-    return f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
