@@ -157,8 +157,8 @@ class Listener:
         except Exception:
             log.exception("a connection ended")
         finally:
-            self._store.close()
-            self._counts.close()
+            for each in (self._store, self._counts, self._trail):  # what this thread has opened
+                each.close()
             self._leave(guest)
 
     def _encrypted(self, connection: socket.socket) -> socket.socket:
