@@ -5,6 +5,7 @@ Nothing outside the box is asked: that a PACS can't be reached says nothing abou
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -21,7 +22,8 @@ from firmware.box import Box
 from firmware.errors import RefusedError
 from firmware.policy import check_clock
 
-_SECONDS = 120  # for one answer; a slow box proves its backends anew within it
+_SECONDS = 120  # for one answer about its state; a slow box proves its backends anew within it
+_SECONDS_FOR_WORK = 900  # for what has to be done: a box that starts is busy, and a full ledger takes long to recount
 _LEAST_FREE = 64 << 20  # bytes on data without which nothing can be received
 
 
@@ -41,16 +43,21 @@ class Finding:
 Ask = Callable[[Sequence[str]], subprocess.CompletedProcess[str]]
 
 
-def scanside(arguments: Sequence[str], program: str = "scanside") -> subprocess.CompletedProcess[str]:
+def scanside(
+    arguments: Sequence[str], program: str = "scanside", seconds: float = _SECONDS_FOR_WORK
+) -> subprocess.CompletedProcess[str]:
     """One call of the appliance's command line; what can't be started or does not end counts as failed."""
     command = [program, *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(command, 127, "", str(error))
 
 
-def examine(box: Box, ask: Ask = scanside) -> list[Finding]:
+_ask_how_it_is = functools.partial(scanside, seconds=_SECONDS)
+
+
+def examine(box: Box, ask: Ask = _ask_how_it_is) -> list[Finding]:
     """Every check, once."""
     where = ("--config", str(box.configuration))
     findings = [_clock(box), _data(box.data), *_certificates(box), *_running(ask(("status", "--json", *where)))]

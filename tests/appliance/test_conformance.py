@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance import package
-from appliance.config import Config, Destination, Results, DropFolder, Results, StorageScp, Tls, Web
+from appliance.config import Config, Destination, DropFolder, Results, StorageScp, Tls, Web
 from appliance.conformance import statement
 from appliance.decode import DECODERS
 from appliance.document import Document
@@ -62,7 +62,7 @@ def test_it_lists_the_destinations() -> None:
         destinations=(
             Destination(name="pacs", ae_title="PACS", host="192.0.2.1", port=104, send=("structured_report",)),
             Destination(name="ehr", protocol="fhir", url="https://ehr.example/r4", send=("fhir_bundle",)),
-        )
+        ),
     )
     text = statement(config).markdown()
     assert "| pacs | C-STORE | PACS | 192.0.2.1:104 | no | structured_report |" in text

@@ -104,6 +104,7 @@ def box(
 
 def flashed(image: Callable[[str], Path], publisher: Path, folder: Path) -> Path:
     """A disk with version 1.0.0."""
+    folder.mkdir(parents=True, exist_ok=True)
     disk = folder / "disk.img"
     first = load(image("1.0.0") / "manifest.json", [publisher / "image.pub"])
     flash(first, Disk(disk, 0, is_file=True), lambda done, phase: None, folder / "notes")
