@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pydicom
@@ -12,6 +14,7 @@ from pynetdicom import evt
 
 from appliance.config import Config, DestinationTls, load
 from appliance.delivery import way_to
+from appliance.delivery.storage_scu import File, Peer, associated, store
 from appliance.errors import ConfigError, DeliveryError
 from tests.certificates import Authority
 from tests.dicom_files import make_radiograph
@@ -326,3 +329,35 @@ def test_child_processes_get_every_kind_of_destination(tmp_path: Path) -> None:
     )
     config = load(path)
     assert msgspec.json.decode(msgspec.json.encode(config), type=Config) == config
+
+
+def test_an_answer_reaches_whoever_asked_even_where_the_associations_thread_looks_first(tmp_path: Path) -> None:
+    """That thread is held where pynetdicom 3.0.4 believes it to wait, until the answer is there, and looks first."""
+    file = File.of(make_radiograph(tmp_path / "a.dcm", rows=32, columns=32))
+    with storescp(tmp_path / "in") as port:
+        peer = Peer("127.0.0.1", port, "STORESCP", "SCANSIDE", 2.0)
+        with associated(peer, file.contexts) as association:
+            held, answered, looked = (threading.Event() for _ in range(3))
+
+            class Held(threading.Event):
+                def wait(self, timeout: float | None = None) -> bool:
+                    if answered.is_set():  # it has been past here since, and so has looked
+                        looked.set()
+                    super().wait(timeout)
+                    held.set()
+                    return answered.wait(10)
+
+            checkpoint = Held()
+            checkpoint.set()
+            association._reactor_checkpoint = checkpoint
+            assert held.wait(10)
+            send_message = association.dimse.send_msg
+
+            def send_and_dawdle(*message: Any) -> None:
+                send_message(*message)
+                wait_until(lambda: not association.dimse.msg_queue.empty(), "the answer is there")
+                answered.set()
+                assert looked.wait(10)
+
+            association.dimse.send_msg = send_and_dawdle  # type: ignore[method-assign]
+            assert store(association, file, 0).status == 0x0000
