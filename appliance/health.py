@@ -61,6 +61,7 @@ def health(config: Config, store: Store) -> dict[str, Any]:
         part["stale"] = not running or part["age_seconds"] > STALE_SECONDS
     appliance = components.get("appliance", {})
     heat = _watch.read()
+    configured = {each.name for each in config.destinations}
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(config.data)
     return {
         "version": __version__,
@@ -79,7 +80,7 @@ def health(config: Config, store: Store) -> dict[str, Any]:
             for row in store.gathered()
         ],
         "components": components,
-        "destinations": store.destinations(),
+        "destinations": [{**row, "configured": row["destination"] in configured} for row in store.destinations()],
         "safe_mode": safe_mode(config),
         "fallbacks": fallbacks(config),
         "diagnoses": diagnoses(config),

@@ -255,6 +255,26 @@ class OutboxStore(SeriesStore):
         )
         return self._send_again(where, {**_selection(destination, None), "since": since}, "sent again")
 
+    def move(self, old: str, new: str) -> int:
+        """Give another destination what is open for one that is no longer there; how many items.
+
+        What the new one is to get anyway, or has, is not doubled.
+        """
+        now = time.time()
+        with self._transaction() as connection:
+            rows = connection.execute(
+                f"DELETE FROM outbox WHERE destination = ? AND {_OPEN} RETURNING object_id",  # noqa: S608 (of this file)
+                (old,),
+            ).fetchall()
+            for row in rows:
+                connection.execute(
+                    "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, ?, ?) "
+                    "ON CONFLICT DO NOTHING",
+                    (row["object_id"], new, now, now),
+                )
+                self._tell(connection, row["object_id"], now, "note", f"goes to {new} instead of {old}, by hand")
+            return len(rows)
+
     def _send_again(self, where: str, values: dict[str, Any], what: str) -> int:
         now = time.time()
         with self._transaction() as connection:

@@ -175,6 +175,7 @@ CREATE TABLE outbox_tally (                      -- rows of outbox by destinatio
 ) STRICT;
 CREATE TRIGGER outbox_added AFTER INSERT ON outbox BEGIN INSERT INTO outbox_tally VALUES (new.destination, new.state, 1) ON CONFLICT DO UPDATE SET n = n + 1; END;
 CREATE TRIGGER outbox_moved AFTER UPDATE OF state ON outbox WHEN new.state <> old.state BEGIN UPDATE outbox_tally SET n = n - 1 WHERE destination = old.destination AND state = old.state; INSERT INTO outbox_tally VALUES (new.destination, new.state, 1) ON CONFLICT DO UPDATE SET n = n + 1; END;
+CREATE TRIGGER outbox_removed AFTER DELETE ON outbox BEGIN UPDATE outbox_tally SET n = n - 1 WHERE destination = old.destination AND state = old.state; END;
 
 CREATE TABLE receipt (
     id        TEXT PRIMARY KEY,                  -- first 16 hex digits of the SHA-256 of its content

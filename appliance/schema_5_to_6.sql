@@ -334,3 +334,4 @@ CREATE TABLE shadow_reading (                    -- one image by both packages; 
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX shadow_reading_by_time ON shadow_reading (shadow_id, result_made_at);
 CREATE INDEX result_by_time ON result (made_at);
+CREATE TRIGGER outbox_removed AFTER DELETE ON outbox BEGIN UPDATE outbox_tally SET n = n - 1 WHERE destination = old.destination AND state = old.state; END;

@@ -58,6 +58,11 @@ def status(as_json: bool, config_path: Path | None, data_dir: Path | None) -> No
         click.echo(f"delivery    {row['destination']}: {delivered} delivered{waits}")
         if row["waiting"] and row["last_error"]:
             click.echo(f"            {row['last_error']}")
+        if not row["configured"] and (waits := row["waiting"] + row["to_commit"] + row["undelivered"]):
+            click.echo(
+                f"            {waits} results wait for {row['destination']}, which is NOT CONFIGURED: "
+                f"`scanside deliveries move {row['destination']} NAME` sends them elsewhere"
+            )
     if any(row["undelivered"] for row in found["destinations"]):
         click.echo("            `scanside deliveries list` shows what is undelivered, and why")
     if (said := found["diagnoses"]) is not None:

@@ -18,6 +18,7 @@ from appliance.store import Store
 log = logging.getLogger("scanside.delivery")
 
 _STOP_SECONDS = 5.0
+_LOOK_SECONDS = 10.0
 
 
 class Outbox:
@@ -49,15 +50,12 @@ class Outbox:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        for row in self._store.destinations():
-            if row["waiting"] and row["destination"] not in self._lanes:
-                log.warning(
-                    "%d objects wait for %r, which is no longer configured: add it again, or they stay",
-                    row["waiting"],
-                    row["destination"],
-                )
-        for name, lane in self._lanes.items():
-            thread = threading.Thread(target=self._run, args=(name, lane), name=f"outbox-{name}", daemon=True)
+        threads = [
+            threading.Thread(target=self._run, args=(name, lane), name=f"outbox-{name}", daemon=True)
+            for name, lane in self._lanes.items()
+        ]
+        threads.append(threading.Thread(target=self._look_after_others, name="outbox-others", daemon=True))
+        for thread in threads:
             thread.start()
             self._threads.append(thread)
 
@@ -117,4 +115,18 @@ class Outbox:
                 pause = self._config.delivery.first_retry_seconds
             waker.wait(pause)
         lane.close()
+        self._store.close()
+
+    def _look_after_others(self) -> None:
+        """What waits for destinations that are no longer configured is set aside in time, as for any other."""
+        hours = self._config.delivery.undelivered_hours
+        while not self._stopping.is_set():
+            try:
+                for name in {row["destination"] for row in self._store.destinations()} - self._lanes.keys():
+                    count = self._store.give_up(name, time.time() - hours * 3600, "it is not configured")
+                    if count:
+                        log.error("%d objects for %s, which is not configured, are set aside", count, name)
+            except SpoolError as error:  # the ledger is on a full disk; what is due stays due
+                log.error("what waits for others is not looked at: %s", error)
+            self._stopping.wait(min(_LOOK_SECONDS, self._config.delivery.first_retry_seconds))
         self._store.close()
