@@ -83,9 +83,9 @@ class OutboxStore(SeriesStore):
         with self._transaction() as connection:
             row = connection.execute(
                 "UPDATE outbox SET state = 'sent', attempts = attempts + 1, last_error = '', sent_at = ?, "
-                "next_attempt_at = ?, to_commit = ?, asked = 0 WHERE id = ? AND state = 'waiting' "
+                "next_attempt_at = 0, to_commit = ?, asked = 0 WHERE id = ? AND state = 'waiting' "
                 "RETURNING object_id, destination",
-                (now, now, to_commit, outbox_id),
+                (now, to_commit, outbox_id),
             ).fetchone()
             if row is not None:
                 self._tell(connection, row["object_id"], now, "sent", f"to {row['destination']}")
@@ -268,9 +268,9 @@ class OutboxStore(SeriesStore):
             ).fetchall()
             for row in rows:
                 connection.execute(
-                    "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, ?, ?) "
+                    "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, 0, ?) "
                     "ON CONFLICT DO NOTHING",
-                    (row["object_id"], new, now, now),
+                    (row["object_id"], new, now),
                 )
                 self._tell(connection, row["object_id"], now, "note", f"goes to {new} instead of {old}, by hand")
             return len(rows)
@@ -279,7 +279,7 @@ class OutboxStore(SeriesStore):
         now = time.time()
         with self._transaction() as connection:
             rows = connection.execute(
-                "UPDATE outbox SET state = 'waiting', attempts = 0, next_attempt_at = :now, queued_at = :now, "  # noqa: S608
+                "UPDATE outbox SET state = 'waiting', attempts = 0, next_attempt_at = 0, queued_at = :now, "  # noqa: S608
                 f"last_error = '', committed_at = NULL WHERE {where} AND (:destination IS NULL "
                 "OR destination = :destination) AND (:ids IS NULL OR id IN (SELECT value FROM json_each(:ids))) "
                 "RETURNING object_id, destination",
@@ -298,8 +298,8 @@ class OutboxStore(SeriesStore):
                 detail = f"by hand: {item['kind']} to {row['destination']}"
                 self._event(connection, identifier, now, what, detail)
             connection.executemany(
-                "UPDATE lane SET next_probe_at = ? WHERE destination = ?",
-                [(now, name) for name in {row["destination"] for row in rows}],
+                "UPDATE lane SET next_probe_at = 0 WHERE destination = ?",
+                [(name,) for name in {row["destination"] for row in rows}],
             )
             return len(rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ log = logging.getLogger("scanside.delivery")
 
 _STOP_SECONDS = 5.0
 _LOOK_SECONDS = 10.0
+_SET_BACK_SECONDS = 1.0  # more than a time server slews a clock between two looks
 
 
 class Outbox:
@@ -54,7 +56,7 @@ class Outbox:
             threading.Thread(target=self._run, args=(name, lane), name=f"outbox-{name}", daemon=True)
             for name, lane in self._lanes.items()
         ]
-        threads.append(threading.Thread(target=self._look_after_others, name="outbox-others", daemon=True))
+        threads.append(threading.Thread(target=self._look_after_the_rest, name="outbox-rest", daemon=True))
         for thread in threads:
             thread.start()
             self._threads.append(thread)
@@ -117,16 +119,36 @@ class Outbox:
         lane.close()
         self._store.close()
 
-    def _look_after_others(self) -> None:
-        """What waits for destinations that are no longer configured is set aside in time, as for any other."""
-        hours = self._config.delivery.undelivered_hours
+    def _look_after_the_rest(self) -> None:
+        """What no lane sees: that the clock was set back, and what waits for destinations that are not configured."""
+        ahead = math.inf  # seconds of the wall clock before the monotonic one; it may have been set before the start
         while not self._stopping.is_set():
             try:
-                for name in {row["destination"] for row in self._store.destinations()} - self._lanes.keys():
-                    count = self._store.give_up(name, time.time() - hours * 3600, "it is not configured")
-                    if count:
-                        log.error("%d objects for %s, which is not configured, are set aside", count, name)
+                before, ahead = ahead, time.time() - time.monotonic()
+                if before - ahead > _SET_BACK_SECONDS:
+                    self._bring_forward()
+                self._give_up_for_others()
             except SpoolError as error:  # the ledger is on a full disk; what is due stays due
-                log.error("what waits for others is not looked at: %s", error)
+                ahead = math.inf
+                log.error("what waits is not looked after: %s", error)
             self._stopping.wait(min(_LOOK_SECONDS, self._config.delivery.first_retry_seconds))
         self._store.close()
+
+    def _bring_forward(self) -> None:
+        given = self._config.delivery
+        count = self._store.bring_forward(
+            given.longest_retry_seconds,
+            given.longest_probe_seconds,
+            given.commitment_seconds,
+            self._config.inference.lease_seconds,
+        )
+        if count:
+            log.warning("the clock was set back: %d that waited for a later time wait no longer than usual", count)
+            self.wake()
+
+    def _give_up_for_others(self) -> None:
+        """In time, as for any other destination."""
+        before = time.time() - self._config.delivery.undelivered_hours * 3600
+        for name in {row["destination"] for row in self._store.destinations()} - self._lanes.keys():
+            if count := self._store.give_up(name, before, "it is not configured"):
+                log.error("%d objects for %s, which is not configured, are set aside", count, name)
