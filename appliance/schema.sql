@@ -141,6 +141,13 @@ CREATE TABLE commitment (                        -- what was asked of destinatio
     asked_at        REAL NOT NULL
 ) STRICT;
 
+CREATE TABLE commitment_item (                   -- of which sent items each of these asks; none of them is sent anew since
+    transaction_uid TEXT NOT NULL REFERENCES commitment (transaction_uid) ON DELETE CASCADE,
+    outbox_id       INTEGER NOT NULL REFERENCES outbox (id) ON DELETE CASCADE,
+    PRIMARY KEY (transaction_uid, outbox_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX commitment_item_by_outbox ON commitment_item (outbox_id);
+
 CREATE TABLE lane (                              -- a destination that failed, until it takes something again
     destination   TEXT PRIMARY KEY,
     failures      INTEGER NOT NULL,              -- one after another
