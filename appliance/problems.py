@@ -173,6 +173,15 @@ def _of_the_ledger(health: dict[str, Any]) -> Iterator[Problem]:
             "Look at the reason of each; read it again, or mark it as reviewed.",
             link="/quarantine",
         )
+    if count := health["held_up"]["count"]:
+        yield Problem(
+            "held_up",
+            "alarm",
+            f"{count} {_plural(count, 'image', 'images')} could not be read to the end, and "
+            f"{_plural(count, 'is', 'are')} tried again.",
+            "The reason says what is in the way; once that is gone, reading goes on by itself.",
+            health["held_up"]["reason"].removeprefix("Waiting: "),
+        )
     if (waiting := health["counts"]["received"]) >= _MANY_WAIT:
         yield Problem(
             "queue",

@@ -171,6 +171,9 @@ DEVICE = (
     m("%(number)s images wait to be read."),
     m("See the chart of the queue: where it grows, more comes in than this device reads. Look at temperature, and at "
       "which backend serves."),
+    m("%(number)s image could not be read to the end, and is tried again."),
+    m("%(number)s images could not be read to the end, and are tried again."),
+    m("The reason says what is in the way; once that is gone, reading goes on by itself."),
     m("%(number)s result was not delivered to %(name)s, and is not tried any more."),
     m("%(number)s results were not delivered to %(name)s, and are not tried any more."),
     m("Test the connection to %(name)s below, mend it, and send them again."),
