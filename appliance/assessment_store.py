@@ -242,8 +242,8 @@ class Assessments(Overview):
                     (object_id, filed.person, msgspec.json.encode(filed.said).decode()),
                 )
                 connection.executemany(
-                    "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, ?, ?)",
-                    [(object_id, destination, now, now) for destination in destinations],
+                    "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, 0, ?)",
+                    [(object_id, destination, now) for destination in destinations],
                 )
             if note:
                 self._event(connection, identifier, now, "note", note)

@@ -44,10 +44,11 @@ def health(config: Config, store: Store) -> dict[str, Any]:
     -------
     ``version``, ``running``, ``uptime_seconds``, ``counts`` (state -> instances), ``series`` (those that wait to be
     complete: the number of their first ``instance``, how many ``images`` are here, what each ``waits_for``, since how
-    many ``seconds``), ``components`` (part -> its last words with ``age_seconds`` and ``stale``), ``destinations``
-    (how many results are in which state, why they wait, since when it fails), ``recount`` (the latest outcome of
-    `appliance.recount`, None before the first), ``cpu_percent``, ``memory`` and ``disk`` (bytes),
-    ``temperature_celsius`` (None where the machine has no sensor) of ``temperature_zone``,
+    many ``seconds``), ``held_up`` (as of `Store.held_up`), ``components`` (part -> its last words with ``age_seconds``
+    and ``stale``), ``destinations`` (how many results are in which state, why they wait, since when it fails, whether
+    it is ``configured``), ``recount`` (the latest outcome of `appliance.recount`, None before the first),
+    ``cpu_percent``, ``memory`` and ``disk`` (bytes), ``temperature_celsius`` (None where the machine has no
+    sensor) of ``temperature_zone``,
     ``safe_mode`` (as of `safe_mode`), ``fallbacks`` (as of `fallbacks`), ``diagnoses`` (as of `diagnoses`),
     ``throttling`` (``now``: whether the machine runs slower than it can, None where it doesn't tell; ``reason``;
     ``events`` since it was started). Nothing of a patient.
@@ -61,6 +62,7 @@ def health(config: Config, store: Store) -> dict[str, Any]:
         part["stale"] = not running or part["age_seconds"] > STALE_SECONDS
     appliance = components.get("appliance", {})
     heat = _watch.read()
+    configured = {each.name for each in config.destinations}
     memory, disk = psutil.virtual_memory(), shutil.disk_usage(config.data)
     return {
         "version": __version__,
@@ -78,8 +80,9 @@ def health(config: Config, store: Store) -> dict[str, Any]:
             }
             for row in store.gathered()
         ],
+        "held_up": store.held_up(),
         "components": components,
-        "destinations": store.destinations(),
+        "destinations": [{**row, "configured": row["destination"] in configured} for row in store.destinations()],
         "safe_mode": safe_mode(config),
         "fallbacks": fallbacks(config),
         "diagnoses": diagnoses(config),

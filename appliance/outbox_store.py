@@ -56,8 +56,9 @@ ORDER BY outbox.id LIMIT :limit
 """
 _OF_OBJECT = "SELECT instance_id, kind, of_result FROM object WHERE id = ?"
 _OF_REPORT = """
-SELECT outbox.id, outbox.object_id, outbox.destination FROM outbox JOIN object ON object.id = outbox.object_id
-WHERE object.sop_instance_uid = ? AND outbox.destination = ? AND outbox.state <> 'committed'
+SELECT outbox.id, outbox.object_id FROM commitment_item JOIN outbox ON outbox.id = commitment_item.outbox_id
+JOIN object ON object.id = outbox.object_id
+WHERE commitment_item.transaction_uid = ? AND object.sop_instance_uid = ?
 """
 
 
@@ -83,9 +84,9 @@ class OutboxStore(SeriesStore):
         with self._transaction() as connection:
             row = connection.execute(
                 "UPDATE outbox SET state = 'sent', attempts = attempts + 1, last_error = '', sent_at = ?, "
-                "next_attempt_at = ?, to_commit = ?, asked = 0 WHERE id = ? AND state = 'waiting' "
+                "next_attempt_at = 0, to_commit = ?, asked = 0 WHERE id = ? AND state = 'waiting' "
                 "RETURNING object_id, destination",
-                (now, now, to_commit, outbox_id),
+                (now, to_commit, outbox_id),
             ).fetchone()
             if row is not None:
                 self._tell(connection, row["object_id"], now, "sent", f"to {row['destination']}")
@@ -148,10 +149,13 @@ class OutboxStore(SeriesStore):
         """Record that the commitment of items is asked for; do so before it is, since the answer may come at once."""
         with self._transaction() as connection:
             connection.execute("INSERT INTO commitment VALUES (?, ?, ?)", (transaction_uid, destination, time.time()))
-            connection.executemany(
-                "UPDATE outbox SET asked = asked + 1, next_attempt_at = ? WHERE id = ? AND state = 'sent'",
-                [(ask_again_at, item["id"]) for item in items],
-            )
+            for item in items:
+                cursor = connection.execute(
+                    "UPDATE outbox SET asked = asked + 1, next_attempt_at = ? WHERE id = ? AND state = 'sent'",
+                    (ask_again_at, item["id"]),
+                )
+                if cursor.rowcount:
+                    connection.execute("INSERT INTO commitment_item VALUES (?, ?)", (transaction_uid, item["id"]))
 
     def not_asked(self, outbox_ids: Sequence[int], error: str, ask_again_at: float) -> None:
         """Record that the commitment of items could not be asked for, and when to ask again."""
@@ -165,6 +169,9 @@ class OutboxStore(SeriesStore):
         self, transaction_uid: str, committed: Iterable[str], failed: Iterable[tuple[str, str]], send_again_at: float
     ) -> tuple[str, int, int] | None:
         """Record what a destination has reported of SOP Instance UIDs.
+
+        It is believed of what this transaction has asked for, unless that was sent anew since; whether it was given up
+        meanwhile makes no difference.
 
         Parameters
         ----------
@@ -185,7 +192,8 @@ class OutboxStore(SeriesStore):
                 return None
             destination, kept, lost = asked["destination"], 0, 0
             for uid in committed:
-                for row in connection.execute(_OF_REPORT, (uid, destination)).fetchall():
+                of_sent = f"{_OF_REPORT} AND outbox.state IN ('sent', 'undelivered')"
+                for row in connection.execute(of_sent, (transaction_uid, uid)).fetchall():
                     connection.execute(
                         "UPDATE outbox SET state = 'committed', to_commit = 1, committed_at = ?, last_error = '' "
                         "WHERE id = ?",
@@ -194,11 +202,13 @@ class OutboxStore(SeriesStore):
                     self._tell(connection, row["object_id"], now, "committed", f"by {destination}")
                     kept += 1
             for uid, reason in failed:
-                for row in connection.execute(f"{_OF_REPORT} AND outbox.state = 'sent'", (uid, destination)).fetchall():
+                of_sent = f"{_OF_REPORT} AND outbox.state = 'sent'"
+                for row in connection.execute(of_sent, (transaction_uid, uid)).fetchall():
                     connection.execute(
                         "UPDATE outbox SET state = 'waiting', last_error = ?, next_attempt_at = ? WHERE id = ?",
                         (reason, send_again_at, row["id"]),
                     )
+                    connection.execute("DELETE FROM commitment_item WHERE outbox_id = ?", (row["id"],))
                     self._tell(connection, row["object_id"], now, "lost", f"by {destination}: {reason}")
                     lost += 1
             return destination, kept, lost
@@ -255,17 +265,38 @@ class OutboxStore(SeriesStore):
         )
         return self._send_again(where, {**_selection(destination, None), "since": since}, "sent again")
 
+    def move(self, old: str, new: str) -> int:
+        """Give another destination what is open for one that is no longer there; how many items.
+
+        What the new one is to get anyway, or has, is not doubled.
+        """
+        now = time.time()
+        with self._transaction() as connection:
+            rows = connection.execute(
+                f"DELETE FROM outbox WHERE destination = ? AND {_OPEN} RETURNING object_id",  # noqa: S608 (of this file)
+                (old,),
+            ).fetchall()
+            for row in rows:
+                connection.execute(
+                    "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, 0, ?) "
+                    "ON CONFLICT DO NOTHING",
+                    (row["object_id"], new, now),
+                )
+                self._tell(connection, row["object_id"], now, "note", f"goes to {new} instead of {old}, by hand")
+            return len(rows)
+
     def _send_again(self, where: str, values: dict[str, Any], what: str) -> int:
         now = time.time()
         with self._transaction() as connection:
             rows = connection.execute(
-                "UPDATE outbox SET state = 'waiting', attempts = 0, next_attempt_at = :now, queued_at = :now, "  # noqa: S608
+                "UPDATE outbox SET state = 'waiting', attempts = 0, next_attempt_at = 0, queued_at = :now, "  # noqa: S608
                 f"last_error = '', committed_at = NULL WHERE {where} AND (:destination IS NULL "
                 "OR destination = :destination) AND (:ids IS NULL OR id IN (SELECT value FROM json_each(:ids))) "
-                "RETURNING object_id, destination",
+                "RETURNING id, object_id, destination",
                 {**values, "now": now},
             ).fetchall()
             for row in rows:
+                connection.execute("DELETE FROM commitment_item WHERE outbox_id = ?", (row["id"],))
                 item = connection.execute(_OF_OBJECT, (row["object_id"],)).fetchone()
                 identifier = item["instance_id"]
                 if item["of_result"]:
@@ -278,8 +309,8 @@ class OutboxStore(SeriesStore):
                 detail = f"by hand: {item['kind']} to {row['destination']}"
                 self._event(connection, identifier, now, what, detail)
             connection.executemany(
-                "UPDATE lane SET next_probe_at = ? WHERE destination = ?",
-                [(now, name) for name in {row["destination"] for row in rows}],
+                "UPDATE lane SET next_probe_at = 0 WHERE destination = ?",
+                [(name,) for name in {row["destination"] for row in rows}],
             )
             return len(rows)
 

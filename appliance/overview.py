@@ -43,6 +43,10 @@ SELECT series.lead_id, series.images, series.why, series.look_again_at, instance
        instance.received_at
 FROM series JOIN instance ON instance.id = series.lead_id WHERE series.started_at IS NULL ORDER BY series.lead_id
 """
+_HELD_UP = """
+SELECT count(*) AS count, coalesce(max(reason), '') AS reason FROM instance INDEXED BY instance_queue
+WHERE state IN ('received', 'claimed') AND parked = 0 AND state = 'received' AND reason LIKE 'Waiting: %'
+"""
 # What failed last has its next attempt last, so it is the first of the index's end that has an error.
 _DESTINATIONS = """
 SELECT destination, coalesce(sum(n) FILTER (WHERE state = 'waiting'), 0) AS waiting,
@@ -163,6 +167,10 @@ class Overview(Database):
         the destination itself fails, ``failures`` times so far.
         """
         return self._rows(_DESTINATIONS)
+
+    def held_up(self) -> dict[str, Any]:
+        """Images whose reading could not be finished and is tried again: their ``count``, and the ``reason`` of one."""
+        return self._rows(_HELD_UP)[0]
 
     def undelivered_count(self) -> int:
         """How many results are set aside, since a destination did not take them."""

@@ -174,6 +174,15 @@ def _of_the_ledger(health: dict[str, Any]) -> Iterator[Problem]:
             "Look at the reason of each; read it again, or mark it as reviewed.",
             link="/quarantine",
         )
+    if count := health["held_up"]["count"]:
+        yield Problem(
+            "held_up",
+            "alarm",
+            f"{count} {_plural(count, 'image', 'images')} could not be read to the end, and "
+            f"{_plural(count, 'is', 'are')} tried again.",
+            "The reason says what is in the way; once that is gone, reading goes on by itself.",
+            health["held_up"]["reason"].removeprefix("Waiting: "),
+        )
     if (waiting := health["counts"]["received"]) >= _MANY_WAIT:
         yield Problem(
             "queue",
@@ -187,6 +196,16 @@ def _of_the_ledger(health: dict[str, Any]) -> Iterator[Problem]:
 def _of_deliveries(health: dict[str, Any]) -> Iterator[Problem]:
     for row in health["destinations"]:
         name = row["destination"]
+        elsewhere = f"Send them to one that is: scanside deliveries move {name} NAME. Or configure {name} again."
+        if not row["configured"] and (count := row["waiting"] + row["to_commit"]):
+            yield Problem(
+                f"not_configured_{name}",
+                "alarm",
+                f"{count} {_plural(count, 'result waits', 'results wait')} for {name}, which is not configured.",
+                elsewhere,
+                row["last_error"],
+                "/deliveries",
+            )
         if row["undelivered"]:
             count = row["undelivered"]
             yield Problem(
@@ -194,11 +213,13 @@ def _of_deliveries(health: dict[str, Any]) -> Iterator[Problem]:
                 "alarm",
                 f"{count} {_plural(count, 'result was', 'results were')} not delivered to {name}, and "
                 f"{_plural(count, 'is', 'are')} not tried any more.",
-                f"Test the connection to {name} below, mend it, and send them again.",
+                f"Test the connection to {name} below, mend it, and send them again."
+                if row["configured"]
+                else elsewhere,
                 row["last_error"],
                 "/deliveries",
             )
-        elif row["failing_since"]:
+        elif row["failing_since"] and row["configured"]:
             yield Problem(
                 f"failing_{name}",
                 "alarm",

@@ -141,6 +141,13 @@ CREATE TABLE commitment (                        -- what was asked of destinatio
     asked_at        REAL NOT NULL
 ) STRICT;
 
+CREATE TABLE commitment_item (                   -- of which sent items each of these asks; none of them is sent anew since
+    transaction_uid TEXT NOT NULL REFERENCES commitment (transaction_uid) ON DELETE CASCADE,
+    outbox_id       INTEGER NOT NULL REFERENCES outbox (id) ON DELETE CASCADE,
+    PRIMARY KEY (transaction_uid, outbox_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX commitment_item_by_outbox ON commitment_item (outbox_id);
+
 CREATE TABLE lane (                              -- a destination that failed, until it takes something again
     destination   TEXT PRIMARY KEY,
     failures      INTEGER NOT NULL,              -- one after another
@@ -175,6 +182,7 @@ CREATE TABLE outbox_tally (                      -- rows of outbox by destinatio
 ) STRICT;
 CREATE TRIGGER outbox_added AFTER INSERT ON outbox BEGIN INSERT INTO outbox_tally VALUES (new.destination, new.state, 1) ON CONFLICT DO UPDATE SET n = n + 1; END;
 CREATE TRIGGER outbox_moved AFTER UPDATE OF state ON outbox WHEN new.state <> old.state BEGIN UPDATE outbox_tally SET n = n - 1 WHERE destination = old.destination AND state = old.state; INSERT INTO outbox_tally VALUES (new.destination, new.state, 1) ON CONFLICT DO UPDATE SET n = n + 1; END;
+CREATE TRIGGER outbox_removed AFTER DELETE ON outbox BEGIN UPDATE outbox_tally SET n = n - 1 WHERE destination = old.destination AND state = old.state; END;
 
 CREATE TABLE receipt (
     id        TEXT PRIMARY KEY,                  -- first 16 hex digits of the SHA-256 of its content

@@ -334,3 +334,11 @@ CREATE TABLE shadow_reading (                    -- one image by both packages; 
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX shadow_reading_by_time ON shadow_reading (shadow_id, result_made_at);
 CREATE INDEX result_by_time ON result (made_at);
+CREATE TRIGGER outbox_removed AFTER DELETE ON outbox BEGIN UPDATE outbox_tally SET n = n - 1 WHERE destination = old.destination AND state = old.state; END;
+
+CREATE TABLE commitment_item (                   -- of which sent items each of these asks; none of them is sent anew since
+    transaction_uid TEXT NOT NULL REFERENCES commitment (transaction_uid) ON DELETE CASCADE,
+    outbox_id       INTEGER NOT NULL REFERENCES outbox (id) ON DELETE CASCADE,
+    PRIMARY KEY (transaction_uid, outbox_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX commitment_item_by_outbox ON commitment_item (outbox_id);

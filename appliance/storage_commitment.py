@@ -28,6 +28,7 @@ from appliance import budget
 from appliance.acceptor.association import AcceptedAssociation
 from appliance.commitment_store import CommitmentStore, Owed
 from appliance.errors import QuarantineError, SpoolError
+from appliance.requestor import keep_answers
 
 log = logging.getLogger("scanside.storage_commitment")
 
@@ -288,7 +289,9 @@ class StorageCommitment:
         entity.add_requested_context(StorageCommitmentPushModel)
         role = build_role(StorageCommitmentPushModel, scp_role=True)
         tls = (self._context, None) if self._context is not None else None
-        return entity.associate(host, port, ae_title=ae_title, ext_neg=[role], tls_args=tls)
+        association = entity.associate(host, port, ae_title=ae_title, ext_neg=[role], tls_args=tls)
+        keep_answers(association)
+        return association
 
 
 def answer_report(event: evt.Event, on_report: Callable[[CommitmentReport], bool]) -> int:

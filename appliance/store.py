@@ -67,6 +67,17 @@ UPDATE instance SET state = 'claimed', reason = '', claimed_by = :owner, lease_u
 WHERE id = ({_WAITING} ORDER BY due_at, id LIMIT 1)
 RETURNING *
 """  # noqa: S608 (of this file)
+_LONGEST_DELAY = 60.0
+_BRING_FORWARD = (
+    "UPDATE outbox SET next_attempt_at = :now + :retry WHERE state = 'waiting' AND next_attempt_at > :now + :retry",
+    """UPDATE outbox SET next_attempt_at = :now + :commitment * (1 << min(max(asked - 1, 0), 10))
+    WHERE state = 'sent' AND to_commit = 1
+    AND next_attempt_at > :now + max(:retry, :commitment * (1 << min(max(asked - 1, 0), 10)))""",
+    "UPDATE outbox SET queued_at = :now WHERE queued_at > :now AND state IN ('waiting', 'sent')",
+    "UPDATE lane SET next_probe_at = :now + :probe WHERE next_probe_at > :now + :probe",
+    "UPDATE instance SET not_before = :now + :delay WHERE state = 'received' AND not_before > :now + :delay",
+    "UPDATE instance SET lease_until = :now + :lease WHERE state = 'claimed' AND lease_until > :now + :lease",
+)
 _GOES_BEFORE = f"{_WAITING} AND (due_at, id) < (:due_at, :id) LIMIT 1"
 
 
@@ -249,10 +260,32 @@ class Store(OutboxStore):
             return stands
 
     def release(self, instance_id: int, owner: str, reason: str, delay: float) -> None:
-        """Give a claim back: it is tried again after ``delay`` seconds; ``reason`` says why it waits."""
+        """Give a claim back: it is tried again after ``delay`` seconds (60 at most); ``reason`` says why it waits."""
         now = time.time()
+        not_before = now + min(delay, _LONGEST_DELAY) if delay else 0.0
         with self._transaction() as connection:
-            self._end_claim(connection, instance_id, owner, "received", reason, now, not_before=now + delay)
+            self._end_claim(connection, instance_id, owner, "received", reason, now, not_before)
+
+    def bring_forward(self, longest_retry: float, longest_probe: float, commitment: float, lease: float) -> int:
+        """Let nothing wait longer than it ever does: until a time that this device's clock believed before it was set.
+
+        Parameters
+        ----------
+        longest_retry, longest_probe, commitment, lease
+            The longest pauses in seconds, as `appliance.config` has them: of an item, of a destination's probe, before
+            the commitment is asked for a second time (it doubles), and of a claim.
+
+        Returns
+        -------
+        How many rows that were.
+        """
+        now = time.time()
+        pauses = {"now": now, "retry": longest_retry, "probe": longest_probe, "commitment": commitment}
+        with self._transaction() as connection:
+            return sum(
+                connection.execute(statement, {**pauses, "lease": lease, "delay": _LONGEST_DELAY}).rowcount
+                for statement in _BRING_FORWARD
+            )
 
     def release_all(self, reason: str) -> int:
         """Give back every claim of processes that are gone, at the start of the only appliance on this folder."""
@@ -388,8 +421,8 @@ class Store(OutboxStore):
                     (instance_id, item.kind, item.sop_class_uid, item.sop_instance_uid, item.path, item.digest),
                 )
                 connection.executemany(
-                    "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, ?, ?)",
-                    [(cursor.lastrowid, destination, now, now) for kind, destination in outbox if kind == item.kind],
+                    "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, 0, ?)",
+                    [(cursor.lastrowid, destination, now) for kind, destination in outbox if kind == item.kind],
                 )
 
     def _end_claim(

@@ -55,6 +55,7 @@ log = logging.getLogger("scanside.worker")
 
 _IDLE_SECONDS = 2.0
 _RETRY_SECONDS = 5.0
+_NOT_WRITTEN_SECONDS = 30.0
 _WRITING_SECONDS = 5.0  # of a lease, for the results of an image
 
 
@@ -308,8 +309,11 @@ class Worker:
         except BackendError as error:
             log.error("instance %d gets no answer: %s", identifier, error)
             self._give_up(identifier, error)
-        except SpoolError:
-            raise  # the ledger's or the disk's trouble, not the image's
+        except SpoolError as error:
+            # What is in the way may concern this image alone, so the others go on. Where it is the ledger's trouble, it
+            # does not take this either, and that ends here: see `_wait_for_the_ledger`.
+            log.error("instance %d waits: %s", identifier, error)
+            self._store.release(identifier, self._owner, f"Waiting: {error}", _NOT_WRITTEN_SECONDS)
         except ApplianceError as error:
             log.error("instance %d failed (%s), its row says why", identifier, type(error).__name__)
             self._store.fail(identifier, self._owner, str(error))

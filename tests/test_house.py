@@ -25,6 +25,7 @@ LEVELS = [
         "appliance.thermal",
         "appliance.archive",
         "appliance.part10",
+        "appliance.requestor",
         "appliance.implementation",
         "appliance.media",
         "appliance.watching",

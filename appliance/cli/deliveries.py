@@ -118,5 +118,30 @@ def send_again(destination: str, since: datetime, config_path: Path | None, data
     click.echo(f"{count} results are sent to {destination} again")
 
 
+@deliveries.command()
+@click.argument("old")
+@click.argument("new")
+@configured
+def move(old: str, new: str, config_path: Path | None, data_dir: Path | None) -> None:
+    """Send to NEW what OLD did not get and can't get any more: it has another name now, or is gone.
+
+    OLD is no longer in the configuration, NEW is.
+    """
+    from appliance.store import Store
+
+    config = load(config_path, data_dir)
+    names = [each.name for each in config.destinations]
+    if new not in names:
+        known = f"it has {', '.join(names)}" if names else "it has none"
+        raise ApplianceError(f"the configuration has no destination {new!r}", hint=known)
+    if old in names:
+        raise ApplianceError(f"{old!r} is configured, and gets its results itself", hint="remove it first")
+    store = Store(existing_ledger(config))
+    with acting(config, "deliveries move", f"destination {old} to {new}"):
+        count = store.move(old, new)
+    store.close()
+    click.echo(f"{count} results go to {new} instead of {old}")
+
+
 def _moment(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")

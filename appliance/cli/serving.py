@@ -52,12 +52,19 @@ def status(as_json: bool, config_path: Path | None, data_dir: Path | None) -> No
         click.echo(f"fell back   {each['model']}: {each['version'] or 'nothing'} reads. {each['why']}")
     for state, count in found["counts"].items():
         click.echo(f"{state:<11} {count}")
+    if held := found["held_up"]["count"]:
+        click.echo(f"held up     {held} images could not be read to the end: {found['held_up']['reason']}")
     for row in found["destinations"]:
         delivered = row["sent"] - row["to_commit"]
         waits = "".join(f", {row[key]} {words}" for key, words in _WAITS.items() if row[key])
         click.echo(f"delivery    {row['destination']}: {delivered} delivered{waits}")
         if row["waiting"] and row["last_error"]:
             click.echo(f"            {row['last_error']}")
+        if not row["configured"] and (waits := row["waiting"] + row["to_commit"] + row["undelivered"]):
+            click.echo(
+                f"            {waits} results wait for {row['destination']}, which is NOT CONFIGURED: "
+                f"`scanside deliveries move {row['destination']} NAME` sends them elsewhere"
+            )
     if any(row["undelivered"] for row in found["destinations"]):
         click.echo("            `scanside deliveries list` shows what is undelivered, and why")
     if (said := found["diagnoses"]) is not None:

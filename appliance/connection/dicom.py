@@ -16,6 +16,7 @@ from appliance.checks import Check
 from appliance.connection import secure
 from appliance.connection.question import Question
 from appliance.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from appliance.requestor import keep_answers
 
 # Result, source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21): in plain words, and what to do next.
 _REJECTIONS: dict[tuple[int, int], tuple[str, str]] = {
@@ -53,6 +54,7 @@ def association(question: Question) -> Iterator[Check]:
     if question.tls is not None:
         tls = (tls_client.client_context(question.tls), question.tls.name or peer.host)
     made = entity.associate(peer.host, peer.port, contexts, peer.ae_title, tls_args=tls)
+    keep_answers(made)
     try:
         if not made.is_established:
             yield _no_association(question, made)

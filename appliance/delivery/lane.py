@@ -9,6 +9,7 @@ All of it stands in the ledger, so a restart changes nothing.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -63,7 +64,7 @@ class Lane:
         self._results, self._way, self._committer, self._stopping = results_folder, way, committer, stopping
         self._on_report, self._trail = on_report, trail
         self._name = destination.name
-        self._looked_at = 0.0
+        self._looked_at = -math.inf
         self._reported = threading.Event()
 
     def begin(self) -> None:
@@ -190,14 +191,14 @@ class Lane:
         return pause * random.uniform(0.75, 1.0)
 
     def _give_up(self) -> None:
-        now = time.time()
+        now = time.monotonic()
         if now - self._looked_at < min(_LOOK_SECONDS, self._settings.first_retry_seconds):
             return
         self._looked_at = now
         hours = self._settings.undelivered_hours
         failing = self._store.lane(self._name)
         why = failing["last_error"] if failing else "it was not tried"
-        count = self._store.give_up(self._name, now - hours * 3600, why)
+        count = self._store.give_up(self._name, time.time() - hours * 3600, why)
         if count:
             log.error(
                 "%d objects could not be delivered to %s in %g h and are set aside: `scanside deliveries list` shows "

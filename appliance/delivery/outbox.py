@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ from appliance.store import Store
 log = logging.getLogger("scanside.delivery")
 
 _STOP_SECONDS = 5.0
+_LOOK_SECONDS = 10.0
+_SET_BACK_SECONDS = 1.0  # more than a time server slews a clock between two looks
 
 
 class Outbox:
@@ -49,15 +52,12 @@ class Outbox:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        for row in self._store.destinations():
-            if row["waiting"] and row["destination"] not in self._lanes:
-                log.warning(
-                    "%d objects wait for %r, which is no longer configured: add it again, or they stay",
-                    row["waiting"],
-                    row["destination"],
-                )
-        for name, lane in self._lanes.items():
-            thread = threading.Thread(target=self._run, args=(name, lane), name=f"outbox-{name}", daemon=True)
+        threads = [
+            threading.Thread(target=self._run, args=(name, lane), name=f"outbox-{name}", daemon=True)
+            for name, lane in self._lanes.items()
+        ]
+        threads.append(threading.Thread(target=self._look_after_the_rest, name="outbox-rest", daemon=True))
+        for thread in threads:
             thread.start()
             self._threads.append(thread)
 
@@ -118,3 +118,37 @@ class Outbox:
             waker.wait(pause)
         lane.close()
         self._store.close()
+
+    def _look_after_the_rest(self) -> None:
+        """What no lane sees: that the clock was set back, and what waits for destinations that are not configured."""
+        ahead = math.inf  # seconds of the wall clock before the monotonic one; it may have been set before the start
+        while not self._stopping.is_set():
+            try:
+                before, ahead = ahead, time.time() - time.monotonic()
+                if before - ahead > _SET_BACK_SECONDS:
+                    self._bring_forward()
+                self._give_up_for_others()
+            except SpoolError as error:  # the ledger is on a full disk; what is due stays due
+                ahead = math.inf
+                log.error("what waits is not looked after: %s", error)
+            self._stopping.wait(min(_LOOK_SECONDS, self._config.delivery.first_retry_seconds))
+        self._store.close()
+
+    def _bring_forward(self) -> None:
+        given = self._config.delivery
+        count = self._store.bring_forward(
+            given.longest_retry_seconds,
+            given.longest_probe_seconds,
+            given.commitment_seconds,
+            self._config.inference.lease_seconds,
+        )
+        if count:
+            log.warning("the clock was set back: %d that waited for a later time wait no longer than usual", count)
+            self.wake()
+
+    def _give_up_for_others(self) -> None:
+        """In time, as for any other destination."""
+        before = time.time() - self._config.delivery.undelivered_hours * 3600
+        for name in {row["destination"] for row in self._store.destinations()} - self._lanes.keys():
+            if count := self._store.give_up(name, before, "it is not configured"):
+                log.error("%d objects for %s, which is not configured, are set aside", count, name)

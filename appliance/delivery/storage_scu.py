@@ -23,6 +23,7 @@ from pynetdicom.status import code_to_category
 
 from appliance.errors import DeliveryError
 from appliance.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from appliance.requestor import keep_answers
 
 _VERIFICATION = (Verification, ImplicitVRLittleEndian)
 Tls = tuple[ssl.SSLContext, str]
@@ -214,6 +215,7 @@ def associated(
 
     bound = [(evt.EVT_CONN_OPEN, on_open), (evt.EVT_PDU_SENT, after_sent), *handlers]
     association = entity.associate(peer.host, peer.port, ae_title=peer.ae_title, evt_handlers=bound, tls_args=peer.tls)
+    keep_answers(association)
     if not association.is_established:
         raise _refusal(association, str(peer), connected.is_set(), peer.tls is not None)
     try:

@@ -90,7 +90,7 @@ def _destinations() -> list[model.Destination]:
             undelivered=row["undelivered"],
             failing_since=row["failing_since"],
             failures=row["failures"],
-            next_attempt_at=row["next_attempt_at"],
+            next_attempt_at=row["next_attempt_at"] or None,
             last_error=told(row["last_error"]),
         )
         for row in store().destinations()

@@ -130,7 +130,7 @@ def delivery_of(row: dict[str, Any]) -> model.Delivery:
         destination=row["destination"],
         state=row["state"],
         attempts=row["attempts"],
-        next_attempt_at=row["next_attempt_at"] if row["state"] == "waiting" else None,
+        next_attempt_at=row["next_attempt_at"] or None if row["state"] == "waiting" else None,
         sent_at=row["sent_at"],
         committed_at=row["committed_at"],
         last_error=told(row["last_error"]),

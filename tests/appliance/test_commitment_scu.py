@@ -151,3 +151,30 @@ def test_a_scanside_commits_to_another_on_the_association_that_asked(tmp_path: P
     finally:
         scp.stop()
     assert results.deliveries() == ["committed"] * 2
+
+
+def test_a_report_is_believed_of_what_was_asked_and_not_of_what_is_sent_anew(tmp_path: Path) -> None:
+    results = Asking(tmp_path, local("pacs", free_port(), storage_commitment=True), 3)
+    store = results.store
+    asked, unasked, waiting = store.due("pacs")
+    everything = [each["sop_instance_uid"] for each in (asked, unasked, waiting)]
+    for each in (asked, unasked):
+        store.sent(each["id"], to_commit=True)
+    store.ask("1.1", "pacs", [asked, waiting], 1e12)
+    assert store.reported("1.1", [], [(uid, "lost") for uid in everything[1:]], 0.0) == ("pacs", 0, 0)
+    assert store.reported("1.1", everything, [], 0.0) == ("pacs", 1, 0)
+    assert results.deliveries() == ["waiting", "sent", "committed"]  # the latest first
+
+    assert store.send_delivered("pacs", 0.0) == 2
+    assert store.reported("1.1", everything, [], 0.0) == ("pacs", 0, 0)
+    assert results.deliveries() == ["waiting"] * 3
+    store.sent(asked["id"], to_commit=True)
+    assert store.reported("1.1", everything, [], 0.0) == ("pacs", 0, 0)  # it had that before it lost it
+    store.ask("1.2", "pacs", [asked], 1e12)
+    assert store.reported("1.2", [], [(everything[0], "gone")], 0.0) == ("pacs", 0, 1)
+    assert store.reported("1.2", everything, [], 0.0) == ("pacs", 0, 0)
+    store.sent(asked["id"], to_commit=True)
+    store.ask("1.3", "pacs", [asked], 1e12)
+    assert store.reported("1.3", everything, [], 0.0) == ("pacs", 1, 0)
+    store.forget_commitments(1e12)
+    assert store.reported("1.3", everything, [], 0.0) is None

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from flask.testing import FlaskClient
@@ -16,6 +17,7 @@ from appliance.config import Config, Destination
 from appliance.health import health
 from appliance.web.app import create_app
 from tests.outgoing import Results, local
+from tests.peers import wait_until
 
 
 @pytest.fixture
@@ -113,3 +115,52 @@ def test_a_destination_is_shown_before_anything_was_sent_with_what_it_will_get(t
     assert "PEER@127.0.0.1:104" in page
     assert "<dd>out</dd>" in page
     assert "Structured report, Secondary capture, Segmentation</dd>" in page, "what is made, and no more"
+
+
+def test_what_waits_for_a_destination_that_is_gone_is_alarmed_set_aside_and_moved(tmp_path: Path) -> None:
+    found = Results(tmp_path, (local("old", 104),), 3)
+    renamed = [local("new", 105)]
+    found.config = msgspec.structs.replace(found.config, destinations=tuple(renamed))
+    found.config.results_path.mkdir(exist_ok=True)
+    (tmp_path / "scanside.toml").write_text(
+        '[[destinations]]\nname = "new"\nae_title = "PEER"\nhost = "127.0.0.1"\nport = 105\n'
+    )
+    first, second, _ = found.store.due("old")
+    found.store.sent(first["id"], to_commit=True)
+    found.store.lane_failed("old", "OLD can't be reached", 0.0)
+    page = create_app(found.config).test_client()
+    for path in ("/device", "/deliveries"):
+        html = page.get(path).get_data(as_text=True)
+        assert "3 results wait for old, which is not configured." in html, path
+        assert "deliveries move old NAME" in html, path
+        assert "Test the connection to" not in html, path
+        assert "Next try" not in html, path
+    assert "3 results wait for old, which is NOT CONFIGURED" in scanside(found, "status")[1]
+
+    found.store._connection().execute("UPDATE outbox SET queued_at = 1000 WHERE id = ?", (second["id"],))
+    with found.delivering():
+        wait_until(lambda: found.destination("old")["undelivered"] == 1, "the oldest is set aside")
+    assert found.store.undelivered()[0]["last_error"] == "it is not configured"
+    html = page.get("/device").get_data(as_text=True)
+    assert "1 result was not delivered to old" in html
+    assert "Test the connection to" not in html
+
+    assert "no destination 'newer'" in scanside(found, "deliveries", "move", "old", "newer")[1]
+    assert "'new' is configured" in scanside(found, "deliveries", "move", "new", "new")[1]
+    code, output = scanside(found, "deliveries", "move", "old", "new")
+    assert (code, output) == (0, "3 results go to new instead of old\n")
+    assert [found.destination("old")[key] for key in ("waiting", "to_commit", "sent", "undelivered")] == [0, 0, 0, 0]
+    assert [row["object_id"] for row in found.store.due("new")] == [1, 2, 3]
+    assert "structured_report goes to new instead of old, by hand" in found.store.events(1)[-1]["detail"]
+    assert "not configured" not in page.get("/device").get_data(as_text=True)
+    assert scanside(found, "deliveries", "move", "old", "new")[1] == "0 results go to new instead of old\n"
+
+
+def test_what_the_new_destination_has_is_not_moved_twice(tmp_path: Path) -> None:
+    found = Results(tmp_path, (local("old", 104), local("new", 105)), 1)
+    (item,) = found.store.due("new")
+    found.store.sent(item["id"])
+    assert found.states() == {"written"}
+    assert found.store.move("old", "new") == 1
+    assert found.states() == {"delivered"}
+    assert found.destination("new")["sent"] == 1

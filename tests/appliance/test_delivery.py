@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pydicom
@@ -12,7 +14,9 @@ from pynetdicom import evt
 
 from appliance.config import Config, DestinationTls, load
 from appliance.delivery import way_to
+from appliance.delivery.storage_scu import File, Peer, associated, store
 from appliance.errors import ConfigError, DeliveryError
+from appliance.store import Arrival
 from tests.certificates import Authority
 from tests.dicom_files import make_radiograph
 from tests.outgoing import FAST, Results, faulty, local, received, send, stuck_before
@@ -326,3 +330,90 @@ def test_child_processes_get_every_kind_of_destination(tmp_path: Path) -> None:
     )
     config = load(path)
     assert msgspec.json.decode(msgspec.json.encode(config), type=Config) == config
+
+
+def test_an_answer_reaches_whoever_asked_even_where_the_associations_thread_looks_first(tmp_path: Path) -> None:
+    """That thread is held where pynetdicom 3.0.4 believes it to wait, until the answer is there, and looks first."""
+    file = File.of(make_radiograph(tmp_path / "a.dcm", rows=32, columns=32))
+    with storescp(tmp_path / "in") as port:
+        peer = Peer("127.0.0.1", port, "STORESCP", "SCANSIDE", 2.0)
+        with associated(peer, file.contexts) as association:
+            held, answered, looked = (threading.Event() for _ in range(3))
+
+            class Held(threading.Event):
+                def wait(self, timeout: float | None = None) -> bool:
+                    if answered.is_set():  # it has been past here since, and so has looked
+                        looked.set()
+                    super().wait(timeout)
+                    held.set()
+                    return answered.wait(10)
+
+            checkpoint = Held()
+            checkpoint.set()
+            association._reactor_checkpoint = checkpoint
+            assert held.wait(10)
+            send_message = association.dimse.send_msg
+
+            def send_and_dawdle(*message: Any) -> None:
+                send_message(*message)
+                wait_until(lambda: not association.dimse.msg_queue.empty(), "the answer is there")
+                answered.set()
+                assert looked.wait(10)
+
+            association.dimse.send_msg = send_and_dawdle  # type: ignore[method-assign]
+            assert store(association, file, 0).status == 0x0000
+
+
+# --- a clock that is set back -------------------------------------------------------------------------------------
+
+
+def test_what_is_new_is_due_whatever_the_clock_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was an hour ahead when results were queued, and when one was sent."""
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + 3600)
+    results = Results(tmp_path, (local("pacs", free_port()),), 2)
+    first, second = results.store.due("pacs")
+    results.store.sent(first["id"], to_commit=True)
+    results.store.sent(second["id"])
+    assert results.store.send_delivered("pacs", clock()) == 2
+    results.store.sent(first["id"], to_commit=True)
+    monkeypatch.setattr(time, "time", clock)
+    assert [row["id"] for row in results.store.due("pacs")] == [second["id"]]
+    assert [row["id"] for row in results.store.to_ask("pacs")] == [first["id"]]
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_clock_that_is_set_back_makes_nothing_wait_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: bool
+) -> None:
+    """It was an hour ahead when deliveries failed and an image was being read; set right before the start, or later."""
+    clock, ahead = time.time, [3600.0]
+    monkeypatch.setattr(time, "time", lambda: clock() + ahead[0])
+    port = free_port()
+    results = Results(tmp_path, (local("pacs", port),), 2)
+    store = results.store
+    first, _ = store.due("pacs")
+    store.retry([first["id"]], "refused", time.time() + 1)
+    store.lane_failed("pacs", "can't be reached", time.time() + 1)
+    for number in (7, 8):
+        store.receive(Arrival(f"1.2.{number}", "1.2", f"{number:064d}", f"{number}.dcm", 1, "storage_scp", "TEST"))
+    held = store.claim("gone", 30)
+    given_back = store.claim("test", 30)
+    assert held is not None
+    assert given_back is not None
+    store.release(given_back["id"], "test", "the disk is full", 5.0)
+
+    def row(identifier: int) -> Any:
+        return store._rows("SELECT not_before, lease_until FROM instance WHERE id = :id", id=identifier)[0]
+
+    with storescp(tmp_path / "a", port=port):
+        if not running:
+            ahead[0] = 0.0
+        with results.delivering():
+            if running:
+                time.sleep(0.5)
+                ahead[0] = 0.0
+            wait_until(lambda: received(tmp_path / "a") == results.uids, "all are there within the usual pauses")
+    assert row(held["id"])["lease_until"] < time.time() + 31
+    assert row(given_back["id"])["not_before"] < time.time() + 61
+    assert all(each["queued_at"] < time.time() for each in store._rows("SELECT queued_at FROM outbox"))
