@@ -39,6 +39,8 @@ RESULTS = (
       "and its volume be larger than it says."),
     m("The segment %(said)s touches the edge of the image: a part of it may lie outside, "
       "and its area be larger than it says."),
+    m("The slices state %(number)s different Acquisition Numbers, and are measured as one volume; "
+      "look whether they belong together."),
     m("Images of the series may be missing: %(said)s."),
     m("Images that say they are of the series were not read with it: %(number)s."),
     m("Images that came with the series and may be of it could not be read: %(number)s."),
