@@ -95,9 +95,13 @@ class Performed:
 
 @dataclass(frozen=True)
 class Ready:
-    """It is to be read; the reason is for the page."""
+    """It is to be read; the reason is for the page.
+
+    ``missing``: evidence that there are more images than these, which its result must say; empty where there is none.
+    """
 
     reason: str
+    missing: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,11 @@ def judge(
         named = f"all {performed.images} images are here that its performed procedure step names"
         return Ready(f"{named}, which is {performed.status}{f' ({missing})' if missing else ''}")
     missing = _not_performed(performed) or missing
-    obstacle, until = missing or _not_ended(transfers, _states_counts(slices)) or _unstated(slices), quiet_at
-    if not obstacle and not _states_counts(slices):
+    counted = _states_counts(slices)
+    broken_off = "" if counted else _broken_off(transfers)
+    obstacle = missing or _still_open(transfers) or broken_off or ("" if counted else _untold(slices, transfers))
+    until = quiet_at
+    if not obstacle and not counted:
         # Without a count, a sender that is only between two associations looks the same as one that has finished.
         ends = [each.ended_at or 0.0 for each in transfers if each.source in ("storage_scp", "stow")]
         until = min(max(ends, default=0.0) + NEXT_ASSOCIATION_SECONDS, quiet_at)
@@ -146,7 +153,7 @@ def judge(
     if not obstacle:
         return Ready(f"{_described(slices)}, {_ended(transfers)}")
     if now >= quiet_at:
-        return Ready(f"quiet for {now - last_arrival:.0f} s: {obstacle}")
+        return Ready(f"quiet for {now - last_arrival:.0f} s: {obstacle}", missing or broken_off)
     return Waiting(f"{obstacle}: waiting until {datetime.fromtimestamp(until):%H:%M:%S}", until)
 
 
@@ -223,25 +230,24 @@ def _numbers(slices: Sequence[Slice]) -> str:
     return f"instance number {absent}{f' and {count - 1} more' if count > 1 else ''} missing"
 
 
-def _not_ended(transfers: Sequence[Transfer], counted: bool) -> str:
-    """An end that tells nothing: none yet, one that broke off, or one after every single image."""
-    for each in transfers:
-        if each.ended_at is None:
-            return f"{_noun(each)} is still open"
-    if counted:
-        return ""
+def _still_open(transfers: Sequence[Transfer]) -> str:
+    return next((f"{_noun(each)} is still open" for each in transfers if each.ended_at is None), "")
+
+
+def _broken_off(transfers: Sequence[Transfer]) -> str:
     for each in transfers:
         # A sender that came back after the break has sent the rest.
         later = (other for other in transfers if other is not each and other.opened_at >= (each.ended_at or 0.0))
-        if each.ending != "released" and not any(later):
+        if each.ended_at is not None and each.ending != "released" and not any(later):
             return f"{_noun(each)} broke off"
-    if len(transfers) > 1 and all(each.images == 1 for each in transfers):
-        return "each image came on an association of its own, and it states no count"
     return ""
 
 
-def _unstated(slices: Sequence[Slice]) -> str:
-    if len(slices) > 1 and not _states_counts(slices) and any(each.position is None for each in slices):
+def _untold(slices: Sequence[Slice], transfers: Sequence[Transfer]) -> str:
+    """Without a count: an end after every single image tells nothing, and neither do slices without a position."""
+    if len(transfers) > 1 and all(each.images == 1 for each in transfers):
+        return "each image came on an association of its own, and it states no count"
+    if len(slices) > 1 and any(each.position is None for each in slices):
         return "it states neither a count nor the position of each image"
     return ""
 
@@ -287,6 +293,29 @@ def _spacing(places: Sequence[tuple[float, int]], stack: Sequence[Slice]) -> flo
         if round(parts) >= 1 and abs(parts - round(parts)) < 0.02 * round(parts):
             return stated[0][0]
     return least
+
+
+# --- what its result must say -----------------------------------------------------------------------------------------
+
+
+def warnings(missing: str, apart: int, unread: int) -> tuple[str, ...]:
+    """Sentences of a result for what may be missing in it.
+
+    Parameters
+    ----------
+    missing
+        As of `Ready`.
+    apart
+        How many images say that they are of the series, and were not read with it.
+    unread
+        How many of what came with the series could not be read at all, so that nothing says where they belong.
+    """
+    said = [f"Images of the series may be missing: {missing}."] if missing else []
+    if apart:
+        said.append(f"Images that say they are of the series were not read with it: {apart}.")
+    if unread:
+        said.append(f"Images that came with the series and may be of it could not be read: {unread}.")
+    return tuple(said)
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

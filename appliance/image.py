@@ -288,6 +288,7 @@ def describe(header: Dataset) -> dict[str, str]:
         "institution": text(header, "InstitutionName"),
         "accession_number": text(header, "AccessionNumber"),
         "issuer_of_patient_id": text(header, "IssuerOfPatientID"),
+        "series_instance_uid": text(header, "SeriesInstanceUID"),
     }
 
 

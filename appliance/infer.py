@@ -61,14 +61,14 @@ def infer_files(config: Config, paths: Sequence[Path], out: Path | None) -> Iter
 
 
 def _grouped(opened: Pipeline, sandbox: Sandbox, files: Sequence[Path]) -> list[list[Path]]:
-    """Each file alone, but for those of a series that is read as one volume."""
-    groups: dict[str, list[Path]] = {}
+    """Each file alone, but for those of a series, of one patient and study, that is read as one volume."""
+    groups: dict[tuple[str, ...], list[Path]] = {}
     for file in files:
-        key = str(file)
+        key: tuple[str, ...] = (str(file),)
         try:
             header = sandbox.read_header(file)
             if opened.reads_series(header):
-                key = f"series {text(header, 'SeriesInstanceUID')}"
+                key = tuple(text(header, each) for each in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
         except InputError:
             pass  # it will be said where the file is read
         groups.setdefault(key, []).append(file)

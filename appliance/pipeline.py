@@ -226,6 +226,7 @@ class Pipeline:
         headers: Sequence[Dataset] | None,
         stopwatch: Stopwatch,
         reader: Reader = image,
+        known: Sequence[str] = (),
     ) -> Prepared:
         """Route, decode and preprocess the one file of an image, or all files of a series that is read as a volume.
 
@@ -235,6 +236,8 @@ class Pipeline:
             Of the files, in the same order; None reads them.
         reader
             What decodes them: files from elsewhere are for an `appliance.sandbox.Sandbox`.
+        known
+            Sentences that the result must carry, besides those for what the files say.
 
         Raises
         ------
@@ -260,14 +263,14 @@ class Pipeline:
                 source = reader.load(paths[0], headers[0])
                 _check_picture(source)
         with stopwatch("preprocess"):
-            prepared = self._prepared(chosen, source, warnings)
+            prepared = self._prepared(chosen, source, (*warnings, *known))
             if (beside := route.companion(headers[0], packages, chosen)) is None:
                 return prepared
             try:
                 return replace(prepared, companion=self._prepared(beside[0], source, beside[1]))
             except ApplianceError as error:
                 log.error("%s can't accompany %s: %s", beside[0], chosen, error)
-                return replace(prepared, warnings=(*warnings, companion.missing(beside[0])))
+                return replace(prepared, warnings=(*prepared.warnings, companion.missing(beside[0])))
 
     def _prepared(self, chosen: Package, source: Source, warnings: tuple[str, ...]) -> Prepared:
         engine = next(engine for engine in self.engines if engine.package is chosen)

@@ -42,6 +42,7 @@ CREATE TABLE instance (
     reading_rank       INTEGER NOT NULL DEFAULT 5,   -- its place among those to be read; see appliance.reading_order
     accession_number   TEXT NOT NULL DEFAULT '',
     issuer_of_patient_id TEXT NOT NULL DEFAULT '',   -- whose patient_id that is; the same ID of another issuer is another patient
+    series_instance_uid TEXT NOT NULL DEFAULT '',    -- also of an image that was turned away, and is missing in its series
     outcome            TEXT NOT NULL DEFAULT '', -- of its result: urgent | positive | indeterminate | negative | outlined; '' without one
     assessed_at        REAL,                     -- when a reader first said whether the result is right
     facet              TEXT GENERATED ALWAYS AS (CASE WHEN lead_id IS NULL OR lead_id = id THEN (CASE WHEN reading_rank < 5 AND reviewed_at IS NULL THEN reading_rank ELSE 5 END) || '/' || state || '/' || outcome || '/' || (reviewed_at IS NULL) || '/' || (assessed_at IS NULL) || '/' || modality END) VIRTUAL  -- see appliance.worklist_store
@@ -64,6 +65,8 @@ CREATE INDEX instance_by_transfer ON instance (transfer_id) WHERE state IN ('rec
 CREATE INDEX instance_listed ON instance (facet, received_at DESC, id DESC) WHERE facet IS NOT NULL;
 CREATE INDEX instance_listed_by_sender ON instance (ae_title, facet, received_at DESC, id DESC) WHERE facet IS NOT NULL AND ae_title <> '';
 CREATE INDEX instance_by_accession ON instance (accession_number COLLATE NOCASE) WHERE accession_number <> '';
+CREATE INDEX instance_apart_from_series ON instance (series_instance_uid) WHERE lead_id IS NULL AND series_instance_uid <> '';
+CREATE INDEX instance_unread_of_transfer ON instance (transfer_id) WHERE state IN ('rejected', 'quarantined') AND study_instance_uid = '';
 CREATE INDEX instance_by_patient ON instance (patient_id COLLATE NOCASE, received_at DESC) WHERE patient_id <> '' AND facet IS NOT NULL;
 
 -- The words of patients' names; of images that are read by themselves, and of leads.
@@ -87,7 +90,8 @@ CREATE TABLE series (                            -- one reading of a series; a l
     why                 TEXT NOT NULL,           -- why it was started, or what it waits for; see appliance.completeness
     look_again_at       REAL NOT NULL,           -- when to judge again, at the latest, whether it is complete
     started_at          REAL,                    -- NULL while it is gathered
-    superseded_by       INTEGER REFERENCES series (lead_id)
+    superseded_by       INTEGER REFERENCES series (lead_id),
+    missing             TEXT NOT NULL DEFAULT '' -- evidence, when it was started, that it is not complete; '' without any
 ) STRICT;
 CREATE INDEX series_by_uid ON series (series_instance_uid);
 CREATE INDEX series_gathered ON series (look_again_at) WHERE started_at IS NULL;

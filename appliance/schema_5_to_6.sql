@@ -74,6 +74,7 @@ INSERT INTO history_mark SELECT coalesce(max(id), 0), '{}' FROM event;
 
 ALTER TABLE instance ADD COLUMN accession_number   TEXT NOT NULL DEFAULT '';
 ALTER TABLE instance ADD COLUMN issuer_of_patient_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE instance ADD COLUMN series_instance_uid TEXT NOT NULL DEFAULT '';
 ALTER TABLE instance ADD COLUMN outcome            TEXT NOT NULL DEFAULT '';
 ALTER TABLE instance ADD COLUMN assessed_at        REAL;
 ALTER TABLE instance ADD COLUMN facet              TEXT GENERATED ALWAYS AS (CASE WHEN lead_id IS NULL OR lead_id = id THEN (CASE WHEN reading_rank < 5 AND reviewed_at IS NULL THEN reading_rank ELSE 5 END) || '/' || state || '/' || outcome || '/' || (reviewed_at IS NULL) || '/' || (assessed_at IS NULL) || '/' || modality END) VIRTUAL;
@@ -81,7 +82,11 @@ UPDATE instance SET outcome = (SELECT CASE WHEN urgent THEN 'urgent' WHEN EXISTS
 CREATE INDEX instance_listed ON instance (facet, received_at DESC, id DESC) WHERE facet IS NOT NULL;
 CREATE INDEX instance_listed_by_sender ON instance (ae_title, facet, received_at DESC, id DESC) WHERE facet IS NOT NULL AND ae_title <> '';
 CREATE INDEX instance_by_accession ON instance (accession_number COLLATE NOCASE) WHERE accession_number <> '';
+CREATE INDEX instance_apart_from_series ON instance (series_instance_uid) WHERE lead_id IS NULL AND series_instance_uid <> '';
+CREATE INDEX instance_unread_of_transfer ON instance (transfer_id) WHERE state IN ('rejected', 'quarantined') AND study_instance_uid = '';
 CREATE INDEX instance_by_patient ON instance (patient_id COLLATE NOCASE, received_at DESC) WHERE patient_id <> '' AND facet IS NOT NULL;
+
+ALTER TABLE series ADD COLUMN missing TEXT NOT NULL DEFAULT '';
 
 -- The words of patients' names; of images that are read by themselves, and of leads.
 CREATE VIRTUAL TABLE instance_named USING fts5(patient_name, content = 'instance', content_rowid = 'id', detail = 'none', prefix = '1 2 3 4 5 6', tokenize = 'unicode61 remove_diacritics 2');

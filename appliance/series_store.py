@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from appliance import reading_order
+from appliance import completeness, reading_order
 from appliance.completeness import ARRIVING, Performed, Slice, Transfer
 from appliance.config import Priority
 from appliance.errors import LeaseLostError
@@ -30,7 +30,7 @@ _SOON_SECONDS = 20.0  # what comes later, without end perhaps, holds nothing up
 _DESCRIBED = (
     "sop_instance_uid", "sop_class_uid", "study_instance_uid", "patient_id", "patient_name", "patient_sex",
     "patient_age", "modality", "body_part", "view", "acquired_at", "institution", "accession_number",
-    "issuer_of_patient_id",
+    "issuer_of_patient_id", "series_instance_uid",
 )  # fmt: skip
 
 OPEN_TRANSFER = "INSERT OR IGNORE INTO transfer (id, source, opened_at) VALUES (:transfer_id, :source, :now)"
@@ -78,6 +78,19 @@ LEFT JOIN transfer ON transfer.id = instance.transfer_id
 WHERE this.lead_id = :lead_id
 """
 _MEMBERS = f"SELECT instance.* {_OF_SERIES} ORDER BY instance.id"
+# What names the series and is not read with it; and what came with it, and nobody knows of which series it is. What was
+# sent again whole is not missing.
+_NOT_AMONG = "sop_instance_uid NOT IN (SELECT value FROM json_each(:here))"
+_APART = f"""
+SELECT count(DISTINCT sop_instance_uid) AS images FROM instance INDEXED BY instance_apart_from_series
+WHERE lead_id IS NULL AND series_instance_uid <> '' AND series_instance_uid = :series_instance_uid AND {_NOT_AMONG}
+"""  # noqa: S608
+_UNREAD_BESIDE = f"""
+SELECT count(DISTINCT sop_instance_uid) AS images FROM instance INDEXED BY instance_unread_of_transfer
+WHERE state IN ('rejected', 'quarantined') AND study_instance_uid = '' AND series_instance_uid = ''
+  AND transfer_id IN (SELECT value FROM json_each(:transfers)) AND sop_class_uid = :sop_class_uid
+  AND sop_instance_uid <> '' AND {_NOT_AMONG}
+"""  # noqa: S608
 _LATEST_SIGN = f"SELECT max(max(received_at), coalesce(max(ended_at), 0)) AS at {_OF_SERIES}"
 _SUPERSEDE = """
 UPDATE series SET superseded_by = :lead_id
@@ -278,14 +291,17 @@ class SeriesStore(Overview):
         rows = self._rows(_PERFORMED, series_instance_uid=series_instance_uid)
         return Performed(**rows[0]) if rows else None
 
-    def start_series(self, series: Gathered, why: str) -> bool:
-        """Put a series into the queue, unless another image has joined it since it was looked at; whether it was."""
+    def start_series(self, series: Gathered, why: str, missing: str = "") -> bool:
+        """Put a series into the queue, unless another image has joined it since it was looked at; whether it was.
+
+        ``missing`` as of `appliance.completeness.Ready`.
+        """
         now = time.time()
         with self._transaction() as connection:
             cursor = connection.execute(
-                "UPDATE series SET started_at = ?, why = ?, images = ? "
+                "UPDATE series SET started_at = ?, why = ?, missing = ?, images = ? "
                 "WHERE lead_id = ? AND started_at IS NULL AND images = ?",
-                (now, why, len(series.slices), series.lead_id, series.images),
+                (now, why, missing, len(series.slices), series.lead_id, series.images),
             )
             if cursor.rowcount == 1:
                 connection.execute("UPDATE instance SET parked = 0 WHERE id = ?", (series.lead_id,))
@@ -316,6 +332,19 @@ class SeriesStore(Overview):
         """
         rows = self._rows(_MEMBERS, lead_id=lead_id)
         return list({row["sop_instance_uid"] or row["digest"]: row for row in rows}.values())
+
+    def cautions(self, lead_id: int) -> tuple[str, ...]:
+        """Sentences that the result of a series must carry, for what may be missing in it."""
+        (series,) = self._rows("SELECT * FROM series WHERE lead_id = :lead_id", lead_id=lead_id)
+        members = self.members(lead_id)
+        asked = {
+            "series_instance_uid": series["series_instance_uid"],
+            "sop_class_uid": members[0]["sop_class_uid"],
+            "here": msgspec.json.encode([each["sop_instance_uid"] for each in members]).decode(),
+            "transfers": msgspec.json.encode(list({each["transfer_id"] for each in members})).decode(),
+        }
+        apart, unread = (self._rows(query, **asked)[0]["images"] for query in (_APART, _UNREAD_BESIDE))
+        return completeness.warnings(series["missing"], apart, unread)
 
     def _claim_followers(self, connection: sqlite3.Connection, lead: sqlite3.Row) -> None:
         connection.execute(

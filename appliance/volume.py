@@ -8,6 +8,7 @@ the patient's left, y to the back, z to the head.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ _MOST_DEGREES = 10.0  # off an axis of the patient, without a warning
 _SAME_DIRECTION = 1e-3  # of a direction cosine
 _SAME_MILLIMETERS = 0.01
 _SAME_STEP = 0.05  # of the distance between slices
+_SAME_TIME = 0.01  # of an echo or repetition time, which scanners round and adapt
 _SEND_ALL = "send the whole series again"
 _AXES = "left-right", "front-back", "foot-head"
 
@@ -103,7 +105,7 @@ def stack(images: Sequence[Image]) -> Volume:
     ------
     ImageError
         They are no volume: too few, of several series, of differing orientation, size, spacing or Frame of Reference,
-        with a gap or two at one position, or without geometry. The UIDs are named.
+        of differing contrast, with a gap or two at one position, or without geometry. The UIDs are named.
     """
     planes = _checked([image.header for image in images])
     normal = np.cross(planes[0].along_row, planes[0].along_column)
@@ -121,7 +123,7 @@ def stack(images: Sequence[Image]) -> Volume:
         (spacing[order[0]], spacing[order[1]], spacing[order[2]]),
         # Their pixels are the stack's, or the memory would hold them twice.
         tuple(replace(images[place], pixels=plane) for place, plane in zip(places, stacked, strict=True)),
-        tuple(_oblique(directions, axes)),
+        (*_oblique(directions, axes), *_acquisitions([image.header for image in images])),
         order,
         flipped,
     )
@@ -155,7 +157,31 @@ def _checked(headers: Sequence[Dataset]) -> list[_Plane]:
     cosines = np.array([np.concatenate([plane.along_row, plane.along_column]) for plane in planes])
     _same(planes, ["/".join(f"{value:g}" for value in each) for each in cosines],
           np.isclose(cosines, cosines[0], rtol=0.0, atol=_SAME_DIRECTION).all(axis=1), "orientation")  # fmt: skip
+    _same_contrast(planes, headers)
     return planes
+
+
+def _same_contrast(planes: Sequence[_Plane], headers: Sequence[Dataset]) -> None:
+    """Slices of two echoes or contrast phases may fit together in space, and are no volume all the same."""
+    types = [text(header, "ImageType").split("\\") for header in headers]
+    compared = max(min(map(len, types)), 3)  # values 1 to 3, and those beyond that all have
+    texts = {"Image Type": ["\\".join(each[:compared]) for each in types]}
+    for keyword, words in (("PhotometricInterpretation", "Photometric Interpretation"),
+                           ("ContrastBolusAgent", "Contrast/Bolus Agent")):  # fmt: skip
+        texts[words] = [text(header, keyword) for header in headers]
+    for words, values in texts.items():
+        _same(planes, [value or "none" for value in values], [value == values[0] for value in values], words)
+    for keyword, words in (("EchoTime", "Echo Time"), ("RepetitionTime", "Repetition Time")):
+        values = [text(header, keyword) for header in headers]
+        _same(planes, [value or "none" for value in values], [_same_time(value, values[0]) for value in values], words)
+
+
+def _same_time(value: str, other: str) -> bool:
+    """Of two values as they are written; where one is no number the words count."""
+    try:
+        return math.isclose(float(value), float(other), rel_tol=_SAME_TIME)
+    except ValueError:
+        return value == other
 
 
 def _same(planes: Sequence[_Plane], said: Sequence[str], same: Iterable[bool], words: str) -> None:
@@ -239,4 +265,14 @@ def _oblique(directions: np.ndarray, axes: Sequence[int]) -> list[str]:
     return [
         f"The slices lie oblique, {degrees:.0f} degrees off the patient's {_AXES[axes[worst]]} axis; "
         "the model is validated on slices along the axes only."
+    ]
+
+
+def _acquisitions(headers: Sequence[Dataset]) -> list[str]:
+    numbers = {number for header in headers if (number := text(header, "AcquisitionNumber"))}
+    if len(numbers) < 2:
+        return []
+    return [
+        f"The slices state {len(numbers)} different Acquisition Numbers, and are measured as one volume; "
+        "look whether they belong together."
     ]

@@ -143,7 +143,7 @@ class Worker:
             )
             if isinstance(judged, completeness.Waiting):
                 self._store.postpone_series(series, judged.reason, judged.look_again_at)
-            elif self._store.start_series(series, judged.reason):
+            elif self._store.start_series(series, judged.reason, judged.missing):
                 log.info("instance %d: a series of %d images: %s", series.lead_id, series.images, judged.reason)
         look_at = self._store.next_look_at()
         return _IDLE_SECONDS if look_at is None else min(max(look_at - time.time(), 0.0), _IDLE_SECONDS)
@@ -200,7 +200,8 @@ class Worker:
             headers = [self._sandbox.read_header(path) for path in paths]
             if claim["lead_id"] is None and not self._is_next(opened, claim, headers[0]):
                 return None
-            return _Begun(claim, opened.prepare(paths, headers, stopwatch, self._sandbox), stopwatch, until)
+            known = self._store.cautions(identifier) if claim["lead_id"] is not None else ()
+            return _Begun(claim, opened.prepare(paths, headers, stopwatch, self._sandbox, known), stopwatch, until)
         return None
 
     def _is_next(self, opened: Pipeline, claim: dict[str, Any], header: Dataset) -> bool:

@@ -42,6 +42,11 @@ RESULTS = (
       "and its volume be larger than it says."),
     m("The segment %(said)s touches the edge of the image: a part of it may lie outside, "
       "and its area be larger than it says."),
+    m("The slices state %(number)s different Acquisition Numbers, and are measured as one volume; "
+      "look whether they belong together."),
+    m("Images of the series may be missing: %(said)s."),
+    m("Images that say they are of the series were not read with it: %(number)s."),
+    m("Images that came with the series and may be of it could not be read: %(number)s."),
     # readers' reasons
     m("It is not there"), m("It is there, and was missed"), m("Something else explains it"),
     m("The image is not good enough to say"), m("Another reason"), m("Right, but less sure than it says"),
@@ -151,6 +156,17 @@ NOT_READ = (
     m("%(number)s slices without a gap"), m("%(number)s slice"), m("%(number)s images"), m("%(number)s image"),
     m("as many as it says"), m("association released"), m("the drop folder is quiet"), m("the request has ended"),
     m("the upload has ended"), m("nothing more of it is on its way"), m("quiet for %(number)s s: %(said)s"),
+    m("says %(number)s images, %(number_2)s are here"), m("says %(number)s images, %(number_2)s is here"),
+    m("position %(number)s mm missing"), m("positions %(places)s mm missing"),
+    m("positions %(places)s mm and %(number)s more missing"),
+    m("%(number)s instead of %(number_2)s images at position %(number_3)s mm"),
+    m("its lowest instance number is %(number)s"), m("instance number %(number)s missing"),
+    m("instance number %(number)s and %(number_2)s more missing"), m("its performed procedure step is in progress"),
+    m("its performed procedure step names %(number)s images, %(number_2)s of them have not come"),
+    m("its performed procedure step names %(number)s images, %(number_2)s of them has not come"),
+    m("the association broke off"), m("the batch of files broke off"), m("the request broke off"),
+    m("the upload broke off"), m("the association is still open"), m("the batch of files is still open"),
+    m("the request is still open"), m("the upload is still open"),
     m("it states neither a count nor the position of each image"),
     m("each image came on an association of its own, and it states no count"),
 )  # fmt: skip

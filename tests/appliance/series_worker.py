@@ -31,7 +31,7 @@ QUIET = 1.5  # seconds
 
 
 class Pipeline:
-    """Takes whole MR series, refuses a gap, and reads for so many seconds."""
+    """Takes whole MR series, refuses a gap and OT, and reads for so many seconds."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._seconds = seconds
@@ -39,16 +39,20 @@ class Pipeline:
     def reads_series(self, header: Dataset) -> bool:
         return image.text(header, "Modality") == "MR"
 
-    def prepare(self, paths: Sequence[Path], headers: Sequence[Dataset] | None, *_: Any) -> Any:
+    def prepare(self, paths: Sequence[Path], headers: Sequence[Dataset] | None, *others: Any) -> Any:
         assert headers is not None
         assert [image.read_header(path).SOPInstanceUID for path in paths] == [each.SOPInstanceUID for each in headers]
+        if image.text(headers[0], "Modality") == "OT":
+            raise ImageError("Its modality is OT.")
         positions = sorted(image.place_in_series(header).position or 0.0 for header in headers)
         for low, high in pairwise(positions):
             if high - low > 1.5:
                 raise ImageError(f"The series has a gap: nothing lies at {low + 1:.1f} mm.")
         server = SimpleNamespace(group=lambda seconds: 1)
         return SimpleNamespace(
-            engine=SimpleNamespace(server=server, package=None), uids=[str(header.SOPInstanceUID) for header in headers]
+            engine=SimpleNamespace(server=server, package=None),
+            uids=[str(header.SOPInstanceUID) for header in headers],
+            warnings=others[2],
         )
 
     def infer(self, prepared: Any, *_: Any, **__: Any) -> Any:
@@ -56,7 +60,9 @@ class Pipeline:
         time.sleep(self._seconds)
         return SimpleNamespace(
             source=None,
-            prediction=SimpleNamespace(findings=(), warnings=[], positive=False, urgent=False, segmented_by=None),
+            prediction=SimpleNamespace(
+                findings=(), warnings=prepared.warnings, positive=False, urgent=False, segmented_by=None
+            ),
             provenance=SimpleNamespace(to_dict=lambda: {"read": prepared.uids}, package_sha256="", target=""),
             outlines=None,
             reused=False,

@@ -63,7 +63,7 @@ def test_it_waits(performed: Performed, reason: str) -> None:
     waiting = judge(_slices(0, 1, 2), _RELEASED, 9.0, 9.6, 10.0, performed)
     assert isinstance(waiting, Waiting)
     assert waiting.reason.startswith(f"{reason}: waiting until ")
-    assert judge(_slices(0, 1, 2), _RELEASED, 9.0, 19.0, 10.0, performed) == Ready(f"quiet for 10 s: {reason}")
+    assert judge(_slices(0, 1, 2), _RELEASED, 9.0, 19.0, 10.0, performed) == Ready(f"quiet for 10 s: {reason}", reason)
 
 
 # --- from a modality ------------------------------------------------------------------------------------------------

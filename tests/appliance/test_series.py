@@ -32,6 +32,7 @@ from appliance.store import FINAL_STATES, MOST_CRASHES, LeaseLostError, Store, c
 from tests.appliance.series_worker import QUIET, Reader
 from tests.appliance.test_store import RESULT, arrival, written
 from tests.dicom_files import make_radiograph, make_series
+from tests.hostile_files import with_items
 from tests.peers import needs, wait_until
 from tests.running import CHECKOUT
 
@@ -589,6 +590,40 @@ def test_a_gap_is_waited_for_then_refused_with_its_place_and_a_late_slice_mends_
     assert found == uids(slices)
     assert bench.store.superseded(lead) == [row["id"]]
     assert (bench.store.counts()["rejected"], bench.store.counts()["delivered"]) == (29, 1)
+
+
+def warnings(bench: Bench) -> list[list[str]]:
+    """Of each result, oldest first."""
+    return [row["warnings"] for lead, _ in bench.read() if (row := bench.store.instance(lead))]
+
+
+def test_the_result_of_a_series_says_what_is_missing_in_it(bench: Bench, tmp_path: Path) -> None:
+    files = by_position(make_series(tmp_path / "cut", np.zeros((8, 16, 16), np.uint16), ImagesInAcquisition=8))
+    bench.send(*files[:6])
+    bench.reader.work()
+    bench.send(*files[6:])
+    bench.reader.work()
+    assert warnings(bench) == [["Images of the series may be missing: says 8 images, 6 are here."], []]
+
+
+def test_and_how_many_of_its_images_were_not_read_until_they_come_whole(
+    bench: Bench, slices: list[Path], tmp_path: Path
+) -> None:
+    first, *others, last = by_position(slices)
+    hostile = with_items(tmp_path / "hostile.dcm", first, 300_000)  # more than any image needs
+    dataset = pydicom.dcmread(last)
+    dataset.Modality = "OT"  # which the volume's package does not take
+    dataset.save_as(tmp_path / "odd.dcm")
+    bench.send(hostile, tmp_path / "odd.dcm", *others)
+    bench.reader.work()
+    bench.send(last)
+    bench.reader.work()
+    bench.send(first)
+    bench.reader.work()
+    apart = "Images that say they are of the series were not read with it: 1."
+    unread = "Images that came with the series and may be of it could not be read: 1."
+    turned_away = [[each for each in said if "may be missing" not in each] for said in warnings(bench)]
+    assert turned_away == [[apart, unread], [unread], []]
 
 
 def test_a_late_slice_makes_a_result_that_supersedes_and_a_duplicate_none(bench: Bench, slices: list[Path]) -> None:

@@ -21,6 +21,7 @@ from tests.running import CHECKOUT
 
 REAL = CHECKOUT.parent / "shared" / "dicom" / "mr-hippocampus"
 PIXELS = hippocampus_pixels(5, 6, 7)
+TYPE = ["ORIGINAL", "PRIMARY", "M"]
 
 
 def loaded(paths: list[Path]) -> Volume:
@@ -122,6 +123,14 @@ def test_two_at_one_position_are_named(tmp_path: Path) -> None:
         ({"PixelSpacing": [2, 1]}, "differ in Pixel Spacing"),
         ({"FrameOfReferenceUID": "1.2.3"}, "differ in Frame of Reference"),
         ({"Rows": 7}, "differ in Rows"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "P"]}, r"differ in Image Type: ORIGINAL\PRIMARY in"),
+        ({"ImageType": ["DERIVED", "PRIMARY"]}, "differ in Image Type"),
+        ({"EchoTime": 90}, "differ in Echo Time: 3.0 in"),
+        ({"EchoTime": "3.05"}, "differ in Echo Time"),
+        ({"EchoTime": None}, "differ in Echo Time: 3.0 in"),
+        ({"RepetitionTime": 4000}, "differ in Repetition Time: none in"),
+        ({"ContrastBolusAgent": "GADOVIST"}, "differ in Contrast/Bolus Agent: none in"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "differ in Photometric Interpretation: MONOCHROME2 in"),
         ({"SeriesInstanceUID": "1.2.3"}, "2 series"),
         ({"ImagePositionPatient": None}, "Image Position (Patient) is missing"),
         ({"ImageOrientationPatient": None}, "Image Orientation (Patient) is missing"),
@@ -143,6 +152,20 @@ def test_what_is_no_volume_is_turned_away_with_its_uid(
         loaded(files)
     assert word in str(refused.value)
     assert (uid if "SeriesInstanceUID" not in attributes else "1.2.3") in str(refused.value)
+
+
+def test_what_is_only_written_otherwise_is_one_volume(tmp_path: Path) -> None:
+    files = by_height(make_series(tmp_path, PIXELS, EchoTime="3", RepetitionTime=8, ImageType=TYPE))
+    changed(files[1], EchoTime="3.000", RepetitionTime="8.02", ImageType=[*TYPE, "NORM"])
+    assert loaded(files).warnings == ()
+
+
+def test_several_acquisitions_are_read_with_a_warning(tmp_path: Path) -> None:
+    files = by_height(make_series(tmp_path, PIXELS, AcquisitionNumber=1))
+    assert loaded(files).warnings == ()
+    changed(files[2], AcquisitionNumber=2)
+    (warning,) = loaded(files).warnings
+    assert warning.startswith("The slices state 2 different Acquisition Numbers")
 
 
 @pytest.mark.parametrize("count", [1, 2])

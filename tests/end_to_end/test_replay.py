@@ -25,14 +25,17 @@ from tests.running import RunningAppliance, scanside
 
 pytestmark = pytest.mark.skipif(not fake_package.BUNDLED, reason="no model package is bundled")
 
-SETTINGS = '[results]\nmessages = ["hl7_oru", "fhir_bundle"]\n[inference]\nbackend = "onnxruntime"\n'
+SETTINGS = (
+    '[results]\nmessages = ["hl7_oru", "fhir_bundle"]\n[inference]\nbackend = "onnxruntime"\n'
+    "[series]\nquiet_seconds = 2\n"
+)
 NAME = b"M\xfcller^Hans"
 KINDS = {"structured_report", "secondary_capture", "segmentation", "hl7_oru", "fhir_bundle"}
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAppliance]:
-    """An appliance that has read a radiograph, whose name is not what its character set says, and a series."""
+    """An appliance that has read a radiograph, whose name is not in its character set, and two series, one cut."""
     folder = tmp_path_factory.mktemp("done")
     appliance = RunningAppliance(folder, models(folder / "packages") + SETTINGS)
     appliance.start()
@@ -40,9 +43,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAppliance]
     chest.write_bytes(chest.read_bytes().replace(b"M?ller", NAME[:6]))
     slices = make_series(folder / "in", hippocampus_pixels(18, 30, 24))
     to = Destination("SCANSIDE", "127.0.0.1", appliance.port)
-    for files in ([chest], slices):
+    cut = make_series(folder / "cut", hippocampus_pixels(18, 30, 24), seed=1, ImagesInAcquisition=20)
+    for files in ([chest], slices, cut):
         assert all(sent.ok for sent in send_files(files, to, "TEST", {}, associations=1))
-    appliance.wait_final(2)
+    appliance.wait_final(3)
     appliance.stop()
     yield appliance
 
@@ -67,7 +71,7 @@ def results(config: Config) -> list[int]:
 
 @pytest.mark.filterwarnings("ignore:Failed to decode:UserWarning")  # the name
 def test_the_command_makes_the_same_objects_again(done: RunningAppliance, config: Config, tmp_path: Path) -> None:
-    assert len(results(config)) == 2
+    assert len(results(config)) == 3
     for number in results(config):
         out = tmp_path / f"out{number}"
         ran = scanside("replay", number, "--out", out, "--json", "--config", done.config_path)
@@ -91,6 +95,14 @@ def test_the_command_makes_the_same_objects_again(done: RunningAppliance, config
 def test_a_name_keeps_its_bytes_all_the_way(config: Config) -> None:
     for kind in ("structured_report", "secondary_capture", "segmentation"):
         assert NAME in (config.results_path / f"{results(config)[0]:08d}" / f"{kind}.dcm").read_bytes()
+
+
+def test_what_may_be_missing_in_a_series_is_said_in_its_report_and_messages(config: Config) -> None:
+    said = b"Images of the series may be missing: says 20 images, 18 are here."
+    for number, expected in zip(results(config), (False, False, True), strict=True):
+        for name in ("structured_report.dcm", "hl7_oru.hl7", "fhir_bundle.json"):
+            content = (config.results_path / f"{number:08d}" / name).read_bytes()
+            assert (said in content) == expected, name
 
 
 def test_objects_that_are_gone_are_made_again(config: Config) -> None:

@@ -78,6 +78,19 @@ def test_infer_reads_a_folder_of_images_and_series(configured: Path, tmp_path: P
     assert "Pneumonia: " in table
 
 
+def test_infer_reads_no_two_patients_or_studies_as_one_series(configured: Path, tmp_path: Path) -> None:
+    files = make_series(tmp_path / "in", hippocampus_pixels(24, 30, 24))
+    for number, path in enumerate(sorted(files, key=lambda path: float(pydicom.dcmread(path).ImagePositionPatient[2]))):
+        dataset = pydicom.dcmread(path)
+        if number >= 16:
+            dataset.StudyInstanceUID = "1.2.3"
+        elif number >= 8:
+            dataset.PatientID = "ANOTHER"
+        dataset.save_as(path)
+    ran = scanside("infer", tmp_path / "in", "--json", "--config", configured)
+    assert [json.loads(line)["files"] for line in ran.stdout.splitlines()] == [8, 8, 8]
+
+
 def test_the_command_line_tells_of_the_dice(configured: Path) -> None:
     receipts = json.loads(scanside("receipt", "--json", "--config", configured).stdout)
     dice = {each["package"].split()[0]: each["receipt"].get("min_dice") for each in receipts}
