@@ -58,15 +58,17 @@ def test_it_says_what_is_configured() -> None:
 
 def test_it_lists_the_destinations() -> None:
     config = Config(
-        results=Results(messages=("fhir_bundle",)),
         destinations=(
             Destination(name="pacs", ae_title="PACS", host="192.0.2.1", port=104, send=("structured_report",)),
             Destination(name="ehr", protocol="fhir", url="https://ehr.example/r4", send=("fhir_bundle",)),
+            Destination(name="all", ae_title="ALL", host="192.0.2.2", port=104),
         ),
+        results=Results(messages=("fhir_bundle",)),
     )
     text = statement(config).markdown()
     assert "| pacs | C-STORE | PACS | 192.0.2.1:104 | no | structured_report |" in text
     assert "| ehr | FHIR over HTTP |  | https://ehr.example/r4 | yes | fhir_bundle |" in text
+    assert "| no | structured_report, secondary_capture, segmentation |" in text, "what is made"
 
 
 def test_every_writer_and_every_decoder_is_in_it() -> None:
