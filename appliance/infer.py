@@ -15,7 +15,7 @@ from appliance import signature, writer
 from appliance.config import Config
 from appliance.errors import InputError, QuarantineError
 from appliance.image import text
-from appliance.pipeline import Pipeline, Stopwatch, try_out, write_results
+from appliance.pipeline import Pipeline, Stopwatch, try_out, warned, write_results
 from appliance.sandbox import Sandbox
 from appliance.spool import write_durably
 
@@ -90,6 +90,8 @@ def _infer(
             answer["sop_instance_uid"] = text(headers[0], "SOPInstanceUID")
             answer["series_instance_uid"] = text(headers[0], "SeriesInstanceUID")
             reading = opened.infer(opened.prepare(files, headers, stopwatch, sandbox), stopwatch)
+        if out is not None:
+            reading = warned(reading, config)
         provenance = reading.provenance
         answer.update(
             package=provenance.package,

@@ -59,8 +59,12 @@ class MessageWriter(Protocol):
         """Whether this kind can say anything about a prediction."""
         ...
 
+    def obstacle(self, images: Sequence[Image]) -> str:
+        """Why no message of this kind can say whom these images are of, with the tag; empty where one can."""
+        ...
+
     def write(self, images: Sequence[Image], prediction: Prediction, provenance: Provenance) -> bytes:
-        """The message; `appliance.writer.missing` must be empty for each image's header."""
+        """The message; there must be no `obstacle`, and `appliance.writer.missing` be empty for each image's header."""
         ...
 
 

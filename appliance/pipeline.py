@@ -417,8 +417,24 @@ class ResultFile:
     content: bytes = field(repr=False)
 
 
+def warned(reading: Reading, config: Config) -> Reading:
+    """With a warning for each configured message that can't be made of it, so that its lack does not go unnoticed."""
+    reasons = [
+        f"No message of the kind {kind} was made of this result: {reason}."
+        for kind, one in message_writers(config).items()
+        if kind in config.results.messages
+        and one.accepts(reading.prediction)
+        and (reason := one.obstacle(reading.images))
+    ]
+    said = reading.prediction
+    return replace(reading, prediction=replace(said, warnings=(*said.warnings, *reasons))) if reasons else reading
+
+
 def write_results(reading: Reading, config: Config) -> list[ResultFile]:
-    """The results of a reading, of those configured kinds that apply to it: DICOM objects, then messages."""
+    """The results of a reading, of those configured kinds that apply to it: DICOM objects, then messages.
+
+    Messages that can't be made are left out: `warned` says so.
+    """
     images, said, provenance = reading.images, reading.prediction, reading.provenance
     written = [
         ResultFile(kind, dataset.SOPClassUID, dataset.SOPInstanceUID, "dcm", writer.to_bytes(dataset))
@@ -426,7 +442,7 @@ def write_results(reading: Reading, config: Config) -> list[ResultFile]:
     ]
     messages = message_writers(config)
     for kind in config.results.messages:
-        if messages[kind].accepts(said):
+        if messages[kind].accepts(said) and not messages[kind].obstacle(images):
             content = messages[kind].write(images, said, provenance)
             uid = writer.instance_uid(images, provenance, kind)
             written.append(ResultFile(kind, "", uid, messages[kind].suffix, content))

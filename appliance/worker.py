@@ -261,6 +261,7 @@ class Worker:
             if mode.level != "none":
                 said, made = mode.marked(reading.prediction, reading.provenance)
                 reading = replace(reading, prediction=said, provenance=made)
+            reading = pipeline.warned(reading, self._config)
             with stopwatch("write"):
                 objects = self._write(identifier, reading)
         self._finish(identifier, reading, stopwatch, objects)

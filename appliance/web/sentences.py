@@ -44,6 +44,11 @@ RESULTS = (
       "and its area be larger than it says."),
     m("The slices state %(number)s different Acquisition Numbers, and are measured as one volume; "
       "look whether they belong together."),
+    m("No message of the kind %(module)s was made of this result: %(said)s."),
+    m("Patient ID (0010,0020) has characters that the character set %(charset)s has not"),
+    m("Issuer of Patient ID (0010,0021) has characters that the character set %(charset)s has not"),
+    m("Accession Number (0008,0050) has characters that the character set %(charset)s has not"),
+    m("hl7.assigning_authority has characters that the character set %(charset)s has not"),
     m("Images of the series may be missing: %(said)s."),
     m("Images that say they are of the series were not read with it: %(number)s."),
     m("Images that came with the series and may be of it could not be read: %(number)s."),

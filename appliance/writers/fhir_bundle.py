@@ -51,6 +51,9 @@ class FhirBundleWriter:
     def accepts(self, prediction: Prediction) -> bool:
         return bool(prediction.findings or prediction.segments)
 
+    def obstacle(self, images: Sequence[Image]) -> str:  # noqa: ARG002  UTF-8 has every character
+        return ""
+
     def write(self, images: Sequence[Image], prediction: Prediction, provenance: Provenance) -> bytes:
         order = Order.of(images[0])
         prediction = replace(prediction, warnings=(*prediction.warnings, f"{self._label}."))  # closes every text

@@ -12,6 +12,7 @@ from datetime import date, datetime
 
 from appliance import message, writer
 from appliance.config import Hl7
+from appliance.errors import ApplianceError
 from appliance.image import Image
 from appliance.message import Order
 from appliance.result import Code, Finding, Prediction, Provenance, Segment
@@ -42,7 +43,24 @@ class Hl7OruWriter:
     def accepts(self, prediction: Prediction) -> bool:
         return bool(prediction.findings or prediction.segments)
 
+    def obstacle(self, images: Sequence[Image]) -> str:
+        """A question mark in a name is seen; in what identifies it would make one patient or order of two."""
+        order = Order.of(images[0])
+        identifiers = {
+            "Patient ID (0010,0020)": order.patient_id,
+            "Issuer of Patient ID (0010,0021)" if order.issuer else "hl7.assigning_authority": self._issuer(order),
+            "Accession Number (0008,0050)": order.accession_number,
+        }
+        for name, value in identifiers.items():
+            try:
+                value.encode(_ENCODINGS[self._settings.character_set])
+            except UnicodeEncodeError:
+                return f"{name} has characters that the character set {self._settings.character_set} has not"
+        return ""
+
     def write(self, images: Sequence[Image], prediction: Prediction, provenance: Provenance) -> bytes:
+        if reason := self.obstacle(images):
+            raise ApplianceError(reason)
         order = Order.of(images[0])
         made_at = datetime.fromisoformat(provenance.made_at)
         segments = [
@@ -88,9 +106,12 @@ class Hl7OruWriter:
         """PID-3; it must have a value, and one that nobody takes for another patient's."""
         if not order.patient_id:
             return f"{control_id(writer.derived_uid(order.study_instance_uid))}^^^SCANSIDE^ANON"
-        issuer = escape(order.issuer or self._settings.assigning_authority)
+        issuer = escape(self._issuer(order))
         authority = f"{issuer}&{escape(order.issuer_oid)}&ISO" if order.issuer_oid else issuer
         return f"{escape(order.patient_id)}^^^{authority}".rstrip("^")
+
+    def _issuer(self, order: Order) -> str:
+        return order.issuer or self._settings.assigning_authority
 
 
 def control_id(uid: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pydicom.tag import Tag
 
 from appliance import message
 from appliance.config import Config, Fhir, Hl7
+from appliance.errors import ApplianceError
 from appliance.image import Image, describe, load
 from appliance.message import MessageWriter, Name, Order
 from appliance.result import Prediction
@@ -225,6 +227,27 @@ def test_hl7_has_the_character_set_that_it_states(name: Any, said: str, tmp_path
     text = hl7(image, found(), Hl7(character_set=name))
     assert segments(text, "MSH")[0][17] == name
     assert segments(text, "PID")[0][5].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"PatientID": "Ж1"}, "Patient ID (0010,0020) has"),
+        ({"IssuerOfPatientID": "Ж"}, "Issuer of Patient ID (0010,0021) has"),
+        ({"AccessionNumber": "Ж1"}, "Accession Number (0008,0050) has"),
+    ],
+)
+def test_hl7_is_not_made_where_its_character_set_would_make_one_patient_of_two(
+    attributes: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    image = make(tmp_path, SpecificCharacterSet="ISO_IR 192", **attributes)
+    for name in ("8859/1", "ASCII"):
+        one = Hl7OruWriter(Hl7(character_set=name))  # type: ignore[arg-type]
+        assert one.obstacle([image]) == f"{said} characters that the character set {name} has not"
+        with pytest.raises(ApplianceError, match=re.escape(said)):
+            one.write([image], found(), PROVENANCE)
+    for name in ("8859/5", "UNICODE UTF-8"):
+        assert Hl7OruWriter(Hl7(character_set=name)).obstacle([image]) == ""  # type: ignore[arg-type]
 
 
 def test_hl7_without_a_patient_id_names_nobody_else(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from appliance.config import load
+from appliance.replay import replay
 from appliance.send import Destination, send_files
 from tests import fake_package
 from tests.dicom_files import make_radiograph
@@ -67,3 +69,45 @@ def test_messages_arrive_once_also_where_the_receiver_was_down(tmp_path: Path) -
     assert file.read_bytes().decode() == str(message)
     verified = scanside("ledger", "verify", "--config", appliance.config_path)
     assert verified.returncode == 0, verified.stdout
+
+
+def test_two_patients_whose_ids_the_character_set_lacks_get_objects_and_no_message(tmp_path: Path) -> None:
+    settings = """
+[results]
+messages = ["hl7_oru"]
+[hl7]
+character_set = "8859/1"
+[[destinations]]
+name = "files"
+protocol = "folder"
+path = "out"
+send = ["hl7_oru", "structured_report"]
+"""
+    appliance = RunningAppliance(tmp_path, settings)
+    (appliance.data / "out").mkdir(parents=True)
+    patients = ["\u0416", "\u0429", "SIM-1"]  # in Cyrillic letters; the third only its name
+    files = [
+        make_radiograph(
+            tmp_path / f"{number}.dcm", seed=number, SpecificCharacterSet="ISO_IR 192",
+            PatientID=patient, PatientName="\u0416^A",
+        )
+        for number, patient in enumerate(patients)
+    ]  # fmt: skip
+    appliance.start()
+    try:
+        to = Destination("SCANSIDE", "127.0.0.1", appliance.port)
+        assert all(sent.ok for sent in send_files(files, to, "TEST", {}, associations=1))
+        assert [row["state"] for row in appliance.wait_final(3)] == ["delivered"] * 3
+    finally:
+        appliance.stop()
+    (message,) = (appliance.data / "out").glob("*.hl7")
+    assert b"|SIM-1" in message.read_bytes()
+    assert b"|?^A" in message.read_bytes()
+    said = "No message of the kind hl7_oru was made of this result: Patient ID (0010,0020) has characters that the "
+    reports = [path.read_bytes() for path in (appliance.data / "out").glob("*.dcm")]
+    assert sorted(said.encode() in report for report in reports) == [False, True, True]
+    for row in appliance.store().worklist():
+        found = appliance.store().instance(row["id"])
+        assert found is not None
+        assert any(each.startswith(said) for each in found["warnings"]) == (row["patient_id"] != "SIM-1")
+        assert all(each.identical for each in replay(load(appliance.config_path), row["id"]))
