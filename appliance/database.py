@@ -63,6 +63,9 @@ class Database:
 
     def _create(self) -> None:
         connection = self._connection()
+        with _errors_in_words(self.what, self.path):
+            if connection.execute("PRAGMA user_version").fetchone()[0] == self._version:
+                return  # it is opened also while another process holds it
         with self._transaction():
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             self._refuse_later(version)

@@ -15,7 +15,7 @@ import ssl
 import subprocess
 import threading
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from types import FrameType
@@ -71,6 +71,7 @@ class Appliance:
         self._worker = Child("worker", "appliance.worker", config)
         self._shadow = Shadow(config) if config.shadow.enabled else None
         self._web: Child | None = None
+        self._page_url, self._page_answers = "", False
         self._diagnoses: Child | None = None
         self._outbox = Outbox(config, self._store, config.results_path, self._trail)
         spool = Spool(config.spool_path)
@@ -103,6 +104,8 @@ class Appliance:
                     self._shadow.look()
                 rounds += 1
                 if rounds % _SAY_EVERY == 0:
+                    if self._web and not self._page_answers:
+                        self._look_for_page()
                     self._say()
         finally:
             self._shut_down()
@@ -144,10 +147,10 @@ class Appliance:
         if self._config.web.enabled:
             host = _WHERE_IT_ANSWERS.get(self._config.web.host, self._config.web.host)
             scheme = "https" if self._certificate else "http"
-            url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
-            self._wait_for_page(url)
-            ready.insert(0, f"page {url}")
-            self._invite(port)
+            self._page_url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
+            self._wait_for_page()
+            if self._page_answers:
+                ready.insert(0, f"page {self._page_url}")
         self._say()
         self._safety.start()
         self._housekeeping.start()
@@ -186,18 +189,31 @@ class Appliance:
         finally:
             accounts.close()
 
-    def _wait_for_page(self, url: str) -> None:
-        trusting = ssl.create_default_context()
-        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE  # whether it answers, not who it is
+    def _wait_for_page(self) -> None:
+        """Until it answers. Scanners are answered meanwhile, and also without it: it is looked for again later."""
         deadline = time.monotonic() + _PAGE_START_SECONDS
         while not self._stop.is_set():
-            try:
-                with urllib.request.urlopen(f"{url}healthz", timeout=2, context=trusting):  # noqa: S310 (our own address)
-                    return
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise ApplianceError(f"the page at {url} does not answer: {error}") from error
-                time.sleep(0.05)
+            self._look_for_page()
+            if self._page_answers:
+                return
+            self._watch()
+            self._watch_page()
+            if time.monotonic() > deadline:
+                log.error("the page at %s does not answer; all else goes on without it", self._page_url)
+                return
+            self._stop.wait(0.05)
+
+    def _look_for_page(self) -> None:
+        """Whether it answers by now, for the first time: then people are invited to it."""
+        trusting = ssl.create_default_context()
+        trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE  # whether it answers, not who it is
+        try:
+            with urllib.request.urlopen(f"{self._page_url}healthz", timeout=2, context=trusting):  # noqa: S310 (ours)
+                pass
+            self._invite(urllib.parse.urlsplit(self._page_url).port or 0)
+        except (OSError, SpoolError):
+            return
+        self._page_answers = True
 
     def _watch(self) -> None:
         try:
@@ -242,10 +258,11 @@ class Appliance:
                     **self._housekeeping.trail,
                 },
             )
-            if self._certificate:
-                made = self._certificate
-                until = made.not_after.timestamp()
-                say("page", {"state": "ready", "fingerprint": made.fingerprint, "own": made.own, "not_after": until})
+            if self._web:
+                state, made = "ready" if self._page_answers else "waiting", self._certificate
+                until = made and made.not_after.timestamp()
+                shown = {"fingerprint": made.fingerprint, "own": made.own, "not_after": until} if made else {}
+                say("page", {"state": state, **shown})
             if self._diagnoses and self._diagnoses.pid is not None:
                 host = config.diagnoses.host
                 say("diagnoses", {"state": "ready", "host": host, "port": self._diagnoses_port})
