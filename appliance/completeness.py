@@ -136,7 +136,7 @@ def judge(
         None where the modality has said nothing.
     """
     quiet_at = last_arrival + quiet_seconds
-    missing = _too_few(slices) or _gaps(slices) or _numbers(slices)
+    missing = lacking(slices)
     if performed is not None and performed.proves:  # nothing else is to come, whatever else is missed
         named = f"all {performed.images} images are here that its performed procedure step names"
         return Ready(f"{named}, which is {performed.status}{f' ({missing})' if missing else ''}")
@@ -158,6 +158,11 @@ def judge(
 
 
 # --- evidence that something is missing: each a sentence, empty where there is none ---------------------------------
+
+
+def lacking(slices: Sequence[Slice]) -> str:
+    """What the images themselves say."""
+    return _too_few(slices) or _gaps(slices) or _numbers(slices)
 
 
 def _states_counts(slices: Sequence[Slice]) -> bool:

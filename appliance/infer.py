@@ -11,10 +11,10 @@ import click
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from appliance import signature, writer
+from appliance import completeness, signature, writer
 from appliance.config import Config
 from appliance.errors import InputError, QuarantineError
-from appliance.image import text
+from appliance.image import place_in_series, text
 from appliance.pipeline import Pipeline, Stopwatch, try_out, warned, write_results
 from appliance.sandbox import Sandbox
 from appliance.spool import write_durably
@@ -89,7 +89,9 @@ def _infer(
             headers = [sandbox.read_header(file) for file in files]
             answer["sop_instance_uid"] = text(headers[0], "SOPInstanceUID")
             answer["series_instance_uid"] = text(headers[0], "SeriesInstanceUID")
-            reading = opened.infer(opened.prepare(files, headers, stopwatch, sandbox), stopwatch)
+            missing = completeness.lacking([place_in_series(header) for header in headers]) if len(files) > 1 else ""
+            known = completeness.warnings(missing, 0, 0)
+            reading = opened.infer(opened.prepare(files, headers, stopwatch, sandbox, known), stopwatch)
         if out is not None:
             reading = warned(reading, config)
         provenance = reading.provenance

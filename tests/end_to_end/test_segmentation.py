@@ -91,6 +91,16 @@ def test_infer_reads_no_two_patients_or_studies_as_one_series(configured: Path, 
     assert [json.loads(line)["files"] for line in ran.stdout.splitlines()] == [8, 8, 8]
 
 
+def test_infer_says_what_is_missing_in_a_series(configured: Path, tmp_path: Path) -> None:
+    make_series(tmp_path / "in" / "cut", hippocampus_pixels(18, 30, 24), ImagesInAcquisition=20)
+    make_series(tmp_path / "in" / "whole", hippocampus_pixels(18, 30, 24), ImagesInAcquisition=18)
+    ran = scanside("infer", tmp_path / "in", "--json", "--config", configured)
+    cut, whole = (json.loads(line)["warnings"] for line in ran.stdout.splitlines())
+    said = "Images of the series may be missing: says 20 images, 18 are here."
+    assert said in cut
+    assert not any("may be missing" in each for each in whole)
+
+
 def test_the_command_line_tells_of_the_dice(configured: Path) -> None:
     receipts = json.loads(scanside("receipt", "--json", "--config", configured).stdout)
     dice = {each["package"].split()[0]: each["receipt"].get("min_dice") for each in receipts}
