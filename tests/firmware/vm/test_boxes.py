@@ -1,7 +1,7 @@
 """The life of a box, on a machine without KVM: flashed, commissioned by stick, fed, updated, sent back, attacked.
 
-By hand, as root: ``pytest -m vm tests/firmware/vm``; some 50 minutes of CPU. See firmware/README.md for what it
-needs. ``SCANSIDE_VM_WORK`` keeps images and Debian trees between runs, ``SCANSIDE_VM_BOX`` the box.
+By hand, as root: ``pytest -m vm tests/firmware/vm``; firmware/README.md says what it needs and what was seen.
+``SCANSIDE_VM_WORK`` keeps images and Debian trees between runs, ``SCANSIDE_VM_BOX`` the box.
 """
 
 from __future__ import annotations
