@@ -7,6 +7,7 @@ result goes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from pydicom import Dataset
@@ -152,8 +153,10 @@ def _view(header: Dataset, package: Package) -> str | None:
 
 
 def _leads(header: Dataset) -> tuple[str, ...]:
-    """Where rows and columns lead to, the main direction of each (Patient Orientation, PS3.3 C.7.6.1.1.1)."""
-    return tuple(each[:1] for each in text(header, "PatientOrientation").upper().split("\\") if each)
+    """Where rows and columns lead to, the main direction of each (Patient Orientation, PS3.3 C.7.6.1.1.1); empty where
+    that is not stated, or is none."""
+    stated = text(header, "PatientOrientation").upper().split("\\")
+    return tuple(each[0] for each in stated) if all(re.fullmatch("[APRLHF]{1,3}", each) for each in stated) else ()
 
 
 _CHECKS = (_kind, _pixels, _body_part, _view)
