@@ -34,7 +34,7 @@ def appliance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAppli
     ]
     files.append(make_radiograph(folder / "hand.dcm", BodyPartExamined="HAND", seed=9))
     for sent in send_files(files, Destination("SCANSIDE", "127.0.0.1", running.port), "TEST", {}, associations=1):
-        assert sent.ok, sent.error
+        assert sent.ok, f"{sent.error}\n{running.log}"
     running.wait_final(5)
     running.fix_ports()
     made = scanside("study", "create", "pilot", "--repeat", "0.25", "--config", running.config_path, check=True)
