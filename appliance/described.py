@@ -40,7 +40,7 @@ _NO_FRONTAL = frozenset(
 )
 _NO_FRONTAL_BEGIN = ("DECUB", "LORDOT")
 _FRONTAL = frozenset(("PA", "AP", "FRONTAL"))
-# View Code Sequence (context group 4010), without its dashes; SNOMED CT and the codes that it had before.
+# Meanings in View Code Sequence (context group 4010), without their dashes.
 _VIEWS = {"POSTERO ANTERIOR": "PA", "POSTEROANTERIOR": "PA", "ANTERO POSTERIOR": "AP", "ANTEROPOSTERIOR": "AP"}
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from appliance import diagnoses, hl7_message, installed, process
 from appliance.acceptor import tls
+from appliance.acceptor.access import plain
 from appliance.acceptor.complaints import Complaints
 from appliance.audit import Record, Trail
 from appliance.config import Config
@@ -98,7 +99,7 @@ class Listener:
                     log.error("no connection can be accepted: %s", error.strerror)
                     time.sleep(_PAUSE_SECONDS)
                 continue  # or it has gone already
-            guest = _Guest(connection, _plain(peer[0]))
+            guest = _Guest(connection, str(plain(peer[0])))
             try:
                 if why := self._refused(guest):
                     self._turn_away(guest, why)
@@ -306,13 +307,6 @@ def _see_off(channel: socket.socket) -> None:
         channel.settimeout(_FAREWELL_SECONDS)
         while time.monotonic() < deadline and channel.recv(65536):
             pass
-
-
-def _plain(address: str) -> str:
-    """An address as people write it: IPv4 where it is mapped into IPv6, without a zone."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return str(mapped or found)
 
 
 def tls_context(config: Config) -> ssl.SSLContext | None:

@@ -14,7 +14,7 @@ from typing import Any
 from firmware.box import Box
 from firmware.errors import FirmwareError
 
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _RULES = """flush ruleset
 table inet scanside {{
     chain input {{
@@ -43,15 +43,15 @@ def rules(configuration: dict[str, Any], on_trial: bool = False) -> str:
 def _opened(configuration: dict[str, Any]) -> list[str]:
     scp, web = configuration.get("storage_scp", {}), configuration.get("web", {})
     found = []
-    if scp.get("enabled", True) and scp.get("host", "0.0.0.0") not in _LOOPBACK:  # noqa: S104 (the configuration's)
+    if scp.get("enabled", True) and scp.get("host", "0.0.0.0") not in LOOPBACK:  # noqa: S104 (the configuration's)
         port = int(scp.get("port", 11112))
         addresses = [str(each["address"]) for each in scp.get("modalities", ()) if "address" in each]
         everybody = not scp.get("only_modalities") or len(addresses) < len(scp.get("modalities", ()))
         found += [f"tcp dport {port} accept"] if everybody else _from(addresses, port)
-    if web.get("enabled", True) and web.get("host", "127.0.0.1") not in _LOOPBACK:
+    if web.get("enabled", True) and web.get("host", "127.0.0.1") not in LOOPBACK:
         found.append(f"tcp dport {int(web.get('port', 8080))} accept")
     diagnoses = configuration.get("diagnoses", {})
-    if diagnoses.get("enabled", False) and diagnoses.get("host", "0.0.0.0") not in _LOOPBACK:  # noqa: S104
+    if diagnoses.get("enabled", False) and diagnoses.get("host", "0.0.0.0") not in LOOPBACK:  # noqa: S104
         port, addresses = int(diagnoses.get("port", 2575)), [str(each) for each in diagnoses.get("addresses", ())]
         found += _from(addresses, port) or [f"tcp dport {port} accept"]
     return found

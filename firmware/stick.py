@@ -16,6 +16,7 @@ from pathlib import Path
 from firmware import handover, health, provisioning, update
 from firmware.box import Box
 from firmware.durable import Files
+from firmware.firewall import LOOPBACK
 
 
 def take(
@@ -54,7 +55,7 @@ def take(
 def _invite(box: Box, answer: Path, ask: health.Ask) -> None:
     """Where others reach the page and nobody has an account: how the first one is made. Each start has its own code."""
     web = tomllib.loads(box.configuration.read_text()).get("web", {})
-    if web.get("host", "127.0.0.1") in ("127.0.0.1", "::1", "localhost"):
+    if web.get("host", "127.0.0.1") in LOOPBACK:
         return
     done = ask(("accounts", "enrol", "--config", str(box.configuration)))
     if done.returncode:

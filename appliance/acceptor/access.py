@@ -36,9 +36,7 @@ class Access:
 
     def modality(self, address: str, calling_ae_title: str) -> config.Modality | None:
         """The configured modality that a peer is, if any."""
-        peer = ipaddress.ip_address(address.partition("%")[0])
-        if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped:
-            peer = peer.ipv4_mapped
+        peer = plain(address)
         for each, network in self._modalities:
             if (network is None or peer in network) and each.ae_title in (None, calling_ae_title):
                 return each
@@ -80,3 +78,10 @@ class Access:
 
 def _network(address: str | None) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     return None if address is None else ipaddress.ip_network(address)
+
+
+def plain(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """A peer's address as people write it: IPv4 where it is mapped into IPv6, without a zone."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return mapped or found
