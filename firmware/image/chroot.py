@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from firmware.errors import FirmwareError, die
@@ -31,9 +31,18 @@ _TOOLS = (
 )
 
 
-def call(*command: str | Path, epoch: int | None = None, data: str | None = None) -> str:
+# A tree knows nothing of who builds it: a TMPDIR or PYTHONPATH of theirs leads nowhere there.
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
+
+
+def call(
+    *command: str | Path,
+    epoch: int | None = None,
+    data: str | None = None,
+    environment: Mapping[str, str] = os.environ,
+) -> str:
     """Run a program; its output, or an error with its last words."""
-    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    environment = {**environment, "LC_ALL": "C.UTF-8"}
     if epoch is not None:
         environment["SOURCE_DATE_EPOCH"] = str(epoch)
     try:
@@ -106,6 +115,6 @@ def mounted(tree: Path, *binds: Path) -> Iterator[None]:
             call("umount", "--lazy", place)
 
 
-def inside(tree: Path, *command: str | Path, epoch: int | None = None) -> str:
+def inside(tree: Path, *command: str | Path, epoch: int | None = None, data: str | None = None) -> str:
     """Run a program of the tree."""
-    return call("chroot", tree, *command, epoch=epoch)
+    return call("chroot", tree, *command, epoch=epoch, data=data, environment=_ENVIRONMENT)

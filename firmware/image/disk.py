@@ -32,7 +32,7 @@ def make(tree: Path, work: Path, root: Path, loader: Path, version: str, date: i
         f"size={SLOT // 512}, type={_LINUX}, name=root-a, uuid={_uuid(version, 'root-a')}",
         f"size={SLOT // 512}, type={_LINUX}, name=root-b, uuid={_uuid(version, 'root-b')}",
     ]
-    call("chroot", tree, "sfdisk", "--quiet", raw, data="\n".join(table) + "\n")
+    inside(tree, "sfdisk", "--quiet", raw, data="\n".join(table) + "\n")
     found = json.loads(inside(tree, "sfdisk", "--json", raw))["partitiontable"]["partitions"]
     if [each["name"] for each in found] != ["esp", "root-a", "root-b"]:
         raise FirmwareError("the partition table was not written")

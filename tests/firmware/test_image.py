@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from firmware.errors import FirmwareError
-from firmware.image import sbom, wheels
+from firmware.image import chroot, sbom, wheels
 from firmware.image.boards import BOARDS, board
 from tests.running import CHECKOUT
 
@@ -111,3 +112,12 @@ def test_raucs_slots_and_handlers_are_ours() -> None:
     assert text.count("bootname=") == 2 and "bundle-formats=-plain" in text and "check-purpose=codesign" in text
     for name in re.findall(r"=/usr/lib/scanside/(rauc-\S+)", text):
         assert (FILES / "usr/lib/scanside" / name).stat().st_mode & 0o111, name
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may enter a tree")
+def test_nothing_of_who_builds_gets_into_a_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", "/only/here")
+    monkeypatch.setenv("PYTHONPATH", "/only/here")
+    assert chroot.inside(Path("/"), "cat", data="said") == "said"
+    found = dict(line.split("=", 1) for line in chroot.inside(Path("/"), "env", epoch=1).splitlines())
+    assert set(found) == {"PATH", "HOME", "LC_ALL", "SOURCE_DATE_EPOCH"}
