@@ -20,6 +20,7 @@ from appliance.truth_store import TruthStore
 # A part that has said nothing for so long isn't running.
 STALE_SECONDS = 15.0
 _DAY = 86400.0
+_UNMADE_DAYS = 30
 
 _watch = thermal.Watch()  # one for all pages, since it tells what changed
 
@@ -44,9 +45,10 @@ def health(config: Config, store: Store) -> dict[str, Any]:
     -------
     ``version``, ``running``, ``uptime_seconds``, ``counts`` (state -> instances), ``series`` (those that wait to be
     complete: the number of their first ``instance``, how many ``images`` are here, what each ``waits_for``, since how
-    many ``seconds``), ``held_up`` (as of `Store.held_up`), ``components`` (part -> its last words with ``age_seconds``
-    and ``stale``), ``destinations`` (how many results are in which state, why they wait, since when it fails, whether
-    it is ``configured``), ``recount`` (the latest outcome of `appliance.recount`, None before the first),
+    many ``seconds``), ``held_up`` (as of `Store.held_up`), ``unmade`` (as of `Store.unmade`, of the last 30 days),
+    ``components`` (part -> its last words with ``age_seconds`` and ``stale``), ``destinations`` (how many results are
+    in which state, why they wait, since when it fails, whether it is ``configured``), ``recount`` (the latest outcome
+    of `appliance.recount`, None before the first),
     ``cpu_percent``, ``memory`` and ``disk`` (bytes), ``temperature_celsius`` (None where the machine has no
     sensor) of ``temperature_zone``,
     ``safe_mode`` (as of `safe_mode`), ``fallbacks`` (as of `fallbacks`), ``diagnoses`` (as of `diagnoses`),
@@ -81,6 +83,7 @@ def health(config: Config, store: Store) -> dict[str, Any]:
             for row in store.gathered()
         ],
         "held_up": store.held_up(),
+        "unmade": store.unmade(now - _UNMADE_DAYS * _DAY),
         "components": components,
         "destinations": [{**row, "configured": row["destination"] in configured} for row in store.destinations()],
         "safe_mode": safe_mode(config),

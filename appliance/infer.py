@@ -15,7 +15,7 @@ from appliance import completeness, signature, writer
 from appliance.config import Config
 from appliance.errors import InputError, QuarantineError
 from appliance.image import place_in_series, text
-from appliance.pipeline import Pipeline, Stopwatch, try_out, warned, write_results
+from appliance.pipeline import Pipeline, Stopwatch, try_out, unmade, warned, write_results
 from appliance.sandbox import Sandbox
 from appliance.spool import write_durably
 
@@ -93,7 +93,7 @@ def _infer(
             known = completeness.warnings(missing, 0, 0)
             reading = opened.infer(opened.prepare(files, headers, stopwatch, sandbox, known), stopwatch)
         if out is not None:
-            reading = warned(reading, config)
+            reading = warned(reading, unmade(reading, config))
         provenance = reading.provenance
         answer.update(
             package=provenance.package,

@@ -54,6 +54,11 @@ _UNDELIVERED = f"""
 {_ITEM.replace("FROM outbox", "FROM outbox INDEXED BY outbox_undelivered")} WHERE outbox.state = 'undelivered'
 ORDER BY outbox.id LIMIT :limit
 """
+_UNMADE = """
+SELECT event.instance_id, event.detail
+FROM event INDEXED BY event_unmade JOIN instance ON instance.id = event.instance_id
+WHERE event.what = 'unmade' AND event.at >= :since AND instance.reviewed_at IS NULL ORDER BY event.at DESC LIMIT 1000
+"""
 _OF_OBJECT = "SELECT instance_id, kind, of_result FROM object WHERE id = ?"
 _OF_REPORT = """
 SELECT outbox.id, outbox.object_id FROM commitment_item JOIN outbox ON outbox.id = commitment_item.outbox_id
@@ -248,6 +253,12 @@ class OutboxStore(SeriesStore):
     def undelivered(self, limit: int = 1000) -> list[dict[str, Any]]:
         """Items that are set aside, the oldest first, with their object's columns."""
         return self._rows(_UNDELIVERED, limit=limit)
+
+    def unmade(self, since: float) -> dict[str, Any]:
+        """``count`` (at most 1000) of the images nobody has reviewed since then whose result lacks a message, and the
+        latest ``reason``."""
+        rows = self._rows(_UNMADE, since=since)
+        return {"count": len({row["instance_id"] for row in rows}), "reason": rows[0]["detail"] if rows else ""}
 
     def send_undelivered(self, destination: str | None = None, outbox_ids: Sequence[int] | None = None) -> int:
         """Let items wait again that were set aside, of a destination or by their numbers, None for all; how many."""

@@ -417,15 +417,19 @@ class ResultFile:
     content: bytes = field(repr=False)
 
 
-def warned(reading: Reading, config: Config) -> Reading:
-    """With a warning for each configured message that can't be made of it, so that its lack does not go unnoticed."""
-    reasons = [
+def unmade(reading: Reading, config: Config) -> list[str]:
+    """A sentence for each configured message that can't be made of a reading."""
+    return [
         f"No message of the kind {kind} was made of this result: {reason}."
         for kind, one in message_writers(config).items()
         if kind in config.results.messages
         and one.accepts(reading.prediction)
         and (reason := one.obstacle(reading.images))
     ]
+
+
+def warned(reading: Reading, reasons: Sequence[str]) -> Reading:
+    """With a warning more for each reason."""
     said = reading.prediction
     return replace(reading, prediction=replace(said, warnings=(*said.warnings, *reasons))) if reasons else reading
 
@@ -433,7 +437,7 @@ def warned(reading: Reading, config: Config) -> Reading:
 def write_results(reading: Reading, config: Config) -> list[ResultFile]:
     """The results of a reading, of those configured kinds that apply to it: DICOM objects, then messages.
 
-    Messages that can't be made are left out: `warned` says so.
+    Messages that can't be made are left out: `unmade` says so.
     """
     images, said, provenance = reading.images, reading.prediction, reading.provenance
     written = [

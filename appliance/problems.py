@@ -60,6 +60,7 @@ def find(
         *_of_the_ledger(health),
         *_of_the_trail(health),
         *_of_deliveries(health),
+        *_of_messages(health),
         *_of_the_disk(health, disk_days_left),
         *_of_credentials(credentials),
         *_of_the_machine(health, clock),
@@ -267,6 +268,20 @@ def _of_the_trail(health: dict[str, Any]) -> Iterator[Problem]:
             "Records of the audit trail are old enough to go, and stay.",
             "They go once they are somewhere else, too: at the collector, or in a file that you export.",
             trail["kept"],
+        )
+
+
+def _of_messages(health: dict[str, Any]) -> Iterator[Problem]:
+    if count := health["unmade"]["count"]:
+        yield Problem(
+            "unmade",
+            "alarm",
+            f"{count} {_plural(count, 'result', 'results')} went out without a message that is configured, and nobody "
+            f"has reviewed {_plural(count, 'it', 'them')}.",
+            "Each one's page says why. Mend that (hl7.character_set, say), and tell those who wait for the message. "
+            "The alarm ends when each is reviewed.",
+            health["unmade"]["reason"],
+            "/?unreviewed=1",
         )
 
 

@@ -168,6 +168,7 @@ CREATE TABLE event (
     detail      TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE INDEX event_by_instance ON event (instance_id, id);
+CREATE INDEX event_unmade ON event (at) WHERE what = 'unmade';
 
 CREATE TABLE tally (                             -- rows of instance by state, and more, so that no page has to count
     name TEXT PRIMARY KEY,                       -- a state; total; followers: images that another one stands for

@@ -8,6 +8,7 @@ UPDATE sqlite_schema SET sql = replace(sql, '''failed'', ''quarantined'')', '''f
 PRAGMA writable_schema = RESET;
 CREATE INDEX instance_withheld ON instance (id) WHERE state = 'withheld';
 INSERT INTO tally VALUES ('withheld', 0);
+CREATE INDEX event_unmade ON event (at) WHERE what = 'unmade';
 
 CREATE TABLE account (                           -- who may log in to the page; none is ever removed, since others name it
     id            INTEGER PRIMARY KEY,

@@ -375,6 +375,7 @@ class Store(OutboxStore):
         note: str = "",
         tier: Tier = "low",
         raised_to: Priority = "low",
+        unmade: Sequence[str] = (),
     ) -> None:
         """Record a result whose objects lie on disk, and what has to be sent where, at one stroke.
 
@@ -389,12 +390,16 @@ class Store(OutboxStore):
             For the events: what was unusual.
         tier, raised_to
             By which its image is read earlier than it would be otherwise; see `appliance.reading_order`.
+        unmade
+            Why a message that somebody waits for was not made of it, a sentence for each.
         """
         now = time.time()
         with self._transaction() as connection:
             self._end_claim(connection, instance_id, owner, "written" if outbox else "delivered", "", now)
             if note:
                 self._event(connection, instance_id, now, "note", note)
+            for reason in unmade:
+                self._event(connection, instance_id, now, "unmade", reason)
             connection.execute(
                 "INSERT INTO result VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (

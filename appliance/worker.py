@@ -261,10 +261,11 @@ class Worker:
             if mode.level != "none":
                 said, made = mode.marked(reading.prediction, reading.provenance)
                 reading = replace(reading, prediction=said, provenance=made)
-            reading = pipeline.warned(reading, self._config)
+            unmade = pipeline.unmade(reading, self._config)
+            reading = pipeline.warned(reading, unmade)
             with stopwatch("write"):
                 objects = self._write(identifier, reading)
-        self._finish(identifier, reading, stopwatch, objects)
+        self._finish(identifier, reading, stopwatch, objects, unmade)
         total = stopwatch.seconds["total"]
         if begun.claim["lead_id"] is None:
             usual = self._usual_seconds
@@ -327,7 +328,12 @@ class Worker:
             self._store.quarantine(identifier, self._owner, reason)
 
     def _finish(
-        self, identifier: int, reading: pipeline.Reading, stopwatch: Stopwatch, objects: list[WrittenObject]
+        self,
+        identifier: int,
+        reading: pipeline.Reading,
+        stopwatch: Stopwatch,
+        objects: list[WrittenObject],
+        unmade: list[str],
     ) -> None:
         tier = reading_order.tier(reading.prediction.findings)
         self._store.finish(
@@ -346,6 +352,7 @@ class Worker:
             "the answer to the same pixels was taken again" if reading.reused else "",
             tier,
             reading_order.raised_to(tier, self._config.worklist),
+            unmade,
         )
 
     def _count_crash(self, identifier: int, reason: str) -> None:

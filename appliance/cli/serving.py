@@ -56,6 +56,8 @@ def status(as_json: bool, config_path: Path | None, data_dir: Path | None) -> No
         click.echo(f"{state:<11} {count}")
     if held := found["held_up"]["count"]:
         click.echo(f"held up     {held} images could not be read to the end: {found['held_up']['reason']}")
+    if unmade := found["unmade"]["count"]:
+        click.echo(f"no message  {unmade} results that nobody has reviewed yet: {found['unmade']['reason']}")
     for row in found["destinations"]:
         delivered = row["sent"] - row["to_commit"]
         waits = "".join(f", {row[key]} {words}" for key, words in _WAITS.items() if row[key])

@@ -214,6 +214,10 @@ DEVICE = (
     m("%(number)s image could not be read to the end, and is tried again."),
     m("%(number)s images could not be read to the end, and are tried again."),
     m("The reason says what is in the way; once that is gone, reading goes on by itself."),
+    m("%(number)s result went out without a message that is configured, and nobody has reviewed it."),
+    m("%(number)s results went out without a message that is configured, and nobody has reviewed them."),
+    m("Each one's page says why. Mend that (hl7.character_set, say), and tell those who wait for the message. The "
+      "alarm ends when each is reviewed."),
     m("%(number)s result was not delivered to %(name)s, and is not tried any more."),
     m("%(number)s results were not delivered to %(name)s, and are not tried any more."),
     m("Test the connection to %(name)s below, mend it, and send them again."),

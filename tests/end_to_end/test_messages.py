@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from appliance import problems
 from appliance.config import load
+from appliance.custody import Custody
+from appliance.health import health
+from appliance.machine import Clock
 from appliance.replay import replay
 from appliance.send import Destination, send_files
 from tests import fake_package
@@ -111,3 +115,19 @@ send = ["hl7_oru", "structured_report"]
         assert found is not None
         assert any(each.startswith(said) for each in found["warnings"]) == (row["patient_id"] != "SIM-1")
         assert all(each.identical for each in replay(load(appliance.config_path), row["id"]))
+    alarm = _alarm(appliance)
+    assert alarm is not None
+    assert alarm.what.startswith("2 results went out without a message that is configured")
+    assert alarm.detail.startswith(said)
+    unread = [row["id"] for row in appliance.store().worklist() if row["patient_id"] != "SIM-1"]
+    ledger = Custody(appliance.data / "ledger.sqlite3")
+    for identifier in unread:
+        assert any(each["what"] == "unmade" for each in appliance.store().events(identifier))
+        ledger.review(identifier)
+    ledger.close()
+    assert _alarm(appliance) is None
+
+
+def _alarm(appliance: RunningAppliance) -> problems.Problem | None:
+    found = {**health(load(appliance.config_path), appliance.store()), "running": True}
+    return next((each for each in problems.find(found, Clock("", True), [], None) if each.name == "unmade"), None)
