@@ -34,6 +34,7 @@ _LOOKS = {
     "peer": r"\S+",
     "said": ".+?",
     "socket": r"\S+:\d+",
+    "tls": r"TLSv[\d.]+, [A-Z0-9_-]+",
     "storage": r"[A-Z0-9][\w-]*(?: [A-Z0-9][\w-]*)*",
 }
 _LONGEST, _DEEPEST, _MOST_TRIES = 2000, 12, 200

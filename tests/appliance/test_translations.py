@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import gettext
 import re
+import ssl
 import subprocess
 import sys
 import tomllib
@@ -23,14 +24,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 
-from appliance import doctor, errand, package
+from appliance import doctor, errand, package, send, tls_client
 from appliance.config import Config, Destination, StorageScp
+from appliance.connection import secure
+from appliance.connection.question import Question
 from appliance.errors import NotAcceptedError
 from appliance.route import route
 from appliance.web import language, recorded
 from appliance.web.app import create_app
 from appliance.web.sentences import FORMS
 from tests.appliance.test_web import Box
+from tests.certificates import HOUR, Authority
 from tests.dicom_files import make_radiograph
 from tests.peers import free_port
 from tests.running import CHECKOUT
@@ -327,7 +331,7 @@ def _said_in(path: Path) -> str:
 def _words_elsewhere() -> list[set[str]]:
     """The words of each file that may say a sentence of `FORMS`."""
     files = [*(CHECKOUT / "appliance").rglob("*.py"), *(CHECKOUT / "compression").glob("*.py")]
-    files = [path for path in files if path.name != "sentences.py"] + [Path(werkzeug.exceptions.__file__)]
+    files = [path for path in files if path.parent.name != "sentences"] + [Path(werkzeug.exceptions.__file__)]
     texts = [_said_in(path) for path in files]
     texts += [str(tomllib.loads(path.read_text())) for path in (CHECKOUT / "models").glob("*/recipe.toml")]
     shared = {word for path in ("errors", "result") for word in _words(_said_in(CHECKOUT / "appliance" / f"{path}.py"))}
@@ -347,6 +351,36 @@ def test_all_that_the_self_test_and_the_connection_test_say_is_translated(tmp_pa
     assert {check.what for check in checks} >= {"destination pacs", "backend openvino", "inference", "disk"}
     texts = {text for check in checks for text in (check.what, check.detail, check.hint) if text}
     assert sorted(text for text in texts - {config.web.brand.name} if _german(text) is None) == []
+
+
+def test_all_that_is_said_of_certificates_is_translated(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "hospital")
+    kinds = (
+        authority.issue("good", end=2000 * HOUR),
+        authority.issue("expired", begin=-9 * HOUR, end=-HOUR),
+        authority.issue("early", begin=HOUR, end=9 * HOUR),
+        authority.issue("ending"),
+    )
+    texts: set[str] = set()
+    for certificate, key in kinds:
+        facts = tls_client.own_certificate(certificate)
+        for code in (9, 10, 18, 24, 26, 62, 66, 1):
+            error = ssl.SSLCertVerificationError("refused")
+            error.verify_code, error.verify_message = code, "unsuitable certificate purpose"
+            for peer in (facts, None):
+                texts.update(tls_client.explain_certificate(error, peer, "pacs.example"))
+        question = Question(
+            send.Destination("PACS", "127.0.0.1", 1),
+            "SCANSIDE",
+            {},
+            tls_client.TlsFiles(authority.ca, certificate, key),
+        )
+        for check in secure.own_certificate(question):
+            texts.update({check.detail, check.hint})
+    for error in (TimeoutError(), ConnectionResetError(), OSError(5, "Input/output error")):
+        texts.update(tls_client.explain_handshake(error))
+    texts.update(text for pair in tls_client._ALERTS.values() for text in pair)
+    assert sorted(text for text in texts - {""} if _german(text) is None) == []
 
 
 def test_what_is_said_elsewhere_is_still_said_there() -> None:

@@ -58,11 +58,11 @@ def publisher(work: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def image(work: Path, publisher: Path) -> Callable[[str], Path]:
+def image(work: Path, publisher: Path) -> Callable[..., Path]:
     """Version -> folder of its image. 3.0.0 is broken: its model was damaged, so no backend earns a receipt."""
 
-    def made(version: str) -> Path:
-        target = work / f"image-{version}"
+    def made(version: str, name: str = "generic") -> Path:
+        target = work / (f"image-{version}" if name == "generic" else f"image-{name}-{version}")
         if not (target / "manifest.json.sig").exists():
             project = CHECKOUT
             if version == "3.0.0":
@@ -74,9 +74,7 @@ def image(work: Path, publisher: Path) -> Callable[[str], Path]:
                     path.write_bytes(content)
                 unit = project / "firmware" / "systemd" / "scanside-confirm.service"  # it will not get well by waiting
                 unit.write_text(unit.read_text().replace("--seconds 1200", "--seconds 60"))
-            build(
-                Plan(project, board("generic"), version, 1, publisher, target, work / "cache", _MIRROR, 1_780_000_000)
-            )
+            build(Plan(project, board(name), version, 1, publisher, target, work / "cache", _MIRROR, 1_780_000_000))
         return target
 
     return made
@@ -91,7 +89,7 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]
 
 @pytest.fixture(scope="session")
 def box(
-    work: Path, publisher: Path, image: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+    work: Path, publisher: Path, image: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Machine]:
     """Version 1.0.0, flashed; or a box of an earlier run as that left it (``SCANSIDE_VM_BOX``)."""
     kept = os.environ.get("SCANSIDE_VM_BOX")
@@ -102,11 +100,11 @@ def box(
     machine.cut()
 
 
-def flashed(image: Callable[[str], Path], publisher: Path, folder: Path) -> Path:
+def flashed(image: Callable[..., Path], publisher: Path, folder: Path, name: str = "generic") -> Path:
     """A disk with version 1.0.0."""
     folder.mkdir(parents=True, exist_ok=True)
     disk = folder / "disk.img"
-    first = load(image("1.0.0") / "manifest.json", [publisher / "image.pub"])
+    first = load(image("1.0.0", name) / "manifest.json", [publisher / "image.pub"])
     flash(first, Disk(disk, 0, is_file=True), lambda done, phase: None, folder / "notes")
     return disk
 
@@ -183,7 +181,7 @@ def installed(machine: Machine, since: int) -> int:
     return since + machine.log[since:].index("BdsDxe: start")
 
 
-def test_2_an_update_proves_itself(box: Machine, publisher: Path, image: Callable[[str], Path], tmp_path: Path) -> None:
+def test_2_an_update_proves_itself(box: Machine, publisher: Path, image: Callable[..., Path], tmp_path: Path) -> None:
     box.cut()
     since = len(box.log)
     plug(box, tmp_path, publisher, next(image("2.0.0").glob("*.raucb")))
@@ -194,7 +192,7 @@ def test_2_an_update_proves_itself(box: Machine, publisher: Path, image: Callabl
 
 
 def test_3_an_update_that_fails_its_check_falls_back(
-    box: Machine, publisher: Path, image: Callable[[str], Path], tmp_path: Path
+    box: Machine, publisher: Path, image: Callable[..., Path], tmp_path: Path
 ) -> None:
     since = len(box.log)
     stick = plug(box, tmp_path, publisher, next(image("3.0.0").glob("*.raucb")))
@@ -213,7 +211,7 @@ def test_3_an_update_that_fails_its_check_falls_back(
 
 
 def test_4_bundles_that_are_turned_away(
-    box: Machine, publisher: Path, image: Callable[[str], Path], tmp_path: Path
+    box: Machine, publisher: Path, image: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Tampered, by another authority, older: each refused in words, and the box starts as before."""
     from firmware import bundle
@@ -260,7 +258,7 @@ def test_5_an_unsigned_loader_is_refused(box: Machine, publisher: Path, tmp_path
         machine.cut()
 
 
-def test_6_a_corrupted_root_does_not_run(publisher: Path, image: Callable[[str], Path], tmp_path: Path) -> None:
+def test_6_a_corrupted_root_does_not_run(publisher: Path, image: Callable[..., Path], tmp_path: Path) -> None:
     disk = flashed(image, publisher, tmp_path)
     with disk.open("r+b") as file:  # past the superblock, everywhere
         for offset in range(514 << 20, 700 << 20, 64 << 10):
@@ -300,7 +298,7 @@ def test_7_a_shell_by_a_signed_token_and_a_factory_reset(
     box.cut()
 
 
-def test_8_a_box_without_a_tpm_says_so(publisher: Path, image: Callable[[str], Path], tmp_path: Path) -> None:
+def test_8_a_box_without_a_tpm_says_so(publisher: Path, image: Callable[..., Path], tmp_path: Path) -> None:
     machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher, tpm=False)
     machine.start()
     try:
@@ -311,7 +309,7 @@ def test_8_a_box_without_a_tpm_says_so(publisher: Path, image: Callable[[str], P
 
 
 def test_9_an_update_is_handed_over_on_the_page(
-    publisher: Path, image: Callable[[str], Path], pacs: tuple[int, Path], tmp_path: Path
+    publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
 ) -> None:
     """The first account by the code on the stick; the bundle by the form; how far it is; the new system is good."""
     machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher)
@@ -354,9 +352,35 @@ def test_9_an_update_is_handed_over_on_the_page(
         machine.cut()
 
 
+@pytest.mark.slow
+def test_the_image_for_bare_machines_starts_too(
+    publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
+) -> None:
+    """On demand. Its kernel, firmware and backend are others; its console is a screen, so its stick tells."""
+    machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path, "x86-efi"), publisher)
+    begin, before = time.monotonic(), len(list(pacs[1].glob("SR*")))
+    try:
+        stick = plug(machine, tmp_path, publisher, site=site(pacs[0]))
+        send(machine, make_radiograph(tmp_path / "radiograph.dcm", seed=11), BOOT * 3)
+        print(f"took a radiograph {time.monotonic() - begin:.0f} s after it was switched on")
+        deadline = time.monotonic() + BOOT
+        while len(list(pacs[1].glob("SR*"))) == before:
+            assert time.monotonic() < deadline, "no report came back"
+            time.sleep(2)
+        answers: list[Path] = []
+        while not answers:
+            assert time.monotonic() < deadline + BOOT, "nothing lies on the stick"
+            time.sleep(10)
+            answers = list(read_stick(stick, tmp_path / "answer").glob("scanside-*/what-happened.txt"))
+        print(answers[0].read_text())
+        assert "is in place" in answers[0].read_text()
+    finally:
+        machine.cut()
+
+
 @pytest.fixture
 def commissioned_box(
-    publisher: Path, image: Callable[[str], Path], pacs: tuple[int, Path], tmp_path: Path
+    publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
 ) -> Iterator[Machine]:
     machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher)
     commissioned(machine, tmp_path / "commission", publisher, pacs[0])
@@ -402,7 +426,7 @@ def test_power_cuts_while_it_receives(commissioned_box: Machine, publisher: Path
 
 @pytest.mark.slow
 def test_power_cuts_while_it_updates(
-    commissioned_box: Machine, publisher: Path, image: Callable[[str], Path], tmp_path: Path
+    commissioned_box: Machine, publisher: Path, image: Callable[..., Path], tmp_path: Path
 ) -> None:
     """On demand. The plug is pulled while the slot is written, at the restart, on trial: one of both versions runs."""
     machine, rng = commissioned_box, random.Random(2)
