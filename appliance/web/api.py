@@ -12,12 +12,10 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import msgspec
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, request
 from werkzeug.exceptions import BadRequest, HTTPException, UnsupportedMediaType
 
-from appliance.config import Config
 from appliance.errors import ApplianceError, SpoolError
-from appliance.store import Store
 from appliance.web.api_model import Problem
 
 PREFIX = "/api/"
@@ -123,13 +121,3 @@ def routes(name: str) -> Blueprint:
     blueprint = Blueprint(name, __name__, url_prefix=f"{PREFIX}v1")
     blueprint.register_error_handler(ApplianceError, _refused)
     return blueprint
-
-
-def config() -> Config:
-    found: Config = current_app.config["SCANSIDE"]
-    return found
-
-
-def store() -> Store:
-    found: Store = current_app.config["SCANSIDE_STORE"]
-    return found

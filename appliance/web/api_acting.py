@@ -10,8 +10,8 @@ from appliance.custody import Custody
 from appliance.store import Store
 from appliance.study_pages import StudyPages
 from appliance.web import api_model as model
-from appliance.web import embedding, trail
-from appliance.web.api import config, operation, routes
+from appliance.web import embedding, here, trail
+from appliance.web.api import operation, routes
 from appliance.web.api_studies import row_of, study_of
 from appliance.web.rights import needs
 
@@ -36,7 +36,7 @@ def retry(number: int) -> model.Study:
 
 def _done(number: int, what: Callable[[Custody, int], None]) -> model.Study:
     row_of(number)
-    custody = Custody(config().ledger_path)
+    custody = Custody(here.config().ledger_path)
     try:
         what(custody, number)
     finally:
@@ -48,7 +48,7 @@ def _done(number: int, what: Callable[[Custody, int], None]) -> model.Study:
 @needs("operate")
 @operation("Send again what was not delivered", model.Done, body=model.SendAgain)
 def send_again(asked: model.SendAgain) -> model.Done:
-    ledger = Store(config().ledger_path)
+    ledger = Store(here.config().ledger_path)
     try:
         return model.Done(count=ledger.send_undelivered(asked.destination, asked.numbers))
     finally:
@@ -62,7 +62,7 @@ def send_again(asked: model.SendAgain) -> model.Done:
     body=model.EmbedRequest, errors=(404, 409), status=201,
 )  # fmt: skip
 def embed_link(asked: model.EmbedRequest) -> model.EmbedLink:
-    if not config().web.embed_origins:
+    if not here.config().web.embed_origins:
         abort(409, "No other system may frame this page: the configuration's web.embed_origins is empty.")
     number = _wanted(asked.study)
     path, expires_at = embedding.link(number, asked.seconds)
@@ -75,7 +75,7 @@ def _wanted(asked: int | str) -> int:
     if isinstance(asked, int):
         found: int = row_of(asked)["id"]
         return found
-    pages = StudyPages(config().ledger_path, read_only=True)
+    pages = StudyPages(here.config().ledger_path, read_only=True)
     try:
         rows = pages.of_uid(asked, 50, _LATEST) or pages.of_uid(asked, 50, _LATEST, whole_study=True)
     finally:

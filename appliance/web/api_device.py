@@ -11,8 +11,8 @@ from appliance.history import Period, Seconds
 from appliance.history_store import HistoryStore
 from appliance.telemetry import Signed, make
 from appliance.web import api_model as model
-from appliance.web import openapi
-from appliance.web.api import config, operation, routes, store
+from appliance.web import here, openapi
+from appliance.web.api import operation, routes
 from appliance.web.api_studies import delivery_of, row_of, study_of, told
 from appliance.web.device_state import device_state
 from appliance.web.rights import needs
@@ -31,7 +31,7 @@ def document() -> Response:
 @needs("operate")
 @operation("How the device is, what is wrong, and how to mend it", model.Status)
 def status() -> model.Status:
-    state = device_state(config(), store())
+    state = device_state(here.config(), here.store())
     found = state.health
     worker, recounted = found["components"].get("worker", {}), found["recount"]
     return model.Status(
@@ -93,7 +93,7 @@ def _destinations() -> list[model.Destination]:
             next_attempt_at=row["next_attempt_at"] or None,
             last_error=told(row["last_error"]),
         )
-        for row in store().destinations()
+        for row in here.store().destinations()
     ]
 
 
@@ -109,7 +109,7 @@ def receipts() -> model.Receipts:
                 content=msgspec.json.decode(row["content"]),
                 signature=row["signature"],
             )
-            for row in store().receipts()
+            for row in here.store().receipts()
         ]
     )
 
@@ -118,14 +118,14 @@ def receipts() -> model.Receipts:
 @needs("see")
 @operation("Figures of this device for whoever looks after many, signed; nothing that leads to a patient", Signed)
 def figures() -> Signed:
-    return make(config())
+    return make(here.config())
 
 
 @blueprint.get("/history")
 @needs("operate")
 @operation("How the device was over time", model.History, query=model.HistoryQuery)
 def past(asked: model.HistoryQuery) -> model.History:
-    seconds, kept = int(asked.seconds), HistoryStore(config().ledger_path, read_only=True)
+    seconds, kept = int(asked.seconds), HistoryStore(here.config().ledger_path, read_only=True)
     try:
         found = kept.periods(seconds, asked.since)
     finally:
@@ -170,7 +170,7 @@ def _percentiles(found: Seconds) -> model.Percentiles | None:
 @needs("operate")
 @operation("Destinations, and what was not delivered", model.Deliveries, query=model.ListQuery)
 def deliveries(asked: model.ListQuery) -> model.Deliveries:
-    rows = store().undelivered(asked.limit)
+    rows = here.store().undelivered(asked.limit)
     return model.Deliveries(destinations=_destinations(), undelivered=[delivery_of(row) for row in rows])
 
 
@@ -178,7 +178,7 @@ def deliveries(asked: model.ListQuery) -> model.Deliveries:
 @needs("operate")
 @operation("Images that are set aside, the latest first", model.Quarantine, query=model.ListQuery)
 def quarantine(asked: model.ListQuery) -> model.Quarantine:
-    custody = Custody(config().ledger_path, read_only=True)
+    custody = Custody(here.config().ledger_path, read_only=True)
     try:
         rows = custody.quarantined(asked.limit)
     finally:

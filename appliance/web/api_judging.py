@@ -17,8 +17,8 @@ from appliance.safe_mode_store import Entry, SafeModeStore
 from appliance.sequential import Evidence
 from appliance.truth_store import TruthStore
 from appliance.web import api_judging_model as model
-from appliance.web import performing
-from appliance.web.api import config, operation, routes, store
+from appliance.web import here, performing
+from appliance.web.api import operation, routes
 from appliance.web.api_studies import row_of, told
 from appliance.web.rights import current_person, needs
 
@@ -36,8 +36,8 @@ def safe_mode() -> model.SafeMode:
     return model.SafeMode(
         in_force=[_entry(each) for each in kept.in_force()],
         latest=[_entry(each) for each in kept.latest()],
-        withheld=store().counts()["withheld"],
-        policy=dict(policy_in_words(config().safe_mode)),
+        withheld=here.store().counts()["withheld"],
+        policy=dict(policy_in_words(here.config().safe_mode)),
     )
 
 
@@ -59,7 +59,7 @@ def leave_safe_mode(number: int, asked: model.LeaveSafeMode) -> model.SafeModeEn
 
 
 def _changed(act: Callable[[SafeMode], Entry]) -> model.SafeModeEntry:
-    mode = SafeMode(config(), current_app.config["SCANSIDE_TRAIL"])
+    mode = SafeMode(here.config(), current_app.config["SCANSIDE_TRAIL"])
     try:
         return _entry(act(mode))
     finally:
@@ -89,7 +89,7 @@ def _entry(entry: Entry) -> model.SafeModeEntry:
 @needs("see")
 @operation("How good each model is at this site, by readers and final diagnoses", model.Performance)
 def performance() -> model.Performance:
-    truth, settings = TruthStore(config().ledger_path, read_only=True), config().performance
+    truth, settings = TruthStore(here.config().ledger_path, read_only=True), here.config().performance
     try:
         found, tickets = performing.measured(truth), [_ticket(row) for row in truth.tickets()]
     finally:
@@ -184,7 +184,7 @@ def assessments(asked: model.AssessmentQuery) -> model.AssessmentPage:
 )  # fmt: skip
 def assess(number: int, asked: model.Assess) -> model.Assessment:
     row_of(number)
-    kept = Assessments(config().ledger_path)
+    kept = Assessments(here.config().ledger_path)
     try:
         identifier = kept.assess(
             number,
@@ -194,7 +194,7 @@ def assess(number: int, asked: model.Assess) -> model.Assessment:
             asked.reason,
             asked.comment,
             current_person(),
-            config().sends_assessments,
+            here.config().sends_assessments,
         )
         (row,) = kept.latest(1, identifier + 1)
     finally:

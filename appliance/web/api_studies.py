@@ -12,7 +12,8 @@ from appliance.ledger_export import without_uids
 from appliance.result import Finding, Outlines
 from appliance.study_pages import StudyPages
 from appliance.web import api_model as model
-from appliance.web.api import config, operation, routes, store
+from appliance.web import here
+from appliance.web.api import operation, routes
 from appliance.web.rights import needs
 
 blueprint = routes("api_studies")
@@ -22,7 +23,7 @@ blueprint = routes("api_studies")
 @needs("see")
 @operation("Studies, the latest first", model.StudyPage, query=model.StudyQuery)
 def studies(asked: model.StudyQuery) -> model.StudyPage:
-    pages = StudyPages(config().ledger_path, read_only=True)
+    pages = StudyPages(here.config().ledger_path, read_only=True)
     state = None if asked.state is UNSET else asked.state
     try:
         if asked.sop_instance_uid is not UNSET:
@@ -43,7 +44,7 @@ def studies(asked: model.StudyQuery) -> model.StudyPage:
 @operation("One study: its result, what happened to it, its objects and where they went", model.StudyDetail)
 def study(number: int) -> model.StudyDetail:
     row = row_of(number)
-    ledger, shown = store(), config().web.show_patient
+    ledger, shown = here.store(), here.config().web.show_patient
     return model.StudyDetail(
         study=study_of(row),
         # Details may name the sender or quote it.
@@ -63,7 +64,7 @@ def study(number: int) -> model.StudyDetail:
 
 
 def row_of(number: int) -> dict[str, Any]:
-    row = store().instance(number)
+    row = here.store().instance(number)
     if row is None:
         abort(404, f"There is no image number {number}.")
     return row
@@ -71,7 +72,7 @@ def row_of(number: int) -> dict[str, Any]:
 
 def study_of(row: dict[str, Any]) -> model.Study:
     """A row of the ledger as it is told outside, which is without the patient unless the page shows patients."""
-    shown = config().web.show_patient
+    shown = here.config().web.show_patient
     name, identity = current_app.jinja_env.filters["person"](row)
     return model.Study(
         number=row["id"],
@@ -119,7 +120,7 @@ def _result(row: dict[str, Any]) -> model.Result:
 
 def told(text: str) -> str:
     """Free text without the UIDs in it, unless the page shows patients."""
-    return text if config().web.show_patient else without_uids(text)
+    return text if here.config().web.show_patient else without_uids(text)
 
 
 def delivery_of(row: dict[str, Any]) -> model.Delivery:

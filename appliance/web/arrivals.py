@@ -23,6 +23,7 @@ from werkzeug.exceptions import NotAcceptable, RequestTimeout, ServiceUnavailabl
 from appliance.config import Config
 from appliance.spool import Spool
 from appliance.store import Store
+from appliance.web import here
 from appliance.web.language import gettext as _
 from appliance.web.language import marked, translated
 from appliance.web.multipart import Part, parts
@@ -155,7 +156,7 @@ def _hang_up(response: Response) -> Response:
 
 
 def _parts() -> Iterator[Part]:
-    config: Config = current_app.config["SCANSIDE"]
+    config = here.config()
     boundary = _parameter("boundary")
     if not boundary:
         abort(400, "The Content-Type names no boundary.")

@@ -6,14 +6,12 @@ import struct
 from pathlib import Path
 from typing import Any, get_args
 
-from flask import Blueprint, abort, current_app, redirect, render_template, request
+from flask import Blueprint, abort, redirect, render_template, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.assessment_store import Assessments, Subject, Verdict
-from appliance.config import Config
 from appliance.errors import ApplianceError, SpoolError
-from appliance.store import Store
-from appliance.web import recorded
+from appliance.web import here, recorded
 from appliance.web.language import gettext as _
 from appliance.web.rights import current_person, needs
 from appliance.web.telling import telling
@@ -25,7 +23,7 @@ blueprint = Blueprint("assessing", __name__)
 @needs("assess")
 def assess(number: int) -> BaseResponse:
     """Keep what a reader says of one finding or segment, or with ``subject=all`` of each that nobody has assessed."""
-    config: Config = current_app.config["SCANSIDE"]
+    config = here.config()
     form = request.form
     subject, verdict = form.get("subject", ""), form.get("verdict", "")
     if subject not in (*get_args(Subject), "all") or verdict not in get_args(Verdict):
@@ -67,11 +65,11 @@ def _all(assessments: Assessments, number: int) -> list[tuple[str, str]]:
 @needs("see")
 def report(number: int) -> str:
     """One page for paper: what was found, how sure, by what, and what it must not be used for."""
-    store: Store = current_app.config["SCANSIDE_STORE"]
+    store = here.store()
     row: dict[str, Any] | None = store.instance(number)
     if row is None or row["provenance"] is None:
         abort(404, _("There is no result of image number %(number)s to print.", number=number))
-    config: Config = current_app.config["SCANSIDE"]
+    config = here.config()
     width, height = _size(config.previews_path / str(number) / "image.png")
     return render_template("report.html", row=row, width=width, height=height, **telling(row))
 

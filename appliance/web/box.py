@@ -13,11 +13,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Flask, Response, abort, current_app, redirect, render_template, request
+from flask import Blueprint, Flask, Response, abort, redirect, render_template, request
 from werkzeug.exceptions import Conflict, ServiceUnavailable, UnsupportedMediaType
 from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config
+from appliance.web import here
 from appliance.web.language import gettext as _
 from appliance.web.multipart import Part, parts
 from appliance.web.rights import needs
@@ -35,15 +36,10 @@ def register(app: Flask, config: Config) -> None:
         app.register_blueprint(blueprint)
 
 
-def _config() -> Config:
-    config: Config = current_app.config["SCANSIDE"]
-    return config
-
-
 def _report() -> dict[str, Any]:
     """What the firmware says; empty where it has said nothing yet."""
     try:
-        return dict(json.loads(Path(_config().box.report).read_bytes()))
+        return dict(json.loads(Path(here.config().box.report).read_bytes()))
     except (OSError, ValueError):
         return {}
 
@@ -132,4 +128,4 @@ def _leave(part: Part, left: list[Path]) -> None:
 
 
 def _inbox() -> Path:
-    return _config().data / "inbox"
+    return here.config().data / "inbox"

@@ -5,26 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from flask import Blueprint, abort, current_app, redirect, render_template, send_file
+from flask import Blueprint, abort, redirect, render_template, send_file
 from werkzeug.wrappers import Response as BaseResponse
 
-from appliance.config import Config
 from appliance.custody import Custody
 from appliance.errors import ApplianceError
-from appliance.web import recorded
+from appliance.web import here, recorded
 from appliance.web.language import gettext as _
 from appliance.web.rights import needs
 
 blueprint = Blueprint("custody", __name__)
 
 
-def _config() -> Config:
-    config: Config = current_app.config["SCANSIDE"]
-    return config
-
-
 def _custody(read_only: bool = False) -> Custody:
-    return Custody(_config().ledger_path, read_only)
+    return Custody(here.config().ledger_path, read_only)
 
 
 @blueprint.get("/quarantine")
@@ -41,7 +35,7 @@ def quarantine() -> str:
 @needs("operate")
 def export(number: int) -> BaseResponse:
     """The file as it came. It may name the patient, so it is there only where the page may, too."""
-    if not _config().web.show_patient:
+    if not here.config().web.show_patient:
         abort(403, _("Files name the patient, and this page is set to show no patients (web.show_patient). "
                      "`scanside quarantine export` copies them."))  # fmt: skip
     custody = _custody(read_only=True)
@@ -51,7 +45,7 @@ def export(number: int) -> BaseResponse:
         custody.close()
     if row is None or row["state"] != "quarantined":
         abort(404, _("There is no quarantined image number %(number)s.", number=number))
-    path = Path(_config().spool_path) / row["file"]
+    path = Path(here.config().spool_path) / row["file"]
     if not path.exists():
         abort(404, _("The file of image %(number)s is no longer there.", number=number))
     return send_file(path, "application/dicom", as_attachment=True, download_name=f"{number:08d}.dcm")

@@ -12,7 +12,7 @@ from appliance import errand, history, log, machine
 from appliance.config import Config
 from appliance.history import Period
 from appliance.history_store import HistoryStore
-from appliance.store import Store
+from appliance.web import here
 from appliance.web.device_charts import Chart, Line
 from appliance.web.device_state import device_state
 from appliance.web.device_words import answer_on_acceleration, trials
@@ -42,11 +42,6 @@ def _errands() -> Errands:
     return found
 
 
-def _config() -> Config:
-    found: Config = current_app.config["SCANSIDE"]
-    return found
-
-
 @blueprint.record_once
 def _prepare(state: object) -> None:
     app = state.app  # type: ignore[attr-defined]
@@ -67,10 +62,10 @@ def fragment() -> str:
 
 
 def _rendered(template: str) -> str:
-    config, chosen = _config(), request.args.get("range", "24h")
+    config, chosen = here.config(), request.args.get("range", "24h")
     if chosen not in _RANGES:
         abort(400, _("There is no range %(chosen)r; there are %(known)s.", chosen=chosen, known=", ".join(_RANGES)))
-    store: Store = current_app.config["SCANSIDE_STORE"]
+    store = here.store()
     state = device_state(config, store)
     bundle = config.support_path / errand.BUNDLE_NAME
     return render_template(
@@ -168,14 +163,14 @@ def start(what: str) -> BaseResponse:
 @needs("operate")
 def prove() -> BaseResponse:
     """Have the backends prove themselves anew; reading pauses for some seconds."""
-    _config().receipt_request_path.touch()
+    here.config().receipt_request_path.touch()
     return redirect("/device#backends")
 
 
 @blueprint.get("/device/support-bundle.zip")
 @needs("operate")
 def support_bundle() -> Response:
-    path = _config().support_path / errand.BUNDLE_NAME
+    path = here.config().support_path / errand.BUNDLE_NAME
     if not path.exists():
         abort(404, _("There is no support bundle yet. Make one on the device page."))
     made = time.strftime("%Y%m%d-%H%M", time.localtime(path.stat().st_mtime))

@@ -6,14 +6,13 @@ import math
 import time
 from typing import get_args
 
-from flask import Blueprint, abort, current_app, redirect, render_template, request
+from flask import Blueprint, abort, redirect, render_template, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from appliance.config import Config
 from appliance.drift import Outcome, decisions, history, summary
 from appliance.drift.store import Against, DriftStore
 from appliance.errors import ApplianceError, DriftError
-from appliance.web import drift_charts, recorded
+from appliance.web import drift_charts, here, recorded
 from appliance.web.language import gettext as _
 from appliance.web.language import marked, translated
 from appliance.web.rights import current_person, needs
@@ -22,13 +21,8 @@ blueprint = Blueprint("drift", __name__)
 _SPANS = {30: marked("30 days"), 90: marked("90 days"), 366: marked("a year")}
 
 
-def _config() -> Config:
-    config: Config = current_app.config["SCANSIDE"]
-    return config
-
-
 def _store(read_only: bool = False) -> DriftStore:
-    return DriftStore(_config().ledger_path, read_only)
+    return DriftStore(here.config().ledger_path, read_only)
 
 
 def _titles() -> dict[Against, str]:
@@ -41,7 +35,7 @@ def _titles() -> dict[Against, str]:
 @blueprint.get("/drift")
 @needs("see")
 def drift() -> str:
-    store, settings = _store(read_only=True), _config().drift
+    store, settings = _store(read_only=True), here.config().drift
     days = request.args.get("days", 90, type=int)
     days = days if days in _SPANS else 90
     try:

@@ -27,8 +27,8 @@ from itsdangerous import BadData, URLSafeSerializer
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
-from appliance.config import Config
-from appliance.store import FINAL_STATES, Store
+from appliance.store import FINAL_STATES
+from appliance.web import here
 from appliance.web.auth import gate
 from appliance.web.language import gettext as _
 from appliance.web.rights import current_person, needs
@@ -85,7 +85,7 @@ def _not_shown(error: HTTPException) -> tuple[str, int]:
 
 @blueprint.after_request
 def _framable(response: Response) -> Response:
-    config: Config = current_app.config["SCANSIDE"]
+    config = here.config()
     origins = " ".join(config.web.embed_origins) or "'none'"
     response.headers["Content-Security-Policy"] = (
         "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; base-uri 'none'; "
@@ -100,7 +100,7 @@ def _framable(response: Response) -> Response:
 @needs("open")  # the ticket decides
 def study(number: int) -> BaseResponse:
     _admit(number)
-    store: Store = current_app.config["SCANSIDE_STORE"]
+    store = here.store()
     row: dict[str, Any] | None = store.instance(number)
     if row is None:
         abort(404, _("There is no image number %(number)s.", number=number))
@@ -113,7 +113,7 @@ def study(number: int) -> BaseResponse:
 @needs("open", automatic=True)  # the ticket decides
 def picture(number: int, name: str) -> BaseResponse:
     _admit(number)
-    config: Config = current_app.config["SCANSIDE"]
+    config = here.config()
     response = send_from_directory(Path(config.previews_path) / str(number), f"{name}.png")
     response.headers["Cache-Control"] = "private, no-cache"
     return response

@@ -8,13 +8,11 @@ from typing import Any
 from flask import Blueprint, Response, abort, current_app, g, jsonify, redirect, render_template
 from werkzeug.wrappers import Response as BaseResponse
 
-from appliance.config import Config
 from appliance.health import health
 from appliance.safe_mode import LEVEL_WORDS
 from appliance.safe_mode_store import SafeModeStore
-from appliance.store import Store
 from appliance.waiting_store import WaitingStore
-from appliance.web import recorded
+from appliance.web import here, recorded
 from appliance.web.formats import lower_first
 from appliance.web.language import gettext as _
 from appliance.web.rights import may, needs
@@ -42,7 +40,7 @@ def figures() -> Response:
 
 
 def _may_look() -> bool:
-    config: Config = current_app.config["SCANSIDE"]
+    config = here.config()
     if config.web.kiosk == "off":
         abort(404, _("This device shows nothing on a wall (web.kiosk)."))
     if current_app.config["SCANSIDE_GATE"].unclaimed:
@@ -53,8 +51,8 @@ def _may_look() -> bool:
 def _figures() -> dict[str, Any]:
     """What the screen shows: ``first`` (to be read first), ``oldest_seconds`` of it, ``waiting`` (not read by the model
     yet), ``done``, ``trouble`` (failed or quarantined), ``undelivered``, and ``alarms``, the worst one first."""
-    store: Store = current_app.config["SCANSIDE_STORE"]
-    config: Config = current_app.config["SCANSIDE"]
+    store = here.store()
+    config = here.config()
     found = health(config, store)
     counts = found["counts"]
     waiting = WaitingStore(config.ledger_path, read_only=True)

@@ -15,10 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flask import Flask, current_app, g, has_request_context, request
+from flask import Flask, g, has_request_context, request
 from markupsafe import Markup
 
-from appliance.config import Config
+from appliance.web import here
 from appliance.web.rights import API, FOR_SYSTEMS
 
 LANGUAGES = ("en", "de")  # the first is that of the sentences in the code
@@ -40,7 +40,7 @@ def current() -> str:
 def _language() -> str:
     if request.path.startswith(_OF_SYSTEMS):
         return LANGUAGES[0]
-    config: Config = current_app.config["SCANSIDE"]
+    config = here.config()
     if config.web.language != "browser":
         return config.web.language
     return request.accept_languages.best_match(LANGUAGES, LANGUAGES[0])

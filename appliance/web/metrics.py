@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, Response, request
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily as Counter
 from prometheus_client.core import GaugeMetricFamily as Gauge
@@ -22,7 +22,7 @@ from appliance.config import Config
 from appliance.history import BOUNDS, Histogram, Totals
 from appliance.history_store import HistoryStore
 from appliance.store import Store
-from appliance.web import metrics_judging
+from appliance.web import here, metrics_judging
 from appliance.web.device_state import DeviceState, device_state
 from appliance.web.rights import needs
 
@@ -32,8 +32,8 @@ blueprint = Blueprint("metrics", __name__)
 @blueprint.get("/metrics")
 @needs("see")
 def metrics() -> Response:
-    config: Config = current_app.config["SCANSIDE"]
-    store: Store = current_app.config["SCANSIDE_STORE"]
+    config = here.config()
+    store = here.store()
     registry = CollectorRegistry()
     registry.register(_Collector(config, store))
     encode, mimetype = choose_encoder(request.headers.get("Accept", ""))

@@ -18,8 +18,7 @@ from appliance.package_store import PackageStore
 from appliance.shadow import report as reports
 from appliance.shadow.report import Report
 from appliance.shadow.store import ShadowStore
-from appliance.store import Store
-from appliance.web import formats, recorded
+from appliance.web import formats, here, recorded
 from appliance.web.errands import Errands
 from appliance.web.language import gettext as _
 from appliance.web.language import marked, translated
@@ -76,11 +75,6 @@ def _prepare(state: object) -> None:
     app.config["SCANSIDE_SHADOW_REPORTS"] = _Reports()
 
 
-def _config() -> Config:
-    found: Config = current_app.config["SCANSIDE"]
-    return found
-
-
 def _changes() -> Errands:
     found: Errands = current_app.config["SCANSIDE_CHANGES"]
     return found
@@ -89,7 +83,7 @@ def _changes() -> Errands:
 @blueprint.get("/models")
 @needs("operate")
 def models() -> str:
-    config = _config()
+    config = here.config()
     packages = PackageStore(config.ledger_path, read_only=True)
     shadows = ShadowStore(config.ledger_path, read_only=True)
     try:
@@ -124,7 +118,7 @@ def rollback() -> BaseResponse:
     if not by or not why:
         abort(400, _("Say who goes back, and why: both are kept."))
     try:
-        latest, _former = switching.way_back(_config(), model)
+        latest, _former = switching.way_back(here.config(), model)
     except SpoolError as error:
         abort(503, recorded.not_kept(error))
     except ApplianceError as error:
@@ -138,7 +132,7 @@ def rollback() -> BaseResponse:
 
 
 def _readings(config: Config) -> list[Reading]:
-    store: Store = current_app.config["SCANSIDE_STORE"]
+    store = here.store()
     serves = store.components().get("inference", {}).get("serves", ())
     found = []
     for each in installed.each_in_force(config):

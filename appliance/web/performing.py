@@ -18,7 +18,7 @@ from appliance.safe_mode import ticket_words
 from appliance.sequential import Evidence
 from appliance.truth import TROUBLES
 from appliance.truth_store import TruthStore
-from appliance.web import performance_charts, recorded
+from appliance.web import here, performance_charts, recorded
 from appliance.web.language import gettext as _
 from appliance.web.rights import current_person, needs
 from appliance.web.trail import note
@@ -46,13 +46,13 @@ class Measured:
 
 def measured(store: TruthStore) -> Performance:
     kept: Measured = current_app.config.setdefault("SCANSIDE_MEASURED", Measured())
-    return kept.of(current_app.config["SCANSIDE"], store)
+    return kept.of(here.config(), store)
 
 
 @blueprint.get("/performance")
 @needs("see")
 def show() -> str:
-    config: Config = current_app.config["SCANSIDE"]
+    config = here.config()
     store = TruthStore(config.ledger_path, read_only=True)
     try:
         found = measured(store)
@@ -80,7 +80,7 @@ def show() -> str:
 @needs("operate")
 def close() -> BaseResponse:
     """Close a ticket by name and decision."""
-    config: Config = current_app.config["SCANSIDE"]
+    config = here.config()
     number = request.form.get("ticket", type=int)
     if number is None or not 0 < number < 2**63:
         abort(400, _("Say which ticket."))

@@ -14,10 +14,9 @@ from flask import Blueprint, Flask, abort, current_app, redirect, render_templat
 from werkzeug.exceptions import ServiceUnavailable
 from werkzeug.wrappers import Response as BaseResponse
 
-from appliance.config import Config
 from appliance.errors import ReaderStudyError, SpoolError
 from appliance.reader_study import ReaderStudies
-from appliance.web import recorded
+from appliance.web import here, recorded
 from appliance.web.language import gettext as _
 from appliance.web.language import marked
 from appliance.web.rights import needs
@@ -144,7 +143,7 @@ def _case(seat: Seat, reading: dict[str, Any], problem: str = "") -> str:
 @needs("assess", automatic=True)
 def picture(name: str, place: int) -> BaseResponse:
     """By its place in the reader's order, so that its address tells nothing."""
-    config: Config = current_app.config["SCANSIDE"]
+    config = here.config()
     response = send_from_directory(config.reader_studies_path, _reading(_taken(name), place)["picture"])
     response.headers["Cache-Control"] = "private, no-cache"
     return response

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from flask import Blueprint, abort, current_app, redirect, render_template, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from appliance.config import Config
 from appliance.custody import Custody
 from appliance.errors import ApplianceError, SpoolError
 from appliance.safe_mode import KINDS, SafeMode, policy_in_words
 from appliance.safe_mode_store import STRENGTHS, SafeModeStore
-from appliance.web import recorded
+from appliance.web import here, recorded
 from appliance.web.language import gettext as _
 from appliance.web.rights import current_person, needs
 from appliance.web.trail import note
@@ -20,16 +19,11 @@ from appliance.web.trail import note
 blueprint = Blueprint("safety", __name__)
 
 
-def _config() -> Config:
-    config: Config = current_app.config["SCANSIDE"]
-    return config
-
-
 @blueprint.get("/safe-mode")
 @needs("see")
 def safe_mode() -> str:
     store: SafeModeStore = current_app.config["SCANSIDE_SAFE_MODE"]
-    custody = Custody(_config().ledger_path, read_only=True)
+    custody = Custody(here.config().ledger_path, read_only=True)
     try:
         rows = custody.withheld()
     finally:
@@ -41,7 +35,7 @@ def safe_mode() -> str:
         rows=rows,
         kinds=KINDS,
         levels=STRENGTHS,
-        policy=policy_in_words(_config().safe_mode),
+        policy=policy_in_words(here.config().safe_mode),
     )
 
 
@@ -64,7 +58,7 @@ def leave() -> BaseResponse:
 @needs("assess")
 def release() -> BaseResponse:
     """Let the result of one image be made after all, or with ``image=all`` of each that is withheld."""
-    custody = Custody(_config().ledger_path)
+    custody = Custody(here.config().ledger_path)
     everything = request.form.get("image") == "all"
     try:
         numbers = [row["id"] for row in custody.withheld()] if everything else [_number("image")]
@@ -93,7 +87,7 @@ def _number(name: str) -> int:
 
 
 def _done(act: Callable[[SafeMode], object]) -> BaseResponse:
-    mode = SafeMode(_config(), current_app.config["SCANSIDE_TRAIL"])
+    mode = SafeMode(here.config(), current_app.config["SCANSIDE_TRAIL"])
     try:
         act(mode)
     except SpoolError as error:

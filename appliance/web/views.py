@@ -9,8 +9,9 @@ from typing import Any, get_args
 from flask import Blueprint, Response, abort, current_app, g, render_template, request, send_from_directory
 from werkzeug.wrappers import Response as BaseResponse
 
-from appliance.config import Config, MessageKind, ResultKind
-from appliance.store import FINAL_STATES, Store
+from appliance.config import MessageKind, ResultKind
+from appliance.store import FINAL_STATES
+from appliance.web import here
 from appliance.web.filters import FINDINGS, Asked, asked
 from appliance.web.language import current as language
 from appliance.web.language import gettext as _
@@ -37,23 +38,13 @@ STATE_WORDS = {
 }
 
 
-def _config() -> Config:
-    config: Config = current_app.config["SCANSIDE"]
-    return config
-
-
-def _store() -> Store:
-    store: Store = current_app.config["SCANSIDE_STORE"]
-    return store
-
-
 def _worklists() -> Worklists:
     worklists: Worklists = current_app.config["SCANSIDE_WORKLISTS"]
     return worklists
 
 
 def _instance(identifier: int) -> dict[str, Any]:
-    row = _store().instance(identifier)
+    row = here.store().instance(identifier)
     if row is None:
         abort(404, _("There is no image number %(number)s.", number=identifier))
     return row
@@ -91,8 +82,8 @@ def worklist_fragment() -> BaseResponse:
 
 def _seen(wanted: Asked) -> str:
     """All that the changing part of the worklist depends on, but for the rights of who looks at it."""
-    undelivered = _store().undelivered_count()
-    return f"{_store().change_mark()} {wanted.fragment_url} {_waiting_reason()} {undelivered} {language()}"
+    undelivered = here.store().undelivered_count()
+    return f"{here.store().change_mark()} {wanted.fragment_url} {_waiting_reason()} {undelivered} {language()}"
 
 
 def _live(wanted: Asked, seen: str) -> str:
@@ -103,12 +94,12 @@ def _live(wanted: Asked, seen: str) -> str:
 
 
 def _asked() -> Asked:
-    return asked(request.args, _config().web.show_patient)
+    return asked(request.args, here.config().web.show_patient)
 
 
 def _waiting_reason() -> str:
     """Why nothing is read at the moment, empty where it is."""
-    worker = _store().components().get("worker", {})
+    worker = here.store().components().get("worker", {})
     return str(worker.get("reason", "")) if worker.get("state") == "waiting" else ""
 
 
@@ -117,17 +108,17 @@ def _worklist(wanted: Asked) -> dict[str, Any]:
         "page": _worklists().page(wanted.filter, _PAGE, wanted.after, wanted.before),
         "asked": wanted,
         "most_counted": MOST_COUNTED,
-        "counts": _store().counts(),
+        "counts": here.store().counts(),
         "words": translated(STATE_WORDS),
         "waiting_reason": _waiting_reason(),
-        "scp": _store().components().get("storage_scp"),
+        "scp": here.store().components().get("storage_scp"),
     }
 
 
 @blueprint.get("/study/<row:identifier>")
 @needs("see")
 def study(identifier: int) -> str:
-    row, store = _instance(identifier), _store()
+    row, store = _instance(identifier), here.store()
     if row["provenance"] is not None:
         current_app.config["SCANSIDE_VIEWING"].begin(identifier)  # the viewer is about to ask for it
     return render_template(
@@ -148,20 +139,20 @@ def study(identifier: int) -> str:
 @needs("see", automatic=True)
 def preview(identifier: int, name: str) -> BaseResponse:
     """The image, the outlines or a heat map, as the worker drew them."""
-    return _private(send_from_directory(Path(_config().previews_path) / str(identifier), f"{name}.png"))
+    return _private(send_from_directory(Path(here.config().previews_path) / str(identifier), f"{name}.png"))
 
 
 @blueprint.get(f"/study/<row:identifier>/<any({_KINDS}):kind>.<any('dcm', 'hl7', 'json'):suffix>")
 @needs("see")
 def result_file(identifier: int, kind: str, suffix: str) -> BaseResponse:
     """A result object or message as it was sent. It names the patient, so it is there only where the page may, too."""
-    if not _config().web.show_patient:
+    if not here.config().web.show_patient:
         abort(403, _("Result files name the patient, and this page is set to show no patients (web.show_patient)."))
-    rows = _store().objects(_instance(identifier)["id"])
+    rows = here.store().objects(_instance(identifier)["id"])
     paths = [Path(row["path"]) for row in rows if row["kind"] == kind and row["path"].endswith(f".{suffix}")]
     if not paths:
         abort(404, _("This image has no such result."))
-    folder, name = _config().results_path / paths[0].parent, f"{identifier:08d}-{kind}.{suffix}"
+    folder, name = here.config().results_path / paths[0].parent, f"{identifier:08d}-{kind}.{suffix}"
     return _private(send_from_directory(folder, paths[0].name, as_attachment=True, download_name=name))
 
 
