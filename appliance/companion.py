@@ -10,7 +10,7 @@ from PIL import Image as PillowImage
 
 from appliance import render
 from appliance.package import Package
-from appliance.result import Finding, Prediction, Provenance
+from appliance.result import Finding, Prediction, Provenance, in_percent
 
 _GRID = 256  # pixels a side, on which shares are counted: fine enough for a map of 7 x 7
 
@@ -51,7 +51,7 @@ def missing(package: Package) -> str:
 
 def _withheld(findings: tuple[Finding, ...], finding: Finding, share: float, names: str) -> str:
     of = f" of {finding.label.lower()}" if len(findings) > 1 else ""
-    return f"The activation map{of} is withheld: only {share * 100:.0f} % of it lies inside the {names}."
+    return f"The activation map{of} is withheld: only {in_percent(share)} of it lies inside the {names}."
 
 
 def map_share(activation_map: np.ndarray, mask: np.ndarray) -> float | None:

@@ -12,7 +12,7 @@ from appliance.image import Image
 from appliance.package import Conformal, Ensemble, Package, SegmentSpec
 from appliance.preprocess import Move, Step, moves, restore
 from appliance.probability import calibrated, softmax, spread
-from appliance.result import SURE, Finding, Prediction, Segment, percent
+from appliance.result import SURE, Finding, Prediction, Segment, in_percent, percent
 from appliance.volume import Volume
 
 Source = Image | Volume
@@ -135,7 +135,7 @@ def _disagreement(ensemble: Ensemble, probabilities: tuple[float, ...]) -> str |
         return None
     return (
         f"{len(probabilities)} heads that learned from other samples of the patients give probabilities from "
-        f"{probabilities[0]:.0%} to {probabilities[-1]:.0%}."
+        f"{in_percent(probabilities[0])} to {in_percent(probabilities[-1])}."
     )
 
 

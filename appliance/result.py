@@ -11,13 +11,18 @@ import numpy as np
 
 def percent(probability: float) -> str:
     """For people; 0 and 100 % are kept for certainty, which no model has."""
-    return f"{min(max(probability, 0.001), 0.999):.1%}"
+    return in_percent(min(max(probability, 0.001), 0.999), 1)
+
+
+def in_percent(share: float, digits: int = 0) -> str:
+    """Of 0.314: "31 %"; with a space, as numbers and their units are written (ISO 80000-1)."""
+    return f"{share * 100:.{digits}f} %"
 
 
 def rounded_percent(probability: float) -> str:
     """The same at a glance: a digit after the point only near the ends."""
     digits = 1 if probability < 0.1 or probability > 0.9 else 0
-    return f"{min(max(probability * 100, 0.1), 99.9):.{digits}f} %"
+    return in_percent(min(max(probability, 0.001), 0.999), digits)
 
 
 class Code(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,14 +108,14 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """For people: "1.62 mL", or "31.4 % of the image"."""
         if self.volume_ml is not None:
             return f"{self.volume_ml:.2f} mL"
-        return f"{self.area_share or 0.0:.1%} of the image".replace("%", " %")
+        return f"{in_percent(self.area_share or 0.0, 1)} of the image"
 
     @property
     def certainty(self) -> str:
         """How large it is, and how sure the model, in a sentence."""
         return (
             f"{self.label}: {self.size}, mean probability {percent(self.mean_probability)}; "
-            f"{self.uncertain_share:.1%} of it has a probability below {SURE:.0%}."
+            f"{in_percent(self.uncertain_share, 1)} of it has a probability below {in_percent(SURE)}."
         )
 
 

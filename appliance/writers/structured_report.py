@@ -41,7 +41,7 @@ from pydicom.uid import SegmentationStorage
 
 from appliance import concepts, writer
 from appliance.image import Image, text
-from appliance.result import Finding, Prediction, Provenance, Segment
+from appliance.result import Finding, Prediction, Provenance, Segment, in_percent
 
 _CONTAINS = RelationshipTypeValues.CONTAINS
 _Group: TypeAlias = (
@@ -185,7 +185,7 @@ def _of_finding(images: Sequence[Image], finding: Finding, provenance: Provenanc
         ],
         source_images=_references(images),
     )
-    point = f"{finding.operating_point}: present from a probability of {finding.threshold:.1%}"
+    point = f"{finding.operating_point}: present from a probability of {in_percent(finding.threshold, 1)}"
     group[0].ContentSequence.append(_text(concepts.OPERATING_POINT, point))
     _comment(group, finding.words, finding.certainty)
     return group

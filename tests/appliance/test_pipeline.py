@@ -56,7 +56,7 @@ def test_between_the_classes_the_model_says_that_it_is_unsure() -> None:
     assert finding.reported_as == "indeterminate"  # neither: "no signs were found" would be as wrong
     assert finding.words == "Unsure about pneumonia."
     assert doubt.startswith("The model is unsure about pneumonia on this image")
-    assert f"{between:.1%} is unusual both with and without it" in doubt
+    assert f"{between * 100:.1f} % is unusual both with and without it" in doubt
     finding, (doubt,) = predicted(between, "high_sensitivity")
     assert finding.reported_as == "present"  # the threshold decides; the doubt is said
 
@@ -109,10 +109,10 @@ def test_heads_that_disagree_make_the_model_unsure(tmp_path: Path) -> None:
     assert ensemble is not None
     assert spread(np.array(finding.heads)) > ensemble.limit
     assert finding.reported_as == "indeterminate"  # the probability alone would have been a sure "absent"
-    assert "5 heads that learned from other samples of the patients give probabilities from 0% to 80%" in doubt
+    assert "5 heads that learned from other samples of the patients give probabilities from 0 % to 80 %" in doubt
     finding, (doubt,) = said_of(opened, 0.99, np.array([1.0, *[0.0] * 7]))
     assert finding.reported_as == "present"  # the threshold decides; the doubt is said
-    assert "from 20% to 100%" in doubt
+    assert "from 20 % to 100 %" in doubt
 
 
 def test_a_backend_whose_embedding_is_off_gets_no_receipt(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_what_is_not_known_stays_english_as_a_whole_and_says_so(tmp_path: Path) 
         ("Outside validated use: the patient is 61 years old, the model is validated for ages 1 to 5 years only.",
          "Außerhalb der validierten Verwendung: Alter des Patienten 61 Jahre; validiert ist das Modell nur für 1 bis 5 "
          "Jahre."),
-        ("The model is unsure about pneumonia on this image: a probability of 61.8% is usual both with and without "
+        ("The model is unsure about pneumonia on this image: a probability of 61.8 % is usual both with and without "
          "it.",
          "Das Modell ist sich auf diesem Bild unsicher (Pneumonie): eine Wahrscheinlichkeit von 61,8 % ist mit und "
          "ohne diesen Befund üblich."),
