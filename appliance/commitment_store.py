@@ -26,6 +26,10 @@ _DUE = """
 SELECT * FROM owed_report
 WHERE given_up_at IS NULL AND next_attempt_at <= :now AND ae_title = :ae_title AND host = :host ORDER BY id
 """
+_AHEAD = "SELECT 1 FROM owed_report WHERE next_attempt_at > :latest OR asked_at > :now LIMIT 1"
+_BRING_FORWARD = """
+UPDATE owed_report SET next_attempt_at = min(next_attempt_at, :latest), asked_at = min(asked_at, :now)
+"""
 _PEERS = """
 SELECT ae_title, host, sum(given_up_at IS NULL) AS waiting, sum(given_up_at IS NOT NULL) AS given_up,
        min(asked_at) AS asked_at, max(last_error) AS last_error,
@@ -109,6 +113,13 @@ class CommitmentStore(Database):
                     (now, now - seconds),
                 )
             ]
+
+    def bring_forward(self, longest: float) -> None:
+        """Let no report wait longer than ``longest`` seconds, nor be given up late, where the clock was set back."""
+        values = {"now": time.time(), "latest": time.time() + longest}
+        if self._rows(_AHEAD, **values):
+            with self._transaction() as connection:
+                connection.execute(_BRING_FORWARD, values)
 
     def peers(self) -> list[dict[str, Any]]:
         """For each peer that is owed something: how many reports are ``waiting`` and ``given_up``, since when it asks

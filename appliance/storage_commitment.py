@@ -233,6 +233,7 @@ class StorageCommitment:
             try:
                 for row in self._store.give_up(self._seconds):
                     log.error("%s takes no storage commitment report, which is given up", row["ae_title"])
+                self._store.bring_forward(_LONGEST_PAUSE)
                 pause = self._begin_telling()
             except SpoolError as error:
                 log.error("storage commitment reports are delayed: %s", error)

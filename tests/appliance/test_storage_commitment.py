@@ -307,6 +307,26 @@ def test_what_nobody_takes_is_given_up_and_said_until_the_peer_takes_another_one
         scp.stop()
 
 
+def test_a_clock_that_is_set_back_delays_no_report(box: Box, stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was an hour ahead when a peer asked, and when the report failed."""
+    monkeypatch.setattr("appliance.storage_commitment._LONGEST_PAUSE", 0.2)
+    clock, port = time.time, free_port()
+    monkeypatch.setattr(time, "time", lambda: clock() + 3600)
+    store = CommitmentStore(box.folder / "ledger.sqlite3")
+    wanted = [(str(ComputedRadiographyImageStorage), stored)]
+    assert store.owe("CT1", "127.0.0.1", str(generate_uid()), wanted, time.time() + 60)
+    monkeypatch.setattr(time, "time", clock)
+    known = (config.Modality(ae_title="CT1", port=port),)
+    scp = StorageScp(config.StorageScp(host="127.0.0.1", port=0, modalities=known), box.intake)
+    with _modality(port) as reports:
+        scp.start()
+        try:
+            (item,) = reports.get(timeout=30).ReferencedSOPSequence
+        finally:
+            scp.stop()
+    assert item.ReferencedSOPInstanceUID == stored
+
+
 def test_with_tls_the_report_goes_over_tls(box: Box, stored: str, tmp_path: Path) -> None:
     authority, port = Authority(tmp_path / "ca", "site"), free_port()
     certificate, key = authority.issue("scanside")
