@@ -60,6 +60,7 @@ class Machine:
 
     def start(self, stick: Path | None = None) -> None:
         """Switch it on, with a stick plugged in."""
+        assert self._qemu is None or self._qemu.poll() is not None, "it is on already"
         network = f"user,hostfwd=tcp:127.0.0.1:{self.dicom_port}-:11112,hostfwd=tcp:127.0.0.1:{self.page_port}-:8080"
         drives = [self.disk, *([stick] if stick else [])]
         with self.serial.open("ab") as file:

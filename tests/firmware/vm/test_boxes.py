@@ -277,6 +277,7 @@ def test_7_a_shell_by_a_signed_token_and_a_factory_reset(
     box: Machine, publisher: Path, pacs: tuple[int, Path], tmp_path: Path
 ) -> None:
     """Nobody gets in without a token; the reset destroys every key, and the box begins anew as another one."""
+    box.cut()
     since = len(box.log)
     stick = plug(box, tmp_path / "first", publisher, site=site(pacs[0]))
     first = answered(box, stick, tmp_path / "answer", since)
