@@ -299,9 +299,11 @@ def test_7_a_shell_by_a_signed_token_and_a_factory_reset(
     box.cut()
 
 
-def test_8_a_box_without_a_tpm_says_so(publisher: Path, image: Callable[..., Path], tmp_path: Path) -> None:
+def test_8_a_box_without_a_tpm_says_so(
+    publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
+) -> None:
     machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher, tpm=False)
-    machine.start()
+    plug(machine, tmp_path, publisher, site=site(pacs[0]))
     try:
         machine.wait_for("data is NOT encrypted: this machine has no TPM 2.0", timeout=BOOT)
         assert machine.wait_for(*JUDGED, timeout=BOOT) == JUDGED[0]
