@@ -58,17 +58,26 @@ class _Timex(ctypes.Structure):
     )
 
 
+def addresses() -> dict[str, list[str]]:
+    """IP addresses by interface; none where the kernel may not be asked (a service without AF_NETLINK)."""
+    try:
+        known = psutil.net_if_addrs()
+    except OSError:
+        return {}
+    families = (socket.AF_INET, socket.AF_INET6)
+    return {
+        name: [each.address.partition("%")[0] for each in of_one if each.family in families]
+        for name, of_one in sorted(known.items())
+    }
+
+
 def interfaces() -> list[Interface]:
     """Those that have an address or a link, the loopback left out."""
     found, states = [], psutil.net_if_stats()
     counters = psutil.net_io_counters(pernic=True)
-    for name, addresses in sorted(psutil.net_if_addrs().items()):
+    for name, of_one in addresses().items():
         state = states.get(name)
-        shown = tuple(
-            each.address.partition("%")[0]
-            for each in addresses
-            if each.family in (socket.AF_INET, socket.AF_INET6) and not each.address.startswith("fe80:")
-        )
+        shown = tuple(each for each in of_one if not each.startswith("fe80:"))
         if name == "lo" or not (shown or (state and state.isup)):
             continue
         count = counters.get(name)

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import psutil
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from appliance import tls_client
+from appliance import machine, tls_client
 from appliance.config import Config
 from appliance.errors import ConfigError
 from appliance.spool import write_durably
@@ -132,13 +131,8 @@ def _make(key_path: Path, certificate_path: Path) -> None:
 
 def _names(host: str) -> list[x509.GeneralName]:
     """By which browsers may call this machine: its name and its addresses."""
-    addresses = [
-        each.address.split("%")[0]
-        for of_one in psutil.net_if_addrs().values()
-        for each in of_one
-        if each.family in (socket.AF_INET, socket.AF_INET6)
-    ]
+    addresses = dict.fromkeys(each for of_one in machine.addresses().values() for each in of_one)
     return [
         *(x509.DNSName(each) for each in dict.fromkeys((host, "localhost")) if each.isascii()),
-        *(x509.IPAddress(ipaddress.ip_address(each)) for each in dict.fromkeys(addresses)),
+        *(x509.IPAddress(ipaddress.ip_address(each)) for each in addresses),
     ]

@@ -57,10 +57,21 @@ def scanside(
 _ask_how_it_is = functools.partial(scanside, seconds=_SECONDS)
 
 
-def examine(box: Box, ask: Ask = _ask_how_it_is) -> list[Finding]:
+def last_words() -> str:
+    """What the appliance's process has said last in the journal: why it does not run, where it does not."""
+    command = ["journalctl", "--output=cat", "--lines=1", "--boot", "_SYSTEMD_UNIT=scanside.service"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()[:300]
+
+
+def examine(box: Box, ask: Ask = _ask_how_it_is, last_words: Callable[[], str] = last_words) -> list[Finding]:
     """Every check, once."""
     where = ("--config", str(box.configuration))
-    findings = [_clock(box), _data(box.data), *_certificates(box), *_running(ask(("status", "--json", *where)))]
+    running = _running(ask(("status", "--json", *where)), last_words)
+    findings = [_clock(box), _data(box.data), *_certificates(box), *running]
     if fit(findings):  # one that is still getting ready is not kept busy with questions
         findings += _echo(ask(("test-connection", "--json", *where)))
     return findings
@@ -144,7 +155,7 @@ def _certificate(path: Path) -> Finding:
     return Finding("certificate", ok=valid, detail=f"{path} counts until {until:%Y-%m-%d}", counts=False)
 
 
-def _running(done: subprocess.CompletedProcess[str]) -> Iterator[Finding]:
+def _running(done: subprocess.CompletedProcess[str], last_words: Callable[[], str]) -> Iterator[Finding]:
     """Whether it runs, and whether a backend has earned a receipt on this very device, by this very system."""
     said = _json(done)
     if not isinstance(said, dict):
@@ -153,7 +164,11 @@ def _running(done: subprocess.CompletedProcess[str]) -> Iterator[Finding]:
     worker = said.get("components", {}).get("worker", {})
     state = worker.get("state", "none")
     ready = bool(said.get("running")) and not worker.get("stale", True) and state != "starting"
-    yield Finding("service", ok=ready, detail=f"{'runs' if said.get('running') else 'does not run'}, worker {state}")
+    if said.get("running"):
+        detail = f"runs, worker {state}"
+    else:
+        detail = f"does not run; its last words: {last_words() or 'none'}"
+    yield Finding("service", ok=ready, detail=detail)
     receipt = worker.get("receipt") or {}
     earned = f"{receipt.get('id')} of {worker.get('backend')}" if receipt else worker.get("reason") or "none yet"
     yield Finding("receipt", ok=bool(receipt), detail=earned)

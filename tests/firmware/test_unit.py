@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from appliance import machine
 from firmware import firewall
 from tests.running import CHECKOUT, RunningAppliance
 
@@ -44,6 +48,47 @@ def test_the_appliance_exposes_little(tmp_path: Path, drop_in: Path | None) -> N
     unit.write_text((UNITS / "scanside.service").read_text() + (f"\n{drop_in.read_text()}" if drop_in else ""))
     done = analyze("security", "--offline=true", "--threshold=20", unit)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr
+
+
+_ALLOWED_FAMILIES = """#!{python}
+import ctypes, os, socket, sys
+
+class Compared(ctypes.Structure):
+    _fields_ = [("arg", ctypes.c_uint), ("op", ctypes.c_int), ("a", ctypes.c_uint64), ("b", ctypes.c_uint64)]
+
+seccomp, allow, errno_97, equal = ctypes.CDLL("libseccomp.so.2"), 0x7FFF0000, 0x00050000 | 97, 4
+seccomp.seccomp_init.restype = ctypes.c_void_p
+rules = ctypes.c_void_p(seccomp.seccomp_init(allow))
+for family in set(range(46)) - {{{allowed}}}:
+    call = seccomp.seccomp_syscall_resolve_name(b"socket")
+    assert not seccomp.seccomp_rule_add_array(rules, errno_97, call, 1, ctypes.byref(Compared(0, equal, family, 0)))
+assert not seccomp.seccomp_load(rules)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_appliance_needs_no_more_kinds_of_sockets_than_its_unit_allows(tmp_path: Path, host: str) -> None:
+    """Whatever the page's address; a box once did not start with one that others reach."""
+    if ctypes.util.find_library("seccomp") is None:
+        pytest.skip("libseccomp is not installed (Debian package libseccomp2)")
+    (line,) = (each for each in (UNITS / "scanside.service").read_text().splitlines() if "AddressFamilies=" in each)
+    families = line.partition("=")[2].split()
+    python = tmp_path / "python"
+    allowed = ", ".join(f"socket.{each}" for each in families)
+    python.write_text(_ALLOWED_FAMILIES.format(python=sys.executable, allowed=allowed))
+    python.chmod(0o755)
+    appliance = RunningAppliance(tmp_path / "site", web=f'host = "{host}"', python=str(python))
+    appliance.start()
+    try:
+        assert "Traceback" not in appliance.log
+        if host == "127.0.0.1":
+            with urllib.request.urlopen(f"{appliance.url}device", timeout=30) as page:
+                shown = page.read().decode()
+            known = [address for each in machine.interfaces() for address in each.addresses]
+            assert [address for address in known if address not in shown] == []
+    finally:
+        appliance.stop()
 
 
 @pytest.mark.parametrize(

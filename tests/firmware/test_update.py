@@ -346,6 +346,12 @@ def test_what_sends_a_system_back(box: Box, answers: dict[str, object], what: st
     assert what in {finding.what for finding in findings if not finding.ok}
 
 
+def test_a_service_that_does_not_run_says_why(box: Box) -> None:
+    findings = health.examine(box, answering(status={**READY, "running": False}), lambda: "scanside: the port is taken")
+    (service,) = (finding for finding in findings if finding.what == "service")
+    assert service.detail == "does not run; its last words: scanside: the port is taken"
+
+
 def test_a_configuration_that_is_gone_counts(box: Box) -> None:
     box.configuration.unlink()
     assert not health.fit(health.examine(box, answering(status=READY, test_connection=[OWN])))
