@@ -95,15 +95,15 @@ def _refuse_on_trial(box: Box) -> None:
         )
 
 
-def confirm(box: Box, look: Callable[[], Sequence[health.Finding]], restart: Callable[[], None]) -> str:
+def confirm(box: Box, look: Callable[[], Sequence[health.Finding]]) -> str:
     """Decide over the system that runs.
 
-    On trial: good where all that counts is right, otherwise bad, and `restart` lets the earlier one start. A system
-    that had proved itself before is never left for a check that fails today; it says so and goes on.
+    On trial: good where all that counts is right, otherwise bad. A system that had proved itself before is never left
+    for a check that fails today; it says so and goes on.
 
     Returns
     -------
-    ``good``, ``failed`` or ``degraded``.
+    ``good``, ``degraded``, or ``failed``: then a `restart` lets the earlier system start.
     """
     boot = box.boot()
     here = boot.current()
@@ -122,7 +122,6 @@ def confirm(box: Box, look: Callable[[], Sequence[health.Finding]], restart: Cal
         return "degraded"
     box.remember("failed", slot=here, version=box.release().version, why=wrong)
     boot.mark_bad(here)
-    restart()
     return "failed"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ ROOT = click.option(
     "--root", default="/", type=click.Path(file_okay=False, path_type=Path), hidden=True, help="Of the box; for tests."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_SECONDS_TO_BE_SEEN = 2.0  # of a verdict on the console, before the restart clears it
 
 
 @click.group()
@@ -115,9 +117,12 @@ def confirm(seconds: float, root: Path) -> None:
             click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.detail}")
         return findings
 
-    outcome = decide(box, look, restart)
+    outcome = decide(box, look)
     try_report(box)
     click.echo(f"this system is {outcome}")
+    if outcome == "failed":
+        time.sleep(_SECONDS_TO_BE_SEEN)
+        restart()
     sys.exit(0 if outcome == "good" else 1)
 
 

@@ -8,9 +8,11 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -104,7 +106,7 @@ def test_an_update_is_installed_tried_and_kept(box: Box, second: Path) -> None:
     start(box, "b", "2.0.0")
     assert "kept aside" in trial.prepare(box)
     ledger(box, 6, 1)  # the new version brings it to its own schema
-    assert update.confirm(box, lambda: FINE, pytest.fail) == "good"
+    assert update.confirm(box, lambda: FINE) == "good"
     assert trial.prepare(box) == ""
     assert ledger_is(box) == (6, 4)
     assert box.floor() == Release("2.0.0", 1)
@@ -114,23 +116,30 @@ def test_an_update_is_installed_tried_and_kept(box: Box, second: Path) -> None:
 
 
 @needs_rauc
-def test_an_update_that_fails_its_check_falls_back_with_its_ledger(box: Box, second: Path) -> None:
+def test_an_update_that_fails_its_check_falls_back_with_its_ledger(
+    box: Box, second: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ledger(box, 5, 3)
     command(box, "install", second)
     assert loader_boots(box.esp) == "b"
     start(box, "b", "2.0.0")
     trial.prepare(box)
     ledger(box, 6, 1)
-    restarts: list[bool] = []
-    assert update.confirm(box, lambda: BROKEN, lambda: restarts.append(True)) == "failed"
-    assert restarts
+    said: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(health, "wait_until_fit", lambda look, seconds, say: BROKEN)
+        patched.setattr(time, "sleep", lambda seconds: said.append(f"{seconds:g} s to read it"))
+        patched.setattr(update, "restart", lambda: said.append("restart"))
+        patched.setattr(click, "echo", said.append)
+        command(box, "confirm")
+    assert said[-3:] == ["this system is failed", "2 s to read it", "restart"]
     assert loader_boots(box.esp) == "a"
     start(box, "a", "1.0.0")
     assert "did not prove itself" in trial.prepare(box)
     assert ledger_is(box) == (5, 3)
     assert trial.prepare(box) == ""
     assert box.history()[-1]["event"] == "fell_back"
-    assert update.confirm(box, lambda: FINE, pytest.fail) == "good"
+    assert update.confirm(box, lambda: FINE) == "good"
     assert "slot b  bad" in command(box, "status")
 
 
@@ -165,7 +174,7 @@ def test_a_person_goes_back(box: Box, second: Path) -> None:
     command(box, "install", second)
     loader_boots(box.esp)
     start(box, "b", "2.0.0")
-    update.confirm(box, lambda: FINE, pytest.fail)
+    update.confirm(box, lambda: FINE)
     assert "starts next" in command(box, "roll-back")
     assert loader_boots(box.esp) == "a"
 
@@ -181,7 +190,7 @@ def test_a_system_on_trial_takes_no_update(box: Box, tmp_path: Path) -> None:
 
 
 def test_a_system_that_was_good_is_not_left_for_a_check_that_fails_today(box: Box) -> None:
-    assert update.confirm(box, lambda: BROKEN, pytest.fail) == "degraded"
+    assert update.confirm(box, lambda: BROKEN) == "degraded"
     assert loader_boots(box.esp) == "a"
     assert box.history()[-1] == {"at": box.history()[-1]["at"], "event": "degraded", "slot": "a",
                                  "why": ["receipt: none yet"]}  # fmt: skip
