@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from appliance.cli.options import JSON, configured, existing_ledger, table
-from appliance.config import load
+from appliance.config_file import load
 from appliance.drift import Outcome
 
 if TYPE_CHECKING:

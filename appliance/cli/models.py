@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, table
-from appliance.config import load
+from appliance.config_file import load
 from appliance.errors import PackageError
 
 _BY = click.option("--by", help="Who says so.  [default: the user who calls]")

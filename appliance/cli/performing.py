@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, table
-from appliance.config import load
+from appliance.config_file import load
 from appliance.errors import DiagnosisError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, table
-from appliance.config import Config, load
+from appliance.config import Config
+from appliance.config_file import load
 
 if TYPE_CHECKING:
     from appliance.safe_mode import SafeMode

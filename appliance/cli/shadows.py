@@ -9,7 +9,7 @@ import click
 
 from appliance.cli.models import progress, say_switched
 from appliance.cli.options import acting, configured, existing_ledger, operator
-from appliance.config import load
+from appliance.config_file import load
 from appliance.errors import ApplianceError, ConfigError
 
 

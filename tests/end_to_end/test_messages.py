@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import load
+from appliance.config_file import load
 from appliance.replay import replay
 from appliance.send import Destination, send_files
 from tests import fake_package
