@@ -339,9 +339,16 @@ def test_results_are_marked_withheld_and_released(tmp_path: Path) -> None:
         with pytest.raises(ApplianceError, match="is not withheld: it is delivered"):
             custody.release(number, "ito", "again")
 
-        # what is outside validated use may be withheld by itself
+        # and it asks for review when safe mode was left before, as where its alarm was acknowledged first
+        number = device.read(4)["id"]
         mode.leave(entry.id, "jane", "mended")
-        assert device.read(4, PatientAge="050Y")["provenance"]["safe_mode"] == "banner"
+        custody.release(number, "ito", "seen by me")
+        row = device.work(number)
+        assert (row["state"], row["provenance"]["safe_mode"]) == ("delivered", "review")
+        assert row["warnings"][0].startswith("Review required")
+        assert "Safe mode: It was withheld, and released by ito: seen by me." in row["warnings"]
+
+        assert device.read(5, PatientAge="050Y")["provenance"]["safe_mode"] == "banner"
     finally:
         device.close()
 
