@@ -429,14 +429,19 @@ def test_the_commands(site: Site, tmp_path: Path) -> None:
         return CliRunner().invoke(main, [*arguments, *data])
 
     answer = run("diagnoses", "import", str(file))
-    assert answer.exit_code == 0, answer.output
+    assert answer.exit_code == 1, answer.output  # five lines were not readable; the rest is taken
     assert "2 taken, 0 there already, 3 about other findings, 0 not final, 5 not readable" in answer.output
     assert "line 9: 'perhaps' does not say whether it is present" in answer.output
     assert "2 cases with a truth; 0 diagnoses of studies that have no result here" in answer.output
     assert "0 taken, 2 there already" in run("diagnoses", "import", str(file)).output
     said = json.loads(run("performance", "show", "--json").output)
     assert (said["cases"], said["reports"][0]["figures"]["sensitivity"]["value"]) == (2, 1.0)
-    assert "Pneumonia, chest 1.0: 2 cases, 1 with it" in run("performance", "show").output
+    shown = run("performance", "show").output
+    assert "Pneumonia, chest 1.0: 2 cases, 1 with it" in shown
+    assert f"calibration error (ECE)     {said['reports'][0]['calibration']['ece']:.3f}" in shown
+    assert "there more often than said" in shown
+    file.write_text("study_instance_uid,finding,present\n1.2.3,Pneumonia,yes\n")
+    assert run("diagnoses", "import", str(file)).exit_code == 0
     assert "Diagnoses of a study" in run("diagnoses", "left-out").output
     file.write_text("nonsense")
     refused = run("diagnoses", "import", str(file))
