@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from appliance.cli.options import JSON, configured, existing_ledger, table
+from appliance.cli.options import JSON, configured, existing_ledger, reason, table
 from appliance.config_file import load
 from appliance.drift import Outcome
 
@@ -116,7 +116,7 @@ def show(number: int | None, as_json: bool, config_path: Path | None, data_dir: 
 
 @drift.command()
 @click.argument("number", type=click.IntRange(1, 2**63 - 1))
-@click.option("--why", required=True, help="What has happened, for those who read it later.")
+@click.option("--why", callback=reason, required=True, help="What has happened, for those who read it later.")
 @click.option("--then", "outcome", type=click.Choice(get_args(Outcome)), default="watch", show_default=True,
               help="watch: it is mended, watch on. baseline: it is usual from now on. rest: no more alarms against "
               "this reference.")  # fmt: skip

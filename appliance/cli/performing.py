@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, table
+from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, reason, table
 from appliance.config_file import load
 from appliance.errors import DiagnosisError
 
@@ -182,7 +182,7 @@ def show(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None
 
 @performance.command()
 @click.argument("ticket", type=click.IntRange(1, 2**63 - 1))
-@click.option("--why", required=True, help="What was decided.")
+@click.option("--why", callback=reason, required=True, help="What was decided.")
 @click.option("--by", default=None, help="Who decided.  [default: the user of the operating system]")
 @configured
 def close(ticket: int, why: str, by: str | None, config_path: Path | None, data_dir: Path | None) -> None:

@@ -398,7 +398,7 @@ def test_the_commands(tmp_path: Path) -> None:
     Store(Config(data_dir=str(tmp_path)).ledger_path).close()
     assert run("safe-mode", "show", *data).output == "Safe mode: none\n"
     assert run("safe-mode", "enter", "review", *data).exit_code == 2  # without a reason
-    assert "say who" in run("safe-mode", "enter", "review", "--why", " ", *data).output
+    assert "can't be empty" in run("safe-mode", "enter", "review", "--why", " ", *data).output
     assert "safe mode 1 is in force (review)" in run("safe-mode", "enter", "review", "--why", "new tube", *data).output
     said = json.loads(run("safe-mode", "show", "--json", *data).output)
     assert (said["level"], said["in_force"][0]["why"], said["withheld"]) == ("review", "new tube", [])

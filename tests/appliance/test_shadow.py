@@ -104,6 +104,12 @@ def test_a_package_reads_in_shadow_and_takes_over_with_a_signature(device: Devic
     wrong = device.call(*promote[:-1], device.folder / "Eve.pem", code=1)
     assert "not the key of J. Smith" in wrong
     assert "may not approve" in device.call("shadow", "promote", "--by", "../x", "--why", "w", "--key", key, code=1)
+    (device.config.approvers_path / "Jo.pub").write_text("no key")
+    said = device.call("shadow", "promote", "--by", "Jo", "--why", "w", "--key", key, code=1)
+    assert "Jo.pub is not a PEM public key" in said
+    (device.config.approvers_path / "Jo.pub").unlink()
+    said = device.call("shadow", "promote", "--by", "J. Smith", "--why", " ", "--key", key, code=2)
+    assert "can't be empty" in said
     assert device.reads() == [str(fake_package.bundled())]
 
     said = device.call(*promote)
