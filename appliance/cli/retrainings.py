@@ -39,7 +39,7 @@ def export(
     does is for a person to look at. On the training side:
 
     \b
-      python -m compression import folder DIR DATASET
+      python -m compression import folder DIR DATASET --device-key device.pub
     """
     from appliance import log
     from appliance.retraining import Wanted
