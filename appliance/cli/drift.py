@@ -17,7 +17,7 @@ from appliance.drift import Outcome
 if TYPE_CHECKING:
     from appliance.drift.store import DriftStore
 
-_PACKAGE = click.option("--package", help="Id, name or the beginning of the SHA-256.  [default: the latest watched]")
+_PACKAGE = click.option("--package", help="Id, name or the beginning of the SHA-256.  [default: the one in force]")
 _BY = click.option("--by", default=getpass.getuser, show_default="your login", help="Who says so.")
 
 

@@ -69,7 +69,8 @@ class DriftAlarm(Answer, frozen=True):
 
 
 class Drift(Answer, frozen=True):
-    """Of the package that was watched last. ``counted``: what is no study of its own; ``alarms``: open ones first."""
+    """Of the package in force, or else of that which was watched last. ``counted``: what is no study of its own;
+    ``alarms``: open ones first."""
 
     package: str
     package_sha256: str
