@@ -52,6 +52,8 @@ REASONS: dict[Subject, dict[Verdict, dict[str, str]]] = {
         },
     },
 }
+# Nobody missed what the result says is there, and what it says is not there is not "not there".
+_SENSELESS = {"present": "missed", "absent": "not_there"}
 LONGEST_COMMENT = 1000
 
 _OBJECT = """
@@ -102,6 +104,14 @@ class Filed:
     said: tuple[int, ...]
 
 
+def reasons(subject: Subject, said: str) -> dict[Verdict, dict[str, str]]:
+    """Those of `REASONS` that don't contradict what the result said."""
+    return {
+        verdict: {code: words for code, words in each.items() if code != _SENSELESS.get(said)}
+        for verdict, each in REASONS[subject].items()
+    }
+
+
 class Assessments(Overview):
     """Readers' assessments in the ledger."""
 
@@ -121,7 +131,7 @@ class Assessments(Overview):
         Parameters
         ----------
         reason
-            Of `REASONS`; none of an agreement.
+            Of `reasons`; none of an agreement.
         person
             The account's name; '' where no login is asked for.
         to_send
@@ -138,8 +148,8 @@ class Assessments(Overview):
                 f"image {instance_id} has no result", hint="assess the image that stands for its series"
             )
         code, said, made_by = _of_result(row, subject, label)
-        if verdict not in VERDICTS or reason not in REASONS[subject].get(verdict, {"": ""}):
-            raise ApplianceError(f"{verdict} of a {subject} with the reason {reason!r} is no assessment")
+        if verdict not in VERDICTS or reason not in reasons(subject, said).get(verdict, {"": ""}):
+            raise ApplianceError(f"{verdict} with the reason {reason!r} is no assessment of a {subject}: {said}")
         if len(comment) > LONGEST_COMMENT:
             raise ApplianceError(f"the comment has {len(comment)} letters, and {LONGEST_COMMENT} is the most")
         now = time.time()

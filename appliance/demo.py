@@ -18,7 +18,8 @@ from PIL import Image as PillowImage
 from pydicom.data import get_testdata_file
 
 from appliance import package
-from appliance.config import Config, load
+from appliance.config import Config
+from appliance.config_file import load
 from appliance.delivery.storage_scu import Outcome
 from appliance.send import Destination, send_files
 from appliance.store import FINAL_STATES, Store

@@ -158,15 +158,15 @@ def corrected_sensitivity(
 
 
 def trend(days: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray, ahead: float = 90.0) -> Trend | None:
-    """A logistic regression of right answers on time, the latest day being today; None of too few or too short.
+    """A logistic regression of right answers on time, in days from now (the past is negative); None of too few or too
+    short.
 
     With half a case of each kind added in the middle, so that it exists where all are right.
     """
     at, outcome = np.asarray(days, float), np.asarray(right, float)
     if len(at) < _LEAST_TREND or at.max() - at.min() < _LEAST_TREND_DAYS:
         return None
-    today = at.max()
-    x = np.concatenate([(at - today) / 30.0, np.full(2, (at.mean() - today) / 30.0)])
+    x = np.concatenate([at, np.full(2, at.mean())]) / 30.0
     y, weight = np.concatenate([outcome, [0.0, 1.0]]), np.concatenate([np.ones(len(at)), [0.5, 0.5]])
     design, beta = np.stack([np.ones(len(x)), x], axis=1), np.array([_logit(min(max(y.mean(), 0.01), 0.99)), 0.0])
     for _ in range(50):

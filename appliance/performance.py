@@ -82,9 +82,6 @@ class Report:
     corrected: Estimate | None
     latest: float
 
-    def is_old(self, days: float) -> bool:
-        return time.time() - self.latest > days * _DAY
-
 
 @dataclass(frozen=True)
 class Performance:
@@ -105,29 +102,33 @@ def cases_of(store: TruthStore) -> tuple[list[Case], list[Trouble]]:
     """As of `appliance.truth.cases`, from the ledger."""
     matched, assessed = store.matched(), store.assessed()
     wanted = {row["instance_id"] for row in (*matched, *assessed)} - {None}
-    return truth.cases(matched, assessed, store.results(wanted))
+    found, troubles = truth.cases(matched, assessed, store.results(wanted))
+    now = time.time()
+    ahead = (case for case in found if case.made_at > now)
+    return found, troubles + [Trouble("clock_ahead", case.finding, case.study, "", case.instance) for case in ahead]
 
 
 def measure(config: Config, store: TruthStore) -> Performance:
     """Figures of the last year, the tests of all time, and what has no truth."""
     found, troubles = cases_of(store)
-    said, now = store.said(time.time() - _COUNTED_DAYS * _DAY), time.time()
+    now = time.time()
+    said = store.said(now - _COUNTED_DAYS * _DAY)
     begun = _begun(store)
     reports = []
     for package, finding in dict.fromkeys((case.package, case.finding) for case in found):
         chosen = [case for case in found if (case.package, case.finding) == (package, finding)]
-        of_year = [case for case in chosen if case.made_at > now - _SHOWN_DAYS * _DAY]
-        recent = [case for case in chosen if case.made_at > now - _COUNTED_DAYS * _DAY]
+        of_year = [case for case in chosen if now - _SHOWN_DAYS * _DAY < case.made_at <= now]
+        recent = [case for case in of_year if case.made_at > now - _COUNTED_DAYS * _DAY]
         positive, studies = said.get((package, finding), (0, 0))
         known = sum(case.positive for case in recent)
         coverage = Coverage(
             max(positive, known), max(studies - positive, len(recent) - known), known, len(recent) - known
         )
-        reports.append(_report(config, of_year, chosen, coverage, begun))
+        reports.append(_report(config, of_year, chosen, coverage, begun, now))
     answered = {(report.package, report.finding) for report in reports}
     unknown = sum(report.coverage.unknown for report in reports)
     unknown += sum(studies for key, (_, studies) in said.items() if key not in answered)
-    latest = max((case.known_at for case in found), default=None)
+    latest = max((case.known_at for case in found if case.known_at <= now), default=None)
     return Performance(sorted(reports, key=lambda each: -each.latest), troubles, latest, unknown, len(found))
 
 
@@ -137,6 +138,7 @@ def _report(
     of_all: Sequence[Case],
     coverage: Coverage,
     begun: dict[tuple[str, ...], float],
+    now: float,
 ) -> Report:
     first = of_all[0]
     months: dict[str, list[Case]] = {}
@@ -154,7 +156,9 @@ def _report(
         [(month, figures(chosen)) for month, chosen in months.items()],
         {group: _by(of_year, lambda case, group=group: case.groups[group]) for group in GROUPS},  # type: ignore[misc]
         tests(config, of_all, begun),
-        measures.trend([case.made_at / _DAY for case in present], [case.positive for case in present], AHEAD_DAYS),
+        measures.trend(
+            [(case.made_at - now) / _DAY for case in present], [case.positive for case in present], AHEAD_DAYS
+        ),
         coverage,
         _corrected(of_year, coverage),
         max(case.known_at for case in of_all),
@@ -229,10 +233,13 @@ def look(config: Config, store: TruthStore, trail: Trail) -> list[int]:
 
 
 def _begun(store: TruthStore) -> dict[tuple[str, ...], float]:
-    """(package, finding, measure) -> when the last ticket was closed."""
+    """(package, finding, measure) -> when the last ticket was closed.
+
+    One that a clock which was ahead has dated into the future would keep the test from counting until then.
+    """
     found: dict[tuple[str, ...], float] = {}
     for ticket in store.tickets(most=10_000):
-        if ticket["closed_at"] is not None:
+        if ticket["closed_at"] is not None and ticket["closed_at"] <= time.time():
             key = ticket["package"], ticket["finding"], ticket["measure"]
             found[key] = max(found.get(key, 0.0), ticket["closed_at"])
     return found

@@ -128,13 +128,13 @@ class SafeMode:
         warnings = [f"{each.why[:1].upper()}{each.why[1:]}".rstrip(".") + "." for each in entries]
         if any(each.startswith(OUTSIDE_VALIDATED_USE) for each in said.warnings):
             levels.append(self._policy.outside_validated_use)
-        if not levels:
-            return Mode("none")
-        level = max(levels, key=STRENGTHS.index)
-        if level == "withheld" and (release := self.store.released(instance)) is not None:
-            level = "review"
+        level: Level = max(levels, key=STRENGTHS.index, default="none")
+        if (release := self.store.released(instance)) is not None:
+            level = "review"  # whatever is in force by now: a person lets it pass, not the device
             warnings.append(f"It was withheld, and released by {release['by']}: {release['why'].rstrip('.')}.")
-        elif level == "withheld":
+        if level == "none":
+            return Mode("none")
+        if level == "withheld":
             warnings += [each for each in said.warnings if each.startswith(OUTSIDE_VALIDATED_USE)]
             return Mode(level, tuple(f"Safe mode: {each}" for each in warnings))
         lead = f"{REVIEW_REQUIRED}: do not use this result before a person has reviewed it."

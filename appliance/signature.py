@@ -46,17 +46,25 @@ def public_pem(key: Ed25519PrivateKey) -> bytes:
     return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+def public_key(path: Path) -> Ed25519PublicKey:
+    """Of a PEM file; raises `SignatureError` where it holds none."""
+    try:
+        key = serialization.load_pem_public_key(path.read_bytes())
+    except OSError as error:
+        raise SignatureError(f"{path} can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SignatureError(f"{path} is not a PEM public key") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise SignatureError(f"{path} holds a {type(key).__name__}, not an Ed25519 key")
+    return key
+
+
 def load_trusted_keys(folders: tuple[Path, ...]) -> dict[str, Ed25519PublicKey]:
     """Every ``*.pub`` PEM file of the folders, by key id."""
     keys = {}
     for folder in folders:
         for path in sorted(folder.glob("*.pub")):
-            try:
-                key = serialization.load_pem_public_key(path.read_bytes())
-            except ValueError as error:
-                raise SignatureError(f"{path} is not a PEM public key: {error}") from error
-            if not isinstance(key, Ed25519PublicKey):
-                raise SignatureError(f"{path} holds a {type(key).__name__}, not an Ed25519 key")
+            key = public_key(path)
             keys[key_id(key)] = key
     return keys
 

@@ -57,6 +57,7 @@ TROUBLES = {
     "contradictory": "Findings of a study that final diagnoses call both present and absent; none counts until one "
     "says that it is a correction",
     "readers_differ": "Findings where a reader and the diagnosis differ; the diagnosis counts",
+    "clock_ahead": "Answers that a clock which was ahead has dated into the future; no figure by time has them",
 }
 
 

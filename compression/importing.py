@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from appliance import signature
+from appliance.errors import SignatureError
 from compression import content, data_set, masks, sources, splits
 from compression.masks import MaskLabelError, MaskSizeError
 from compression.problems import DataError
@@ -59,6 +61,8 @@ class Options:
         The wanted finding, and whether images with other findings only are ``negative`` or left out (``nih``).
     agreement
         Why identifying DICOM may be imported; empty: it may not.
+    device_key
+        The public key of the device that exported the bundle (``folder``); None: its signature is not checked.
     """
 
     skip: frozenset[str] = frozenset()
@@ -69,6 +73,7 @@ class Options:
     finding: str = ""
     others: str = "negative"
     agreement: str = ""
+    device_key: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def run(importer: Importer, source: Path, target: Path, options: Options) -> dic
     """
     if target.exists():
         raise DataError(f"{target} is there already; name a new folder")
-    lineage = _lineage(source)
+    lineage = _lineage(source, options.device_key)
     faults = Faults(options.skip)
     cases = _checked(importer.find(source, options, faults), options, faults)
     if not cases:
@@ -147,25 +152,34 @@ def run(importer: Importer, source: Path, target: Path, options: Options) -> dic
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _lineage(source: Path) -> dict[str, Any] | None:
+def _lineage(source: Path, device_key: Path | None) -> dict[str, Any] | None:
     """Where a bundle that a device exported comes from, for ``import.json``; None of any other source.
 
     Raises
     ------
     DataError
-        It can't be read, or the bundle is no longer what was exported.
+        It can't be read, the bundle is no longer what was exported, or it is not signed with the device's key.
     """
     path = source / "lineage.json"
     if not path.is_file():
+        if device_key is not None:
+            raise DataError(f"{source} has no lineage.json that the device's key could have signed")
         return None
     try:
-        lineage: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        exported = lineage["content"]
+        written, signed = path.read_bytes(), path.with_name("lineage.sig").read_text(encoding="utf-8")
+        lineage: dict[str, Any] = json.loads(written)
+        exported, device = lineage["content"], lineage["device"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} can't be read: {error}; export the bundle again") from error
     if exported != content.content_version(source):
         raise DataError(f"{source} was changed since the device exported it; export it again")
-    return lineage
+    if device_key is not None:
+        try:
+            keys = {device: signature.public_key(device_key)}
+            signature.verify(signed, written, keys, str(path))
+        except SignatureError as error:
+            raise DataError(f"{path} is not what the device of {device_key} has signed: {error.message}") from error
+    return {**lineage, "signature_checked": device_key is not None}
 
 
 def _write(

@@ -11,7 +11,8 @@ import pytest
 from appliance import installed
 from appliance.assessment_store import Assessments
 from appliance.cli import main
-from appliance.config import Config, load
+from appliance.config import Config
+from appliance.config_file import load
 from appliance.pipeline import Pipeline, try_out
 from appliance.store import Store
 from tests import fake_package

@@ -48,6 +48,7 @@ LEVELS = [
         "appliance.hl7_message",
     },
     {
+        "appliance.config_file",
         "appliance.schedule",
         "appliance.completeness",
         "appliance.silence",

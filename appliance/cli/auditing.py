@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from appliance.cli.options import JSON, acting, configured, operator, table
-from appliance.config import Config, load
+from appliance.config import Config
+from appliance.config_file import load
 from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from appliance.cli.options import BACKEND, JSON, configured, table
-from appliance.config import load
+from appliance.config_file import load
 from appliance.errors import ApplianceError
 
 

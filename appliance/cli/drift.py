@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from appliance.cli.options import JSON, configured, existing_ledger, table
-from appliance.config import load
+from appliance.cli.options import JSON, configured, existing_ledger, reason, table
+from appliance.config_file import load
 from appliance.drift import Outcome
 
 if TYPE_CHECKING:
     from appliance.drift.store import DriftStore
 
-_PACKAGE = click.option("--package", help="Id, name or the beginning of the SHA-256.  [default: the latest watched]")
+_PACKAGE = click.option("--package", help="Id, name or the beginning of the SHA-256.  [default: the one in force]")
 _BY = click.option("--by", default=getpass.getuser, show_default="your login", help="Who says so.")
 
 
@@ -116,7 +116,7 @@ def show(number: int | None, as_json: bool, config_path: Path | None, data_dir: 
 
 @drift.command()
 @click.argument("number", type=click.IntRange(1, 2**63 - 1))
-@click.option("--why", required=True, help="What has happened, for those who read it later.")
+@click.option("--why", callback=reason, required=True, help="What has happened, for those who read it later.")
 @click.option("--then", "outcome", type=click.Choice(get_args(Outcome)), default="watch", show_default=True,
               help="watch: it is mended, watch on. baseline: it is usual from now on. rest: no more alarms against "
               "this reference.")  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Literal
 import click
 
 from appliance.cli.options import JSON, acting, configured, existing_ledger
-from appliance.config import load
+from appliance.config_file import load
 
 
 @click.group()

@@ -10,12 +10,12 @@ from typing import Any
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, table
-from appliance.config import load
+from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, reason, table
+from appliance.config_file import load
 from appliance.errors import PackageError
 
 _BY = click.option("--by", help="Who says so.  [default: the user who calls]")
-_WHY = click.option("--why", required=True, help="The reason, which is kept with the change.")
+_WHY = click.option("--why", callback=reason, required=True, help="The reason, which is kept with the change.")
 
 
 @click.group()

@@ -39,6 +39,13 @@ BACKEND = click.option(
 )
 
 
+def reason(_: click.Context, __: click.Parameter, value: str) -> str:
+    """The callback of an option for words that are kept for good: some at the least."""
+    if not value.strip():
+        raise click.BadParameter("it is kept, so it can't be empty")
+    return value.strip()
+
+
 def configured(command: F) -> F:
     return CONFIG(DATA(command))
 

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from appliance.cli.options import JSON, configured
-from appliance.config import Config, load
+from appliance.config import Config
+from appliance.config_file import load
 from appliance.errors import SignatureError
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, table
-from appliance.config import load
+from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, reason, table
+from appliance.config_file import load
 from appliance.errors import DiagnosisError
 
 if TYPE_CHECKING:
-    from appliance.measures import Estimate
-    from appliance.truth_store import Form
+    from appliance.measures import Calibration, Estimate
+    from appliance.truth_store import Form, TruthStore
 
 _MOST_FAULTS = 20
 
@@ -44,7 +45,7 @@ def import_files(
     A CSV file begins with the line study_instance_uid,accession_number,finding,present,date,status; one of the first
     two will do, and the last two may be left out. A status of "corrected" takes the place of what was said before.
     What is preliminary, or was made by an algorithm, is not taken. The same again changes nothing. Studies that are
-    not known yet are matched once they have a result.
+    not known yet are matched once they have a result. Exit code 1 where something could not be read; the rest is taken.
     """
     from appliance import performance
     from appliance.audit import Trail
@@ -53,7 +54,7 @@ def import_files(
 
     config = load(config_path, data_dir)
     store, known = TruthStore(existing_ledger(config)), Findings.of(config)
-    said = []
+    said: list[dict[str, Any]] = []
     for file in files:
         try:
             parsed = parse(file.read_bytes(), known, form)
@@ -74,16 +75,23 @@ def import_files(
     trail.close()
     if as_json:
         click.echo(json.dumps({"files": said, "tickets": opened}, indent=1))
-        return
+    else:
+        _tell(said, opened, store)
+    sys.exit(1 if any(each["faults"] for each in said) else 0)
+
+
+def _tell(said: list[dict[str, Any]], opened: list[int], store: TruthStore) -> None:
+    from appliance import performance
+
     for each in said:
         click.echo(
             f"{each['file']} ({each['form']}): {each['taken']} taken, {each['repeated']} there already, "
             f"{each['other_findings']} about other findings, {each['not_final']} not final, "
-            f"{len(each['faults'])} not readable"  # type: ignore[arg-type]
+            f"{len(each['faults'])} not readable"
         )
-        for fault in each["faults"][:_MOST_FAULTS]:  # type: ignore[index]
+        for fault in each["faults"][:_MOST_FAULTS]:
             click.secho(f"  {fault}", fg="red", err=True)
-        if (more := len(each["faults"]) - _MOST_FAULTS) > 0:  # type: ignore[arg-type]
+        if (more := len(each["faults"]) - _MOST_FAULTS) > 0:
             click.echo(f"  and {more} more", err=True)
     found, troubles = performance.cases_of(store)
     unmatched = sum(each.kind == "unmatched" for each in troubles)
@@ -159,6 +167,7 @@ def show(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None
                 _row("sensitivity", report.figures.sensitivity),
                 _row("specificity", report.figures.specificity),
                 _row("AUC", report.figures.auc),
+                *_calibration(report.calibration),
             ],
         )
         if report.coverage.one_sided:
@@ -173,7 +182,7 @@ def show(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None
 
 @performance.command()
 @click.argument("ticket", type=click.IntRange(1, 2**63 - 1))
-@click.option("--why", required=True, help="What was decided.")
+@click.option("--why", callback=reason, required=True, help="What was decided.")
 @click.option("--by", default=None, help="Who decided.  [default: the user of the operating system]")
 @configured
 def close(ticket: int, why: str, by: str | None, config_path: Path | None, data_dir: Path | None) -> None:
@@ -185,6 +194,16 @@ def close(ticket: int, why: str, by: str | None, config_path: Path | None, data_
     with acting(config, "performance close", f"retraining ticket {ticket}"):
         store.close_ticket(ticket, by or operator(), why)
     click.echo(f"retraining ticket {ticket} is closed")
+
+
+def _calibration(found: Calibration | None) -> list[tuple[str, str, str, str]]:
+    if found is None:
+        return []
+    large = found.in_the_large
+    return [
+        ("calibration error (ECE)", f"{found.ece:.3f}", "", str(large.n)),
+        ("there more often than said", f"{large.value:+.3f}", f"{large.low:+.3f} to {large.high:+.3f}", str(large.n)),
+    ]
 
 
 def _row(name: str, each: Estimate | None) -> tuple[str, str, str, str]:

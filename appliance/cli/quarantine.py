@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from appliance.cli.options import JSON, acting, configured, existing_ledger, table
-from appliance.config import load
+from appliance.config_file import load
 
 _NUMBERS = click.argument("numbers", nargs=-1, required=True, type=click.IntRange(1, 2**63 - 1))
 

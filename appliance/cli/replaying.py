@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from appliance.cli.options import JSON, configured, existing_ledger
-from appliance.config import load
+from appliance.config_file import load
 
 
 @click.command("replay")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from appliance.cli.options import acting, configured, existing_ledger
-from appliance.config import load
+from appliance.config_file import load
 
 
 @click.group()
@@ -39,7 +39,7 @@ def export(
     does is for a person to look at. On the training side:
 
     \b
-      python -m compression import folder DIR DATASET
+      python -m compression import folder DIR DATASET --device-key device.pub
     """
     from appliance import log
     from appliance.retraining import Wanted

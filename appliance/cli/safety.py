@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, table
-from appliance.config import Config, load
+from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, reason, table
+from appliance.config import Config
+from appliance.config_file import load
 
 if TYPE_CHECKING:
     from appliance.safe_mode import SafeMode
     from appliance.safe_mode_store import Strength
 
-_WHY = click.option("--why", required=True, help="The reason; it is kept for good and stands in results.")
+_WHY = click.option(
+    "--why", callback=reason, required=True, help="The reason; it is kept for good and stands in results."
+)
 _BY = click.option("--by", default=None, help="Who decides.  [default: the user of the operating system]")
 
 

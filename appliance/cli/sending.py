@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from appliance.cli.options import JSON, configured, print_checks
-from appliance.config import Priority, load
+from appliance.config import Priority
+from appliance.config_file import load
 from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:

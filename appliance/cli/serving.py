@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from appliance.cli.options import JSON, configured, existing_ledger, print_checks
-from appliance.config import load
+from appliance.config_file import load
 
 _WAITS = {"to_commit": "not committed yet", "waiting": "waiting", "undelivered": "UNDELIVERED"}
 

@@ -8,8 +8,8 @@ from typing import Literal
 import click
 
 from appliance.cli.models import progress, say_switched
-from appliance.cli.options import acting, configured, existing_ledger, operator
-from appliance.config import load
+from appliance.cli.options import acting, configured, existing_ledger, operator, reason
+from appliance.config_file import load
 from appliance.errors import ApplianceError, ConfigError
 
 
@@ -29,7 +29,7 @@ def shadow() -> None:
 
 @shadow.command()
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--why", required=True, help="The reason, which is kept.")
+@click.option("--why", callback=reason, required=True, help="The reason, which is kept.")
 @configured
 def start(path: Path, why: str, config_path: Path | None, data_dir: Path | None) -> None:
     """Have the package FILE read in shadow, once it is verified; an appliance that runs begins at once."""
@@ -104,7 +104,7 @@ def report(
 
 @shadow.command()
 @click.option("--by", required=True, help="The person who approves; NAME.pub lies in the folder shadow.approvers.")
-@click.option("--why", required=True, help="The reason, which is signed and kept.")
+@click.option("--why", callback=reason, required=True, help="The reason, which is signed and kept.")
 @click.option(
     "--key", "key_path", required=True, type=click.Path(path_type=Path), help="That person's Ed25519 key, a PEM file."
 )

@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from appliance.cli.options import configured
-from appliance.config import Config, load
+from appliance.config import Config
+from appliance.config_file import load
 
 
 @click.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from appliance.cli.options import acting, configured, existing_ledger
-from appliance.config import load
+from appliance.config_file import load
 
 
 @click.group()

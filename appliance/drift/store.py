@@ -223,6 +223,11 @@ class DriftStore(Database):
         )  # fmt: skip
         return rows[::-1]
 
+    def latest_at(self) -> float | None:
+        """When the latest study was counted, by the clock then."""
+        rows = self._rows("SELECT at FROM drift_study ORDER BY id DESC LIMIT 1")
+        return float(rows[0]["at"]) if rows else None
+
     def number_of_studies(self, package: str, after: int) -> int:
         rows = self._rows(
             "SELECT count(*) AS n FROM drift_study NOT INDEXED WHERE package = :package AND id > :after",

@@ -20,23 +20,32 @@ from appliance.drift.monitor import Limits
 from appliance.drift.store import Against, DriftStore, unpack
 from appliance.drift.streams import MISSING, STREAMS
 from appliance.errors import DriftError
+from appliance.package_store import PackageStore
 
 AGAINST: dict[Against, str] = {"validated": "what the model was validated on", "site": "this site's baseline"}
 
 
 def packages(store: DriftStore) -> list[dict[str, Any]]:
-    """Those that were watched, the latest first: ``package``, ``name``, ``first_at``."""
-    return [{key: row[key] for key in ("package", "name", "first_at")} for row in store.packages()]
+    """Those that were watched: ``package``, ``name``, ``first_at``; in the order of `_watched`."""
+    return [{key: row[key] for key in ("package", "name", "first_at")} for row in _watched(store)]
+
+
+def _watched(store: DriftStore) -> list[dict[str, Any]]:
+    """The latest first; before them what somebody has put in force, as after a rollback."""
+    choices = PackageStore(store.path, read_only=True)
+    in_force = {row["sha256"] for row in choices.in_force().values()}
+    choices.close()
+    return sorted(store.packages(), key=lambda row: row["package"] not in in_force)
 
 
 def chosen(store: DriftStore, wanted: str | None) -> dict[str, Any]:
-    """The row of a package by its name, its id or the beginning of its SHA-256; the latest where nothing is wanted.
+    """The row of a package by its name, its id or the beginning of its SHA-256; the first where nothing is wanted.
 
     Raises
     ------
     DriftError
     """
-    rows = store.packages()
+    rows = _watched(store)
     if not rows:
         raise DriftError("no study was watched for drift yet", hint="the first one that is read begins it")
     for row in rows:

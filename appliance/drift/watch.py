@@ -33,6 +33,7 @@ log = logging.getLogger("scanside.drift")
 _SAVED_EVERY = 20  # studies: what a restart counts again at the most
 _LOOKED_AT = 2000  # studies, of the latest, for a cause
 _THINNED_EVERY = 1000  # studies
+_JUMP = 60.0  # seconds by which a clock is wrong at the least to be counted
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Watch:
         self._limits = Limits(config.drift.alpha, config.drift.run_length)
         self._watched: dict[str, _Watched] = {}
         self._categories: Categories | None = None
-        self._latest = 0.0
+        self._clock: tuple[float, float] | None = None
 
     def observe(
         self, opened: Package, target: str, instance: int, source: Image | Volume, said: Prediction, seconds: float
@@ -125,10 +126,7 @@ class Watch:
     def _put(
         self, opened: Package, watched: _Watched, study: bytes, instance: int, values: Mapping[str, Value]
     ) -> None:
-        now = time.time()
-        if now < self._latest:
-            self._store.count("clock went back", f"by {self._latest - now:.0f} s")
-        self._latest = now
+        now = self._now()
         bins = self._bins(values)
         number = self._store.add_study(opened.sha256, study, instance, now, bins)
         if number is None:
@@ -149,6 +147,18 @@ class Watch:
         self._learn(watched)
         if number % _THINNED_EVERY == 0:
             self._store.thin(self._settings.studies_days)
+
+    def _now(self) -> float:
+        """The time of the clock; that it has jumped since the study before is counted, and no more."""
+        now, ticked = time.time(), time.clock_gettime(time.CLOCK_BOOTTIME)
+        if self._clock is None:  # how long the device was off, nobody knows
+            jump = min(now - (self._store.latest_at() or now), 0.0)
+        else:
+            jump = now - self._clock[0] - (ticked - self._clock[1])
+        self._clock = now, ticked
+        if abs(jump) >= _JUMP:
+            self._store.count("clock went ahead" if jump > 0 else "clock went back", f"by {abs(jump):.0f} s")
+        return now
 
     def _bins(self, values: Mapping[str, Value]) -> np.ndarray:
         found = np.zeros(len(STREAMS), np.int64)

@@ -107,7 +107,7 @@ def _approver(config: Config, by: str, key_path: Path) -> Ed25519PrivateKey:
     except OSError as error:
         raise SignatureError(f"{key_path} can't be read: {error.strerror}") from error
     except (ValueError, TypeError) as error:
-        raise SignatureError(f"{key_path} is no PEM private key without a password: {error}") from error
+        raise SignatureError(f"{key_path} is no PEM private key without a password") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise SignatureError(f"{key_path} holds a {type(key).__name__}, not an Ed25519 key")
     public = config.approvers_path / f"{by}.pub"
@@ -116,8 +116,7 @@ def _approver(config: Config, by: str, key_path: Path) -> Ed25519PrivateKey:
             f"{by} may not approve here: {public} is not there",
             hint="whoever administers the device puts the approver's public key there",
         )
-    known = serialization.load_pem_public_key(public.read_bytes())
-    if known.public_bytes(*_RAW) != key.public_key().public_bytes(*_RAW):
+    if signature.public_key(public).public_bytes(*_RAW) != key.public_key().public_bytes(*_RAW):
         raise SignatureError(f"{key_path} is not the key of {by}: {public} is another one")
     return key
 

@@ -28,6 +28,7 @@ from appliance.web import (
     api,
     api_acting,
     api_device,
+    api_drift,
     api_judging,
     api_studies,
     arrivals,
@@ -67,8 +68,8 @@ _POLICY = (
 
 def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) -> Flask:
     """The page of one appliance; writes to its ledger readers' answers in studies, files that come in, what `custody`,
-    `deliveries`, `safety`, `performing`, `api_acting`, `api_judging` and `people` do, and to the audit trail who saw
-    and did what.
+    `deliveries`, `safety`, `performing`, `api_acting`, `api_drift`, `api_judging` and `people` do, and to the audit
+    trail who saw and did what.
 
     Parameters
     ----------
@@ -106,8 +107,8 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
     app.register_blueprint(drift.blueprint)
     app.register_blueprint(reading.blueprint)
     for part in (
-        people, kiosk, device, api_studies, api_device, api_acting, api_judging, metrics, branding, embedding, safety,
-        performing, models,
+        people, kiosk, device, api_studies, api_device, api_acting, api_drift, api_judging, metrics, branding,
+        embedding, safety, performing, models,
     ):  # fmt: skip
         app.register_blueprint(part.blueprint)
     arrivals.register(app, config, on_arrival)

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from flask import current_app
 
 from appliance import manifests
-from appliance.assessment_store import REASONS, Assessments
+from appliance.assessment_store import REASONS, Assessments, Subject, Verdict, reasons
 from appliance.manifests import Manifests
 from appliance.package import OperatingPoint
 from appliance.reading_order import of_rank
+from appliance.result import Finding
 from appliance.web.language import gettext as _
 from appliance.worklist_store import Worklists
 
@@ -23,10 +25,10 @@ _WIDTH, _HEIGHT, _MARGIN = 300.0, 90.0, 12.0  # of a trend, in units of its pict
 class Judged:
     """A finding or a segment with what readers said of it, the latest first, and the reasons to choose from."""
 
-    subject: str
+    subject: Subject
     label: str
     said: list[dict[str, Any]]
-    reasons: dict[str, dict[str, str]]
+    reasons: dict[Verdict, dict[str, str]]
 
     @property
     def counts(self) -> dict[str, Any] | None:
@@ -72,18 +74,13 @@ def telling(row: dict[str, Any]) -> dict[str, Any]:
 
 def _judged(row: dict[str, Any], said: list[dict[str, Any]]) -> list[Judged]:
     segments = row["outlines"]["segments"] if row["outlines"] else ()
-    subjects = [("finding", each["label"], each["positive"]) for each in row["findings"] or ()]
-    subjects += [("segment", each["label"], None) for each in segments]
+    findings = msgspec.convert(row["findings"] or (), tuple[Finding, ...])
+    subjects: list[tuple[Subject, str, str]] = [("finding", each.label, each.reported_as) for each in findings]
+    subjects += [("segment", each["label"], "") for each in segments]
     found = []
-    for subject, label, positive in subjects:
-        # Nobody missed what it says is there, and what it says is not there is not "not there".
-        senseless = {True: "missed", False: "not_there"}.get(positive)
-        reasons: dict[str, dict[str, str]] = {
-            verdict: {code: words for code, words in each.items() if code != senseless}
-            for verdict, each in REASONS[subject].items()  # type: ignore[index]
-        }
+    for subject, label, answer in subjects:
         of_it = [each for each in said if (each["subject"], each["label"]) == (subject, label)]
-        found.append(Judged(subject, label, of_it, reasons))
+        found.append(Judged(subject, label, of_it, reasons(subject, answer)))
     return found
 
 

@@ -38,6 +38,8 @@ def _skip(name: str, what: str) -> Any:
 @_skip("other", "objects that no case can be made of, such as reports and color images")
 @click.option("--identified-by-agreement", "agreement", default="", metavar="REASON",
               help="Import DICOM that still identifies; import.json records the reason.")  # fmt: skip
+@click.option("--device-key", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="folder: by this public key (scanside telemetry key) a bundle must be signed.")  # fmt: skip
 def import_command(
     layout: str, source: Path, target: Path, columns: tuple[str, ...], skip: tuple[str, ...], **given: Any
 ) -> None:
@@ -76,6 +78,9 @@ def import_command(
         click.echo(f"left out{rule}: {kind}: {len(each)}")
         for what in each[:_SHOWN]:
             click.echo(f"    {what}")
+    if (lineage := report.get("lineage")) is not None:
+        checked = "checked" if lineage["signature_checked"] else "not checked: that takes --device-key"
+        click.echo(f"a bundle of device {lineage['device']}; its signature is {checked}")
     if options.agreement:
         click.echo(f"identifying DICOM was allowed: {options.agreement}")
     click.echo(f"{target}, content {report['content'][:16]}; next: name it in a recipe, then check-data")

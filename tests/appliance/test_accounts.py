@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from appliance import accounts, tokens
 from appliance.accounts import Account, Accounts
 from appliance.cli import main
-from appliance.config import load
+from appliance.config_file import load
 from appliance.errors import AccountError, ConfigError, LoginError
 from appliance.sessions import Sessions
 from appliance.store import Store

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
 from appliance.audit import decode
 from appliance.audit_store import AuditStore
 from appliance.config import Config
+from appliance.drift.store import DriftStore
+from appliance.drift.streams import MOST_BINS, STREAMS
 from appliance.safe_mode_store import SafeModeStore
 from appliance.tokens import Tokens
 from appliance.truth_store import Diagnosis
@@ -106,6 +109,37 @@ def test_assessments_are_added_superseded_and_listed_page_by_page(site: Site, cl
     assert client.post("/api/v1/studies/99/assessments", json={}).status_code in (400, 404)
 
 
+def test_drift_is_told_and_an_alarm_acknowledged_with_a_reason(site: Site, client: FlaskClient) -> None:
+    assert client.get("/api/v1/drift").status_code == 404
+    store = DriftStore(site.config.ledger_path)
+    store.add_package("ab" * 32, "chest 1.0", np.ones((len(STREAMS), MOST_BINS), np.int64), 7)
+    store.begin_monitor("ab" * 32, "validated", None)
+    store.count("clock went back")
+    number = raise_alarm(site.config, "drift_site")
+    told = client.get("/api/v1/drift").get_json()
+    (alarm,) = told["alarms"]
+    assert (told["package"], told["studies"], told["counted"]) == ("chest 1.0", 0, {"clock went back": 1})
+    assert [(each["against"], each["watching"]) for each in told["watches"]] == [("validated", False), ("site", False)]
+    assert (alarm["number"], alarm["against"], alarm["kind"], alarm["acknowledged_at"]) == (
+        number, "site", "alarm", None,
+    )  # fmt: skip
+    assert alarm["words"] == alarm["moved"][0]["words"]
+    path = f"/api/v1/drift/alarms/{number}/acknowledge"
+    for asked, status in (
+        ({"why": " ", "by": "Jo"}, 409),
+        ({"why": "x"}, 409),
+        ({"why": "x", "by": "Jo", "outcome": "forget"}, 400),
+        ({"why": "new tube", "by": "Jo", "outcome": "rest"}, 200),
+        ({"why": "new tube", "by": "Jo"}, 409),
+    ):
+        answer = client.post(path, json=asked)
+        assert answer.status_code == status, answer.get_data(as_text=True)
+        if status == 200:
+            said = answer.get_json()
+            assert (said["acknowledged_by"], said["acknowledged_why"], said["outcome"]) == ("Jo", "new tube", "rest")
+    assert client.post("/api/v1/drift/alarms/99/acknowledge", json={"why": "x", "by": "Jo"}).status_code == 404
+
+
 @pytest.mark.parametrize(
     ("scope", "sees", "operates", "assesses"), [("see", 200, 403, 403), ("operate", 403, 201, 403),
                                                 ("assess", 403, 403, 201)],
@@ -119,6 +153,8 @@ def test_a_token_may_do_what_its_scope_says_and_the_trail_names_it(
     said = {"headers": {"Authorization": f"Bearer {secret}"}}
     for path in ("safe-mode", "performance", "assessments"):
         assert client.get(f"/api/v1/{path}", **said).status_code == sees  # type: ignore[arg-type]
+    watched = client.get("/api/v1/drift", **said).status_code  # type: ignore[arg-type]
+    assert watched == (404 if sees == 200 else sees)  # nothing is watched there
     entering = {"level": "banner", "why": "x", "by": "somebody else"}
     assessing = {"subject": "finding", "label": "Pneumonia", "verdict": "agree"}
     assert client.post("/api/v1/safe-mode/enter", json=entering, **said).status_code == operates  # type: ignore[arg-type]

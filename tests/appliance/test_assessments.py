@@ -122,6 +122,7 @@ def test_an_assessment_is_never_changed_or_removed(box: Box) -> None:
         ((1, "finding", "Pneumonia", "disagree"), "reason ''"),
         ((1, "finding", "Pneumonia", "agree", "not_there"), "reason 'not_there'"),
         ((1, "finding", "Pneumonia", "disagree", "too_large"), "no assessment"),
+        ((1, "finding", "Pneumonia", "disagree", "missed"), "'missed' is no assessment of a finding: present"),
         ((1, "finding", "Pneumonia", "agree", "", "x" * (LONGEST_COMMENT + 1)), "1001 letters"),
     ],
 )

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance import brand
-from appliance.config import Brand, Config, Web, load
+from appliance.config import Brand, Config, Web
+from appliance.config_file import load
 from appliance.errors import ConfigError
 from appliance.store import Store
 from appliance.web.app import create_app

@@ -12,7 +12,8 @@ import pydicom
 import pytest
 from pynetdicom import evt
 
-from appliance.config import Config, DestinationTls, load
+from appliance.config import Config, DestinationTls
+from appliance.config_file import load
 from appliance.delivery import way_to
 from appliance.delivery.storage_scu import File, Peer, associated, store
 from appliance.errors import ConfigError, DeliveryError

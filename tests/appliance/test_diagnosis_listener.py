@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 from appliance import diagnosis_listener, package, performance, problems
 from appliance.audit import Trail, decode
 from appliance.audit_store import AuditStore
-from appliance.config import Config, Diagnoses, Models, Tls, load
+from appliance.config import Config, Diagnoses, Models, Tls
+from appliance.config_file import load
 from appliance.delivery.mllp import connected
 from appliance.diagnosis_listener import Listener
 from appliance.errors import ConfigError, DeliveryError

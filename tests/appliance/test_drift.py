@@ -26,10 +26,11 @@ from appliance.config import Config, Drift
 from appliance.drift import decisions, measure, summary
 from appliance.drift.cause import Cause
 from appliance.drift.store import DriftStore
-from appliance.drift.streams import BY_NAME, STREAMS
+from appliance.drift.streams import BY_NAME, MOST_BINS, STREAMS
 from appliance.drift.watch import Watch
 from appliance.errors import DriftError
 from appliance.image import Image
+from appliance.package_store import Choice, PackageStore
 from appliance.result import Code, Finding, Prediction
 from appliance.web.app import create_app
 from tests.dicom_files import make_radiograph
@@ -145,15 +146,33 @@ def test_any_study_counts_once_and_what_is_odd_is_counted(site: Site, monkeypatc
         site.see(number, PatientAge="", DetectorID="")
         site.see(number)
     now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3600)
+    site.see(6)
+    site.restart()
+    monkeypatch.setattr(time, "time", lambda: now + 1800)
+    site.see(8)
     monkeypatch.setattr(time, "time", lambda: now - 3600)
     site.see(7, PatientAge="", Manufacturer="", ManufacturerModelName="", DetectorID="", PatientBirthDate="20990101")
     counted = {row["name"]: row["n"] for row in site.store.counted()}
     assert counted["further images of a study"] == 6
     assert counted["age not stated"] == 7
     assert counted["scanner not stated"] == 1
-    assert counted["clock went back"] == 1
-    assert site.status()["studies"] == 7
+    assert counted["clock went ahead"] == 1
+    assert counted["clock went back"] == 2  # once while the device was off
+    assert site.status()["studies"] == 9
     assert site.store.alarms() == []
+
+
+def test_after_a_rollback_what_reads_is_shown_first(tmp_path: Path) -> None:
+    store, choices = DriftStore(tmp_path / "ledger.sqlite3"), PackageStore(tmp_path / "ledger.sqlite3")
+    old, new = "ab" * 32, "cd" * 32
+    for sha256, name in ((old, "chest 1.0"), (new, "chest 1.1")):
+        store.add_package(sha256, name, np.zeros((len(STREAMS), MOST_BINS), np.int64), 7)
+    assert summary.chosen(store, None)["name"] == "chest 1.1"
+    choices.choose(Choice("chest", "1.1", new, "", "switch", "ito", "retrained"))
+    choices.choose(Choice("chest", "1.0", old, new, "rollback", "ito", "worse"))
+    assert summary.chosen(store, None)["name"] == "chest 1.0"
+    assert summary.chosen(store, "cdcd")["name"] == "chest 1.1"
 
 
 def test_a_failure_is_counted_and_touches_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from appliance.config import Config, Destination, load
+from appliance.config import Config, Destination
+from appliance.config_file import load
 from appliance.delivery.folder import FolderWay
 from appliance.delivery.way import Answer, Item
 from appliance.errors import ConfigError, DeliveryError

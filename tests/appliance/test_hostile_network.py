@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pynetdicom import AE
 from pynetdicom.sop_class import ComputedRadiographyImageStorage, StorageCommitmentPushModel, Verification
 
-from appliance import config
+from appliance import config, config_file
 from appliance.acceptor import command
 from appliance.acceptor.pdu import ProtocolError, data_values
 from appliance.errors import ConfigError
@@ -516,4 +516,4 @@ def test_a_wrong_configuration_is_named(text: str, words: str, tmp_path: Path) -
     path = tmp_path / "scanside.toml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=words):
-        config.load(path)
+        config_file.load(path)

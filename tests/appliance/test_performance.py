@@ -325,7 +325,7 @@ def test_calibration_and_trend() -> None:
     assert bad.in_the_large.low > 0.2
     assert sum(each.seen.n for each in good.bins) == 4000
     assert measures.calibration(np.zeros(0), np.zeros(0, bool)) is None
-    days = np.linspace(0, 360, 1500)
+    days = np.linspace(-360, 0, 1500)
     falling = measures.trend(days, chance.random(1500) < np.linspace(0.99, 0.8, 1500))
     level = measures.trend(days, chance.random(1500) < 0.95)
     assert falling is not None
@@ -334,6 +334,9 @@ def test_calibration_and_trend() -> None:
     assert falling.change.value < 0
     assert falling.ahead.value < falling.now.value < 0.9
     assert level.now.low < 0.95 < level.now.high
+    old = measures.trend(days - 90, chance.random(1500) < np.linspace(0.99, 0.8, 1500))
+    assert old is not None
+    assert old.now.value < falling.now.value  # the line goes on to today, not to the latest case
     assert measures.trend(days[:30], np.ones(30, bool)) is None
 
 
@@ -392,6 +395,29 @@ def test_a_model_that_falls_below_its_floor_opens_one_ticket(site: Site) -> None
     assert "closed" in client.get("/performance").get_data(as_text=True)
 
 
+def test_a_clock_that_was_ahead_spoils_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 60 * 86400)
+    for number in range(1, 61):
+        site.add(number, 0.1)
+    site.say(*(Diagnosis(f"1.2.{number}", "", "Pneumonia", True) for number in range(1, 61)))
+    assert performance.look(site.config, site.truth, site.trail) == [1]
+    monkeypatch.setattr(time, "time", lambda: now + 3000 * 86400)
+    site.add(61, 0.9)
+    site.say(Diagnosis("1.2.61", "", "Pneumonia", True))
+    site.truth.close_ticket(1, "ito", "threshold kept")
+
+    monkeypatch.setattr(time, "time", lambda: now)
+    found = performance.measure(site.config, site.truth)
+    (report,) = found.reports
+    assert (found.cases, report.figures.n, len(report.months)) == (61, 60, 1)
+    assert found.counted()["clock_ahead"] == 1
+    page = browser(create_app(site.config)).get("/performance").get_data(as_text=True)
+    assert "These figures are old" in page
+    assert "answers that a clock which was ahead has dated into the future" in page
+    assert performance.look(site.config, site.truth, site.trail) == [2]  # not first in 3,000 days
+
+
 def test_the_page_says_how_old_and_how_one_sided_the_evidence_is(tmp_path: Path) -> None:
     site = Site(tmp_path, evidence_days=0.000001)
     client = browser(create_app(site.config))
@@ -429,14 +455,19 @@ def test_the_commands(site: Site, tmp_path: Path) -> None:
         return CliRunner().invoke(main, [*arguments, *data])
 
     answer = run("diagnoses", "import", str(file))
-    assert answer.exit_code == 0, answer.output
+    assert answer.exit_code == 1, answer.output  # five lines were not readable; the rest is taken
     assert "2 taken, 0 there already, 3 about other findings, 0 not final, 5 not readable" in answer.output
     assert "line 9: 'perhaps' does not say whether it is present" in answer.output
     assert "2 cases with a truth; 0 diagnoses of studies that have no result here" in answer.output
     assert "0 taken, 2 there already" in run("diagnoses", "import", str(file)).output
     said = json.loads(run("performance", "show", "--json").output)
     assert (said["cases"], said["reports"][0]["figures"]["sensitivity"]["value"]) == (2, 1.0)
-    assert "Pneumonia, chest 1.0: 2 cases, 1 with it" in run("performance", "show").output
+    shown = run("performance", "show").output
+    assert "Pneumonia, chest 1.0: 2 cases, 1 with it" in shown
+    assert f"calibration error (ECE)     {said['reports'][0]['calibration']['ece']:.3f}" in shown
+    assert "there more often than said" in shown
+    file.write_text("study_instance_uid,finding,present\n1.2.3,Pneumonia,yes\n")
+    assert run("diagnoses", "import", str(file)).exit_code == 0
     assert "Diagnoses of a study" in run("diagnoses", "left-out").output
     file.write_text("nonsense")
     refused = run("diagnoses", "import", str(file))

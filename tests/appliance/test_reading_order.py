@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance import config, reading_order
-from appliance.config import Priority, Worklist, load
+from appliance.config import Priority, Worklist
+from appliance.config_file import load
 from appliance.custody import Custody
 from appliance.errors import ConfigError
 from appliance.reading_order import PRIORITIES, TIERS, of_rank, raised, raised_to, rank, tier

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image as Picture
 
 from appliance import package, signature
@@ -58,15 +59,31 @@ def test_assessed_cases_become_a_data_set_of_training(tmp_path: Path, capfd: pyt
     keys = {signature.key_id(own.public_key()): own.public_key()}
     signature.verify((folder / "lineage.sig").read_text(), (folder / "lineage.json").read_bytes(), keys, "lineage")
 
-    report = run(FolderImporter(), folder, tmp_path / "dataset", Options(labels=("PNEUMONIA", "NORMAL")))
+    public = tmp_path / "device.pub"
+    device.call("telemetry", "key", public)
+    asked = Options(labels=("PNEUMONIA", "NORMAL"), device_key=public)
+    report = run(FolderImporter(), folder, tmp_path / "dataset", asked)
     assert report["labels"] == {"NORMAL": 4, "PNEUMONIA": 1}
-    assert report["lineage"] == lineage
+    assert report["lineage"] == {**lineage, "signature_checked": True}
     balanced = device.call("retraining", "export", tmp_path / "balanced", "--model", MODEL)
     assert "1 no pneumonia, 1 pneumonia" in balanced
     assert "3 (more of one label than of the other)" in balanced
     again = {row["patient_id"] for row in csv.DictReader((tmp_path / "balanced" / "manifest.csv").open())}
     assert again <= {row["patient_id"] for row in rows}  # the same patient has the same pseudonym in each export
 
+    written = (folder / "lineage.json").read_text()
+    (folder / "lineage.json").write_text(written.replace('"version": "1.3.0"', '"version": "1.2.0"'))
+    assert not run(FolderImporter(), folder, tmp_path / "unchecked", Options())["lineage"]["signature_checked"]
+    with pytest.raises(DataError, match=r"not what the device of .* has signed: .* was changed after it was signed"):
+        run(FolderImporter(), folder, tmp_path / "forged", asked)
+    (folder / "lineage.json").write_text(written)
+    public.write_bytes(signature.public_pem(Ed25519PrivateKey.generate()))
+    with pytest.raises(DataError, match="not what the device of"):
+        run(FolderImporter(), folder, tmp_path / "of another", asked)
+    signed = (folder / "lineage.sig").rename(tmp_path / "lineage.sig")
+    with pytest.raises(DataError, match=r"lineage\.sig.*export the bundle again"):
+        run(FolderImporter(), folder, tmp_path / "unsigned", Options())
+    signed.rename(folder / "lineage.sig")
     with (folder / "manifest.csv").open("a") as file:
         file.write("images/none.png,NORMAL,P,,,,\n")
     with pytest.raises(DataError, match="changed since the device exported it"):

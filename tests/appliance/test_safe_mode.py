@@ -339,9 +339,16 @@ def test_results_are_marked_withheld_and_released(tmp_path: Path) -> None:
         with pytest.raises(ApplianceError, match="is not withheld: it is delivered"):
             custody.release(number, "ito", "again")
 
-        # what is outside validated use may be withheld by itself
+        # and it asks for review when safe mode was left before, as where its alarm was acknowledged first
+        number = device.read(4)["id"]
         mode.leave(entry.id, "jane", "mended")
-        assert device.read(4, PatientAge="050Y")["provenance"]["safe_mode"] == "banner"
+        custody.release(number, "ito", "seen by me")
+        row = device.work(number)
+        assert (row["state"], row["provenance"]["safe_mode"]) == ("delivered", "review")
+        assert row["warnings"][0].startswith("Review required")
+        assert "Safe mode: It was withheld, and released by ito: seen by me." in row["warnings"]
+
+        assert device.read(5, PatientAge="050Y")["provenance"]["safe_mode"] == "banner"
     finally:
         device.close()
 
@@ -391,7 +398,7 @@ def test_the_commands(tmp_path: Path) -> None:
     Store(Config(data_dir=str(tmp_path)).ledger_path).close()
     assert run("safe-mode", "show", *data).output == "Safe mode: none\n"
     assert run("safe-mode", "enter", "review", *data).exit_code == 2  # without a reason
-    assert "say who" in run("safe-mode", "enter", "review", "--why", " ", *data).output
+    assert "can't be empty" in run("safe-mode", "enter", "review", "--why", " ", *data).output
     assert "safe mode 1 is in force (review)" in run("safe-mode", "enter", "review", "--why", "new tube", *data).output
     said = json.loads(run("safe-mode", "show", "--json", *data).output)
     assert (said["level"], said["in_force"][0]["why"], said["withheld"]) == ("review", "new tube", [])

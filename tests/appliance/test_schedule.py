@@ -20,7 +20,7 @@ from pydicom.sequence import Sequence
 from pynetdicom import AE
 from pynetdicom.sop_class import ComputedRadiographyImageStorage
 
-from appliance import config, image, schedule, store
+from appliance import config, config_file, image, schedule, store
 from appliance.config import Config, DropFolder, Priority, Scheduling, SchedulingRule
 from appliance.errors import ConfigError, ImageError
 from appliance.ingest.drop_folder import DropFolder as WatchedFolder
@@ -141,7 +141,7 @@ def test_a_rule_that_cannot_work_is_an_error_that_names_it(rule: str, message: s
     file = tmp_path / "scanside.toml"
     file.write_text(f"[[scheduling.rules]]\n{rule}\n")
     with pytest.raises(ConfigError, match=message):
-        config.load(file)
+        config_file.load(file)
 
 
 def test_rules_are_read_in_their_order(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_rules_are_read_in_their_order(tmp_path: Path) -> None:
         "[scheduling]\nageing_seconds = 60\n[[scheduling.rules]]\npriority = 'low'\nsender = 'A*'\n"
         "[[scheduling.rules]]\npriority = 'stat'\nattribute = 'CurrentPatientLocation'\nmatches = 'ER'\n"
     )
-    found = config.load(file).scheduling
+    found = config_file.load(file).scheduling
     assert found.ageing_seconds == 60
     assert [rule.priority for rule in found.rules] == ["low", "stat"]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from click import BadParameter
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scipy.stats import binomtest
@@ -104,6 +105,12 @@ def test_a_package_reads_in_shadow_and_takes_over_with_a_signature(device: Devic
     wrong = device.call(*promote[:-1], device.folder / "Eve.pem", code=1)
     assert "not the key of J. Smith" in wrong
     assert "may not approve" in device.call("shadow", "promote", "--by", "../x", "--why", "w", "--key", key, code=1)
+    (device.config.approvers_path / "Jo.pub").write_text("no key")
+    said = device.call("shadow", "promote", "--by", "Jo", "--why", "w", "--key", key, code=1)
+    assert "Jo.pub is not a PEM public key" in said
+    (device.config.approvers_path / "Jo.pub").unlink()
+    with pytest.raises(BadParameter, match="can't be empty"):
+        device.call("shadow", "promote", "--by", "J. Smith", "--why", " ", "--key", key)
     assert device.reads() == [str(fake_package.bundled())]
 
     said = device.call(*promote)

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from appliance import fleet, package, signature, telemetry
 from appliance.assessment_store import Assessments
-from appliance.config import Config, load
+from appliance.config import Config
+from appliance.config_file import load
 from appliance.errors import ApplianceError, SignatureError
 from appliance.package_store import PackageStore
 from appliance.store import Arrival, Store

@@ -14,7 +14,7 @@ import msgspec
 from playwright.sync_api import Browser, sync_playwright
 
 from appliance import package, pipeline, writer
-from appliance.config import load
+from appliance.config_file import load
 from appliance.send import Destination, send_files
 from tests import fake_package
 from tests.dicom_files import hippocampus_pixels, make_radiograph, make_series

@@ -13,7 +13,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page
 
 from appliance import pipeline, writer
-from appliance.config import Config, load
+from appliance.config import Config
+from appliance.config_file import load
 from appliance.pipeline import Pipeline
 from appliance.store import Arrival, Store
 from tests import fake_package

@@ -281,7 +281,8 @@ def test_doctor_names_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_the_documented_configuration_is_the_default(tmp_path: Path) -> None:
-    from appliance.config import Config, load
+    from appliance.config import Config
+    from appliance.config_file import load
 
     config = load(CHECKOUT / "scanside.toml", tmp_path)
     assert config == load(None, tmp_path)

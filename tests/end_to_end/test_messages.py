@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from appliance import problems
-from appliance.config import load
+from appliance.config_file import load
 from appliance.custody import Custody
 from appliance.health import health
 from appliance.machine import Clock

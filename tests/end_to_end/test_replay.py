@@ -13,7 +13,8 @@ import msgspec
 import pydicom
 import pytest
 
-from appliance.config import Config, Hl7, load
+from appliance.config import Config, Hl7
+from appliance.config_file import load
 from appliance.custody import Custody
 from appliance.errors import ApplianceError, BackendError, PackageError
 from appliance.replay import replay, save

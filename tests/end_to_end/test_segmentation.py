@@ -16,7 +16,7 @@ from PIL import Image as PillowImage
 from playwright.sync_api import Browser, Page
 
 from appliance import pipeline, writer
-from appliance.config import load
+from appliance.config_file import load
 from appliance.pipeline import Pipeline
 from appliance.send import Destination, send_files
 from tests import fake_package

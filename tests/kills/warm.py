@@ -27,7 +27,8 @@ import numpy as np
 from appliance import image, installed, package, process, run, worker
 from appliance.backend import Options
 from appliance.backends import fake, onnxruntime
-from appliance.config import Config, load
+from appliance.config import Config
+from appliance.config_file import load
 from appliance.log import set_up
 from appliance.pipeline import Engine, Pipeline
 from appliance.receipt import Receipt

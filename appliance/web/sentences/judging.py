@@ -24,12 +24,14 @@ DRIFT = (
     m("%(name)s: the site's baseline is learned anew"), m("%(name)s: the site's baseline is learned anew (%(said)s)"),
     m("after alarm %(number)s"), m("%(name)s: %(number)s studies are the site's baseline"),
     m("alarm %(number)s acknowledged: %(reason)s (%(said)s)"),
+    # what is counted apart
+    m("Further images of a study"), m("Failed"), m("Clock went ahead"), m("Clock went back"), m("by %(number)s s"),
     # groups, streams, units
     m("Patients"), m("Acquisition"), m("Image"), m("What the network sees"), m("What the network says"),
     m("Operation"), m("other"), m("one never seen before"),
     m("Age"), m("Sex"), m("Manufacturer"), m("Scanner model"), m("Detector"), m("Scanner"), m("Tube voltage"),
-    m("Exposure"), m("Pixel spacing"), m("View"), m("Body part"), m("Time of day"), m("Darkest quarter lies below"),
-    m("Darker half lies below"), m("Brightest quarter lies above"), m("Gray levels used"), m("Contrast"),
+    m("Exposure"), m("Pixel spacing"), m("View"), m("Body part"), m("Time of day"), m("Lower quartile of the levels"),
+    m("Median level"), m("Upper quartile of the levels"), m("Gray levels used"), m("Contrast"),
     m("Sharpness"), m("Noise"), m("Pixels at the lowest level"), m("Pixels at the highest level"), m("Flat border"),
     m("Height by width"), m("Distance from the training images"), m("Novelty to the network"), m("Probability"),
     m("Entropy of the answer"), m("Answers in the prediction set"), m("The model is unsure"), m("Positive"),
@@ -46,6 +48,7 @@ PERFORMANCE = (
     m("Findings of a study that final diagnoses call both present and absent; none counts until one says that it is a "
       "correction"),
     m("Findings where a reader and the diagnosis differ; the diagnosis counts"),
+    m("Answers that a clock which was ahead has dated into the future; no figure by time has them"),
 )  # fmt: skip
 MODELS = (
     # the way back, and why there is none
