@@ -5,7 +5,6 @@ Each fold's networks draw that fold's test cases; the external set is drawn by t
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from appliance.preprocess import preprocess, restore
 from appliance.probability import softmax
+from compression import tables
 from compression.inference import LOGITS, Network
 from compression.segmentation import cases, export, gate, measures, overlap, train
 from compression.segmentation.cases import Case
@@ -96,11 +96,13 @@ def _set(
     average: Sequence[np.ndarray],
 ) -> dict[str, Any]:
     """Figures of each network on the cases, each drawn by the network of the fold beside it."""
-    folder, steps, segments = build.data_root / data_set, build.recipe.input.steps, len(build.recipe.package.segments)
+    folder, steps = build.data_root / data_set, build.recipe.input.steps
+    names = [segment.label for segment in build.recipe.package.segments]
+    segments = len(names)
     values: dict[str, list[np.ndarray]] = {name: [] for name in (*contenders, AVERAGE)}
     opened: dict[tuple[str, int], Network] = {}
     for case, fold in tqdm(listed, desc=f"evaluating {data_set}", unit="case"):
-        source = cases.read(folder, case, segments)
+        source = cases.read(folder, case, names)
         given = preprocess(source.pixels, steps, source.spacing)
         for name in values:
             if name == AVERAGE:
@@ -147,10 +149,9 @@ def _columns(folder: Path, listed: Sequence[tuple[Case, int]]) -> dict[str, np.n
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
         return {}
-    with manifest.open(newline="") as file:
-        rows = {row["file"]: row for row in csv.DictReader(file)}
+    rows = {row["file"]: row for row in tables.read(manifest, ("file",))}
     columns = {
-        name: np.array([rows[case.file].get(name) or "" for case, _ in listed])
+        name: np.array([rows[case.file][name] for case, _ in listed])
         for name in _SUBGROUPS
         if all(name in row for row in rows.values())
     }
