@@ -35,7 +35,7 @@ def explain(package: Package, target: str, paths: Sequence[Path]) -> dict[str, A
     RecipeError, PackageError
     """
     if package.manifest.task != "classification":
-        raise RecipeError(
+        raise RecipeError(f"{package} outlines and has no activation map; explain is for packages that find something")
             f"{package} outlines and has no activation map; explain is for packages that look for findings"
         )
     if target not in RUNTIMES:

@@ -151,7 +151,7 @@ def test_another_head_is_that_of_its_weights() -> None:
 @needs_package
 def test_a_package_without_a_map_is_told() -> None:
     outlining = next(path for path in package.bundled() if path.name.startswith("lungs"))
-    with pytest.raises(RecipeError, match="lungs .* outlines and has no activation map"):
+    with pytest.raises(RecipeError, match=r"lungs .* outlines and has no activation map"):
         explain.explain(package.read(outlining, None), "cpu", ())
 
 
