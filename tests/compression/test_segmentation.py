@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -17,7 +18,7 @@ from PIL import Image as PillowImage
 from appliance.preprocess import Step
 from compression.quantize import FLOAT
 from compression.recipe import AllowRecipe, AugmentPolicyRecipe, AugmentRecipe, RecipeError
-from compression.segmentation import augment, cases, choose, contact_sheet, gate, measures, overlap
+from compression.segmentation import augment, cases, choose, contact_sheet, gate, measures, overlap, preflight
 from compression.segmentation.cases import Case
 from compression.segmentation.recipe import GateRecipe, read
 from compression.unet import UNet, unpruned
@@ -122,6 +123,35 @@ def test_a_volume_without_numbers_or_with_a_mask_elsewhere_is_refused(tmp_path: 
     write_volume(tmp_path / "images" / "a.nii.gz", pixels)
     with pytest.raises(RecipeError, match=r"holds values that are no numbers"):
         cases.read(tmp_path, case, ["one"])
+
+
+def test_another_mask_of_the_same_name_is_another_data_set(tmp_path: Path) -> None:
+    write_pair(tmp_path / "set", np.full((8, 6), 9, np.uint8), np.zeros((8, 6), np.uint8))
+    build = SimpleNamespace(data_root=tmp_path, recipe=SimpleNamespace(data=SimpleNamespace(train="set", even=None)))
+    before, listed = cases.fingerprint(build), cases.list_digest(build)  # type: ignore[arg-type]
+    write_pair(tmp_path / "set", np.full((8, 6), 9, np.uint8), np.full((8, 6), 255, np.uint8))
+    assert cases.fingerprint(build) != before  # type: ignore[arg-type]
+    assert cases.list_digest(build) == listed  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rows", "word"),
+    [
+        ("a.png,a-mask.png,\n", "a.png has no patient_id"),
+        ("a.png,b-mask.png,p1\n", "the mask b-mask.png of a.png is not there"),
+        ("a.png,a-mask.png,p1\na.png,a-mask.png,p2\n", "a.png is listed twice"),
+    ],
+)
+def test_a_bad_external_case_is_named_before_any_training(tmp_path: Path, rows: str, word: str) -> None:
+    for name in ("train", "external"):
+        write_pair(tmp_path / name, np.full((8, 6), 9, np.uint8), np.zeros((8, 6), np.uint8))
+    recipe = read(LUNGS)
+    given = replace(recipe, data=replace(recipe.data, train="train", external="external", even=None))
+    build = SimpleNamespace(data_root=tmp_path, recipe=given)
+    preflight.check(build)  # type: ignore[arg-type]
+    (tmp_path / "external" / "manifest.csv").write_text(f"file,mask,patient_id\n{rows}")
+    with pytest.raises(RecipeError, match=word):
+        preflight.check(build)  # type: ignore[arg-type]
 
 
 def write_pair(folder: Path, image: np.ndarray, mask: np.ndarray) -> Case:
