@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SECTIONS = ("input", "data", "evaluate")
 UNPRUNED, PRUNED, AVERAGE = "unpruned float", "pruned float", "no model: the average mask"
 FIGURES = ("dice", "iou", "volume_error", "mean_surface_distance", "hausdorff_95")
+_VOLUME = FIGURES.index("volume_error")
 _SUBGROUPS = ("label", "finding", "view", "sex", "site")
 _SMALLEST_SUBGROUP = 10
 _HARDEST = 8
@@ -164,7 +165,10 @@ def _figures(
     """Network -> segment, or "mean" of all -> figure -> ``[value, low, high]``."""
     labels = [segment.label for segment in build.recipe.package.segments]
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for name, values in figures.items():
+    for name, signed in figures.items():
+        # Of the mean of all segments, sizes of errors are averaged: with their signs, one would make up for another.
+        values = np.concatenate([signed, signed[:, [_VOLUME]]], axis=1)
+        values[:, _VOLUME] = np.abs(values[:, _VOLUME])
         parts = {label: values[chosen, :, number] for number, label in enumerate(labels)}
         parts["mean"] = values[chosen].mean(axis=2)
         found[name] = {part: _intervals(each, patients[chosen], build.recipe.evaluate.bootstrap)
@@ -173,7 +177,7 @@ def _figures(
 
 
 def _intervals(values: np.ndarray, patients: np.ndarray, resamples: int) -> dict[str, list[float]]:
-    """Of values ``(cases, figures)``, with 95 % intervals by a percentile bootstrap over patients.
+    """Of values ``(cases, figures)`` with ``volume_bias`` last, with 95 % intervals by a bootstrap over patients.
 
     Overlaps and distances are means over cases; the volume's error is the median of its size, and ``volume_bias`` its
     median with the sign.
@@ -192,10 +196,9 @@ def _intervals(values: np.ndarray, patients: np.ndarray, resamples: int) -> dict
 
 
 def _summary(values: np.ndarray) -> np.ndarray:
-    means = np.nanmean(values, axis=0)
-    signed = values[:, FIGURES.index("volume_error")]
-    means[FIGURES.index("volume_error")] = np.median(np.abs(signed))
-    return np.append(means, np.median(signed))
+    summary = np.nanmean(values, axis=0)
+    summary[[_VOLUME, -1]] = np.median(values[:, [_VOLUME, -1]], axis=0)
+    return summary
 
 
 def _hardest(values: np.ndarray, listed: Sequence[tuple[Case, int]]) -> list[dict[str, Any]]:

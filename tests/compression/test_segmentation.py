@@ -18,7 +18,7 @@ from PIL import Image as PillowImage
 from appliance.preprocess import Step
 from compression.quantize import FLOAT
 from compression.recipe import AllowRecipe, AugmentPolicyRecipe, AugmentRecipe, RecipeError
-from compression.segmentation import augment, cases, choose, contact_sheet, gate, measures, overlap, preflight
+from compression.segmentation import augment, cases, choose, contact_sheet, evaluate, gate, measures, overlap, preflight
 from compression.segmentation.cases import Case
 from compression.segmentation.recipe import GateRecipe, read
 from compression.unet import UNet, unpruned
@@ -38,6 +38,16 @@ def test_dice_and_iou_say_the_same(one: np.ndarray, other: np.ndarray) -> None:
     dice, iou = overlap.dice(one, other, 1)[0], measures.iou(one, other, 1)[0]
     assert dice == pytest.approx(2 * iou / (1 + iou))
     assert overlap.dice(one, one, 1)[0] == 1.0
+
+
+def test_one_segments_error_does_not_make_up_for_anothers() -> None:
+    recipe = read(HIPPOCAMPUS)
+    values = np.zeros((3, len(evaluate.FIGURES), 2))
+    values[:, evaluate.FIGURES.index("volume_error")] = [0.1, -0.2]
+    given: Any = SimpleNamespace(recipe=replace(recipe, evaluate=replace(recipe.evaluate, bootstrap=5)))
+    figures = evaluate._figures(given, {"a": values}, np.arange(3), np.ones(3, dtype=bool))["a"]
+    assert [part["volume_error"][0] for part in figures.values()] == pytest.approx([0.1, 0.2, 0.15])
+    assert [part["volume_bias"][0] for part in figures.values()] == pytest.approx([0.1, -0.2, -0.05])
 
 
 def test_a_segment_that_neither_mask_has_agrees() -> None:
