@@ -60,24 +60,21 @@ def check(transforms: Sequence[albumentations.BasicTransform], policy: AugmentPo
         Naming the transform and why; also where an exception is made for a transform that is not there.
     """
     flat = list(_single(transforms))
-    allowed = {each.transform for each in policy.allow}
-    unused = sorted(allowed - {type(each).__name__ for each in flat})
-    if unused:
-        raise RecipeError(f"augment_policy.allow names {', '.join(unused)}, which no [[augment]] has; take it out")
+    exempt = allowed(policy, [type(each).__name__ for each in flat])
     motions: dict[str, Motion] = {}
     for number, transform in enumerate(flat):
         name = type(transform).__name__
-        if name not in allowed:
+        if name not in exempt:
             try:
                 motions[f"{name} ({number + 1})"] = _motion(transform, policy)
             except _RefusalError as fault:
-                raise RecipeError(f"augment {name}: {fault}. {_hint(name)}") from None
+                raise RecipeError(f"augment {name}: {fault}. {hint(name)}") from None
     tilt = most_tilt(motions.values())
     if tilt > MOST_DEGREES:
         names = [name for name, each in motions.items() if each != Motion()]
         raise RecipeError(
             f"augment {', '.join(names)}: the picture may be tilted by {tilt:.1f} degrees, where turns add up and "
-            f"stretches widen them; more than {MOST_DEGREES:g} degrees are refused. {_hint(names[0].split(' ')[0])}"
+            f"stretches widen them; more than {MOST_DEGREES:g} degrees are refused. {hint(names[0].split(' ')[0])}"
         )
 
 
@@ -90,6 +87,15 @@ def most_tilt(motions: Iterable[Motion]) -> float:
             return tilt
         tilt = math.degrees(math.atan(each.stretch * math.tan(math.radians(tilt))))
     return tilt
+
+
+def allowed(policy: AugmentPolicyRecipe, names: Iterable[str]) -> set[str]:
+    """The transforms that are exempt; raises `RecipeError` where one is not among the ``names`` that there are."""
+    exempt = {each.transform for each in policy.allow}
+    unused = sorted(exempt.difference(names))
+    if unused:
+        raise RecipeError(f"augment_policy.allow names {', '.join(unused)}, which no [[augment]] has; take it out")
+    return exempt
 
 
 def exceptions(policy: AugmentPolicyRecipe) -> list[str]:
@@ -105,7 +111,7 @@ def _single(transforms: Iterable[object]) -> Iterable[albumentations.BasicTransf
             yield each  # type: ignore[misc]
 
 
-def _hint(name: str) -> str:
+def hint(name: str) -> str:
     return (
         f'Where it is right for these images: [augment_policy] allow = [{{ transform = "{name}", reason = "..." }}]; '
         "the reason is recorded and shown"

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from compression import duplicates, imported, masks, sources, splits, tables
+from compression import balance, duplicates, imported, masks, sources, splits, tables
 from compression.content import MANIFEST, content_version
 from compression.masks import MaskLabelError, MaskSizeError
 from compression.problems import DataError, Problem, Severity, add
 from compression.segmentation import cases
 from compression.segmentation.cases import Case
 from compression.segmentation.recipe import SegmentationRecipe
+from compression.unet import UNet, unpruned
 
 _HINTS = {
     "missing file": "mend it or take its row out of the list",
@@ -49,6 +50,7 @@ def check(recipe: SegmentationRecipe, data_root: Path) -> dict[str, Any]:
     names = [recipe.data.train, *([recipe.data.external] if recipe.data.external else [])]
     problems: list[Problem] = []
     found = {name: _one_set(recipe, data_root / name, name, problems) for name in names}
+    found[recipe.data.train] |= _amounts(recipe, found[recipe.data.train]["cases"])
     _between(found, problems)
     order = ("error", "warning", "note")
     problems.sort(key=lambda problem: order.index(problem.severity))
@@ -104,6 +106,19 @@ def _one_set(recipe: SegmentationRecipe, folder: Path, name: str, problems: list
         "sizes": dict(sizes.most_common(5)),
         "share_of_segments": {label: round(float(each), 5) for label, each in zip(segments, share, strict=True)},
         "digests": digests,
+    }
+
+
+def _amounts(recipe: SegmentationRecipe, count: int) -> dict[str, Any]:
+    """What the numbers mean for a task of this kind: of the cases that one fold's network is trained on."""
+    training = round(count * (1 - 1 / recipe.data.folds) * (1 - recipe.data.validation_share))
+    widths = unpruned(recipe.network.width, recipe.network.levels)
+    network = UNet(len(recipe.input.shape), len(recipe.package.segments), recipe.network.dropout, widths)
+    parameters = sum(each.numel() for each in network.parameters())
+    return {
+        "bands": {"training cases": balance.band(training, balance.TRAINING_MASKS)},
+        "parameters": parameters,
+        "parameters_per_case": round(parameters / max(training, 1)),
     }
 
 

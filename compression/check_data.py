@@ -195,7 +195,7 @@ def _splits(
 ) -> None:
     split = taken.column("split")
     if not taken.has("split"):
-        hint = "training wants a column split; a patient-disjoint 70/20/10 is proposed in split.csv of the work folder"
+        hint = "a column split is needed; check-data/split.csv of the work folder proposes one, by patient, 70/20/10"
         try:
             found["proposed_split"] = dict(
                 zip(taken.column("file").tolist(), splits.three_way(content).tolist(), strict=True)
@@ -232,10 +232,9 @@ def _amounts(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems: lis
     if not len(chosen):
         return {}
     parameters = sum(each.numel() for each in NETWORKS[recipe.train.network].unpruned(1, 0.0).parameters())
-    segments = taken.has("mask")
     weighting = balance.weighting(labels[chosen], recipe.data.positive)
     bands = {
-        "training images": balance.band(len(chosen), balance.TRAINING_MASKS if segments else balance.TRAINING_IMAGES),
+        "training images": balance.band(len(chosen), balance.TRAINING_IMAGES),
         "parameters per training image": balance.band(round(parameters / len(chosen)), balance.PARAMETERS_PER_SAMPLE),
     }
     in_test = taken.used & (taken.column("split") == "test")

@@ -29,6 +29,12 @@ def cases(found: dict[str, Any]) -> str:
         sizes = ", ".join(f"{size} ({count})" for size, count in each["sizes"].items())
         lines.append(f"most frequent sizes: {sizes}")
         lines += table(("segment", "share of pixels"), [(n, f"{s:.2%}") for n, s in each["share_of_segments"].items()])
+        if "bands" in each:
+            lines += ["", *_bands(each["bands"])]
+            lines.append(
+                f"parameters per training case: {each['parameters_per_case']:,}; each of its pixels has a label, so a "
+                "U-Net takes more of them than a classifier"
+            )
     lines += _problems(found["problems"])
     lines.append(f"{found['seconds']} s")
     return "\n".join(lines)
@@ -97,14 +103,18 @@ def _set(name: str, found: dict[str, Any]) -> Iterator[str]:
         yield ""
         yield f"imbalance {found['weighting']['imbalance']} to 1; inverse frequency: {found['weighting']['toml']}"
         yield f"(pos_weight {found['weighting']['pos_weight']}; training takes this one by itself)\n"
-        for what, number in found["bands"].items():
-            yield f"{what}: {number['value']:,}: {number['in_words']}"
-            yield f"    ({number['source']})"
+        yield from _bands(found["bands"])
     yield from _confounders(found["confounders"])
     yield from _label_errors(found["label_errors"])
     if "readers" in found:
         yield ""
         yield agreement(found["readers"], list(found["readers"]["ties"]))
+
+
+def _bands(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+    for what, number in found.items():
+        yield f"{what}: {number['value']:,}: {number['in_words']}"
+        yield f"    ({number['source']})"
 
 
 def _confounders(found: dict[str, Any]) -> Iterator[str]:

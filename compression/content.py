@@ -6,10 +6,10 @@ decoding and says whether a cache or a split was made of exactly these files.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from appliance.content import version
+from compression import tables
 from compression.problems import DataError
 
 MANIFEST = "manifest.csv"
@@ -30,11 +30,7 @@ def listed_files(folder: Path) -> list[str]:
         if not found:
             raise DataError(f"{folder} has neither {MANIFEST} nor images/*.nii.gz; is it a data set?")
         return sorted(path.relative_to(folder).as_posix() for path in found)
-    try:
-        with manifest.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{manifest} can't be read: {error}") from error
+    rows = tables.read(manifest, ("file",))
     return sorted({row[column] for row in rows for column in _FILES if row.get(column)})
 
 

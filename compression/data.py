@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from PIL import Image as PillowImage
 from sklearn.model_selection import StratifiedGroupKFold
 
 from appliance.preprocess import Step, preprocess
-from compression import cache, sources
+from compression import cache, sources, tables
 from compression.content import content_version
 from compression.recipe import RecipeError
 
@@ -96,15 +95,9 @@ def column(build: Build, split: str, name: str) -> np.ndarray:
 def read_manifest(folder: Path) -> list[dict[str, str]]:
     """Rows of ``manifest.csv``: at least file, label, patient_id."""
     path = _manifest(folder)
-    try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise RecipeError(f"the data set's list {path} can't be read: {error.strerror}; is --data right?") from error
-    needed = {"file", "label", "patient_id"}
-    if not rows or not needed <= set(rows[0]):
-        raise RecipeError(f"{path} needs the columns {', '.join(sorted(needed))} and at least one row")
-    return rows
+    if not path.is_file():
+        raise RecipeError(f"the data set's list {path} is not there; is --data right?")
+    return tables.read(path, ("file", "label", "patient_id"))
 
 
 def training_rows(folder: Path) -> list[dict[str, str]]:

@@ -34,6 +34,8 @@ def explain(package: Package, target: str, paths: Sequence[Path]) -> dict[str, A
     ------
     RecipeError, PackageError
     """
+    if package.manifest.task != "classification":
+        raise RecipeError(f"{package} outlines and has no activation map; explain is for packages with findings")
     if target not in RUNTIMES:
         raise RecipeError(f"target {target!r} is not known here (known: {', '.join(RUNTIMES)})")
     artifact, steps = package.artifact(target), package.manifest.input.steps

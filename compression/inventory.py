@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,11 +95,7 @@ def take(folder: Path, labels: Sequence[str], steps: Sequence[Step]) -> Inventor
     RecipeError
         Where the list itself can't be read, or no image can.
     """
-    try:
-        listed = [{name: value or "" for name, value in row.items() if name} for row in data.read_manifest(folder)]
-    except (ValueError, csv.Error) as error:
-        raise RecipeError(f"{folder / 'manifest.csv'} can't be read: {error}") from error
-    return take_rows(folder, listed, labels, steps)
+    return take_rows(folder, data.read_manifest(folder), labels, steps)
 
 
 def take_rows(

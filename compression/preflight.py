@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from importlib import util
 from pathlib import Path
@@ -15,9 +16,11 @@ from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
     from compression.build import Build
+    from compression.recipe import Recipe
 
 _NEEDED = {"openvino": ("openvino", "nncf"), "cpu": ("onnxruntime",), "tensorrt": ("onnxruntime",)}
 _SPLITS = ("train", "test")
+_CLASSES = 2  # labels that need no declaration
 
 
 def check(build: Build) -> None:
@@ -39,9 +42,10 @@ def check(build: Build) -> None:
         raise RecipeError(f"the initial weights {weights} are not there; is --weights right?")
     if list(recipe.prune.ratios) != sorted(set(recipe.prune.ratios)):
         raise RecipeError(f"{build.recipe_path}: prune.ratios must rise from step to step")
-    _check_list(build.data_root / recipe.data.train, recipe.data.positive, splits=True)
-    if recipe.data.external:
-        _check_list(build.data_root / recipe.data.external, recipe.data.positive, splits=False)
+    for name, splits in ((recipe.data.train, True), (recipe.data.external, False)):
+        if name:
+            _check_labels(build.data_root / name, recipe)
+            _check_list(build.data_root / name, recipe.data.positive, splits)
     if not build.folder("train").exists():
         _check_operators(build)
 
@@ -56,6 +60,24 @@ def _check_operators(build: Build) -> None:
         faults = quantize.unquantizable(onnx.load(str(path)), build.recipe.quantize.targets)
     if faults:
         raise RecipeError(f"{build.recipe_path}: {'; '.join(faults)}; change the network or quantize.targets")
+
+
+def _check_labels(folder: Path, recipe: Recipe) -> None:
+    """All labels but the positive one count as negative, so a misspelled one would teach that a finding is none."""
+    rows, path, declared = data.read_manifest(folder), folder / "manifest.csv", recipe.check.labels
+    found = sorted({row["label"] for row in rows if row["label"]})
+    if not declared and len(found) > _CLASSES:
+        quoted = ", ".join(json.dumps(label) for label in found)
+        raise RecipeError(
+            f"{path} holds {len(found)} labels, and all but {recipe.data.positive!r} would count as negative; mend it, "
+            f"or declare them in the recipe: [check] labels = [{quoted}]"
+        )
+    for line, row in enumerate(rows, start=2):
+        if declared and row["label"] and row["label"] not in declared:
+            raise RecipeError(
+                f"{path}, line {line}: label {row['label']!r} is none of {', '.join(declared)}, which check.labels "
+                "declares; mend it, or take the row out of the list"
+            )
 
 
 def _check_list(folder: Path, positive: str, splits: bool) -> None:

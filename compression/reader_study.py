@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from compression import mrmc, rates, readers, roc
+from compression import mrmc, rates, readers, roc, tables
 from compression.recipe import RecipeError
 from compression.subgroups import Sample, rounded
 
@@ -69,8 +68,7 @@ def read(answers: Path, truth: Path, scores: Path, positive: str, threshold: flo
         Naming the file and the image or line.
     """
     readings = readers.read(answers)
-    labels = {row["image"]: row for row in _rows(truth, ("image", "label"))}
-    given = {row["image"]: row for row in _rows(scores, ("image", "score"))}
+    labels, given = _by_image(truth, ("image", "label")), _by_image(scores, ("image", "score"))
     images, names = readings.images, readings.readers
     for image in images:
         if image not in labels:
@@ -83,40 +81,41 @@ def read(answers: Path, truth: Path, scores: Path, positive: str, threshold: flo
         )
     table = {key: np.full((len(images), len(names)), NOT_READ) for key in ("", "_again")}
     numbers = {key: np.full((len(images), len(names)), np.nan) for key in ("rating", "seconds", "rating_again")}
-    for line, row in enumerate(_rows(answers, ("image", "reader", "label", "rating")), start=2):
-        place = images.index(row["image"].strip()), names.index(row["reader"].strip())
+    for line, row in enumerate(tables.read(answers, ("image", "reader", "label", "rating")), start=2):
+        place = images.index(row["image"]), names.index(row["reader"])
         for key, cells in table.items():
             label = row.get(f"label{key}") or ""
             if label and label not in _LABELS:
                 raise RecipeError(f"{answers}, line {line}: label {label!r} is none of {', '.join(_LABELS)}")
             cells[place] = _LABELS.get(label, NOT_READ)
         for key, values in numbers.items():
-            values[place] = _number(row.get(key) or "nan", answers, line)
+            values[place] = _number(row.get(key) or "nan", f"{answers}, line {line}")
     return Study(
         images, names, is_present,
         np.array([labels[image].get("patient") or image for image in images]),
-        np.array([float(given[image]["score"]) if image in given else np.nan for image in images]),
+        np.array([_score(scores, given.get(image)) for image in images]),
         _threshold(scores, given, threshold),
         table[""], numbers["rating"], numbers["seconds"], table["_again"], numbers["rating_again"],
     )  # fmt: skip
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise RecipeError(f"{path} can't be read: {error}") from error
-    if not rows or not set(columns) <= set(rows[0]):
-        raise RecipeError(f"{path} needs the columns {', '.join(columns)} and at least one row")
-    return rows
+def _by_image(path: Path, columns: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for line, row in enumerate(tables.read(path, columns), start=2):
+        if found.setdefault(row["image"], row) is not row:
+            raise RecipeError(f"{path}, line {line}: image {row['image']} is listed twice; keep one of the two")
+    return found
 
 
-def _number(text: str, path: Path, line: int) -> float:
+def _score(path: Path, row: dict[str, str] | None) -> float:
+    return np.nan if row is None else _number(row["score"], f"{path}, image {row['image']}")
+
+
+def _number(text: str, where: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise RecipeError(f"{path}, line {line}: {text!r} is no number") from error
+        raise RecipeError(f"{where}: {text!r} is no number") from error
 
 
 def _threshold(path: Path, rows: dict[str, dict[str, str]], given: float | None) -> float:
@@ -125,7 +124,7 @@ def _threshold(path: Path, rows: dict[str, dict[str, str]], given: float | None)
         return given
     if len(found) != 1 or found == {""}:
         raise RecipeError(f"{path} names {len(found - {''})} thresholds; give the one that counts with --threshold")
-    return float(found.pop())
+    return _number(found.pop(), str(path))
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

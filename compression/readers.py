@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from compression import tables
 from compression.recipe import RecipeError
 
 _COLUMNS = ("image", "reader", "label")
@@ -44,18 +45,9 @@ class Readings:
 
 def read(path: Path) -> Readings:
     """Read a CSV with the columns image, reader, label; raises `RecipeError` with the line."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise RecipeError(f"{path} can't be read: {error.strerror}") from error
-    except (ValueError, csv.Error) as error:
-        raise RecipeError(f"{path} can't be read: {error}") from error
-    if not rows or not set(_COLUMNS) <= set(rows[0]):
-        raise RecipeError(f"{path} needs the columns {', '.join(_COLUMNS)} and at least one row")
     said: dict[tuple[str, str], str] = {}
-    for line, row in enumerate(rows, start=2):
-        image, reader, label = ((row[name] or "").strip() for name in _COLUMNS)
+    for line, row in enumerate(tables.read(path, _COLUMNS), start=2):
+        image, reader, label = (row[name] for name in _COLUMNS)
         if not (image and reader and label):
             raise RecipeError(f"{path}, line {line}: image, reader or label is empty")
         if (image, reader) in said:

@@ -234,10 +234,10 @@ class CardRecipe(_Table, frozen=True):
 
 
 class CheckRecipe(_Table, frozen=True):
-    """What only ``check-data`` reads: a change here makes no stage run again.
+    """What ``check-data`` reads, and a build before its first stage: a change here makes no stage run again.
 
-    ``labels``: all that the list may hold. ``site``: its column that tells the hospital or scanner. ``readers``: a CSV
-    of image, reader, label in the data set's folder.
+    ``labels``: all that the list may hold; a list of more than two needs them. ``site``: its column that tells the
+    hospital or scanner. ``readers``: a CSV of image, reader, label in the data set's folder.
     """
 
     labels: tuple[str, ...] = ()

@@ -37,6 +37,13 @@ def bootstrap(
 
 
 def map_correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Median over images of Pearson's correlation of two activation maps ``(images, rows, columns)``."""
-    values = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(one, other, strict=True)]
-    return float(np.nanmedian(values))
+    """Median over images of Pearson's correlation of two activation maps ``(images, rows, columns)``.
+
+    A flat map is like another flat one, and unlike any that points somewhere.
+    """
+    return float(np.median([_correlation(a, b) for a, b in zip(one, other, strict=True)]))
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    flat = [np.ptp(each) == 0 for each in (one, other)]
+    return float(all(flat)) if any(flat) else float(np.corrcoef(one.ravel(), other.ravel())[0, 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,18 +10,22 @@ import monai.transforms
 import numpy as np
 import torch
 
-from compression import augment
+from compression import augment, augment_policy
 from compression.recipe import AugmentPolicyRecipe, AugmentRecipe, RecipeError
 
 Augment = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-_MOST_RADIANS = np.deg2rad(15.0)
-_REFUSED = ("Flip", "Rotate90")
-_MOVING = ("RandAffine", "Rand3DElastic", "RandZoom", "RandGridDistortion")
+# MONAI's transforms of volumes, by name: these leave every voxel where it is, and so the mask.
+_STILL = (
+    "RandAdjustContrast", "RandBiasField", "RandCoarseDropout", "RandGaussianNoise", "RandGaussianSharpen",
+    "RandGaussianSmooth", "RandGibbsNoise", "RandHistogramShift", "RandKSpaceSpikeNoise", "RandRicianNoise",
+    "RandScaleIntensity", "RandScaleIntensityFixedMean", "RandShiftIntensity", "RandSimulateLowResolution",
+    "RandStdShiftIntensity",
+)  # fmt: skip
 
 
 def compose(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, dimensions: int, seed: int) -> Augment:
     """What augments ``(pixels, labels)``, both of the network's shape; raises `RecipeError` as `augment.compose`."""
-    return _on_images(steps, policy, seed) if dimensions == 2 else _on_volumes(steps, seed)
+    return _on_images(steps, policy, seed) if dimensions == 2 else _on_volumes(steps, policy, seed)
 
 
 def _on_images(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, seed: int) -> Augment:
@@ -33,20 +38,26 @@ def _on_images(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, seed
     return run
 
 
-def _on_volumes(steps: Sequence[AugmentRecipe], seed: int) -> Augment:
+def _on_volumes(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, seed: int) -> Augment:
+    if policy.some_of is not None:
+        raise RecipeError("augment_policy.some_of: volumes get each transform by its own p; take it out")
+    allowed = augment_policy.allowed(policy, [step.name for step in steps])
     transforms = []
     for step in steps:
         kind = getattr(monai.transforms, f"{step.name}d", None)
         if kind is None:
             raise RecipeError(f"augment {step.name}: MONAI {monai.__version__} has no such transform of dictionaries")
-        if any(word in step.name for word in _REFUSED):
-            raise RecipeError(f"augment {step.name}: flips and turns by 90 degrees show another anatomy")
-        if np.max(np.abs(step.parameters.get("rotate_range", 0.0))) > _MOST_RADIANS:
-            raise RecipeError(f"augment {step.name}: turns of more than 15 degrees are refused")
-        moving = step.name in _MOVING
+        fault = None if step.name in allowed else _fault(step)
+        if fault:
+            raise RecipeError(f"augment {step.name}: {fault}. {augment_policy.hint(step.name)}")
+        moving = step.name not in _STILL
         keys = ("pixels", "labels") if moving else ("pixels",)
-        mode = {"mode": ("bilinear", "nearest")} if moving else {}
-        transforms.append(kind(keys, prob=step.p, **mode, **step.parameters))
+        known = inspect.signature(kind).parameters
+        mode = {"mode": ("bilinear", "nearest")} if moving and "mode" in known else {}
+        try:
+            transforms.append(kind(keys, prob=step.p, **mode, **step.parameters))
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"augment {step.name}: {error}") from error
     together = monai.transforms.Compose(transforms)
     together.set_random_state(seed)
 
@@ -59,3 +70,28 @@ def _on_volumes(steps: Sequence[AugmentRecipe], seed: int) -> Augment:
         return np.clip(made["pixels"].numpy()[0], 0.0, 1.0), made["labels"].numpy()[0].astype(np.uint8)
 
     return run
+
+
+def _fault(step: AugmentRecipe) -> str | None:
+    """What is unsafe about a transform of volumes; None where it is known to be safe."""
+    if step.name in _STILL or step.name == "RandZoom":
+        return None
+    if "Flip" in step.name or "Rotate90" in step.name:
+        return "flips and turns by 90 degrees show another anatomy"
+    if step.name not in ("RandAffine", "RandRotate"):
+        return "how far it turns, mirrors or bends has no bound that is known here"
+    if _largest(step, "scale_range") >= 1:
+        return "a scale of 0 or less mirrors the volume"
+    turn = max(_largest(step, name) for name in ("rotate_range", "range_x", "range_y", "range_z"))
+    tilt = np.rad2deg(turn + np.arctan(_largest(step, "shear_range")))
+    if tilt > augment_policy.MOST_DEGREES:
+        return f"turns about an axis by {tilt:.1f} degrees; more than {augment_policy.MOST_DEGREES:g} are refused"
+    return None
+
+
+def _largest(step: AugmentRecipe, name: str) -> float:
+    """MONAI takes a number, one for each axis, or the two ends for each axis."""
+    given = step.parameters.get(name, 0.0)
+    ends = [end for axis in (given if isinstance(given, list) else [given])
+            for end in (axis if isinstance(axis, list) else [axis])]  # fmt: skip
+    return max(abs(float(end)) for end in ends)

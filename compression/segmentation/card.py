@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from appliance.package import Manifest
+from compression import augment_policy
 from compression.card import head
 from compression.segmentation import evaluate, report
 
@@ -53,7 +54,7 @@ def write_card(build: Build, manifest: Manifest, measured: dict[str, Any]) -> st
         "",
         "## Limits",
         "",
-        *(f"- {limit}" for limit in recipe.card.limits),
+        *(f"- {limit}" for limit in (*recipe.card.limits, *augment_policy.exceptions(recipe.augment_policy))),
         "",
     ]
     return "\n".join(lines)

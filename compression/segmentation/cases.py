@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import nibabel
 import numpy as np
-from PIL import Image as PillowImage
+from nibabel.affines import voxel_sizes
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from appliance.preprocess import MOVING, Step, preprocess
+from compression import masks, sources, tables
+from compression.content import content_version
 from compression.data import eight_bits
 from compression.recipe import RecipeError
 
@@ -82,19 +82,25 @@ class Prepared:
 
 
 def fingerprint(build: Build) -> bytes:
+    return content_version(build.data_root / build.recipe.data.train).encode()
+
+
+def list_digest(build: Build) -> str:
+    """SHA-256 of what the list says of each case: the same cases are dealt alike."""
     digest = hashlib.sha256()
     for case in listed(build.data_root / build.recipe.data.train, build.recipe.data.even):
         digest.update(f"{case.file}\0{case.mask}\0{case.patient}\0{case.group}\n".encode())
-    return digest.digest()
+    return hashlib.sha256(digest.digest()).hexdigest()  # twice, as in packages that are out
 
 
 def run(build: Build) -> str:
     recipe, folder = build.recipe, build.data_root / build.recipe.data.train
     cases = dealt(listed(folder, recipe.data.even), recipe.data.folds, recipe.data.seed)
     steps = recipe.input.steps[: recipe.input.augment_after]
+    segments = [segment.label for segment in recipe.package.segments]
     pixels, labels = [], []
     for case in tqdm(cases, desc="decoding", unit="case"):
-        each, marked = prepare(read(folder, case, len(recipe.package.segments)), steps)
+        each, marked = prepare(read(folder, case, segments), steps)
         pixels.append(each)
         labels.append(marked)
         if each.shape != recipe.input.shape:
@@ -136,11 +142,7 @@ def listed(folder: Path, even: str | None = None) -> list[Case]:
     """The cases of a data set, not yet dealt; raises `RecipeError` where it is none."""
     manifest = folder / "manifest.csv"
     if manifest.is_file():
-        with manifest.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        missing = {"file", "mask", "patient_id", *([even] if even else [])} - set(rows[0] if rows else {})
-        if missing:
-            raise RecipeError(f"{manifest} lacks the columns {', '.join(sorted(missing))}")
+        rows = tables.read(manifest, ("file", "mask", "patient_id", *([even] if even else [])))
         return [Case(row["file"], row["mask"], row["patient_id"], -1, row[even] if even else "") for row in rows]
     images = sorted((folder / "images").glob("*.nii*"))
     if not images:
@@ -158,38 +160,31 @@ def dealt(cases: Sequence[Case], folds: int, seed: int) -> list[Case]:
     return [msgspec.structs.replace(case, fold=int(fold)) for case, fold in zip(cases, given, strict=True)]
 
 
-def read(folder: Path, case: Case, segments: int) -> Source:
-    """Decode one case.
+def read(folder: Path, case: Case, segments: Sequence[str]) -> Source:
+    """Decode one case; ``segments`` are the names of labels 1, 2...
+
+    A volume is turned as DICOM lays an axial series out: slices to the head, rows to the back, columns to the left.
 
     Raises
     ------
     RecipeError
-        A file can't be read, the mask has another size, or a label that is none of the segments.
+        A file can't be read, the mask has another size or lies elsewhere, or a label that is none of the segments.
     """
-    try:
-        if case.file.endswith((".nii", ".nii.gz")):
-            pixels, spacing = _volume(folder / case.file)
-            labels, _ = _volume(folder / case.mask)
-        else:
-            pixels, labels = (np.asarray(PillowImage.open(folder / name)) for name in (case.file, case.mask))
-            spacing = (1.0, 1.0)
-            if labels.max(initial=0) > segments and segments == 1:
-                labels = labels > 127  # black and white
-    except (OSError, ValueError, EOFError) as error:
-        raise RecipeError(f"{folder / case.file} or its mask {case.mask} can't be read: {error}") from error
-    if pixels.shape != labels.shape:
-        raise RecipeError(f"{folder / case.mask} is {labels.shape}, its image {case.file} {pixels.shape}")
-    if labels.max(initial=0) > segments:
-        raise RecipeError(f"{folder / case.mask} holds the label {labels.max()}; the recipe has {segments} segments")
-    return Source(pixels, labels.astype(np.uint8), spacing)
+    path = folder / case.file
+    if not (sources.is_nifti(path) or path.suffix.lower() in sources.PICTURES):  # import looks whether DICOM identifies
+        raise RecipeError(f"{path} is neither a picture nor NIfTI; bring it in first: python -m compression import")
+    source = sources.read([path])
+    labels = masks.read(folder / case.mask, source, segments)
+    if source.affine is None:
+        return Source(source.pixels, labels, (1.0, 1.0))
+    pixels, affine = sources.to_ras(source.pixels, source.affine)
+    labels, _ = sources.to_ras(labels, source.affine)
+    columns, rows, slices = (float(value) for value in voxel_sizes(affine))
+    return Source(_axial(pixels), _axial(labels), (slices, rows, columns))
 
 
-def _volume(path: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    """A NIfTI volume as DICOM lays an axial series out: slices to the head, rows to the back, columns to the left."""
-    image = nibabel.as_closest_canonical(nibabel.load(path))
-    array = np.asarray(image.dataobj)[::-1, ::-1].transpose(2, 1, 0)
-    columns, rows, slices = (float(value) for value in image.header.get_zooms()[:3])
-    return np.ascontiguousarray(array), (slices, rows, columns)
+def _axial(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array[::-1, ::-1].transpose(2, 1, 0))
 
 
 def prepare(source: Source, steps: Sequence[Step]) -> tuple[np.ndarray, np.ndarray]:

@@ -54,7 +54,7 @@ def of_recipe(recipe: SegmentationRecipe, data_root: Path, shown: int = _SHOWN, 
     rows: list[Row] = []
     kept = []
     for number in tqdm(order, desc="augmenting", unit="case"):
-        pixels, labels = cases.prepare(cases.read(folder, listed[number], len(names)), steps)
+        pixels, labels = cases.prepare(cases.read(folder, listed[number], names), steps)
         made = [together(pixels, labels) for _ in range(copies)]
         shares = np.array([[_share(after, labels, each + 1) for each in range(len(names))] for _, after in made])
         kept.append(shares)

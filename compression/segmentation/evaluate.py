@@ -5,7 +5,6 @@ Each fold's networks draw that fold's test cases; the external set is drawn by t
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from appliance.preprocess import preprocess, restore
 from appliance.probability import softmax
+from compression import tables
 from compression.inference import LOGITS, Network
 from compression.segmentation import cases, export, gate, measures, overlap, train
 from compression.segmentation.cases import Case
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SECTIONS = ("input", "data", "evaluate")
 UNPRUNED, PRUNED, AVERAGE = "unpruned float", "pruned float", "no model: the average mask"
 FIGURES = ("dice", "iou", "volume_error", "mean_surface_distance", "hausdorff_95")
+_VOLUME = FIGURES.index("volume_error")
 _SUBGROUPS = ("label", "finding", "view", "sex", "site")
 _SMALLEST_SUBGROUP = 10
 _HARDEST = 8
@@ -96,11 +97,13 @@ def _set(
     average: Sequence[np.ndarray],
 ) -> dict[str, Any]:
     """Figures of each network on the cases, each drawn by the network of the fold beside it."""
-    folder, steps, segments = build.data_root / data_set, build.recipe.input.steps, len(build.recipe.package.segments)
+    folder, steps = build.data_root / data_set, build.recipe.input.steps
+    names = [segment.label for segment in build.recipe.package.segments]
+    segments = len(names)
     values: dict[str, list[np.ndarray]] = {name: [] for name in (*contenders, AVERAGE)}
     opened: dict[tuple[str, int], Network] = {}
     for case, fold in tqdm(listed, desc=f"evaluating {data_set}", unit="case"):
-        source = cases.read(folder, case, segments)
+        source = cases.read(folder, case, names)
         given = preprocess(source.pixels, steps, source.spacing)
         for name in values:
             if name == AVERAGE:
@@ -147,10 +150,9 @@ def _columns(folder: Path, listed: Sequence[tuple[Case, int]]) -> dict[str, np.n
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
         return {}
-    with manifest.open(newline="") as file:
-        rows = {row["file"]: row for row in csv.DictReader(file)}
+    rows = {row["file"]: row for row in tables.read(manifest, ("file",))}
     columns = {
-        name: np.array([rows[case.file].get(name) or "" for case, _ in listed])
+        name: np.array([rows[case.file][name] for case, _ in listed])
         for name in _SUBGROUPS
         if all(name in row for row in rows.values())
     }
@@ -163,7 +165,10 @@ def _figures(
     """Network -> segment, or "mean" of all -> figure -> ``[value, low, high]``."""
     labels = [segment.label for segment in build.recipe.package.segments]
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for name, values in figures.items():
+    for name, signed in figures.items():
+        # Of the mean of all segments, sizes of errors are averaged: with their signs, one would make up for another.
+        values = np.concatenate([signed, signed[:, [_VOLUME]]], axis=1)
+        values[:, _VOLUME] = np.abs(values[:, _VOLUME])
         parts = {label: values[chosen, :, number] for number, label in enumerate(labels)}
         parts["mean"] = values[chosen].mean(axis=2)
         found[name] = {part: _intervals(each, patients[chosen], build.recipe.evaluate.bootstrap)
@@ -172,7 +177,7 @@ def _figures(
 
 
 def _intervals(values: np.ndarray, patients: np.ndarray, resamples: int) -> dict[str, list[float]]:
-    """Of values ``(cases, figures)``, with 95 % intervals by a percentile bootstrap over patients.
+    """Of values ``(cases, figures)`` with ``volume_bias`` last, with 95 % intervals by a bootstrap over patients.
 
     Overlaps and distances are means over cases; the volume's error is the median of its size, and ``volume_bias`` its
     median with the sign.
@@ -191,10 +196,9 @@ def _intervals(values: np.ndarray, patients: np.ndarray, resamples: int) -> dict
 
 
 def _summary(values: np.ndarray) -> np.ndarray:
-    means = np.nanmean(values, axis=0)
-    signed = values[:, FIGURES.index("volume_error")]
-    means[FIGURES.index("volume_error")] = np.median(np.abs(signed))
-    return np.append(means, np.median(signed))
+    summary = np.nanmean(values, axis=0)
+    summary[[_VOLUME, -1]] = np.median(values[:, [_VOLUME, -1]], axis=0)
+    return summary
 
 
 def _hardest(values: np.ndarray, listed: Sequence[tuple[Case, int]]) -> list[dict[str, Any]]:

@@ -7,6 +7,8 @@ import json
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from appliance import package
 from appliance.package import GoldenSpec, InputSpec, Manifest, OutputSpec, Target
 from appliance.signature import public_pem
@@ -23,7 +25,7 @@ from compression.shipping import summary
 if TYPE_CHECKING:
     from compression.segmentation.build import Build
 
-SECTIONS = ("package", "card", "golden", "train", "quantize")
+SECTIONS = ("package", "card", "golden", "train", "quantize", "augment_policy")
 _LIBRARIES = (
     "torch", "torch-pruning", "monai", "nibabel", "onnx", "onnxruntime", "openvino", "nncf", "neural-compressor",
     "albumentations", "numpy", "pillow", "scikit-learn",
@@ -98,10 +100,11 @@ def _provenance(build: Build) -> dict[str, Any]:
         "recipe_sha256": hashlib.sha256(build.recipe_path.read_bytes()).hexdigest(),
         "stages": build.keys,
         "stages_kept_by_hand": list(build.adopted),
-        "data_manifest_sha256": hashlib.sha256(cases.fingerprint(build)).hexdigest(),
+        "data_manifest_sha256": cases.list_digest(build),
         "cases": {name: len(indices) for name, indices in cases.split(build, found, 0).items()},
         "epochs": {f"fold {fold}": train.log(build, fold) for fold in train.folds(build)},
         "prune": choose.table(build),
+        "augment_policy": msgspec.to_builtins(build.recipe.augment_policy),
         "golden": json.loads((build.folder("golden") / "facts.json").read_text()),
         "libraries": {name: metadata.version(name) for name in _LIBRARIES},
     }

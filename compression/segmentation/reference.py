@@ -6,7 +6,6 @@ it, and those of its test. The first alone would be few. Its training patients s
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -39,7 +38,7 @@ def check_same(build: Build, before: Package) -> None:
     """Raise `RecipeError` where a package was made of other data, or of patients that were dealt otherwise."""
     made = before.manifest.training
     dealt = {name: len(chosen) for name, chosen in cases.split(build, _dealt(build), 0).items()}
-    if made.get("data_manifest_sha256") != hashlib.sha256(cases.fingerprint(build)).hexdigest():
+    if made.get("data_manifest_sha256") != cases.list_digest(build):
         raise RecipeError(f"{before} was made of other data than {build.data_root / build.recipe.data.train}")
     if made.get("cases") != dealt:
         raise RecipeError(f"{before} was made of the cases {made.get('cases')}, and here they are dealt to {dealt}")
@@ -54,12 +53,13 @@ def _sources(build: Build, splits: tuple[str, ...], one_a_patient: bool = False)
     """As they lie in the data set."""
     dealt, seen = _dealt(build), set()
     chosen = cases.split(build, dealt, 0)
+    segments = [segment.label for segment in build.recipe.package.segments]
     for number in sorted(np.concatenate([chosen[name] for name in splits]).tolist()):
         case = dealt[number]
         if one_a_patient and case.patient in seen:
             continue
         seen.add(case.patient)
-        yield as_read(cases.read(build.data_root / build.recipe.data.train, case, len(build.recipe.package.segments)))
+        yield as_read(cases.read(build.data_root / build.recipe.data.train, case, segments))
 
 
 def as_read(source: cases.Source) -> Image | Volume:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot
 
-from compression import diagnosis
+from compression import augment_policy, diagnosis
 from compression.page import drawing, interval, table
 from compression.report import NAME, STYLE
 from compression.report import published as published
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from compression.segmentation.build import Build
 
-SECTIONS = ("package", "card")
+SECTIONS = ("package", "card", "augment_policy")
 _WORDS = {
     "dice": "Dice",
     "iou": "IoU",
@@ -59,6 +59,10 @@ def _page(build: Build, whole: dict[str, Any]) -> str:
         f"<h1>{html.escape(whole['package'])}: from float to int8</h1>",
         f"<p>{html.escape(build.recipe.package.intended_use.statement)} Drawn on the grid of the source. Intervals are "
         "of 95 %, by a bootstrap over patients. Nothing was chosen on test or external data.</p>",
+        *(
+            f"<p class='bad'>{html.escape(each)}.</p>"
+            for each in augment_policy.exceptions(build.recipe.augment_policy)
+        ),
         "<h2>Side by side</h2>",
         _side_by_side(build, whole["sets"]),
         "<h2>What ships</h2>",

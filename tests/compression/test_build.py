@@ -343,6 +343,7 @@ def test_the_device_serves_it_once_it_trusts_the_key(built: Path, path: Path, tm
         (",p2,train", ",p0,train", "patient p0 is in"),
         (",train", ",learn", "'learn'"),
         ("PNEUMONIA", "NORMAL", "both classes"),
+        ("PNEUMONIA", "PNEUMONA", "holds 3 labels"),  # would teach that this pneumonia is none
     ],
 )
 def test_bad_data_is_named_before_any_long_work(old: str, new: str, word: str, key: Path, tmp_path: Path) -> None:

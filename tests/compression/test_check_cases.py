@@ -75,6 +75,8 @@ def test_sound_pictures_and_masks_stop_nothing(pictures: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "8 cases of 4 patients" in result.stdout
     assert "8.33%" in result.stdout  # 100 of 1,200 pixels
+    assert "training cases: 6: few" in result.stdout
+    assert "parameters per training case: 184," in result.stdout  # 1,105,000 of recipe lungs
     assert "0 errors" in result.stdout
 
 

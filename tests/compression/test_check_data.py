@@ -178,6 +178,8 @@ def test_masks_are_compared_with_their_images(data_set: DataSet) -> None:
         PillowImage.fromarray(mask).save(data_set.folder / row["mask"])
     data_set.rows[2]["mask"] = "masks/nowhere.png"
     report = data_set.report()
+    bands = report["sets"]["chest-kermany"]["bands"]
+    assert bands["training images"]["in_words"].startswith("few: classifiers")  # masks make no other task of it
     assert "96x90 and 96x96" in problem(report, "mask of another size")["examples"][0]
     assert problem(report, "mask of another size")["severity"] == "error"
     assert problem(report, "missing mask")["count"] == 1

@@ -148,6 +148,13 @@ def test_another_head_is_that_of_its_weights() -> None:
     assert outputs[LOGITS][0, 0] == pytest.approx(float(weights @ outputs[EMBEDDING][0]), abs=1e-3)
 
 
+@needs_package
+def test_a_package_without_a_map_is_told() -> None:
+    outlining = next(path for path in package.bundled() if path.name.startswith("lungs"))
+    with pytest.raises(RecipeError, match=r"lungs .* outlines and has no activation map"):
+        explain.explain(package.read(outlining, None), "cpu", ())
+
+
 def test_what_is_no_onnx_network_is_said() -> None:
     with pytest.raises(RecipeError, match="take the target cpu or tensorrt"):
         Graph(b"PK\x03\x04 an OpenVINO network")

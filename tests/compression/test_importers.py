@@ -114,6 +114,27 @@ def test_columns_may_have_other_names(folder: Path, tmp_path: Path) -> None:
     assert rows[1]["patient_id"] == "P0"
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        (",NORMAL,P1,", ",NORMAL, left,P1,", r"line 4: 7 values for 6 columns"),  # a comma in no quotes: whose image?
+        (",NORMAL,P1,", ",P1,", r"line 4: 5 values for 6 columns"),
+        (",split,", ",label,", r"several columns called label"),
+    ],
+)
+def test_a_list_whose_values_are_not_below_their_columns_is_refused(
+    folder: Path, tmp_path: Path, old: str, new: str, word: str
+) -> None:
+    listed = folder / "manifest.csv"
+    text = listed.read_text()
+    assert old in text
+    listed.write_text(text.replace(old, new, 1))
+    with pytest.raises(DataError, match=word):
+        done("folder", folder, tmp_path / "target")
+    with pytest.raises(DataError, match=word):  # nor does a training take it
+        read_manifest(folder)
+
+
 def test_the_same_source_gives_the_same_version_anywhere(folder: Path, tmp_path: Path) -> None:
     _, one = done("folder", folder, tmp_path / "one")
     shutil.copytree(folder, tmp_path / "moved")
@@ -305,7 +326,7 @@ def test_a_tree_of_series_and_segmentations_becomes_volumes_with_masks(tmp_path:
     assert report["masks"] == 2
     assert {row["patient_id"] for row in rows} == {Pseudonyms(bytes(32)).patient(each) for each in ("one", "other")}
     for case in cases.listed(tmp_path / "target"):
-        source = cases.read(tmp_path / "target", case, len(NAMES))
+        source = cases.read(tmp_path / "target", case, NAMES)
         # Training lays a volume out as DICOM does: the stack is back where it came from.
         np.testing.assert_array_equal(source.labels, labels())
         assert source.pixels[:, 12, 10].tolist() == [100, 200, 300, 400, 500, 600]
@@ -458,7 +479,7 @@ def test_the_hippocampus_volumes_stay_what_they_are(tmp_path: Path) -> None:
             shutil.copy(path, source / kind)
     done("nifti", source, tmp_path / "target", segments=NAMES)
     for one, other in zip(cases.listed(source), cases.listed(tmp_path / "target"), strict=True):
-        before, after = cases.read(source, one, 2), cases.read(tmp_path / "target", other, 2)
+        before, after = cases.read(source, one, ("one", "two")), cases.read(tmp_path / "target", other, ("one", "two"))
         np.testing.assert_array_equal(before.pixels, after.pixels)
         np.testing.assert_array_equal(before.labels, after.labels)
         assert before.spacing == after.spacing
@@ -470,6 +491,6 @@ def test_radiographs_with_masks_stay_what_they_are(tmp_path: Path) -> None:
     _, report = done("folder", source, tmp_path / "target", columns={"label": "finding"}, segments=("lung",))
     assert report["cases"] == report["masks"] == 90
     for before, after in zip(cases.listed(source)[:10], cases.listed(tmp_path / "target")[:10], strict=True):
-        one, other = cases.read(source, before, 1), cases.read(tmp_path / "target", after, 1)
+        one, other = cases.read(source, before, ("one",)), cases.read(tmp_path / "target", after, ("one",))
         np.testing.assert_array_equal(one.pixels, other.pixels)
         np.testing.assert_array_equal(one.labels, other.labels)

@@ -15,6 +15,7 @@ from compression.calibrate import Calibration
 from compression.quantize import aware
 from compression.quantize.qdq import drop_clips, fold_weights
 from compression.recipe import GateRecipe, RecipeError
+from compression.statistics import map_correlation
 
 LIMITS = GateRecipe(flips=0.02, p99_probability=0.25, map_correlation=0.95, auc_loss=0.005, calibration_error=0.03)
 COSTS = {"flips": 0.01, "p99_probability": 0.1, "map_correlation": 0.99, "auc_loss": 0.001}
@@ -162,6 +163,14 @@ def test_each_limit_is_named_when_it_breaks(name: str, value: float) -> None:
     assert fault.startswith(f"{name} {value} against")
     (fault,) = gate.broken(LIMITS, COSTS, 0.04)
     assert "calibration_error 0.04" in fault
+
+
+def test_a_map_that_became_flat_is_no_longer_the_map_that_it_was() -> None:
+    maps = np.random.default_rng(0).random((4, 7, 7))
+    flat = maps * np.array([1, 0, 0, 0])[:, None, None]
+    assert map_correlation(maps, maps) == pytest.approx(1.0)
+    assert map_correlation(maps, flat) == 0.0
+    assert map_correlation(flat, flat) == pytest.approx(1.0)
 
 
 def row(

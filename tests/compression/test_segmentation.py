@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -16,8 +17,8 @@ from PIL import Image as PillowImage
 
 from appliance.preprocess import Step
 from compression.quantize import FLOAT
-from compression.recipe import AugmentRecipe, RecipeError
-from compression.segmentation import augment, cases, choose, contact_sheet, gate, measures, overlap
+from compression.recipe import AllowRecipe, AugmentPolicyRecipe, AugmentRecipe, RecipeError
+from compression.segmentation import augment, cases, choose, contact_sheet, evaluate, gate, measures, overlap, preflight
 from compression.segmentation.cases import Case
 from compression.segmentation.recipe import GateRecipe, read
 from compression.unet import UNet, unpruned
@@ -37,6 +38,16 @@ def test_dice_and_iou_say_the_same(one: np.ndarray, other: np.ndarray) -> None:
     dice, iou = overlap.dice(one, other, 1)[0], measures.iou(one, other, 1)[0]
     assert dice == pytest.approx(2 * iou / (1 + iou))
     assert overlap.dice(one, one, 1)[0] == 1.0
+
+
+def test_one_segments_error_does_not_make_up_for_anothers() -> None:
+    recipe = read(HIPPOCAMPUS)
+    values = np.zeros((3, len(evaluate.FIGURES), 2))
+    values[:, evaluate.FIGURES.index("volume_error")] = [0.1, -0.2]
+    given: Any = SimpleNamespace(recipe=replace(recipe, evaluate=replace(recipe.evaluate, bootstrap=5)))
+    figures = evaluate._figures(given, {"a": values}, np.arange(3), np.ones(3, dtype=bool))["a"]
+    assert [part["volume_error"][0] for part in figures.values()] == pytest.approx([0.1, 0.2, 0.15])
+    assert [part["volume_bias"][0] for part in figures.values()] == pytest.approx([0.1, -0.2, -0.05])
 
 
 def test_a_segment_that_neither_mask_has_agrees() -> None:
@@ -98,7 +109,7 @@ def test_a_volume_is_laid_out_as_dicom_lays_an_axial_series_out(tmp_path: Path) 
     write_volume(tmp_path / "images" / "a.nii.gz", right_anterior_superior, turned)
     write_volume(tmp_path / "labels" / "a.nii.gz", labels, turned)
     (case,) = cases.listed(tmp_path)
-    source = cases.read(tmp_path, case, 1)
+    source = cases.read(tmp_path, case, ["one"])
     assert source.pixels.shape == (6, 5, 4) and source.spacing == (3.0, 2.0, 1.0)
     assert source.pixels[5, 0, 0] == 7.0  # last slice to the head, first row to the front, first column to the right
     assert (source.labels == (source.pixels > 0)).all()
@@ -107,8 +118,50 @@ def test_a_volume_is_laid_out_as_dicom_lays_an_axial_series_out(tmp_path: Path) 
     flipped[0, 0], flipped[0, 3] = -1.0, 3.0
     write_volume(tmp_path / "images" / "a.nii.gz", right_anterior_superior[::-1], flipped)
     write_volume(tmp_path / "labels" / "a.nii.gz", labels[::-1], flipped)
-    again = cases.read(tmp_path, case, 1)
+    again = cases.read(tmp_path, case, ["one"])
     np.testing.assert_array_equal(again.pixels, source.pixels)
+
+
+def test_a_volume_without_numbers_or_with_a_mask_elsewhere_is_refused(tmp_path: Path) -> None:
+    pixels, labels = np.ones((4, 5, 6), np.float32), np.ones((4, 5, 6), np.uint8)
+    write_volume(tmp_path / "images" / "a.nii.gz", pixels)
+    write_volume(tmp_path / "labels" / "a.nii.gz", labels, np.diag([2.0, 1.0, 1.0, 1.0]))
+    (case,) = cases.listed(tmp_path)
+    with pytest.raises(RecipeError, match=r"a.nii.gz lies up to 3.00 mm away from its image"):
+        cases.read(tmp_path, case, ["one"])
+    pixels[1, 2, 3] = np.nan
+    write_volume(tmp_path / "images" / "a.nii.gz", pixels)
+    with pytest.raises(RecipeError, match=r"holds values that are no numbers"):
+        cases.read(tmp_path, case, ["one"])
+
+
+def test_another_mask_of_the_same_name_is_another_data_set(tmp_path: Path) -> None:
+    write_pair(tmp_path / "set", np.full((8, 6), 9, np.uint8), np.zeros((8, 6), np.uint8))
+    build = SimpleNamespace(data_root=tmp_path, recipe=SimpleNamespace(data=SimpleNamespace(train="set", even=None)))
+    before, listed = cases.fingerprint(build), cases.list_digest(build)  # type: ignore[arg-type]
+    write_pair(tmp_path / "set", np.full((8, 6), 9, np.uint8), np.full((8, 6), 255, np.uint8))
+    assert cases.fingerprint(build) != before  # type: ignore[arg-type]
+    assert cases.list_digest(build) == listed  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rows", "word"),
+    [
+        ("a.png,a-mask.png,\n", "a.png has no patient_id"),
+        ("a.png,b-mask.png,p1\n", "the mask b-mask.png of a.png is not there"),
+        ("a.png,a-mask.png,p1\na.png,a-mask.png,p2\n", "a.png is listed twice"),
+    ],
+)
+def test_a_bad_external_case_is_named_before_any_training(tmp_path: Path, rows: str, word: str) -> None:
+    for name in ("train", "external"):
+        write_pair(tmp_path / name, np.full((8, 6), 9, np.uint8), np.zeros((8, 6), np.uint8))
+    recipe = read(LUNGS)
+    given = replace(recipe, data=replace(recipe.data, train="train", external="external", even=None))
+    build = SimpleNamespace(data_root=tmp_path, recipe=given)
+    preflight.check(build)  # type: ignore[arg-type]
+    (tmp_path / "external" / "manifest.csv").write_text(f"file,mask,patient_id\n{rows}")
+    with pytest.raises(RecipeError, match=word):
+        preflight.check(build)  # type: ignore[arg-type]
 
 
 def write_pair(folder: Path, image: np.ndarray, mask: np.ndarray) -> Case:
@@ -123,15 +176,20 @@ def write_pair(folder: Path, image: np.ndarray, mask: np.ndarray) -> Case:
 def test_bad_pairs_are_named(tmp_path: Path) -> None:
     image = np.full((8, 6), 9, np.uint8)
     case = write_pair(tmp_path, image, np.full((8, 6), 255, np.uint8))
-    assert cases.read(tmp_path, case, 1).labels.max() == 1  # black and white
-    with pytest.raises(RecipeError, match=r"a-mask.png holds the label 255; the recipe has 2 segments"):
-        cases.read(tmp_path, case, 2)
+    assert cases.read(tmp_path, case, ["one"]).labels.max() == 1  # black and white
+    with pytest.raises(RecipeError, match=r"a-mask.png holds the label 255; declared are 0 to 2"):
+        cases.read(tmp_path, case, ["one", "two"])
+    case = write_pair(tmp_path, image, np.full((8, 6), 2, np.uint8))  # would be an empty mask, taken for black
+    with pytest.raises(RecipeError, match=r"a-mask.png holds the label 2; declared are 0 to 1"):
+        cases.read(tmp_path, case, ["one"])
     case = write_pair(tmp_path, image, np.zeros((8, 7), np.uint8))
-    with pytest.raises(RecipeError, match=r"a-mask.png is \(8, 7\), its image a.png \(8, 6\)"):
-        cases.read(tmp_path, case, 1)
+    with pytest.raises(RecipeError, match=r"a-mask.png: mask and image are 7x8 and 6x8"):
+        cases.read(tmp_path, case, ["one"])
     (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
-    with pytest.raises(RecipeError, match=r"a\.png or its mask a-mask.png can't be read"):
-        cases.read(tmp_path, case, 1)
+    with pytest.raises(RecipeError, match=r"a\.png can't be decoded"):
+        cases.read(tmp_path, case, ["one"])
+    with pytest.raises(RecipeError, match=r"a.dcm is neither a picture nor NIfTI"):
+        cases.read(tmp_path, replace(case, file="a.dcm"), ["one"])
     with pytest.raises(RecipeError, match=r"neither manifest.csv nor images"):
         cases.listed(tmp_path / "nothing")
 
@@ -189,13 +247,33 @@ def test_a_contact_sheet_shows_outlines_and_says_what_copies_lose(tmp_path: Path
         contact_sheet.write(sheet, tmp_path / "sheet.png")
 
 
-def test_volumes_are_not_turned_far_or_flipped() -> None:
+def test_volumes_are_not_turned_far_flipped_or_bent_and_an_exception_is_recorded() -> None:
     recipe = read(HIPPOCAMPUS)
-    turned = replace(recipe.augment[0], parameters={"rotate_range": [0.0, 0.4, 0.0]})
-    with pytest.raises(RecipeError, match="more than 15 degrees"):
-        augment.compose([turned], recipe.augment_policy, 3, 0)
-    with pytest.raises(RecipeError, match="another anatomy"):
-        augment.compose([replace(turned, name="RandFlip", parameters={})], recipe.augment_policy, 3, 0)
+
+    def refused(name: str, parameters: dict[str, Any], word: str, policy: AugmentPolicyRecipe) -> None:
+        step = AugmentRecipe(name=name, p=1.0, parameters=parameters)
+        with pytest.raises(RecipeError, match=word):
+            augment.compose([step], policy, 3, 0)
+
+    none = recipe.augment_policy
+    refused("RandAffine", {"rotate_range": [0.0, 0.4, 0.0]}, "more than 15", none)
+    refused("RandAffine", {"rotate_range": [[-0.1, 0.4], 0.0, 0.0]}, "more than 15", none)
+    refused("RandAffine", {"scale_range": 1.5}, "mirrors", none)
+    refused("RandRotate", {"range_x": 1.0}, "more than 15", none)
+    refused("RandFlip", {}, "another anatomy", none)
+    refused("Rand3DElastic", {"sigma_range": [5, 7], "magnitude_range": [50, 150]}, "no bound", none)
+    refused("RandRotate", {"range_q": 1.0}, "range_q", none)
+    allow = replace(none, allow=(AllowRecipe(transform="RandFlip", reason="halves of a phantom"),))
+    refused("RandZoom", {}, "RandFlip, which no", allow)
+    flip = AugmentRecipe(name="RandFlip", p=1.0, parameters={"spatial_axis": 0})
+    pixels = np.random.default_rng(0).random((12, 16, 12)).astype(np.float32)
+    made = augment.compose([flip], allow, 3, 0)(pixels, (pixels > 0.9).astype(np.uint8))
+    np.testing.assert_array_equal(made[0], pixels[::-1])
+    np.testing.assert_array_equal(made[1], pixels[::-1] > 0.9)  # what moves the volume moves its mask
+
+
+def test_volumes_are_augmented_with_their_masks() -> None:
+    recipe = read(HIPPOCAMPUS)
     pixels = np.random.default_rng(0).random((12, 16, 12)).astype(np.float32)
     labels = (pixels > 0.9).astype(np.uint8) * 2
     for dimensions, made in ((3, augment.compose(recipe.augment, recipe.augment_policy, 3, 5)(pixels, labels)),):
