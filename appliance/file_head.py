@@ -14,6 +14,7 @@ import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 from pydicom.dataset import FileMetaDataset
@@ -27,6 +28,7 @@ from appliance.store import Arrival
 
 _INSTANCE_UID = b"\x02\x00\x03\x00UI"  # Media Storage SOP Instance UID
 _MOST = 256
+_CHUNK = 1 << 20
 _FIXED = struct.Struct("<32sd")  # SHA-256 of the data set, seconds since 1970; the rest is JSON
 
 
@@ -123,3 +125,26 @@ def read(path: Path) -> Arrival | None:
             return None
         file.seek(start)
         return arrival if hashlib.file_digest(file, "sha256").digest() == expected else None
+
+
+def has_digest(path: Path, digest: str) -> bool:
+    """Whether the data set of a file, or all of it where it has no file meta information, has a SHA-256.
+
+    Raises
+    ------
+    OSError
+        It can't be read.
+    """
+    with path.open("rb") as file:
+        start, _ = budget.data_set_start(file, most=os.fstat(file.fileno()).st_size)
+        return any(digest_of(file, each) == digest for each in dict.fromkeys((start, 0)))
+
+
+def digest_of(file: BinaryIO, start: int = 0) -> str:
+    """SHA-256 of a file from an offset on."""
+    found = hashlib.sha256()
+    file.seek(start)
+    while chunk := file.read(_CHUNK):
+        found.update(chunk)
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what is read for work stays in memory instead
+    return found.hexdigest()

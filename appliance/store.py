@@ -29,7 +29,7 @@ from appliance.errors import LeaseLostError
 from appliance.outbox_store import OutboxStore
 from appliance.overview import FINAL_STATES, MOST_CRASHES, STATES
 from appliance.reading_order import Tier
-from appliance.series_store import OPEN_TRANSFER
+from appliance.series_store import OPEN_TRANSFER, in_conflict
 
 __all__ = [
     "FINAL_STATES",
@@ -149,19 +149,15 @@ class Store(OutboxStore):
         with self._transaction() as connection:
             same = connection.execute(_SAME, vars(arrival)).fetchone()
             if same is not None and same["digest"] == arrival.digest:
-                # Its file is in the spool again, even where retention had taken it.
+                # Its file is in the spool again, even where retention had taken it; of another sender's head, maybe.
                 connection.execute(
-                    "UPDATE instance SET copies = copies + 1, image_removed_at = NULL WHERE id = ?", (same["id"],)
+                    "UPDATE instance SET copies = copies + 1, size = ?, image_removed_at = NULL WHERE id = ?",
+                    (arrival.size, same["id"]),
                 )
                 self._event(connection, same["id"], now, "sent again", arrival.sender)
                 return Admission(same["id"], "duplicate")
             conflict = same is not None
-            reason = ""
-            if conflict:
-                reason = (
-                    f"The SOP Instance UID {arrival.sop_instance_uid} was received before with other content. "
-                    "The sender must give a changed image a UID of its own."
-                )
+            reason = in_conflict(arrival.sop_instance_uid) if conflict else ""
             if arrival.transfer_id:
                 connection.execute(OPEN_TRANSFER, {**vars(arrival), "now": now})
             cursor = connection.execute(
@@ -191,6 +187,11 @@ class Store(OutboxStore):
             if row is None:
                 self.receive(arrival)
             return row is None or row["image_removed_at"] is None
+
+    def note_size(self, digest: str, size: int) -> None:
+        """Record how many bytes the file with a data set has now: another head was before it."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE instance SET size = ? WHERE digest = ?", (size, digest))
 
     # --- work -------------------------------------------------------------------------------------------------
 
@@ -241,6 +242,8 @@ class Store(OutboxStore):
 
         Raises
         ------
+        InputError
+            Another instance has its UID.
         LeaseLostError
         """
         now = time.time()

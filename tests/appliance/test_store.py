@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from appliance import overview
-from appliance.errors import DiskFullError, SpoolError
+from appliance.errors import DiskFullError, InputError, SpoolError
 from appliance.store import Arrival, LeaseLostError, Store, WrittenObject
 from tests.peers import small_disk
 
@@ -61,6 +61,16 @@ def test_another_data_set_under_the_same_uid_is_turned_away(store: Store) -> Non
     assert states(store) == ["received", "rejected"]
     assert "1.2.3" in store.worklist()[0]["reason"]
     assert store.receive(arrival(content="b")).outcome == "duplicate"
+
+
+def test_another_data_set_that_was_called_by_another_uid_is_turned_away_once_its_own_is_read(store: Store) -> None:
+    """A C-STORE request names the instance, and so does its data set; some senders don't agree with themselves."""
+    for number, content in enumerate("ab"):
+        store.receive(arrival(uid=f"9.{number}", content=content))
+    header = {"sop_instance_uid": "1.2.3"}
+    assert store.triage(claimed(store), "me", header, "routine", 0.0)
+    with pytest.raises(InputError, match=r"The SOP Instance UID 1\.2\.3 was received before with other content"):
+        store.triage(claimed(store), "me", header, "routine", 0.0)
 
 
 def test_what_was_turned_away_may_be_sent_again_whole(store: Store) -> None:
@@ -160,6 +170,14 @@ def test_a_commit_is_on_disk_for_another_process_to_read(store: Store, tmp_path:
     with pytest.raises(SpoolError, match="readonly"):
         other.receive(arrival(uid="4", content="c"))
     other.close()
+
+
+def test_a_ledger_that_is_damaged_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    path.write_bytes(b"no database" * 1000)
+    for read_only in (False, True):
+        with pytest.raises(SpoolError, match="is damaged: file is not a database"):
+            Store(path, read_only).counts()
 
 
 def test_a_ledger_that_is_missing_is_said(tmp_path: Path) -> None:
