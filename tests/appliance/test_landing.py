@@ -226,6 +226,20 @@ def test_a_file_says_what_its_row_says(whole: bytes, tmp_path: Path) -> None:
     assert (arrival.digest, arrival.size) == (hashlib.sha256(b"data set" * 20).hexdigest(), len(whole))
 
 
+@pytest.mark.parametrize("count", [1, 1200])
+def test_a_data_set_that_begins_like_a_head_is_none(count: int, box: Box) -> None:
+    """Senders that put the file meta information, or one of their own making, into what they send."""
+    private = b"\x02\0\x02\x01OB\0\0\x28\0\0\0" + bytes(40)
+    data_set = private * count + b"\x08\0\x05\0CS\0\0"
+    land(box.intake, "1.1", data_set, heads())
+    (slot,) = (path for path in (box.spool.root / LANDING).iterdir() if path.stat().st_size)
+    arrival = file_head.read(slot)
+    assert arrival is not None
+    assert arrival.digest == hashlib.sha256(data_set).hexdigest()
+    box.intake.settle()
+    assert file_head.has_digest(box.spool.path(arrival.file), arrival.digest)
+
+
 @given(at=st.floats(0, 1, exclude_max=True), value=st.integers(1, 255))
 @settings(max_examples=100, deadline=None)
 def test_what_is_cut_off_or_damaged_is_not_whole(
