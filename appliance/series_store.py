@@ -33,7 +33,7 @@ _DESCRIBED = (
     "issuer_of_patient_id", "series_instance_uid",
 )  # fmt: skip
 
-_OTHER_OF_UID = """
+OTHER_OF_UID = """
 SELECT 1 FROM instance WHERE sop_instance_uid = :uid AND sop_instance_uid <> '' AND id <> :id
   AND state NOT IN ('rejected', 'failed', 'quarantined')
 """
@@ -265,7 +265,7 @@ class SeriesStore(Overview):
         if row is None:
             raise LeaseLostError(f"the lease of instance {instance_id} was lost by {owner}")
         # What a C-STORE request called it by another UID than it has was not in conflict until now.
-        if connection.execute(_OTHER_OF_UID, {"id": instance_id, "uid": row["sop_instance_uid"]}).fetchone():
+        if connection.execute(OTHER_OF_UID, {"id": instance_id, "uid": row["sop_instance_uid"]}).fetchone():
             raise InputError(in_conflict(row["sop_instance_uid"]))
         found: sqlite3.Row = row
         return found

@@ -80,6 +80,19 @@ def test_what_was_turned_away_may_be_sent_again_whole(store: Store) -> None:
     assert states(store) == ["rejected", "received"]
 
 
+def test_what_came_whole_while_the_cut_one_of_its_uid_still_waited_is_read(store: Store) -> None:
+    for content in "abc":
+        store.receive(arrival(content=content))
+    assert states(store) == ["received", "rejected", "rejected"]
+    store.reject(claimed(store), "me", "It is cut off. Send it again.")
+    assert states(store) == ["rejected", "rejected", "received"]
+    assert store.events(3)[-1]["detail"] == "since image 1, which had its UID, was turned away"
+    assert claimed(store) == 3
+    store.finish(3, "me", RESULT, [], [])
+    assert states(store) == ["rejected", "rejected", "delivered"]
+    assert store.claim("me", 30) is None
+
+
 def test_files_without_a_uid_do_not_conflict(store: Store) -> None:
     assert store.receive(arrival(uid="", content="a")).outcome == "new"
     assert store.receive(arrival(uid="", content="b")).outcome == "new"
