@@ -62,8 +62,8 @@ class Database:
         return type(self)(self.path, self._read_only, flushed=False)
 
     def _create(self) -> None:
-        connection = self._connection()
         with _errors_in_words(self.what, self.path):
+            connection = self._connection()
             if connection.execute("PRAGMA user_version").fetchone()[0] == self._version:
                 return  # it is opened also while another process holds it
         with self._transaction():

@@ -43,7 +43,8 @@ def health(config: Config, store: Store) -> dict[str, Any]:
 
     Returns
     -------
-    ``version``, ``running``, ``uptime_seconds``, ``counts`` (state -> instances), ``series`` (those that wait to be
+    ``version``, ``running``, ``uptime_seconds``, ``counts`` (state -> instances),
+    ``unseen_in_quarantine`` (how many of the quarantined ones nobody has reviewed), ``series`` (those that wait to be
     complete: the number of their first ``instance``, how many ``images`` are here, what each ``waits_for``, since how
     many ``seconds``), ``held_up`` (as of `Store.held_up`), ``unmade`` (as of `Store.unmade`, of the last 30 days),
     ``components`` (part -> its last words with ``age_seconds`` and ``stale``), ``destinations`` (how many results are
@@ -71,6 +72,7 @@ def health(config: Config, store: Store) -> dict[str, Any]:
         "running": running,
         "uptime_seconds": round(now - appliance["started_at"]) if running and appliance else None,
         "counts": store.counts(),
+        "unseen_in_quarantine": store.unseen_in_quarantine(),
         "series": [
             {
                 "instance": row["lead_id"],

@@ -22,7 +22,6 @@ earlier commit to the disk, the instance's row among them; `recover` leaves a ro
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import threading
@@ -41,6 +40,7 @@ from appliance.spool import (
     fsync_folder,
     make_folder,
     new_name,
+    remove_if_possible,
     sync_file_system,
 )
 from appliance.store import Arrival, Store
@@ -79,7 +79,11 @@ class Landing:
             if not self._ready:
                 self._ready = self._make_slots()
             slot = self._ready.pop()
-        return _Landed(self._spool, head, slot)
+        try:
+            return _Landed(self._spool, head, slot)
+        except SpoolError:
+            self._forget_lost_slots()
+            raise
 
     def committed(self, slot: Path) -> None:
         """Tell that the row of what landed in a slot is committed."""
@@ -103,7 +107,12 @@ class Landing:
         if self._waiting:
             self._settle()
         for slot in unused:
-            slot.unlink(missing_ok=True)
+            remove_if_possible(slot)
+
+    def _forget_lost_slots(self) -> None:
+        """Somebody may have removed their folder, and each would cost another sender its image."""
+        with self._lock:
+            self._ready = [slot for slot in self._ready if slot.exists()]
 
     def _make_slots(self) -> list[Path]:
         self._spool.check_room(0)
@@ -117,7 +126,7 @@ class Landing:
                 fsync_folder(folder)
             except OSError:
                 for slot in slots:
-                    slot.unlink(missing_ok=True)
+                    remove_if_possible(slot)
                 raise
         return slots
 
@@ -140,7 +149,7 @@ class Landing:
             self._some_wait.set()
             return
         for slot in slots:
-            slot.unlink(missing_ok=True)
+            remove_if_possible(slot)
 
 
 class _Landed(Incoming):
@@ -154,23 +163,38 @@ class _Landed(Incoming):
         """Make the file durable in its slot, and link it under its final name; the same data set is stored once."""
         assert self._path is not None
         slot, digest = self._path, self._hash.hexdigest()
+        path, size = self._spool.path(file_name(digest)), self._size
         with self._errors_in_words():
             os.pwrite(self._descriptor, self._hash.digest(), self._digest_at)
             os.fsync(self._descriptor)
-            _link(self._spool, slot, file_name(digest))
+            if not _link(slot, path):
+                same = self._size_of_same(path)
+                if same is None:
+                    _link_instead(slot, path)
+                size = same or size
         self._path = None
         self.discard()
-        return SpooledFile(file_name(digest), digest, self._size, slot)
+        return SpooledFile(file_name(digest), digest, size, slot)
 
 
-def _link(spool: Spool, slot: Path, name: str) -> None:
-    path = spool.path(name)
-    with contextlib.suppress(FileExistsError):
+def _link(slot: Path, path: Path) -> bool:
+    """Whether there was nothing yet under the final name."""
+    try:
         try:
             os.link(slot, path)
         except FileNotFoundError:
             make_folder(path.parent)
             os.link(slot, path)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _link_instead(slot: Path, path: Path) -> None:
+    """In the place of a file that is damaged, at one stroke."""
+    temporary = path.with_name(new_name())
+    os.link(slot, temporary)
+    temporary.replace(path)
 
 
 def _make_durable(spool: Spool, flush: Callable[[], None]) -> None:
@@ -205,7 +229,7 @@ def recover(spool: Spool, store: Store) -> int:
         for arrival, slot in sorted(found, key=lambda each: each[0].received_at or 0.0):
             if store.readmit(arrival):
                 with spool.errors_in_words():
-                    _link(spool, slot, arrival.file)
+                    _put_in_place(spool, slot, arrival, store)
         _make_durable(spool, store.flush)
     except SpoolError as error:
         log.error("what was received before is looked at again at the next start: %s", error)
@@ -213,3 +237,12 @@ def recover(spool: Spool, store: Store) -> int:
     for _, slot in found:
         slot.unlink()
     return len(found)
+
+
+def _put_in_place(spool: Spool, slot: Path, arrival: Arrival, store: Store) -> None:
+    """Link a file under its final name, unless a whole one is there."""
+    path = spool.path(arrival.file)
+    if _link(slot, path) or path.samefile(slot) or file_head.has_digest(path, arrival.digest):
+        return
+    _link_instead(slot, path)
+    store.note_size(arrival.digest, arrival.size)

@@ -43,6 +43,11 @@ SELECT series.lead_id, series.images, series.why, series.look_again_at, instance
        instance.received_at
 FROM series JOIN instance ON instance.id = series.lead_id WHERE series.started_at IS NULL ORDER BY series.lead_id
 """
+_UNSEEN_IN_QUARANTINE = """
+SELECT count(*) AS n FROM instance INDEXED BY instance_in_quarantine
+JOIN instance AS lead ON lead.id = ifnull(instance.lead_id, instance.id)
+WHERE instance.state = 'quarantined' AND lead.reviewed_at IS NULL
+"""
 _HELD_UP = """
 SELECT count(*) AS count, coalesce(max(reason), '') AS reason FROM instance INDEXED BY instance_queue
 WHERE state IN ('received', 'claimed') AND parked = 0 AND state = 'received' AND reason LIKE 'Waiting: %'
@@ -171,6 +176,10 @@ class Overview(Database):
     def held_up(self) -> dict[str, Any]:
         """Images whose reading could not be finished and is tried again: their ``count``, and the ``reason`` of one."""
         return self._rows(_HELD_UP)[0]
+
+    def unseen_in_quarantine(self) -> int:
+        """How many quarantined images nobody has marked as reviewed; of a series, its lead is."""
+        return int(self._rows(_UNSEEN_IN_QUARANTINE)[0]["n"])
 
     def undelivered_count(self) -> int:
         """How many results are set aside, since a destination did not take them."""

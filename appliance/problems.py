@@ -166,7 +166,7 @@ def _of_the_ledger(health: dict[str, Any]) -> Iterator[Problem]:
             "Run scanside ledger verify, which names each. Keep the data folder as it is and tell your vendor.",
             "; ".join(f"{each['where']}: {each['what']}" for each in recount["faults"][:3]),
         )
-    if count := health["counts"]["quarantined"]:
+    if count := health["unseen_in_quarantine"]:
         yield Problem(
             "quarantine",
             "caution",

@@ -5,7 +5,6 @@ The quick form counts and looks for the files of what waits; the full one hashes
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -14,14 +13,13 @@ from typing import Any
 
 import msgspec
 
-from appliance import budget
 from appliance.config import Config
 from appliance.custody import Custody
+from appliance.file_head import digest_of, has_digest
 from appliance.overview import STATES
 from appliance.spool import LANDING
 
 COMPONENT = "recount"  # under which its last outcome is kept in the ledger
-_CHUNK = 1 << 20
 _FRESH_SECONDS = 120.0  # a younger file may be on its way to its row
 _MOST_KEPT = 20  # faults in the ledger; the command line names all
 
@@ -103,37 +101,27 @@ def _image_fault(path: Path, row: dict[str, Any], full: bool) -> str:
         size = path.stat().st_size
     except FileNotFoundError:
         return "" if row["image_removed_at"] else f"its file {row['file']} is missing"
+    except OSError as error:
+        return f"its file {row['file']} can't be read: {error.strerror}"
     if row["image_removed_at"]:
         return f"its file {row['file']} is there, though retention has removed it; it may be deleted" if full else ""
     if size != row["size"]:
         return f"its file {row['file']} has {size} bytes, not {row['size']}"
-    if full and not has_digest(path, row["digest"]):
-        return f"its file {row['file']} is not what was received (SHA-256)"
-    return ""
-
-
-def has_digest(path: Path, digest: str) -> bool:
-    """Whether the data set of a file, or all of it where it has no file meta information, has a SHA-256."""
-    with path.open("rb") as file:
-        start, _ = budget.data_set_start(file, most=os.fstat(file.fileno()).st_size)
-        return any(_digest(file, each) == digest for each in dict.fromkeys((start, 0)))
-
-
-def _digest(file: Any, start: int) -> str:
-    found = hashlib.sha256()
-    file.seek(start)
-    while chunk := file.read(_CHUNK):
-        found.update(chunk)
-    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # what is read for work stays in memory instead
-    return found.hexdigest()
+    try:
+        same = not full or has_digest(path, row["digest"])
+    except OSError as error:  # a bad sector is no reason to look at nothing else
+        return f"its file {row['file']} can't be read: {error.strerror}"
+    return "" if same else f"its file {row['file']} is not what was received (SHA-256)"
 
 
 def _object_fault(path: Path, row: dict[str, Any]) -> str:
     try:
         with path.open("rb") as file:
-            same = not row["digest"] or _digest(file, 0) == row["digest"]
+            same = not row["digest"] or digest_of(file) == row["digest"]
     except FileNotFoundError:
         return "" if row["removed"] else f"its {row['kind']} {row['path']} is missing"
+    except OSError as error:
+        return f"its {row['kind']} {row['path']} can't be read: {error.strerror}"
     return "" if same else f"its {row['kind']} {row['path']} is not what was written (SHA-256)"
 
 

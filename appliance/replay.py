@@ -22,9 +22,9 @@ import pydicom
 from appliance import __version__, backends, difference, installed, package, pipeline, proof, writer
 from appliance.config import Config, MessageKind, ResultKind
 from appliance.errors import ApplianceError, BackendError, PackageError
+from appliance.file_head import has_digest
 from appliance.package import Package
 from appliance.pipeline import Pipeline, Reading, ResultFile, Stopwatch, Tried
-from appliance.recount import has_digest
 from appliance.result import Finding, Outlines, Provenance
 from appliance.sandbox import Sandbox
 from appliance.spool import write_durably

@@ -76,11 +76,10 @@ def remove(config: Config, custody: Custody) -> list[Removal]:
     removed: list[Removal] = []
     for each in due(config, custody):
         custody.note_removed(each.kind, each.instance_id, each.why)
-        for path in each.paths:
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        with custody.together():  # nothing gets its row meanwhile
+            if custody.known(each.instance_id)[f"{each.kind}_removed_at"] is None:
+                continue  # it has come again since
+            _delete(each.paths)
         removed.append(each)
     custody.prune_transfers(time.time() - TRANSFER_DAYS * _DAY)
     custody.prune_steps(time.time() - _STEP_DAYS * _DAY)
@@ -88,6 +87,14 @@ def remove(config: Config, custody: Custody) -> list[Removal]:
         size = sum(each.size for each in removed) / 2**20
         log.info("retention removed %d images and results, %.0f MiB", len(removed), size)
     return removed
+
+
+def _delete(paths: tuple[Path, ...]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def overfull(config: Config) -> bool:

@@ -7,6 +7,7 @@ import re
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -189,8 +190,10 @@ def _set(dataset: Dataset, keyword: str, value: str) -> None:
             hint="write it as in PatientAge=004Y or ViewPosition=LL",
         )
     try:
-        setattr(dataset, keyword, value)
-    except ValueError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of a value that its attribute can't have
+            setattr(dataset, keyword, value)
+    except (ValueError, UserWarning) as error:
         raise ApplianceError(f"{keyword} can't be {value!r}: {error}") from error
 
 

@@ -23,7 +23,7 @@ import msgspec
 from appliance import completeness, reading_order
 from appliance.completeness import ARRIVING, Performed, Slice, Transfer
 from appliance.config import Priority
-from appliance.errors import LeaseLostError
+from appliance.errors import InputError, LeaseLostError
 from appliance.overview import FINAL_STATES, Overview
 
 _SOON_SECONDS = 20.0  # what comes later, without end perhaps, holds nothing up
@@ -33,6 +33,10 @@ _DESCRIBED = (
     "issuer_of_patient_id", "series_instance_uid",
 )  # fmt: skip
 
+OTHER_OF_UID = """
+SELECT 1 FROM instance WHERE sop_instance_uid = :uid AND sop_instance_uid <> '' AND id <> :id
+  AND state NOT IN ('rejected', 'failed', 'quarantined')
+"""
 OPEN_TRANSFER = "INSERT OR IGNORE INTO transfer (id, source, opened_at) VALUES (:transfer_id, :source, :now)"
 # What shares its UIDs but not its patient is never read together with it.
 _LATEST_OF_SERIES = """
@@ -113,6 +117,14 @@ WHERE series_instance_uid = :series_instance_uid ORDER BY changed_at DESC LIMIT 
 _TRANSFERS = "SELECT transfer.* FROM json_each(:ids) AS wanted JOIN transfer ON transfer.id = wanted.value"
 
 
+def in_conflict(sop_instance_uid: str) -> str:
+    """Why an instance is turned away whose UID another one has."""
+    return (
+        f"The SOP Instance UID {sop_instance_uid} was received before with other content. "
+        "The sender must give a changed image a UID of its own."
+    )
+
+
 @dataclass(frozen=True)
 class Gathered:
     """A series that waits, with the evidence that `appliance.completeness.judge` takes."""
@@ -181,6 +193,8 @@ class SeriesStore(Overview):
 
         Raises
         ------
+        InputError
+            Another instance has its UID.
         LeaseLostError
         """
         now = time.time()
@@ -250,6 +264,9 @@ class SeriesStore(Overview):
         ).fetchone()
         if row is None:
             raise LeaseLostError(f"the lease of instance {instance_id} was lost by {owner}")
+        # What a C-STORE request called it by another UID than it has was not in conflict until now.
+        if connection.execute(OTHER_OF_UID, {"id": instance_id, "uid": row["sop_instance_uid"]}).fetchone():
+            raise InputError(in_conflict(row["sop_instance_uid"]))
         found: sqlite3.Row = row
         return found
 

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -112,6 +113,12 @@ def new_name() -> str:
     return f"{uuid.uuid4().hex}{TEMPORARY}"
 
 
+def remove_if_possible(path: Path) -> None:
+    """Remove a temporary file. Why it can't be is why something else has failed, which others say."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it; each new one's name is on disk before anything is put into it."""
     if folder.is_dir():
@@ -152,7 +159,7 @@ class Incoming:
         self._spool = spool
         self._hash = hashlib.sha256()
         self._path: Path | None = slot or spool.root / new_name()
-        self._size = 0
+        self._size, self._head_size = 0, len(head)
         self._descriptor = -1
         with self._errors_in_words():
             self._room = self._spool.check_room(len(head))  # bytes until it is to be looked at again
@@ -174,26 +181,38 @@ class Incoming:
         name = file_name(digest)
         path = self._spool.root / name
         with self._errors_in_words():
-            if path.exists():
-                # Another thread, or a run that was killed, may have renamed it without coming to the fsync.
-                self.discard()
-            else:
+            size = self._size_of_same(path)
+            # One that is there may have been renamed by another thread, or a run that was killed, before the fsync.
+            if size is None:
                 assert self._path is not None
                 os.fsync(self._descriptor)
                 make_folder(path.parent)
                 self._path.replace(path)
                 self._path = None
-                self.discard()
+            self.discard()
             fsync_folder(path.parent)
-        return SpooledFile(name, digest, self._size)
+        return SpooledFile(name, digest, size or self._size)
+
+    def _size_of_same(self, path: Path) -> int | None:
+        """Size of a file that ends with the same data set, whatever head it has; None where it is not there or damaged.
+
+        A name alone proves nothing: what it named may have rotted since, and is made good by what has come again.
+        """
+        try:
+            with path.open("rb") as file:
+                file.seek(self._head_size - self._size, io.SEEK_END)
+                same = hashlib.file_digest(file, "sha256").digest() == self._hash.digest()
+                return os.fstat(file.fileno()).st_size if same else None
+        except OSError:
+            return None
 
     def discard(self) -> None:
-        """Close the file, and remove it where it was not kept."""
+        """Close the file, and remove it where it was not kept; what can't be removed goes at the next start."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
         if self._path:
-            self._path.unlink(missing_ok=True)
+            remove_if_possible(self._path)
             self._path = None
 
     def _write(self, data: bytes | memoryview) -> None:

@@ -29,7 +29,7 @@ from appliance.errors import LeaseLostError
 from appliance.outbox_store import OutboxStore
 from appliance.overview import FINAL_STATES, MOST_CRASHES, STATES
 from appliance.reading_order import Tier
-from appliance.series_store import OPEN_TRANSFER
+from appliance.series_store import OPEN_TRANSFER, OTHER_OF_UID, in_conflict
 
 __all__ = [
     "FINAL_STATES",
@@ -67,6 +67,13 @@ UPDATE instance SET state = 'claimed', reason = '', claimed_by = :owner, lease_u
 WHERE id = ({_WAITING} ORDER BY due_at, id LIMIT 1)
 RETURNING *
 """  # noqa: S608 (of this file)
+# The latest of what was turned away for the UID that an instance had which is now turned away itself.
+_KEPT_OUT = """
+SELECT id FROM instance WHERE sop_instance_uid = :uid AND sop_instance_uid <> '' AND id <> :id
+  AND state = 'rejected' AND reason = :reason AND image_removed_at IS NULL
+ORDER BY id DESC LIMIT 1
+"""
+_TURNED_AWAY = ("rejected", "failed", "quarantined")
 _LONGEST_DELAY = 60.0
 _BRING_FORWARD = (
     "UPDATE outbox SET next_attempt_at = :now + :retry WHERE state = 'waiting' AND next_attempt_at > :now + :retry",
@@ -138,7 +145,7 @@ class Store(OutboxStore):
 
         The same data set gets no second row. Another data set under the UID of one that has or may get a result is
         kept and turned away, since a result must belong to one image only; one that was turned away, cut off for
-        instance, may be sent again whole.
+        instance, may be sent again whole. It is read, too, where it had come before that was known.
 
         Raises
         ------
@@ -149,19 +156,15 @@ class Store(OutboxStore):
         with self._transaction() as connection:
             same = connection.execute(_SAME, vars(arrival)).fetchone()
             if same is not None and same["digest"] == arrival.digest:
-                # Its file is in the spool again, even where retention had taken it.
+                # Its file is in the spool again, even where retention had taken it; of another sender's head, maybe.
                 connection.execute(
-                    "UPDATE instance SET copies = copies + 1, image_removed_at = NULL WHERE id = ?", (same["id"],)
+                    "UPDATE instance SET copies = copies + 1, size = ?, image_removed_at = NULL WHERE id = ?",
+                    (arrival.size, same["id"]),
                 )
                 self._event(connection, same["id"], now, "sent again", arrival.sender)
                 return Admission(same["id"], "duplicate")
             conflict = same is not None
-            reason = ""
-            if conflict:
-                reason = (
-                    f"The SOP Instance UID {arrival.sop_instance_uid} was received before with other content. "
-                    "The sender must give a changed image a UID of its own."
-                )
+            reason = in_conflict(arrival.sop_instance_uid) if conflict else ""
             if arrival.transfer_id:
                 connection.execute(OPEN_TRANSFER, {**vars(arrival), "now": now})
             cursor = connection.execute(
@@ -191,6 +194,11 @@ class Store(OutboxStore):
             if row is None:
                 self.receive(arrival)
             return row is None or row["image_removed_at"] is None
+
+    def note_size(self, digest: str, size: int) -> None:
+        """Record how many bytes the file with a data set has now: another head was before it."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE instance SET size = ? WHERE digest = ?", (size, digest))
 
     # --- work -------------------------------------------------------------------------------------------------
 
@@ -241,6 +249,8 @@ class Store(OutboxStore):
 
         Raises
         ------
+        InputError
+            Another instance has its UID.
         LeaseLostError
         """
         now = time.time()
@@ -326,6 +336,8 @@ class Store(OutboxStore):
                 )
                 self._take_along(connection, row["id"], "claimed", now)
                 self._event(connection, row["id"], now, "quarantined" if given_up else "released", why)
+                if given_up:
+                    self._give_way(connection, row["id"], now)
             return len(claims)
 
     def count_crash(self, instance_id: int, owner: str, detail: str) -> int:
@@ -449,6 +461,21 @@ class Store(OutboxStore):
             raise LeaseLostError(f"the lease of instance {instance_id} was lost by {owner}")
         self._event(connection, instance_id, now, "released" if state == "received" else state, reason)
         self._take_along(connection, instance_id, "claimed", now)
+        if state in _TURNED_AWAY:
+            self._give_way(connection, instance_id, now)
+
+    def _give_way(self, connection: sqlite3.Connection, instance_id: int, now: float) -> None:
+        """Read what came under the UID of one that is turned away, while that waited: it may be the same one, whole."""
+        (uid,) = connection.execute("SELECT sop_instance_uid FROM instance WHERE id = ?", (instance_id,)).fetchone()
+        values = {"id": instance_id, "uid": uid, "reason": in_conflict(uid)}
+        row = connection.execute(_KEPT_OUT, values).fetchone()
+        if row is None or connection.execute(OTHER_OF_UID, values).fetchone():
+            return
+        connection.execute(
+            "UPDATE instance SET state = 'received', reason = '', finished_at = NULL WHERE id = ?", (row["id"],)
+        )
+        why = f"since image {instance_id}, which had its UID, was turned away"
+        self._event(connection, row["id"], now, "retried", why)
 
 
 def _outcome(result: dict[str, Any]) -> str:

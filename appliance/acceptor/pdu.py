@@ -13,7 +13,7 @@ A_ABORT_BY_PROVIDER = b"\x07\x00\x00\x00\x00\x04\x00\x00\x02\x00"
 LARGEST_REQUEST = 256 * 1024
 _FIXED_BYTES = 68  # protocol version, AE titles, and what is reserved beside them
 _ITEM = struct.Struct(">BxH")
-_PRESENTATION_CONTEXT, _USER_INFORMATION = 0x20, 0x50
+_PRESENTATION_CONTEXT, _USER_INFORMATION, _TRANSFER_SYNTAX = 0x20, 0x50, 0x40
 _MOST_CONTEXTS = 128  # their IDs are odd and below 256
 _MOST_SYNTAXES, _MOST_ITEMS = 100, 1000
 _VALUE = struct.Struct(">IBB")  # length of what follows, presentation context ID, message control header
@@ -47,23 +47,29 @@ def titles(request: bytes | bytearray) -> tuple[str, str]:
 
 
 def check_request(request: bytes | bytearray) -> None:
-    """Raise `ProtocolError` where an A-ASSOCIATE-RQ has more items than there may be.
+    """Raise `ProtocolError` where an A-ASSOCIATE-RQ has more items than there may be, or a context that can't be.
 
-    pynetdicom takes minutes for some tens of thousands of them.
+    pynetdicom takes minutes for some tens of thousands of items, and stumbles over such a context.
     """
     contexts = 0
     for kind, start, end in _items(request, HEADER.size + _FIXED_BYTES, len(request), _MOST_ITEMS):
         if kind == _PRESENTATION_CONTEXT:
             contexts += 1
-            sub_items, most = start + 4, _MOST_SYNTAXES  # after its ID and three reserved bytes
+            _check_context(request, start, end)
         elif kind == _USER_INFORMATION:
-            sub_items, most = start, _MOST_ITEMS
-        else:
-            continue
-        for _ in _items(request, sub_items, end, most):
-            pass
+            for _ in _items(request, start, end, _MOST_ITEMS):
+                pass
     if contexts > _MOST_CONTEXTS:
         raise ProtocolError(f"{contexts} presentation contexts")
+
+
+def _check_context(request: bytes | bytearray, start: int, end: int) -> None:
+    """By PS3.8 section 9.3.2.2: an odd ID and three reserved bytes, an abstract and at least one transfer syntax."""
+    syntaxes = sum(kind == _TRANSFER_SYNTAX for kind, *_ in _items(request, start + 4, end, _MOST_SYNTAXES))
+    if start == end or request[start] % 2 == 0:
+        raise ProtocolError("a presentation context without an odd number as its ID")
+    if not syntaxes:
+        raise ProtocolError("a presentation context without a transfer syntax")
 
 
 def _items(data: bytes | bytearray, at: int, end: int, most: int) -> Iterator[tuple[int, int, int]]:

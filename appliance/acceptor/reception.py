@@ -207,7 +207,8 @@ class Reception:
         if wanted <= 0:
             kind, length = HEADER.unpack_from(received)
             if kind != A_ASSOCIATE_RQ or length > LARGEST_REQUEST:
-                self._complain(waiting.address, f"it sends no association request, but a PDU of type {kind}")
+                what = f"one of {length} bytes" if kind == A_ASSOCIATE_RQ else f"a PDU of type {kind}"
+                self._complain(waiting.address, f"it sends no association request, but {what}")
                 self._turn_away(waiting, A_ABORT_BY_PROVIDER)
                 return False
             wanted += length

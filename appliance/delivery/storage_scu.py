@@ -98,6 +98,8 @@ class File:
             )
         except (OSError, InvalidDicomError, AttributeError, EOFError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
+            if isinstance(error, InvalidDicomError):
+                reason = "it does not begin as one does (PS3.10)"
             raise DeliveryError(f"{path} is not a DICOM file that can be sent: {reason}") from error
 
     @property

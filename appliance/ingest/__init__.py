@@ -176,6 +176,11 @@ class Intake:
         """Give a durable file its row, as `take` does.
 
         Where a file that has landed gets no row because of an error, it gets one at the next start.
+
+        Raises
+        ------
+        DiskFullError, SpoolError
+            As by `take`; also where retention has just removed what was here before, and is to be put there anew.
         """
         receipts = self._receipts if file.slot is None else self._receipts_of_landed
         admission = receipts.receive(
@@ -192,6 +197,8 @@ class Intake:
                 transfer_id=transfer_id,
             ),
         )
+        if admission.outcome == "duplicate" and not self._spool.has(file.name, file.size):
+            raise SpoolError(f"{file.name} was removed while it came again", hint="send it once more")
         if file.slot is not None:
             self._landing.committed(file.slot)
         if admission.outcome == "new":

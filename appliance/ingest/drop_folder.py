@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import re
 import shutil
 import stat
 import threading
@@ -25,6 +24,7 @@ from appliance.archive import Archive
 from appliance.errors import ApplianceError, ArchiveError, ConfigError, ImageError
 from appliance.ingest import Intake
 from appliance.ingest.bundle import Bundle
+from appliance.left_behind import LeftBehind, is_temporary
 from appliance.unchanged import ChangedError, Signature, opened, pieces
 from appliance.watching import FolderWatch
 from appliance.whole import Verdict, examine
@@ -32,10 +32,12 @@ from appliance.whole import Verdict, examine
 log = logging.getLogger("scanside.drop_folder")
 
 TAKEN = ".taken"
-_TEMPORARY = re.compile(r"^\.|~$|\.(tmp|temp|part|partial|filepart|crdownload|writing)$", re.IGNORECASE)
 _RESCAN_SECONDS = 1.0
 _REST_AFTER_RESCAN = 20  # times as long as it took, so that a folder of many thousand files costs 5 % of a core
 _RETRY_SECONDS = 5.0
+_LEFT_BEHIND = (
+    "it has a temporary name, and nobody writes to it any more. Give it its final name, copy it again, or remove it"
+)
 _NAMED = 20  # so many missing files of a medium are named
 
 
@@ -82,6 +84,7 @@ class DropFolder:
         self._closed: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
         self._waiting: dict[Path, _Seen] = {}
         self._left: dict[Path, Signature] = {}
+        self._left_behind = LeftBehind(folder, TAKEN, settings.incomplete_seconds)
         self._batches: dict[Path, _Batch] = {}
         self._media: dict[Path, _Medium] = {}
         self._problems: dict[str, str] = {}
@@ -162,23 +165,26 @@ class DropFolder:
 
     def _files(self, path: Path) -> Iterator[Path]:
         """The path, or every file below it where it is a folder; temporary names and links to folders left out."""
-        if any(_TEMPORARY.search(part) for part in path.relative_to(self._folder).parts):
+        if any(is_temporary(part) for part in path.relative_to(self._folder).parts):
             return
         if path != self._folder and (path.is_symlink() or not path.is_dir()):
             yield path
             return
         for root, folders, names in os.walk(path, onerror=self._unreadable_folder):
-            folders[:] = [name for name in folders if not _TEMPORARY.search(name)]
+            folders[:] = [name for name in folders if not is_temporary(name)]
             # A DICOMDIR first: it says what the others are.
             for name in sorted([*names, *folders], key=lambda each: not media.is_directory_name(each)):
                 found = Path(root) / name
-                if not _TEMPORARY.search(name) and (name not in folders or found.is_symlink()):
+                if not is_temporary(name) and (name not in folders or found.is_symlink()):
                     yield found
 
     def _rescan(self) -> None:
         """Look at every file: those that were there before the start, and those that no event told of."""
         before, found = set(self._problems), set()
         self._not_of_files.clear()
+        for path in self._left_behind.look():
+            found.add(path)
+            self._problem(path, _LEFT_BEHIND)
         for path in self._files(self._folder):
             found.add(path)
             self._look(path, closed=False)

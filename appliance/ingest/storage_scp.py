@@ -241,9 +241,9 @@ class StorageScp:
     def begin_store(self, association: AcceptedAssociation, request: StoreRequest) -> _Storing | _Refused:
         if request.abstract_syntax_uid in _SERVICES:
             raise ProtocolError("a C-STORE-RQ in a presentation context of another service")
-        if not _is_uid(request.sop_instance_uid) or not _is_uid(request.sop_class_uid):
-            return _Refused(_CANNOT_UNDERSTAND, "The SOP Class or SOP Instance UID is not valid")
         stored = self._open[association]
+        if not _is_uid(request.sop_instance_uid) or not _is_uid(request.sop_class_uid):
+            return _told(_CANNOT_UNDERSTAND, "The SOP Class or SOP Instance UID is not valid", stored.sender)
         if not stored.begun_at:
             stored.begun_at = time.time()
             self._record(association, stored, "transfer_begin")
@@ -305,7 +305,7 @@ class _Storing:
         self._size += len(fragment)
         if self._size > LARGEST_BYTES:
             self._file.discard()
-            self._failure = _Refused(_OUT_OF_RESOURCES, f"More than {LARGEST_BYTES // 2**30} GiB")
+            self._failure = _told(_OUT_OF_RESOURCES, f"More than {LARGEST_BYTES // 2**30} GiB", self._stored.sender)
             return
         try:
             self._file.write(fragment)
@@ -357,6 +357,12 @@ class _Refused:
 
 def _is_uid(text: str) -> bool:
     return len(text) <= _LONGEST_UID and re.fullmatch(RE_VALID_UID, text) is not None
+
+
+def _told(status: int, comment: str, sender: str) -> _Refused:
+    """What is wrong with it is told here, too: many scanners show only that something was."""
+    log.error("an image from %s is refused with 0x%04X: %s", sender, status, comment)
+    return _Refused(status, comment)
 
 
 def _refused(error: SpoolError) -> _Refused:

@@ -79,6 +79,8 @@ def stow(study_instance_uid: str | None = None) -> Response:
         raise NotAcceptable("The answer is application/dicom+json.")
     if request.mimetype != "multipart/related" or _parameter("type", "application/dicom") != "application/dicom":
         raise UnsupportedMediaType('Send multipart/related; type="application/dicom".')
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
     with _taking() as (intake, transfer_id):
         from appliance.ingest import stow as store_transaction
 

@@ -16,14 +16,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from appliance import audit_proof, housekeeping, recount, retention
+from appliance import audit_proof, housekeeping, problems, recount, retention
 from appliance.audit import Record, Trail
 from appliance.audit_store import AuditStore
 from appliance.config import Audit, Config, Retention
 from appliance.custody import Custody
 from appliance.errors import ApplianceError, DiskFullError, SpoolError
+from appliance.health import health
 from appliance.ingest import Intake
 from appliance.ledger_export import export
+from appliance.machine import Clock
 from appliance.spool import Spool, write_durably
 from appliance.store import Store, WrittenObject
 from tests.dicom_files import make_radiograph
@@ -117,6 +119,18 @@ def test_a_quarantined_image_is_read_again_when_somebody_says_so(site: Site) -> 
         site.custody.retry(99)
 
 
+def test_the_device_page_counts_only_what_nobody_has_reviewed(site: Site) -> None:
+    identifier = site.read(1, "quarantined")
+
+    def said() -> bool:
+        found = {**health(site.config, site.store), "running": True}
+        return any(each.name == "quarantine" for each in problems.find(found, Clock("", True), [], None))
+
+    assert said()
+    site.custody.review(identifier)
+    assert not said()
+
+
 def test_one_whose_uid_has_a_result_meanwhile_stays(site: Site) -> None:
     identifier = site.read(1, "quarantined")
     site.intake.take(b"", b"whole", sop_instance_uid="1.2.3.4.1", sop_class_uid="1.2", source="storage_scp", sender="X")
@@ -201,6 +215,42 @@ def test_an_image_that_was_removed_and_comes_again_is_a_duplicate_still(site: Si
     assert site.faults() == []
 
 
+def test_an_image_that_was_removed_and_comes_again_from_elsewhere_has_the_size_of_its_new_file(site: Site) -> None:
+    identifier = site.read(1, age=365 * 86400)
+    retention.remove(site.config, site.custody)
+    head = b"\0" * 128 + b"DICM\x02\0\0\0UL\x04\0\0\0\0\0"
+    again = site.intake.take(
+        head, b"image 1", sop_instance_uid="1.2.3.4.1", sop_class_uid="1.2", source="stow", sender="JOE"
+    )
+    assert (again.instance_id, again.outcome) == (identifier, "duplicate")
+    assert site.faults() == []
+    assert site.intake.kept(["1.2.3.4.1"]) == {"1.2.3.4.1": {"1.2"}}
+
+
+def test_an_image_that_comes_again_while_it_is_removed_stays(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    identifier = site.read(1, age=365 * 86400)
+    note = site.custody.note_removed
+
+    def and_it_comes_again(kind: str, instance_id: int, why: str) -> None:
+        note(kind, instance_id, why)
+        site.take(1)
+
+    monkeypatch.setattr(site.custody, "note_removed", and_it_comes_again)
+    assert [each.kind for each in retention.remove(site.config, site.custody)] == ["result"]
+    assert site.spool.path(site.custody.known(identifier)["file"]).exists()
+    assert site.faults() == []
+
+
+def test_an_image_that_is_removed_while_it_comes_again_is_not_acknowledged(site: Site) -> None:
+    site.read(1, age=365 * 86400)
+    file = site.spool.put(b"", b"image 1")
+    retention.remove(site.config, site.custody)
+    with pytest.raises(SpoolError, match="removed while it came again"):
+        site.intake.admit(file, sop_instance_uid="1.2.3.4.1", sop_class_uid="1.2", source="storage_scp", sender="JANE")
+    site.take(1)
+    assert site.faults() == []
+
+
 def test_retention_on_the_command_line(site: Site, tmp_path: Path) -> None:
     site.read(1, age=365 * 86400)
     site.close()
@@ -282,6 +332,20 @@ def test_each_fault_is_named(site: Site, tmp_path: Path) -> None:
     assert "FAULT  image 1: its file" in ended.stdout
     as_json = json.loads(scanside("ledger", "verify", "--json", "--data", site.config.data_dir).stdout)
     assert len(as_json["faults"]) == len(said.splitlines())
+
+
+def test_a_file_that_can_not_be_read_is_a_fault_and_the_others_are_looked_at(site: Site) -> None:
+    """A link to itself is to a program what a bad sector is: an error other than that the file is missing."""
+    unreadable, lost = (site.custody.known(site.read(number)) for number in (1, 2))
+    report = site.config.results_path / f"{unreadable['id']:08d}" / "structured_report.dcm"
+    for path in (site.spool.path(unreadable["file"]), report):
+        path.unlink()
+        path.symlink_to(path)
+    site.spool.path(lost["file"]).unlink()
+    said = site.faults()
+    assert [each.split(".dcm")[1].split(":")[0] for each in said] == [
+        " can't be read", " is missing", " can't be read",
+    ]  # fmt: skip
 
 
 def test_a_sound_ledger_on_the_command_line(site: Site) -> None:

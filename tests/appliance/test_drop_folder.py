@@ -101,14 +101,23 @@ def test_a_writer_that_opens_again_and_again_is_waited_for(folder: Path, box: Bo
     assert box.spool.path(box.rows()[0]["file"]).read_bytes() == content
 
 
-@pytest.mark.usefixtures("watch")
-def test_temporary_names_wait_for_their_final_name(folder: Path, box: Box, tmp_path: Path) -> None:
+def test_temporary_names_wait_for_their_final_name_and_are_told_of_once_nobody_writes(
+    watch: DropFolder, folder: Path, box: Box
+) -> None:
     make_radiograph(folder / "a.dcm.part")
     make_radiograph(folder / ".hidden.dcm", seed=1)
-    time.sleep(INCOMPLETE + 1.5)
+    for name in ("export.tmp", ".Trash-1000"):
+        (folder / name).mkdir()
+        make_radiograph(folder / name / "b.dcm", seed=2)
+    (folder / ".DS_Store").write_bytes(b"what a file manager keeps")
+    (folder / "empty.part").touch()
+    told = {"a.dcm.part", ".hidden.dcm", "export.tmp/b.dcm"}
+    wait_until(lambda: set(watch.problems) == told, "they are told of")
+    assert "temporary name" in watch.problems["a.dcm.part"]
     assert box.rows() == []
     (folder / "a.dcm.part").rename(folder / "a.dcm")
     assert [row["sender"] for row in taken(box, 1)] == ["a.dcm"]
+    wait_until(lambda: "a.dcm.part" not in watch.problems, "it is no problem any more")
 
 
 @pytest.mark.usefixtures("watch")

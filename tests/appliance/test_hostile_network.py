@@ -168,6 +168,33 @@ def test_a_request_of_garbage_is_rejected_or_aborted(size: int, port: int) -> No
         assert connection.recv(100)[:1] in (b"\x03", b"\x07", b"")
 
 
+@pytest.mark.parametrize("context", [b"\x02\0\0\0", b"\x01\0\0\0", b""], ids=["even", "no syntax", "empty"])
+def test_a_context_that_can_not_be_is_aborted_with_a_word(
+    context: bytes, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """pynetdicom stumbles over these, and a stack for each would fill the log."""
+    whole = associate_request()
+    start = whole.index(b"\x01\0\0\0\x30\0")
+    (length,) = struct.unpack_from(">H", whole, start - 2)
+    if context[:1] == b"\x02":
+        content = context + whole[start + 4 : start + length]
+    else:
+        content = context + whole[start + 4 : whole.index(b"\x40\0", start)] * bool(context)
+    body = whole[6 : start - 2] + struct.pack(">H", len(content)) + content + whole[start + length :]
+    with connected(port) as connection:
+        connection.sendall(struct.pack(">BxI", 0x01, len(body)) + body)
+        assert connection.recv(100)[:1] == b"\x07"
+    wait_until(lambda: "it sends a presentation context without" in caplog.text, "it is said")
+    assert "is aborted\n" not in caplog.text
+
+
+def test_what_claims_to_be_too_long_a_request_is_called_that(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    with connected(port) as connection:
+        connection.sendall(b"\x01\0\xff\xff\xff\xff")
+        assert connection.recv(100)[:1] == b"\x07"
+    assert "it sends no association request, but one of 4294967295 bytes" in caplog.text
+
+
 def test_a_flood_fills_no_log(port: int, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(50):
         with connected(port) as connection:
@@ -367,12 +394,15 @@ def test_an_instance_without_end_is_refused_in_constant_memory(
 
 
 @pytest.mark.parametrize("uid", ["../../evil", "1.2/../../evil", "", "1." + "2" * 70, "1.2.\x00.3", "01.2"])
-def test_a_uid_from_the_wire_never_names_a_file(uid: str, port: int, box: Box) -> None:
+def test_a_uid_from_the_wire_never_names_a_file(
+    uid: str, port: int, box: Box, caplog: pytest.LogCaptureFixture
+) -> None:
     with associated(port) as connection:
         connection.sendall(data_pdu(3, store_command(uid)) + data_pdu(2, b"\x08\0\x05\0CS\0\0"))
         answer = connection.recv(1000)
     assert struct.pack("<HHIH", 0, 0x0900, 2, 0xC000) in answer
     assert box.files() == []
+    assert "an image from HOSTILE at 127.0.0.1 is refused with 0xC000: The SOP Class or SOP Instance UID" in caplog.text
 
 
 # --- quotas ---------------------------------------------------------------------------------------------------------

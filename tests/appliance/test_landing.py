@@ -226,6 +226,20 @@ def test_a_file_says_what_its_row_says(whole: bytes, tmp_path: Path) -> None:
     assert (arrival.digest, arrival.size) == (hashlib.sha256(b"data set" * 20).hexdigest(), len(whole))
 
 
+@pytest.mark.parametrize("count", [1, 1200])
+def test_a_data_set_that_begins_like_a_head_is_none(count: int, box: Box) -> None:
+    """Senders that put the file meta information, or one of their own making, into what they send."""
+    private = b"\x02\0\x02\x01OB\0\0\x28\0\0\0" + bytes(40)
+    data_set = private * count + b"\x08\0\x05\0CS\0\0"
+    land(box.intake, "1.1", data_set, heads())
+    (slot,) = (path for path in (box.spool.root / LANDING).iterdir() if path.stat().st_size)
+    arrival = file_head.read(slot)
+    assert arrival is not None
+    assert arrival.digest == hashlib.sha256(data_set).hexdigest()
+    box.intake.settle()
+    assert file_head.has_digest(box.spool.path(arrival.file), arrival.digest)
+
+
 @given(at=st.floats(0, 1, exclude_max=True), value=st.integers(1, 255))
 @settings(max_examples=100, deadline=None)
 def test_what_is_cut_off_or_damaged_is_not_whole(
@@ -270,6 +284,51 @@ def test_a_file_that_is_missing_under_its_final_name_comes_back_when_it_is_sent_
     assert land(box.intake, "1.1", b"data set", heads()).outcome == "duplicate"
     box.intake.settle()
     assert path.exists()
+
+
+@pytest.mark.parametrize("rotten", [b"", b"another", b"dXta set" * 100])
+def test_a_file_that_was_damaged_is_made_good_when_it_is_sent_again(rotten: bytes, box: Box) -> None:
+    for again in (b"landed", b"put"):
+        data_set = again * 100
+        land(box.intake, f"1.{len(again)}", data_set, heads())
+        box.intake.settle()
+        path = box.spool.path(file_name(hashlib.sha256(data_set).hexdigest()))
+        path.write_bytes(rotten)
+        if again == b"landed":
+            land(box.intake, "1.6", data_set, heads())
+        else:
+            box.intake.take(b"head", data_set, sop_instance_uid="1.3", sop_class_uid="1.2", source="stow", sender="me")
+        box.intake.settle()
+        assert path.read_bytes().endswith(data_set)
+        assert box.rows()[-1]["size"] == path.stat().st_size
+
+
+def test_what_took_the_place_of_a_damaged_file_outlives_a_power_cut(box: Box) -> None:
+    """Which takes back what was done to folders and ledger since, but not the slot."""
+    land(box.intake, "1.1", b"data set", heads())
+    box.intake.settle()
+    path = box.spool.path(file_name(hashlib.sha256(b"data set").hexdigest()))
+    rotten = path.with_name("rotten")
+    rotten.write_bytes(b"rotten")
+    rotten.replace(path)
+    land(box.intake, "1.1", b"data set", Heads("storage_scp", "ANOTHER at 192.0.2.7", "ANOTHER", "transfer"))
+    rotten.write_bytes(b"rotten")
+    rotten.replace(path)
+    box.store.note_size(path.stem, 7)
+    recover(box.spool, box.store)
+    assert path.read_bytes().endswith(b"data set")
+    assert box.rows()[0]["size"] == path.stat().st_size
+
+
+def test_a_landing_folder_that_is_removed_costs_one_sender_its_image_and_no_more(box: Box) -> None:
+    land(box.intake, "1.1", b"first", heads())
+    box.intake.settle()
+    land(box.intake, "1.2", b"second", heads())
+    shutil.rmtree(box.spool.root / LANDING)
+    with pytest.raises(SpoolError, match="can't be written"):
+        land(box.intake, "1.3", b"third", heads())
+    land(box.intake, "1.3", b"third", heads())
+    box.intake.settle()
 
 
 def test_slots_stay_while_the_ledger_can_not_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def test_the_same_picture_is_the_same_instance_and_other_attributes_are_another(
     assert other.ViewPosition == "LL"
 
 
-@pytest.mark.parametrize("attributes", [{"Nonsense": "1"}, {"Rows": "5"}, {"PixelData": "x"}])
+@pytest.mark.parametrize("attributes", [{"Nonsense": "1"}, {"Rows": "5"}, {"PixelData": "x"}, {"PatientAge": "old"}])
 def test_attributes_that_cannot_be_set_are_named(attributes: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ApplianceError, match=next(iter(attributes))):
         wrap_image(picture(tmp_path / "a.png"), attributes)
@@ -64,6 +64,7 @@ def test_each_file_has_its_answer(tmp_path: Path) -> None:
     with storescp(tmp_path / "out") as port:
         answers = list(send_files([tmp_path / "in"], Destination("PEER", "127.0.0.1", port), "TEST", {}, 2))
     assert {answer.path.name: answer.ok for answer in answers} == {"a.dcm": True, "b.png": True, "c.txt": False}
+    assert "it does not begin as one does" in next(answer.error for answer in answers if not answer.ok)
     assert len(list((tmp_path / "out").iterdir())) == 2
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -58,6 +61,17 @@ def test_a_folder_that_is_a_file_is_said(tmp_path: Path) -> None:
     (tmp_path / "folder").write_bytes(b"")
     with pytest.raises(SpoolError, match="folder"):
         write_durably(tmp_path / "folder" / "file", b"x")
+
+
+def test_a_disk_that_nothing_can_be_removed_from_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that the kernel has made read-only after an error."""
+    file = Spool(tmp_path, reserve=0).begin(b"head")
+    read_only = OSError(errno.EROFS, "Read-only file system")
+    monkeypatch.setattr(os, "write", Mock(side_effect=read_only))
+    monkeypatch.setattr(Path, "unlink", Mock(side_effect=read_only))
+    with pytest.raises(SpoolError, match="Read-only file system"):
+        file.write(b"data set")
+    file.discard()
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:

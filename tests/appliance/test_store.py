@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from appliance import overview
-from appliance.errors import DiskFullError, SpoolError
+from appliance.errors import DiskFullError, InputError, SpoolError
 from appliance.store import Arrival, LeaseLostError, Store, WrittenObject
 from tests.peers import small_disk
 
@@ -63,11 +63,34 @@ def test_another_data_set_under_the_same_uid_is_turned_away(store: Store) -> Non
     assert store.receive(arrival(content="b")).outcome == "duplicate"
 
 
+def test_another_data_set_that_was_called_by_another_uid_is_turned_away_once_its_own_is_read(store: Store) -> None:
+    """A C-STORE request names the instance, and so does its data set; some senders don't agree with themselves."""
+    for number, content in enumerate("ab"):
+        store.receive(arrival(uid=f"9.{number}", content=content))
+    header = {"sop_instance_uid": "1.2.3"}
+    assert store.triage(claimed(store), "me", header, "routine", 0.0)
+    with pytest.raises(InputError, match=r"The SOP Instance UID 1\.2\.3 was received before with other content"):
+        store.triage(claimed(store), "me", header, "routine", 0.0)
+
+
 def test_what_was_turned_away_may_be_sent_again_whole(store: Store) -> None:
     store.receive(arrival(content="cut off"))
     store.reject(claimed(store), "me", "The file ends within its pixel data.")
     assert store.receive(arrival(content="whole")).outcome == "new"
     assert states(store) == ["rejected", "received"]
+
+
+def test_what_came_whole_while_the_cut_one_of_its_uid_still_waited_is_read(store: Store) -> None:
+    for content in "abc":
+        store.receive(arrival(content=content))
+    assert states(store) == ["received", "rejected", "rejected"]
+    store.reject(claimed(store), "me", "It is cut off. Send it again.")
+    assert states(store) == ["rejected", "rejected", "received"]
+    assert store.events(3)[-1]["detail"] == "since image 1, which had its UID, was turned away"
+    assert claimed(store) == 3
+    store.finish(3, "me", RESULT, [], [])
+    assert states(store) == ["rejected", "rejected", "delivered"]
+    assert store.claim("me", 30) is None
 
 
 def test_files_without_a_uid_do_not_conflict(store: Store) -> None:
@@ -160,6 +183,14 @@ def test_a_commit_is_on_disk_for_another_process_to_read(store: Store, tmp_path:
     with pytest.raises(SpoolError, match="readonly"):
         other.receive(arrival(uid="4", content="c"))
     other.close()
+
+
+def test_a_ledger_that_is_damaged_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    path.write_bytes(b"no database" * 1000)
+    for read_only in (False, True):
+        with pytest.raises(SpoolError, match="is damaged: file is not a database"):
+            Store(path, read_only).counts()
 
 
 def test_a_ledger_that_is_missing_is_said(tmp_path: Path) -> None:

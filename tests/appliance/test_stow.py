@@ -132,6 +132,7 @@ def test_instances_of_another_study_are_refused_where_one_is_named(page: Page, c
         ({"Content-Type": 'multipart/related; type="application/dicom+json"; boundary=xyz'}, 415),
         ({"Content-Type": "multipart/related"}, 400),
         ({"Content-Type": "multipart/related; boundary=other"}, 400),
+        ({"Content-Encoding": "gzip"}, 415),
         ({"Accept": "application/dicom+xml"}, 406),
         ({"Origin": "http://evil.example"}, 403),
         ({"Origin": "null"}, 403),
