@@ -171,7 +171,7 @@ def _of_the_ledger(health: dict[str, Any]) -> Iterator[Problem]:
             "quarantine",
             "caution",
             f"{count} {_plural(count, 'image is', 'images are')} set aside: reading {_plural(count, 'it', 'them')} "
-            "broke a limit or the reader.",
+            f"broke a limit or the reader, or another image has {_plural(count, 'its', 'their')} UID.",
             "Look at the reason of each; read it again, or mark it as reviewed.",
             link="/quarantine",
         )

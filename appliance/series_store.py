@@ -23,7 +23,7 @@ import msgspec
 from appliance import completeness, reading_order
 from appliance.completeness import ARRIVING, Performed, Slice, Transfer
 from appliance.config import Priority
-from appliance.errors import InputError, LeaseLostError
+from appliance.errors import LeaseLostError, QuarantineError
 from appliance.overview import FINAL_STATES, Overview
 
 _SOON_SECONDS = 20.0  # what comes later, without end perhaps, holds nothing up
@@ -118,7 +118,7 @@ _TRANSFERS = "SELECT transfer.* FROM json_each(:ids) AS wanted JOIN transfer ON 
 
 
 def in_conflict(sop_instance_uid: str) -> str:
-    """Why an instance is turned away whose UID another one has."""
+    """Why an instance is quarantined whose UID another one has."""
     return (
         f"The SOP Instance UID {sop_instance_uid} was received before with other content. "
         "The sender must give a changed image a UID of its own."
@@ -193,7 +193,7 @@ class SeriesStore(Overview):
 
         Raises
         ------
-        InputError
+        QuarantineError
             Another instance has its UID.
         LeaseLostError
         """
@@ -266,7 +266,7 @@ class SeriesStore(Overview):
             raise LeaseLostError(f"the lease of instance {instance_id} was lost by {owner}")
         # What a C-STORE request called it by another UID than it has was not in conflict until now.
         if connection.execute(OTHER_OF_UID, {"id": instance_id, "uid": row["sop_instance_uid"]}).fetchone():
-            raise InputError(in_conflict(row["sop_instance_uid"]))
+            raise QuarantineError(in_conflict(row["sop_instance_uid"]))
         found: sqlite3.Row = row
         return found
 

@@ -70,7 +70,7 @@ RETURNING *
 # The latest of what was turned away for the UID that an instance had which is now turned away itself.
 _KEPT_OUT = """
 SELECT id FROM instance WHERE sop_instance_uid = :uid AND sop_instance_uid <> '' AND id <> :id
-  AND state = 'rejected' AND reason = :reason AND image_removed_at IS NULL
+  AND state = 'quarantined' AND reason = :reason AND image_removed_at IS NULL
 ORDER BY id DESC LIMIT 1
 """
 _TURNED_AWAY = ("rejected", "failed", "quarantined")
@@ -144,7 +144,7 @@ class Store(OutboxStore):
         """Give an arrival its row; when this returns, the instance may be acknowledged.
 
         The same data set gets no second row. Another data set under the UID of one that has or may get a result is
-        kept and turned away, since a result must belong to one image only; one that was turned away, cut off for
+        quarantined, since a result must belong to one image only; one that was turned away, cut off for
         instance, may be sent again whole. It is read, too, where it had come before that was known.
 
         Raises
@@ -172,7 +172,7 @@ class Store(OutboxStore):
                 {
                     **vars(arrival),
                     "now": now,
-                    "state": "rejected" if conflict else "received",
+                    "state": "quarantined" if conflict else "received",
                     "reason": reason,
                     "finished_at": now if conflict else None,
                 },
@@ -180,7 +180,7 @@ class Store(OutboxStore):
             identifier = int(cursor.lastrowid or 0)
             self._event(connection, identifier, now, "received", arrival.sender)
             if conflict:
-                self._event(connection, identifier, now, "rejected", reason)
+                self._event(connection, identifier, now, "quarantined", reason)
             return Admission(identifier, "conflict" if conflict else "new")
 
     def readmit(self, arrival: Arrival) -> bool:

@@ -96,7 +96,7 @@ def check_recovered(data: Path, acknowledged: list[bytes]) -> None:
     assert {hashlib.sha256(data_set).hexdigest() for data_set in acknowledged} <= set(rows) <= set(digests)
     first, second, other = map(rows.get, digests)
     assert all(row["state"] == "received" and row["priority"] == "stat" for row in (first, second) if row)
-    assert other is None or other["state"] == "rejected"
+    assert other is None or other["state"] == "quarantined"
     config = Config(data_dir=str(data))
     custody = Custody(config.ledger_path)
     assert recount(config, custody, full=True).faults == []

@@ -97,7 +97,7 @@ def test_the_same_uid_with_other_pixels_is_kept_and_turned_away(port: int, box: 
     changed.PatientName = "OTHER^PATIENT"
     changed.save_as(tmp_path / "b.dcm")
     assert storescu(port, tmp_path / "b.dcm").returncode == 0
-    assert [row["state"] for row in box.rows()] == ["received", "rejected"]
+    assert [row["state"] for row in box.rows()] == ["received", "quarantined"]
     assert len(box.files()) == 2
 
 

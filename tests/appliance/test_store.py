@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from appliance import overview
-from appliance.errors import DiskFullError, InputError, SpoolError
+from appliance.errors import DiskFullError, QuarantineError, SpoolError
 from appliance.store import Arrival, LeaseLostError, Store, WrittenObject
 from tests.peers import small_disk
 
@@ -55,21 +55,21 @@ def test_the_same_data_set_gets_one_row_even_under_another_uid(store: Store) -> 
     assert [event["what"] for event in store.events(row["id"])] == ["received", "sent again", "sent again"]
 
 
-def test_another_data_set_under_the_same_uid_is_turned_away(store: Store) -> None:
+def test_another_data_set_under_the_same_uid_is_quarantined(store: Store) -> None:
     store.receive(arrival())
     assert store.receive(arrival(content="b")).outcome == "conflict"
-    assert states(store) == ["received", "rejected"]
+    assert states(store) == ["received", "quarantined"]
     assert "1.2.3" in store.worklist()[0]["reason"]
     assert store.receive(arrival(content="b")).outcome == "duplicate"
 
 
-def test_another_data_set_that_was_called_by_another_uid_is_turned_away_once_its_own_is_read(store: Store) -> None:
+def test_another_data_set_that_was_called_by_another_uid_is_quarantined_once_its_own_is_read(store: Store) -> None:
     """A C-STORE request names the instance, and so does its data set; some senders don't agree with themselves."""
     for number, content in enumerate("ab"):
         store.receive(arrival(uid=f"9.{number}", content=content))
     header = {"sop_instance_uid": "1.2.3"}
     assert store.triage(claimed(store), "me", header, "routine", 0.0)
-    with pytest.raises(InputError, match=r"The SOP Instance UID 1\.2\.3 was received before with other content"):
+    with pytest.raises(QuarantineError, match=r"The SOP Instance UID 1\.2\.3 was received before with other content"):
         store.triage(claimed(store), "me", header, "routine", 0.0)
 
 
@@ -83,13 +83,13 @@ def test_what_was_turned_away_may_be_sent_again_whole(store: Store) -> None:
 def test_what_came_whole_while_the_cut_one_of_its_uid_still_waited_is_read(store: Store) -> None:
     for content in "abc":
         store.receive(arrival(content=content))
-    assert states(store) == ["received", "rejected", "rejected"]
+    assert states(store) == ["received", "quarantined", "quarantined"]
     store.reject(claimed(store), "me", "It is cut off. Send it again.")
-    assert states(store) == ["rejected", "rejected", "received"]
+    assert states(store) == ["rejected", "quarantined", "received"]
     assert store.events(3)[-1]["detail"] == "since image 1, which had its UID, was turned away"
     assert claimed(store) == 3
     store.finish(3, "me", RESULT, [], [])
-    assert states(store) == ["rejected", "rejected", "delivered"]
+    assert states(store) == ["rejected", "quarantined", "delivered"]
     assert store.claim("me", 30) is None
 
 

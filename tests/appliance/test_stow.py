@@ -114,7 +114,7 @@ def test_some_that_fail_make_202_and_all_that_fail_make_409(page: Page, chest: b
     other = make_radiograph(tmp_path / "b.dcm", SOPInstanceUID=uid(chest), seed=2)  # other pixels, same UID
     answer = page.stow(other.read_bytes())
     assert (answer.status_code, reasons(answer)) == (409, [0x0111])
-    assert page.rows()[1]["state"] == "rejected"
+    assert page.rows()[1]["state"] == "quarantined"
 
 
 def test_instances_of_another_study_are_refused_where_one_is_named(page: Page, chest: bytes) -> None:

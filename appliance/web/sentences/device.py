@@ -34,8 +34,8 @@ DEVICE = (
     m("They go once they are somewhere else, too: at the collector, or in a file that you export."),
     m("the syslog collector does not have them"),
     m("no export has them: scanside audit export --format chain --to FILE"),
-    m("%(number)s image is set aside: reading it broke a limit or the reader."),
-    m("%(number)s images are set aside: reading them broke a limit or the reader."),
+    m("%(number)s image is set aside: reading it broke a limit or the reader, or another image has its UID."),
+    m("%(number)s images are set aside: reading them broke a limit or the reader, or another image has their UID."),
     m("Look at the reason of each; read it again, or mark it as reviewed."),
     m("%(number)s images wait to be read."),
     m("See the chart of the queue: where it grows, more comes in than this device reads. Look at temperature, and at "
