@@ -58,7 +58,7 @@ class NihImporter:
                 "findings": row["Finding Labels"],
             }
             if splits:
-                known["split"] = splits.get(file, "")
+                known["split"] = _split(splits, file, source)
             cases.append(Case(Path(file).stem, (images[file],), known))
         return cases
 
@@ -69,14 +69,24 @@ def _check_finding(finding: str, rows: list[dict[str, str]], path: Path) -> None
         raise DataError(f"--finding {finding or '(not given)'}: {path} knows {', '.join(known)}")
 
 
-def _splits(source: Path) -> dict[str, str]:
-    return {
-        line.strip(): split
-        for split, pattern in _SPLIT_FILES.items()
-        for path in sorted(source.glob(pattern))
-        for line in path.read_text().splitlines()
-        if line.strip()
-    }
+def _splits(source: Path) -> dict[str, set[str]]:
+    """The splits in whose lists each image is."""
+    found: dict[str, set[str]] = {}
+    for split, pattern in _SPLIT_FILES.items():
+        for path in sorted(source.glob(pattern)):
+            for line in filter(None, map(str.strip, path.read_text().splitlines())):
+                found.setdefault(line, set()).add(split)
+    return found
+
+
+def _split(splits: dict[str, set[str]], file: str, source: Path) -> str:
+    """The one split of an image; raises `DataError` where the lists name it in both or in none."""
+    found = splits.get(file, set())
+    if len(found) != 1:
+        lists = " and ".join(_SPLIT_FILES.values())
+        where = "both" if found else "none"
+        raise DataError(f"{source}: {file} is in {where} of {lists}; mend the lists, or take them away to split anew")
+    return next(iter(found))
 
 
 def _age(text: str) -> str:

@@ -448,6 +448,13 @@ def nih(tmp_path: Path) -> Path:
     return source
 
 
+@pytest.mark.parametrize(("listed", "word"), [("00000001_000.png\n00000003_000.png\n", "both"), ("", "none")])
+def test_an_image_of_both_official_lists_or_of_none_is_named(nih: Path, tmp_path: Path, listed: str, word: str) -> None:
+    (nih / "test_list.txt").write_text(listed)
+    with pytest.raises(DataError, match=rf"0000000[13]_000.png is in {word} of train_val_list"):
+        done("nih", nih, tmp_path / "target", finding="Pneumonia")
+
+
 def test_nih_findings_become_one_label(nih: Path, tmp_path: Path) -> None:
     rows, report = done("nih", nih, tmp_path / "target", finding="Pneumonia")
     assert [row["label"] for row in rows] == ["No Finding", "Pneumonia", "No Finding", "Pneumonia"]
