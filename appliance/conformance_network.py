@@ -83,7 +83,8 @@ def services(made: Document, config: Config) -> None:
     )
     made.paragraph(
         "Objects are stored and sent in Explicit VR Little Endian; in Implicit VR Little Endian only where a peer"
-        " takes nothing else. Success and warning statuses (B000, B006, B007) count as taken; all else is tried again,"
+        " takes nothing else. Success and warning statuses (B000, B006, B007) count as taken, and so does 0111"
+        " (duplicate SOP instance: the peer has it); all else is tried again,"
         f" for {config.delivery.undelivered_hours:g} h, then raises an alarm and can be sent again by hand."
     )
     made.paragraph(

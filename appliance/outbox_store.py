@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -61,8 +61,8 @@ WHERE event.what = 'unmade' AND event.at >= :since AND instance.reviewed_at IS N
 """
 _OF_OBJECT = "SELECT instance_id, kind, of_result FROM object WHERE id = ?"
 _OF_REPORT = """
-SELECT outbox.id, outbox.object_id FROM commitment_item JOIN outbox ON outbox.id = commitment_item.outbox_id
-JOIN object ON object.id = outbox.object_id
+SELECT outbox.id, outbox.object_id, outbox.attempts
+FROM commitment_item JOIN outbox ON outbox.id = commitment_item.outbox_id JOIN object ON object.id = outbox.object_id
 WHERE commitment_item.transaction_uid = ? AND object.sop_instance_uid = ?
 """
 
@@ -171,7 +171,11 @@ class OutboxStore(SeriesStore):
             )
 
     def reported(
-        self, transaction_uid: str, committed: Iterable[str], failed: Iterable[tuple[str, str]], send_again_at: float
+        self,
+        transaction_uid: str,
+        committed: Iterable[str],
+        failed: Iterable[tuple[str, str]],
+        pause: Callable[[int], float],
     ) -> tuple[str, int, int] | None:
         """Record what a destination has reported of SOP Instance UIDs.
 
@@ -182,6 +186,8 @@ class OutboxStore(SeriesStore):
         ----------
         failed
             With the reason of each.
+        pause
+            Seconds until an item is sent again, of how many attempts there were.
 
         Returns
         -------
@@ -211,7 +217,7 @@ class OutboxStore(SeriesStore):
                 for row in connection.execute(of_sent, (transaction_uid, uid)).fetchall():
                     connection.execute(
                         "UPDATE outbox SET state = 'waiting', last_error = ?, next_attempt_at = ? WHERE id = ?",
-                        (reason, send_again_at, row["id"]),
+                        (reason, now + pause(row["attempts"]), row["id"]),
                     )
                     connection.execute("DELETE FROM commitment_item WHERE outbox_id = ?", (row["id"],))
                     self._tell(connection, row["object_id"], now, "lost", f"by {destination}: {reason}")

@@ -186,6 +186,15 @@ def test_an_object_that_is_refused_is_tried_again_by_itself(tmp_path: Path) -> N
     assert results.store.lane("pacs") is None
 
 
+def test_a_peer_that_says_that_it_has_an_object_has_it(tmp_path: Path) -> None:
+    """Killed after the peer's success and before its own commit, the appliance sends once more."""
+    with faulty(lambda _: 0x0111) as port:  # duplicate SOP instance
+        results = Results(tmp_path, (local("pacs", port),), 1)
+        with results.delivering():
+            wait_until(lambda: results.states() == {"delivered"}, "it is delivered")
+    assert results.store.deliveries(1)[0]["attempts"] == 1
+
+
 def test_a_full_peer_is_probed_with_one_object(tmp_path: Path) -> None:
     asked: list[str] = []
     full = True
