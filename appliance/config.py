@@ -210,6 +210,11 @@ class Destination(_Table, frozen=True):
         """Whether it is sent this kind of what came of a result with, or without, a positive or an urgent finding."""
         return kind in self.send and {"all": True, "positive": positive, "urgent": urgent}[self.when]
 
+    def carries(self, kind: str) -> bool:
+        """Whether its protocol can: DICOM objects, messages of one kind, or both."""
+        message = _MESSAGE_OF.get(self.protocol)
+        return kind == message if message else self.protocol == "folder" or kind not in _MESSAGE_OF.values()
+
 
 class Delivery(_Table, frozen=True):
     calling_ae_title: AETitle = "SCANSIDE"

@@ -43,6 +43,7 @@ SELECT min(at) AS at FROM (
   SELECT min(next_attempt_at) FROM outbox WHERE destination = :destination AND state = 'sent' AND to_commit = 1)
 """
 _OPEN = "(state IN ('waiting', 'undelivered') OR (state = 'sent' AND to_commit = 1))"
+_OPEN_ITEM = _OPEN.replace("state", "outbox.state")  # where other tables have such a column, too
 _GIVE_UP = """
 UPDATE outbox SET state = 'undelivered',
   last_error = CASE WHEN state = 'sent' THEN 'it was sent, but not committed' WHEN last_error = '' THEN :why
@@ -282,25 +283,33 @@ class OutboxStore(SeriesStore):
         )
         return self._send_again(where, {**_selection(destination, None), "since": since}, "sent again")
 
-    def move(self, old: str, new: str) -> int:
-        """Give another destination what is open for one that is no longer there; how many items.
+    def move(self, old: str, new: str, carries: Callable[[str], bool]) -> tuple[int, list[str]]:
+        """Give another destination what is open for one that is no longer there.
 
         What the new one is to get anyway, or has, is not doubled.
+
+        Parameters
+        ----------
+        carries
+            Whether the new one can be sent a kind; what it can't stays.
+
+        Returns
+        -------
+        How many items were moved, and the kinds of those that stay.
         """
         now = time.time()
         with self._transaction() as connection:
-            rows = connection.execute(
-                f"DELETE FROM outbox WHERE destination = ? AND {_OPEN} RETURNING object_id",  # noqa: S608 (of this file)
-                (old,),
-            ).fetchall()
+            waiting = connection.execute(f"{_ITEM} WHERE outbox.destination = ? AND {_OPEN_ITEM}", (old,)).fetchall()
+            rows = [row for row in waiting if carries(row["kind"])]
             for row in rows:
+                connection.execute("DELETE FROM outbox WHERE id = ?", (row["id"],))
                 connection.execute(
                     "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, 0, ?) "
                     "ON CONFLICT DO NOTHING",
                     (row["object_id"], new, now),
                 )
                 self._tell(connection, row["object_id"], now, "note", f"goes to {new} instead of {old}, by hand")
-            return len(rows)
+            return len(rows), [row["kind"] for row in waiting if not carries(row["kind"])]
 
     def _send_again(self, where: str, values: dict[str, Any], what: str) -> int:
         now = time.time()

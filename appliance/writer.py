@@ -117,9 +117,13 @@ def instance_uid(images: Sequence[Image], provenance: Provenance, kind: str) -> 
     return derived_uid(*sources, provenance.package_sha256, provenance.device_uid, kind)
 
 
-def series_uid(image: Image, provenance: Provenance, kind: str) -> str:
-    """The Series Instance UID of the results of one kind in a study."""
-    return derived_uid(str(image.header.StudyInstanceUID), provenance.package_sha256, provenance.device_uid, kind)
+def series_uid(image: Image, provenance: Provenance, kind: str, frame_of_reference_uid: str = "") -> str:
+    """The Series Instance UID of the results of one kind in a study.
+
+    Those that lie in space are in a series for each Frame of Reference: a series has no more than one (PS3.3 A.1.2.3).
+    """
+    study, place = str(image.header.StudyInstanceUID), [frame_of_reference_uid] if frame_of_reference_uid else []
+    return derived_uid(study, provenance.package_sha256, provenance.device_uid, kind, *place)
 
 
 def tracking_id(provenance: Provenance, label: str) -> str:

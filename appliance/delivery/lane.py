@@ -114,7 +114,7 @@ class Lane:
         not_sent: dict[str, list[Item]] = {}
         sent: list[Item] = []
         begun_at = time.time()
-        for answer in self._answers([self._item(row) for row in rows]):
+        for answer in self._answers(list(self._carried(rows, not_sent))):
             if not answer.error:
                 self._store.sent(answer.item.id, to_commit=self._committer is not None)
                 log.info("instance %d: %s sent to %s", answer.item.instance_id, answer.item.kind, self._name)
@@ -136,6 +136,15 @@ class Lane:
             log.warning("%d objects not sent to %s, next try in %.0f s", len(items), self._name, pause)
         self._record(sent, begun_at)
         return bool(rows)
+
+    def _carried(self, rows: list[dict[str, Any]], not_sent: dict[str, list[Item]]) -> Iterator[Item]:
+        """Those that the protocol carries: it may be another one than when the others were put into the outbox."""
+        for item in map(self._item, rows):
+            if self._destination.carries(item.kind):
+                yield item
+            else:
+                error = f"{self._name} has protocol = '{self._destination.protocol}', which carries no {item.kind}"
+                not_sent.setdefault(error, []).append(item)
 
     def _record(self, sent: list[Item], begun_at: float) -> None:
         if self._trail is None or not sent:
