@@ -32,6 +32,10 @@ _DUE = f"""
 {_ITEM} WHERE outbox.destination = :destination AND outbox.state = 'waiting' AND outbox.next_attempt_at <= :now
 ORDER BY CASE WHEN :probe THEN outbox.attempts ELSE 0 END, instance.reading_rank, outbox.id LIMIT :limit
 """
+_MORE_URGENT = f"""
+{_ITEM} WHERE outbox.destination = :destination AND outbox.state = 'waiting' AND outbox.next_attempt_at <= :now
+AND instance.reading_rank < :rank LIMIT 1
+"""
 _TO_ASK = f"""
 {_ITEM} WHERE outbox.destination = :destination AND outbox.state = 'sent' AND outbox.to_commit = 1
 AND outbox.next_attempt_at <= :now ORDER BY outbox.next_attempt_at LIMIT :limit
@@ -78,6 +82,10 @@ class OutboxStore(SeriesStore):
         and again.
         """
         return self._rows(_DUE, destination=destination, now=time.time(), limit=limit, probe=probe)
+
+    def more_urgent(self, destination: str, rank: int) -> bool:
+        """Whether something is due to a destination that is to be read before what has this reading rank."""
+        return bool(self._rows(_MORE_URGENT, destination=destination, now=time.time(), rank=rank))
 
     def next_due_at(self, destination: str) -> float | None:
         """When something is to be tried or asked of a destination (seconds since 1970), None if nothing is."""

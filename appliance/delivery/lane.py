@@ -32,6 +32,7 @@ from appliance.store import Store
 log = logging.getLogger("scanside.delivery")
 
 _LONGEST_SLEEP = 5.0  # what is to be sent again by hand comes from another process, which wakes nobody
+_URGENT_SECONDS = 1.0  # between two looks, while much is sent, for what is to be read before that
 _LOOK_SECONDS = 10.0  # between two looks for what is to be given up
 _FORGET_SECONDS = 30 * 86400.0
 
@@ -111,6 +112,8 @@ class Lane:
         """Send what is due, or of that a single item; whether there was any."""
         rows = self._store.due(self._name, limit=1, probe=True) if probe else self._store.due(self._name)
         attempts = {row["id"]: row["attempts"] for row in rows}
+        ranks = {row["id"]: row["reading_rank"] for row in rows}
+        look_at = time.monotonic() + _URGENT_SECONDS
         not_sent: dict[str, list[Item]] = {}
         sent: list[Item] = []
         begun_at = time.time()
@@ -127,6 +130,10 @@ class Lane:
                 self._works()
             if self._stopping.is_set():
                 break
+            if time.monotonic() >= look_at:
+                if self._store.more_urgent(self._name, ranks[answer.item.id]):
+                    break  # the rest stays due
+                look_at = time.monotonic() + _URGENT_SECONDS
         for error, items in not_sent.items():
             pause = backoff(
                 self._settings, max(attempts[item.id] for item in items), self._settings.longest_retry_seconds

@@ -279,6 +279,29 @@ def test_what_is_read_first_is_sent_first(tmp_path: Path) -> None:
     assert [row["instance_id"] for row in results.store.due("pacs")] == [4, 3, 1, 2]
 
 
+def test_what_is_urgent_waits_for_one_second_of_the_others_at_most(tmp_path: Path) -> None:
+    """However much was due before it, and however slow the peer is."""
+    taken: list[str] = []
+
+    def on_store(event: evt.Event) -> int:
+        taken.append(str(event.request.AffectedSOPInstanceUID))
+        time.sleep(0.05)
+        return 0x0000
+
+    with faulty(on_store) as port:
+        to = (local("pacs", port),)
+        results = Results(tmp_path, to, 60)
+        before = set(results.uids)
+        with results.delivering():
+            wait_until(lambda: taken, "it has begun")
+            results.add(60, to, tier="high", raised_to="stat")
+            (urgent,) = results.uids - before
+            wait_until(lambda: urgent in taken, "it is sent", 5)
+            assert len(taken) < 40
+            wait_until(lambda: results.states() == {"delivered"}, "so are the others")
+    assert sorted(taken) == sorted(results.uids)
+
+
 # --- TLS ----------------------------------------------------------------------------------------------------------
 
 
