@@ -55,6 +55,7 @@ _REQUIRED_EMPTY = (
 _SEXES = ("M", "F", "O")
 _LONGEST_LO = 64
 _LONGEST_ST = 1024
+_UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 _OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 
 
@@ -194,13 +195,17 @@ def _exact(header: Dataset, keyword: str) -> DataElement | RawDataElement | None
 def valid(header: Dataset, keyword: str) -> DataElement | None:
     """The element, or None where it is missing, empty or breaks the rules of its value representation (PS3.5 6.2).
 
-    Of its representation by the data dictionary, too: a file may claim any other.
+    Of its representation by the data dictionary, too: a file may claim any other. And of its Specific Character Set:
+    pydicom reads what is no text of that with U+FFFD in its place, and takes any byte for Latin-1 where there is none.
     """
     try:
         element = header[keyword]
         if element.VM != 1 or dictionary_VR(element.tag) != element.VR:
             return None
-        validate_value(element.VR, str(element.value), config.RAISE)
+        text = str(element.value)
+        validate_value(element.VR, text, config.RAISE)
+        if _UNREADABLE in text or not (text.isascii() or header.get("SpecificCharacterSet")):
+            return None
     except (KeyError, ValueError, TypeError, OverflowError, NotImplementedError):
         return None  # these are what pydicom raises for values that it can't read
     known = keyword != "PatientSex" or element.value in _SEXES

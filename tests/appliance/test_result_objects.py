@@ -530,6 +530,22 @@ def test_values_of_a_wrong_kind_are_not_copied_on(values: dict[str, bytes], read
             assert len(value) < 3 or value not in path.read_bytes()
 
 
+@pytest.mark.parametrize("character_set", [None, "ISO_IR 192", "ISO_IR 166"])
+def test_text_that_its_character_set_does_not_have_is_not_copied_on(
+    character_set: str | None, read: Read, tmp_path: Path
+) -> None:
+    """As Latin-1 without a character set, which many send; neither as it is, nor with something in its place."""
+    source = chest(tmp_path, SpecificCharacterSet=character_set, PatientName="Doe^J")
+    paths = written(
+        read(with_raw(source, StudyDescription=b"Gr\xf6\xff", ReferringPhysicianName=b"M\xfcller\xff")), tmp_path
+    )
+    assert faults(paths) == []
+    for path in paths.values():
+        result = pydicom.dcmread(path)
+        assert "StudyDescription" not in result
+        assert result.ReferringPhysicianName == ""
+
+
 @pytest.mark.parametrize("vr", ["DA", "SH", "OB", "UN", "FD"])
 def test_an_element_that_claims_another_vr_is_not_copied_on(vr: str, read: Read, tmp_path: Path) -> None:
     source = chest(tmp_path)
