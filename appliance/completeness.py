@@ -303,8 +303,8 @@ def _spacing(places: Sequence[tuple[float, int]], stack: Sequence[Slice]) -> flo
 # --- what its result must say -----------------------------------------------------------------------------------------
 
 
-def warnings(missing: str, apart: int, unread: int) -> tuple[str, ...]:
-    """Sentences of a result for what may be missing in it.
+def warnings(missing: str, apart: int, unread: int, earlier: int | None = None) -> tuple[str, ...]:
+    """Sentences of a result for what may be missing in it, and for what it takes the place of.
 
     Parameters
     ----------
@@ -314,12 +314,16 @@ def warnings(missing: str, apart: int, unread: int) -> tuple[str, ...]:
         How many images say that they are of the series, and were not read with it.
     unread
         How many of what came with the series could not be read at all, so that nothing says where they belong.
+    earlier
+        Of how many images an earlier result of the series was read: it is where this one goes, and can't be changed.
     """
     said = [f"Images of the series may be missing: {missing}."] if missing else []
     if apart:
         said.append(f"Images that say they are of the series were not read with it: {apart}.")
     if unread:
         said.append(f"Images that came with the series and may be of it could not be read: {unread}.")
+    if earlier is not None:
+        said.append(f"This takes the place of an earlier result of the series, which was read from {earlier} images.")
     return tuple(said)
 
 

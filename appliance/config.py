@@ -33,6 +33,8 @@ ALL_KINDS: tuple[ResultKind, ...] = get_args(ResultKind)
 MessageKind = Literal["hl7_oru", "fhir_bundle"]
 DocumentKind = Literal["assessment"]
 Protocol = Literal["dicom", "stow", "mllp", "fhir", "folder"]
+# Protocols that carry messages only, and which.
+MESSAGE_OF: dict[Protocol, MessageKind] = {"mllp": "hl7_oru", "fhir": "fhir_bundle"}
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -195,6 +197,11 @@ class Destination(_Table, frozen=True):
     def wants(self, kind: str, positive: bool, urgent: bool) -> bool:
         """Whether it is sent this kind of what came of a result with, or without, a positive or an urgent finding."""
         return kind in self.send and {"all": True, "positive": positive, "urgent": urgent}[self.when]
+
+    def carries(self, kind: str) -> bool:
+        """Whether its protocol can: DICOM objects, messages of one kind, or both."""
+        message = MESSAGE_OF.get(self.protocol)
+        return kind == message if message else self.protocol == "folder" or kind not in MESSAGE_OF.values()
 
 
 class Delivery(_Table, frozen=True):

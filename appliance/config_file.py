@@ -11,10 +11,10 @@ import msgspec
 from appliance.config import (
     ALL_KINDS,
     LOOPBACK,
+    MESSAGE_OF,
     Config,
     Destination,
     Diagnoses,
-    MessageKind,
     Protocol,
     SchedulingRule,
     StorageScp,
@@ -30,8 +30,6 @@ _PROTOCOLS: dict[Protocol, tuple[set[str], set[str]]] = {
     "fhir": ({"url"}, {"tls", "login"}),
     "folder": ({"path"}, set()),
 }
-# Protocols that carry messages only, and which.
-_MESSAGE_OF: dict[Protocol, MessageKind] = {"mllp": "hl7_oru", "fhir": "fhir_bundle"}
 _ROOM_SECONDS = 10.0
 
 
@@ -72,7 +70,7 @@ def load(path: Path | None, data_dir: Path | None = None) -> Config:
 
 def _with_its_kinds(destination: Destination) -> Destination:
     """Where ``send`` is left out, a protocol for one kind of message gets that."""
-    kind = _MESSAGE_OF.get(destination.protocol)
+    kind = MESSAGE_OF.get(destination.protocol)
     if kind is None or destination.send != ALL_KINDS:
         return destination
     return msgspec.structs.replace(destination, send=(kind,))
@@ -129,8 +127,8 @@ def _check_destination(config: Config, destination: Destination, where: str) -> 
         if url.scheme == "http" and destination.login is not None and url.hostname not in LOOPBACK:
             raise ConfigError(f"{where}: its login would go over the network in the clear", hint="write https:")
     _check_credentials(destination, where)
-    carried = _MESSAGE_OF.get(destination.protocol)
-    messages = set(destination.send) & set(_MESSAGE_OF.values())
+    carried = MESSAGE_OF.get(destination.protocol)
+    messages = set(destination.send) & set(MESSAGE_OF.values())
     if carried is not None and destination.send != (carried,):
         raise ConfigError(f"{where}: {protocol} carries {carried} only", hint=f"write send = ['{carried}']")
     if messages and carried is None and destination.protocol != "folder":

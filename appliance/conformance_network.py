@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom.presentation import build_context
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from appliance import implementation, specimen
 from appliance.config import Config
@@ -14,10 +14,6 @@ from appliance.ingest import storage_scp
 
 _YES = "Yes"
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-_SERVICES = {
-    "Verification": "1.2.840.10008.1.1",
-    "Storage Commitment Push Model": "1.2.840.10008.1.20.1",
-}
 _C_STORE_STATUS = (
     ("Success", "0000", "The data set is on disk (fsync) and its row in the ledger is committed."),
     ("Refused: out of resources", "A700",
@@ -40,7 +36,7 @@ _PROTOCOLS = {
 
 def services(made: Document, config: Config) -> None:
     made.heading(2, "4 Services")
-    made.heading(3, "4.1 STORAGE-SCP: Storage, Verification, Storage Commitment")
+    made.heading(3, "4.1 STORAGE-SCP: Storage, Verification, Storage Commitment, Modality Performed Procedure Step")
     settings = config.storage_scp
     if not settings.enabled:
         made.paragraph("Disabled in this configuration.")
@@ -63,22 +59,32 @@ def services(made: Document, config: Config) -> None:
     if settings.storage_commitment:
         made.paragraph(
             "Storage Commitment is answered from the ledger and the disk. The N-EVENT-REPORT goes to the modality's"
-            " configured port, on an association of its own, tried five times within 13 minutes; without a port, on"
-            " the association that asked. Failure Reasons:"
+            " configured port, on an association of its own; without a port, on the association that asked, or on the"
+            f" modality's next one that asks for something. It is tried for {settings.storage_commitment_hours:g} h."
+            " Failure Reasons:"
         )
         made.table(("Failure Reason (hex)", "meaning"), _COMMITMENT_FAILURES)
         made.paragraph("This device is no archive: it commits what is in its spool, and retention may be configured.")
+    if settings.performed_procedure_step:
+        made.paragraph(
+            "Of a Modality Performed Procedure Step (N-CREATE, N-SET) its status and the images that it names are kept:"
+            " which images a series is to have, and that no more come."
+        )
     made.heading(3, "4.2 DELIVERY: Storage, Storage Commitment, STOW-RS")
+    sent = dict.fromkeys(str(dataset.SOPClassUID) for _, dataset in specimen.objects())
+    both, implicit = (", ".join(syntax.name for syntax in given) for given in (_SYNTAXES, _SYNTAXES[1:]))
     made.table(
         ("abstract syntax", "UID", "transfer syntaxes", "role", "extended negotiation"),
         [
-            [UID(uid).name, f"`{uid}`", ", ".join(syntax.name for syntax in _SYNTAXES), "SCU", "none"]
-            for uid in dict.fromkeys(str(dataset.SOPClassUID) for _, dataset in specimen.objects())
+            *([UID(uid).name, f"`{uid}`", both, "SCU", "none"] for uid in sent),
+            [_name(StorageCommitmentPushModel), f"`{StorageCommitmentPushModel}`", both, "SCU", "none"],
+            [_name(Verification), f"`{Verification}`", implicit, "SCU", "none"],
         ],
     )
     made.paragraph(
         "Objects are stored and sent in Explicit VR Little Endian; in Implicit VR Little Endian only where a peer"
-        " takes nothing else. Success and warning statuses (B000, B006, B007) count as taken; all else is tried again,"
+        " takes nothing else. Success and warning statuses (B000, B006, B007) count as taken, and so does 0111"
+        " (duplicate SOP instance: the peer has it); all else is tried again,"
         f" for {config.delivery.undelivered_hours:g} h, then raises an alarm and can be sent again by hand."
     )
     made.paragraph(
@@ -101,14 +107,20 @@ def services(made: Document, config: Config) -> None:
 
 def _scp_contexts(config: Config) -> Iterator[list[str]]:
     settings = config.storage_scp
-    for name, uid in _SERVICES.items():
-        if name == "Verification" or settings.storage_commitment:
-            syntaxes = ", ".join(syntax.name for syntax in build_context(uid).transfer_syntax)
-            yield [name, f"`{uid}`", syntaxes, "SCP", "none"]
+    syntaxes = ", ".join(syntax.name for syntax in storage_scp.SERVICE_SYNTAXES)
+    for uid in storage_scp.services(settings):
+        yield [_name(uid), f"`{uid}`", syntaxes, "SCP", "none"]
+    if any(each.storage_commitment for each in config.destinations):
+        name, uid = _name(StorageCommitmentPushModel), StorageCommitmentPushModel
+        yield [f"{name}, reports of destinations", f"`{uid}`", syntaxes, "SCU", "SCP/SCU Role Selection"]
     if settings.undecodable == "refuse":
         yield ["all standard image storage classes", "`1.2.840.10008.5.1.4.1.1.*`", "those below", "SCP", "none"]
     else:
         yield ["all storage classes, private ones too", "", "any", "SCP", "none"]
+
+
+def _name(sop_class_uid: str) -> str:
+    return UID(sop_class_uid).name.removesuffix(" SOP Class")
 
 
 def network(made: Document, config: Config) -> None:

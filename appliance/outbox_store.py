@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -32,6 +32,10 @@ _DUE = f"""
 {_ITEM} WHERE outbox.destination = :destination AND outbox.state = 'waiting' AND outbox.next_attempt_at <= :now
 ORDER BY CASE WHEN :probe THEN outbox.attempts ELSE 0 END, instance.reading_rank, outbox.id LIMIT :limit
 """
+_MORE_URGENT = f"""
+{_ITEM} WHERE outbox.destination = :destination AND outbox.state = 'waiting' AND outbox.next_attempt_at <= :now
+AND instance.reading_rank < :rank LIMIT 1
+"""
 _TO_ASK = f"""
 {_ITEM} WHERE outbox.destination = :destination AND outbox.state = 'sent' AND outbox.to_commit = 1
 AND outbox.next_attempt_at <= :now ORDER BY outbox.next_attempt_at LIMIT :limit
@@ -43,6 +47,7 @@ SELECT min(at) AS at FROM (
   SELECT min(next_attempt_at) FROM outbox WHERE destination = :destination AND state = 'sent' AND to_commit = 1)
 """
 _OPEN = "(state IN ('waiting', 'undelivered') OR (state = 'sent' AND to_commit = 1))"
+_OPEN_ITEM = _OPEN.replace("state", "outbox.state")  # where other tables have such a column, too
 _GIVE_UP = """
 UPDATE outbox SET state = 'undelivered',
   last_error = CASE WHEN state = 'sent' THEN 'it was sent, but not committed' WHEN last_error = '' THEN :why
@@ -61,8 +66,8 @@ WHERE event.what = 'unmade' AND event.at >= :since AND instance.reviewed_at IS N
 """
 _OF_OBJECT = "SELECT instance_id, kind, of_result FROM object WHERE id = ?"
 _OF_REPORT = """
-SELECT outbox.id, outbox.object_id FROM commitment_item JOIN outbox ON outbox.id = commitment_item.outbox_id
-JOIN object ON object.id = outbox.object_id
+SELECT outbox.id, outbox.object_id, outbox.attempts
+FROM commitment_item JOIN outbox ON outbox.id = commitment_item.outbox_id JOIN object ON object.id = outbox.object_id
 WHERE commitment_item.transaction_uid = ? AND object.sop_instance_uid = ?
 """
 
@@ -77,6 +82,10 @@ class OutboxStore(SeriesStore):
         and again.
         """
         return self._rows(_DUE, destination=destination, now=time.time(), limit=limit, probe=probe)
+
+    def more_urgent(self, destination: str, rank: int) -> bool:
+        """Whether something is due to a destination that is to be read before what has this reading rank."""
+        return bool(self._rows(_MORE_URGENT, destination=destination, now=time.time(), rank=rank))
 
     def next_due_at(self, destination: str) -> float | None:
         """When something is to be tried or asked of a destination (seconds since 1970), None if nothing is."""
@@ -171,7 +180,11 @@ class OutboxStore(SeriesStore):
             )
 
     def reported(
-        self, transaction_uid: str, committed: Iterable[str], failed: Iterable[tuple[str, str]], send_again_at: float
+        self,
+        transaction_uid: str,
+        committed: Iterable[str],
+        failed: Iterable[tuple[str, str]],
+        pause: Callable[[int], float],
     ) -> tuple[str, int, int] | None:
         """Record what a destination has reported of SOP Instance UIDs.
 
@@ -182,6 +195,8 @@ class OutboxStore(SeriesStore):
         ----------
         failed
             With the reason of each.
+        pause
+            Seconds until an item is sent again, of how many attempts there were.
 
         Returns
         -------
@@ -211,7 +226,7 @@ class OutboxStore(SeriesStore):
                 for row in connection.execute(of_sent, (transaction_uid, uid)).fetchall():
                     connection.execute(
                         "UPDATE outbox SET state = 'waiting', last_error = ?, next_attempt_at = ? WHERE id = ?",
-                        (reason, send_again_at, row["id"]),
+                        (reason, now + pause(row["attempts"]), row["id"]),
                     )
                     connection.execute("DELETE FROM commitment_item WHERE outbox_id = ?", (row["id"],))
                     self._tell(connection, row["object_id"], now, "lost", f"by {destination}: {reason}")
@@ -276,25 +291,33 @@ class OutboxStore(SeriesStore):
         )
         return self._send_again(where, {**_selection(destination, None), "since": since}, "sent again")
 
-    def move(self, old: str, new: str) -> int:
-        """Give another destination what is open for one that is no longer there; how many items.
+    def move(self, old: str, new: str, carries: Callable[[str], bool]) -> tuple[int, list[str]]:
+        """Give another destination what is open for one that is no longer there.
 
         What the new one is to get anyway, or has, is not doubled.
+
+        Parameters
+        ----------
+        carries
+            Whether the new one can be sent a kind; what it can't stays.
+
+        Returns
+        -------
+        How many items were moved, and the kinds of those that stay.
         """
         now = time.time()
         with self._transaction() as connection:
-            rows = connection.execute(
-                f"DELETE FROM outbox WHERE destination = ? AND {_OPEN} RETURNING object_id",  # noqa: S608 (of this file)
-                (old,),
-            ).fetchall()
+            waiting = connection.execute(f"{_ITEM} WHERE outbox.destination = ? AND {_OPEN_ITEM}", (old,)).fetchall()
+            rows = [row for row in waiting if carries(row["kind"])]
             for row in rows:
+                connection.execute("DELETE FROM outbox WHERE id = ?", (row["id"],))
                 connection.execute(
                     "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, 0, ?) "
                     "ON CONFLICT DO NOTHING",
                     (row["object_id"], new, now),
                 )
                 self._tell(connection, row["object_id"], now, "note", f"goes to {new} instead of {old}, by hand")
-            return len(rows)
+            return len(rows), [row["kind"] for row in waiting if not carries(row["kind"])]
 
     def _send_again(self, where: str, values: dict[str, Any], what: str) -> int:
         now = time.time()

@@ -96,12 +96,15 @@ WHERE state IN ('rejected', 'quarantined') AND study_instance_uid = '' AND serie
   AND sop_instance_uid <> '' AND {_NOT_AMONG}
 """  # noqa: S608
 _LATEST_SIGN = f"SELECT max(max(received_at), coalesce(max(ended_at), 0)) AS at {_OF_SERIES}"
-_SUPERSEDE = """
-UPDATE series SET superseded_by = :lead_id
-WHERE superseded_by IS NULL AND lead_id < :lead_id
+_EARLIER = """
+superseded_by IS NULL AND lead_id < :lead_id
   AND (series_instance_uid, study_instance_uid, patient_id)
       = (SELECT series_instance_uid, study_instance_uid, patient_id FROM series WHERE lead_id = :lead_id)
 """
+_SUPERSEDE = f"UPDATE series SET superseded_by = :lead_id WHERE {_EARLIER}"  # noqa: S608 (of this file)
+_SUPERSEDED = f"""
+SELECT series.images FROM series JOIN result ON result.instance_id = series.lead_id WHERE {_EARLIER} ORDER BY lead_id
+"""  # noqa: S608
 _UNREAD = """
 SELECT 1 FROM instance INDEXED BY instance_unread
 WHERE state IN ('received', 'claimed') AND triaged = 0 AND received_at <= :until AND not_before <= :now LIMIT 1
@@ -351,7 +354,7 @@ class SeriesStore(Overview):
         return list({row["sop_instance_uid"] or row["digest"]: row for row in rows}.values())
 
     def cautions(self, lead_id: int) -> tuple[str, ...]:
-        """Sentences that the result of a series must carry, for what may be missing in it."""
+        """What the result of a series must say: what may be missing in it, and what it takes the place of."""
         (series,) = self._rows("SELECT * FROM series WHERE lead_id = :lead_id", lead_id=lead_id)
         members = self.members(lead_id)
         asked = {
@@ -361,7 +364,8 @@ class SeriesStore(Overview):
             "transfers": msgspec.json.encode(list({each["transfer_id"] for each in members})).decode(),
         }
         apart, unread = (self._rows(query, **asked)[0]["images"] for query in (_APART, _UNREAD_BESIDE))
-        return completeness.warnings(series["missing"], apart, unread)
+        earlier = self._rows(_SUPERSEDED, lead_id=lead_id)
+        return completeness.warnings(series["missing"], apart, unread, earlier[-1]["images"] if earlier else None)
 
     def _claim_followers(self, connection: sqlite3.Connection, lead: sqlite3.Row) -> None:
         connection.execute(

@@ -13,6 +13,7 @@ from pydicom import Dataset
 
 from appliance import writer
 from appliance.image import Image, text
+from appliance.result import Provenance
 from appliance.volume import stack
 
 _ORIENTATION = re.compile(r"([LRAPHF]{1,3})\\([LRAPHF]{1,3})")
@@ -40,6 +41,12 @@ def sources(images: Sequence[Image]) -> list[Dataset]:
             source.PixelSpacing = [distances[1], distances[2]]
             source.SliceThickness = source.SpacingBetweenSlices = distances[0]  # from the positions
     return found
+
+
+def series_uid(images: Sequence[Image], provenance: Provenance, kind: str) -> str:
+    """The Series Instance UID of what lies on the source's grid; of a volume, in the source's Frame of Reference."""
+    place = str(images[0].header.FrameOfReferenceUID) if len(images) > 1 else ""
+    return writer.series_uid(images[0], provenance, kind, place)
 
 
 def orientation(image: Image) -> list[str] | None:

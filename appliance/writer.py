@@ -55,6 +55,7 @@ _REQUIRED_EMPTY = (
 _SEXES = ("M", "F", "O")
 _LONGEST_LO = 64
 _LONGEST_ST = 1024
+_UNREADABLE = "\N{REPLACEMENT CHARACTER}"
 _OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 
 
@@ -117,9 +118,13 @@ def instance_uid(images: Sequence[Image], provenance: Provenance, kind: str) -> 
     return derived_uid(*sources, provenance.package_sha256, provenance.device_uid, kind)
 
 
-def series_uid(image: Image, provenance: Provenance, kind: str) -> str:
-    """The Series Instance UID of the results of one kind in a study."""
-    return derived_uid(str(image.header.StudyInstanceUID), provenance.package_sha256, provenance.device_uid, kind)
+def series_uid(image: Image, provenance: Provenance, kind: str, frame_of_reference_uid: str = "") -> str:
+    """The Series Instance UID of the results of one kind in a study.
+
+    Those that lie in space are in a series for each Frame of Reference: a series has no more than one (PS3.3 A.1.2.3).
+    """
+    study, place = str(image.header.StudyInstanceUID), [frame_of_reference_uid] if frame_of_reference_uid else []
+    return derived_uid(study, provenance.package_sha256, provenance.device_uid, kind, *place)
 
 
 def tracking_id(provenance: Provenance, label: str) -> str:
@@ -190,13 +195,17 @@ def _exact(header: Dataset, keyword: str) -> DataElement | RawDataElement | None
 def valid(header: Dataset, keyword: str) -> DataElement | None:
     """The element, or None where it is missing, empty or breaks the rules of its value representation (PS3.5 6.2).
 
-    Of its representation by the data dictionary, too: a file may claim any other.
+    Of its representation by the data dictionary, too: a file may claim any other. And of its Specific Character Set:
+    pydicom reads what is no text of that with U+FFFD in its place, and takes any byte for Latin-1 where there is none.
     """
     try:
         element = header[keyword]
         if element.VM != 1 or dictionary_VR(element.tag) != element.VR:
             return None
-        validate_value(element.VR, str(element.value), config.RAISE)
+        text = str(element.value)
+        validate_value(element.VR, text, config.RAISE)
+        if _UNREADABLE in text or not (text.isascii() or header.get("SpecificCharacterSet")):
+            return None
     except (KeyError, ValueError, TypeError, OverflowError, NotImplementedError):
         return None  # these are what pydicom raises for values that it can't read
     known = keyword != "PatientSex" or element.value in _SEXES

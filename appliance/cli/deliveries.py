@@ -130,17 +130,22 @@ def move(old: str, new: str, config_path: Path | None, data_dir: Path | None) ->
     from appliance.store import Store
 
     config = load(config_path, data_dir)
-    names = [each.name for each in config.destinations]
-    if new not in names:
-        known = f"it has {', '.join(names)}" if names else "it has none"
-        raise ApplianceError(f"the configuration has no destination {new!r}", hint=known)
-    if old in names:
+    known = {each.name: each for each in config.destinations}
+    if new not in known:
+        hint = f"it has {', '.join(known)}" if known else "it has none"
+        raise ApplianceError(f"the configuration has no destination {new!r}", hint=hint)
+    if old in known:
         raise ApplianceError(f"{old!r} is configured, and gets its results itself", hint="remove it first")
     store = Store(existing_ledger(config))
     with acting(config, "deliveries move", f"destination {old} to {new}"):
-        count = store.move(old, new)
+        count, staying = store.move(old, new, known[new].carries)
     store.close()
     click.echo(f"{count} results go to {new} instead of {old}")
+    if staying:
+        raise ApplianceError(
+            f"{len(staying)} stay: protocol = {known[new].protocol!r} carries no {', '.join(sorted(set(staying)))}",
+            hint="move them to a destination that does",
+        )
 
 
 def _moment(seconds: float) -> str:

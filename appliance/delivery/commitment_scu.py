@@ -19,6 +19,10 @@ _SAME_ASSOCIATION_SECONDS = 1.0
 _CONTEXTS = [(StorageCommitmentPushModel, syntax) for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)]
 
 
+class NotAskedError(DeliveryError):
+    """The peer is there, but did not take the request; that says nothing of whether it takes objects."""
+
+
 def ask(
     peer: Peer,
     transaction_uid: str,
@@ -34,7 +38,7 @@ def ask(
     Raises
     ------
     DeliveryError
-        `NothingAcceptedError` where the peer offers no storage commitment.
+        `NothingAcceptedError` where the peer offers no storage commitment, `NotAskedError` where it took no request.
     """
     request = Dataset()
     request.TransactionUID = transaction_uid
@@ -55,10 +59,10 @@ def ask(
                 request, _REQUEST, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
             )
         except (RuntimeError, ValueError) as error:
-            raise DeliveryError(f"{peer} can't be asked for storage commitment: {error}") from error
+            raise NotAskedError(f"{peer} can't be asked for storage commitment: {error}") from error
         status = answer.get("Status")
         if status is None:
-            raise DeliveryError(f"{peer} did not answer a storage commitment request")
+            raise NotAskedError(f"{peer} did not answer a storage commitment request")
         if status != 0x0000:
-            raise DeliveryError(f"{peer} refused a storage commitment request with 0x{status:04X}")
+            raise NotAskedError(f"{peer} refused a storage commitment request with 0x{status:04X}")
         reported.wait(_SAME_ASSOCIATION_SECONDS)

@@ -20,7 +20,8 @@ from typing import Any
 from pydicom.uid import generate_uid
 
 from appliance.audit import Record, Trail
-from appliance.config import Config, Destination
+from appliance.config import Config, Delivery, Destination
+from appliance.delivery.commitment_scu import NotAskedError
 from appliance.delivery.storage_scu import NothingAcceptedError
 from appliance.delivery.way import Answer, Committer, Item, Way
 from appliance.errors import ApplianceError, SpoolError
@@ -31,8 +32,15 @@ from appliance.store import Store
 log = logging.getLogger("scanside.delivery")
 
 _LONGEST_SLEEP = 5.0  # what is to be sent again by hand comes from another process, which wakes nobody
+_URGENT_SECONDS = 1.0  # between two looks, while much is sent, for what is to be read before that
 _LOOK_SECONDS = 10.0  # between two looks for what is to be given up
 _FORGET_SECONDS = 30 * 86400.0
+
+
+def backoff(settings: Delivery, attempts: int, longest: float) -> float:
+    """Doubling, at most the longest, and up to a quarter shorter, so that many boxes don't come back at once."""
+    pause = min(settings.first_retry_seconds * 2.0 ** min(attempts, 30), longest)
+    return pause * random.uniform(0.75, 1.0)
 
 
 class Lane:
@@ -104,10 +112,12 @@ class Lane:
         """Send what is due, or of that a single item; whether there was any."""
         rows = self._store.due(self._name, limit=1, probe=True) if probe else self._store.due(self._name)
         attempts = {row["id"]: row["attempts"] for row in rows}
+        ranks = {row["id"]: row["reading_rank"] for row in rows}
+        look_at = time.monotonic() + _URGENT_SECONDS
         not_sent: dict[str, list[Item]] = {}
         sent: list[Item] = []
         begun_at = time.time()
-        for answer in self._answers([self._item(row) for row in rows]):
+        for answer in self._answers(list(self._carried(rows, not_sent))):
             if not answer.error:
                 self._store.sent(answer.item.id, to_commit=self._committer is not None)
                 log.info("instance %d: %s sent to %s", answer.item.instance_id, answer.item.kind, self._name)
@@ -120,13 +130,28 @@ class Lane:
                 self._works()
             if self._stopping.is_set():
                 break
+            if time.monotonic() >= look_at:
+                if self._store.more_urgent(self._name, ranks[answer.item.id]):
+                    break  # the rest stays due
+                look_at = time.monotonic() + _URGENT_SECONDS
         for error, items in not_sent.items():
-            pause = self._backoff(max(attempts[item.id] for item in items), self._settings.longest_retry_seconds)
+            pause = backoff(
+                self._settings, max(attempts[item.id] for item in items), self._settings.longest_retry_seconds
+            )
             self._store.retry([item.id for item in items], error, time.time() + pause)
             # Nothing of what a peer says is logged: it may name the patient. The ledger has it.
             log.warning("%d objects not sent to %s, next try in %.0f s", len(items), self._name, pause)
         self._record(sent, begun_at)
         return bool(rows)
+
+    def _carried(self, rows: list[dict[str, Any]], not_sent: dict[str, list[Item]]) -> Iterator[Item]:
+        """Those that the protocol carries: it may be another one than when the others were put into the outbox."""
+        for item in map(self._item, rows):
+            if self._destination.carries(item.kind):
+                yield item
+            else:
+                error = f"{self._name} has protocol = '{self._destination.protocol}', which carries no {item.kind}"
+                not_sent.setdefault(error, []).append(item)
 
     def _record(self, sent: list[Item], begun_at: float) -> None:
         if self._trail is None or not sent:
@@ -174,7 +199,7 @@ class Lane:
 
     def _fail(self, error: str) -> None:
         failing = self._store.lane(self._name)
-        pause = self._backoff(failing["failures"] if failing else 0, self._settings.longest_probe_seconds)
+        pause = backoff(self._settings, failing["failures"] if failing else 0, self._settings.longest_probe_seconds)
         self._store.lane_failed(self._name, error, time.time() + pause)
         log.warning("%s fails and is not sent anything for %.0f s: see `scanside status`", self._name, pause)
 
@@ -184,11 +209,6 @@ class Lane:
             self._store.lane_works(self._name)
             seconds = time.time() - failing["since"]
             log.info("%s answers again, after %.0f s and %d failures", self._name, seconds, failing["failures"])
-
-    def _backoff(self, attempts: int, longest: float) -> float:
-        """Doubling, at most the longest, and up to a quarter shorter, so that many boxes don't come back at once."""
-        pause = min(self._settings.first_retry_seconds * 2.0 ** min(attempts, 30), longest)
-        return pause * random.uniform(0.75, 1.0)
 
     def _give_up(self) -> None:
         now = time.monotonic()
@@ -227,12 +247,14 @@ class Lane:
                 f"{self._name} offers no storage commitment (set storage_commitment = false for it, or have it offered)"
             )
             self._not_asked(rows, error)
+        except NotAskedError as error:
+            self._not_asked(rows, str(error))
         except ApplianceError as error:
             self._not_asked(rows, str(error))
             self._fail(str(error))
 
     def _not_asked(self, rows: list[dict[str, Any]], error: str) -> None:
-        pause = self._backoff(max(row["asked"] for row in rows), self._settings.longest_retry_seconds)
+        pause = backoff(self._settings, max(row["asked"] for row in rows), self._settings.longest_retry_seconds)
         self._store.not_asked([row["id"] for row in rows], f"sent, not committed: {error}", time.time() + pause)
         log.warning("%d objects are not known to be committed by %s", len(rows), self._name)
 

@@ -191,6 +191,9 @@ def check_acknowledgment(answer: bytes, expected: str, peer: str) -> None:
     code, named, *_ = [*msa[1:3], "", ""]
     if not code:
         raise DeliveryError(f"{peer} answers with a message that acknowledges nothing (no MSA-1)")
+    # Some that refuse a message have not read as far as its control id.
+    if named != expected and (named or code in _ACCEPTED):
+        raise DeliveryError(f"{peer} acknowledges another message than {expected} (MSA-2)")
     if code not in _ACCEPTED:
         what = _REFUSALS.get(code, "answers with an acknowledgment code that HL7 does not have")
         condition = [*fields.get(b"ERR", []), "", "", "", ""][3].split("^")[0]
@@ -198,5 +201,3 @@ def check_acknowledgment(answer: bytes, expected: str, peer: str) -> None:
         raise RefusedError(
             f"{peer} {what} {expected} ({detail})", hint="look for this control id (MSH-10) in the receiver's log"
         )
-    if named != expected:
-        raise DeliveryError(f"{peer} acknowledges another message than {expected} (MSA-2)")

@@ -11,7 +11,7 @@ from pathlib import Path
 from appliance.audit import Trail
 from appliance.config import Config
 from appliance.delivery import committer_of, way_to
-from appliance.delivery.lane import Lane
+from appliance.delivery.lane import Lane, backoff
 from appliance.errors import SpoolError
 from appliance.storage_commitment import CommitmentReport
 from appliance.store import Store
@@ -85,9 +85,14 @@ class Outbox:
         ------
         SpoolError
         """
-        send_again_at = time.time() + self._config.delivery.first_retry_seconds
+        given = self._config.delivery
         try:
-            outcome = self._store.reported(report.transaction_uid, report.committed, report.failed, send_again_at)
+            outcome = self._store.reported(
+                report.transaction_uid,
+                report.committed,
+                report.failed,
+                lambda attempts: backoff(given, attempts - 1, given.longest_retry_seconds),
+            )
         finally:
             self._store.close()
         if outcome is None:

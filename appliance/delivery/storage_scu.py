@@ -28,6 +28,7 @@ from appliance.requestor import keep_answers
 _VERIFICATION = (Verification, ImplicitVRLittleEndian)
 Tls = tuple[ssl.SSLContext, str]
 _MOST_CONTEXTS = 128  # PS3.8 section 9.3.2.2: odd numbers up to 255
+DUPLICATE = 0x0111  # PS3.7 annex C: the peer has that instance, and takes no second one
 _NOTICE_SECONDS = 1.0
 _LEAST_BYTES_PER_SECOND = 128 * 1024  # that a slow peer is given time for
 
@@ -161,7 +162,7 @@ def store(association: Association, file: File, priority: int) -> Stored:
         _wait_for_the_end(association)
         return Stored(None, "the peer did not answer in time, or ended the association", ended=True)
     category = code_to_category(status)
-    if category in ("Success", "Warning"):
+    if category in ("Success", "Warning") or status == DUPLICATE:
         return Stored(status, "", ended=False)
     comment = answer.get("ErrorComment")
     said = f"the peer answered {category} 0x{status:04X}{f': {comment}' if comment else ''}"

@@ -13,12 +13,13 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionErro
 
 from appliance import __version__
 from appliance.config import Config, Destination
+from appliance.delivery.storage_scu import DUPLICATE
 from appliance.delivery.way import Answer, Blame, Item, authorization, tls_files
 from appliance.errors import ApplianceError, DeliveryError
 from appliance.tls_client import client_context
 
 _LONGEST_ANSWER = 1024 * 1024
-_FAILED, _REFERENCED = "00081198", "00081199"  # Failed, Referenced SOP Sequence
+_FAILED, _REFERENCED, _OTHER = "00081198", "00081199", "0008119A"  # Failed, Referenced SOP, Other Failures Sequence
 _REASON, _INSTANCE = "00081197", "00081155"  # Failure Reason, Referenced SOP Instance UID
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 _HINTS = {
@@ -131,12 +132,12 @@ class StowWay:
 
 def _judge(status: int, content: bytes, sop_instance_uid: str) -> tuple[str, Blame]:
     """What an answer says of the one object that was sent (PS3.18 section 10.5.3): an error, '' for none; its blame."""
-    if status == 200:
-        return "", "nobody"
     reasons = _reasons(content, sop_instance_uid)
-    if status == 202 and reasons == []:
-        return "", "nobody"  # stored with a warning
-    if status in (202, 409) and reasons:
+    if (status == 200 and not reasons) or (status == 202 and reasons == []):
+        return "", "nobody"  # 202: stored with a warning
+    if status in (200, 202, 409) and reasons:
+        if set(reasons) == {DUPLICATE}:
+            return "", "nobody"
         full = any(reason in _OUT_OF_RESOURCES for reason in reasons)
         words = ", ".join(f"0x{reason:04X}" for reason in reasons)
         return f"did not store it: {words} (Failure Reason)", "destination" if full else "item"
@@ -151,7 +152,7 @@ def _reasons(content: bytes, sop_instance_uid: str) -> list[int] | None:
     """Why the object was not stored; none where it was; None where the answer does not tell."""
     with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError, IndexError, ValueError, AttributeError):
         answer = msgspec.json.decode(content)
-        failed = answer.get(_FAILED, {}).get("Value", [])
+        failed = [item for name in (_FAILED, _OTHER) for item in answer.get(name, {}).get("Value", [])]
         if failed:
             return [int(item.get(_REASON, {}).get("Value", [0])[0]) for item in failed]
         stored = answer[_REFERENCED]["Value"]

@@ -49,9 +49,16 @@ PREFERRED = (ExplicitVRLittleEndian, *(syntax for syntax in DECODERS if syntax !
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _STANDARD = "1.2.840.10008."
 _SERVICES = (Verification, StorageCommitmentPushModel, ModalityPerformedProcedureStep)
-_SERVICE_SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian]  # deflated ones have no size before they are read
+SERVICE_SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian]  # deflated ones have no size before they are read
 _LONGEST_UID = 64
 _MOST_UNKNOWN = 100  # transfer syntaxes of one SOP class
+
+
+def services(settings: config.StorageScp) -> list[str]:
+    """UIDs of the SOP classes that are offered besides storage."""
+    offered = {Verification: True, StorageCommitmentPushModel: settings.storage_commitment,
+               ModalityPerformedProcedureStep: settings.performed_procedure_step}  # fmt: skip
+    return [str(uid) for uid in _SERVICES if offered[uid]]
 
 
 @dataclass
@@ -99,11 +106,7 @@ class StorageScp:
         self._commitment: StorageCommitment | None = None
         self._performed = PerformedStep(StepStore(intake.ledger), intake.look_again)
         self._open: dict[AcceptedAssociation, _Stored] = {}
-        self._offered = {str(Verification)}
-        if settings.storage_commitment:
-            self._offered.add(str(StorageCommitmentPushModel))
-        if settings.performed_procedure_step:
-            self._offered.add(str(ModalityPerformedProcedureStep))
+        self._offered = services(settings)
 
     def start(self) -> int:
         """Listen; the port (the one that was found free where the settings say 0).
@@ -171,14 +174,14 @@ class StorageScp:
                 if name == StorageCommitmentPushModel and (reports or name in self._offered):
                     supported.append(self._commitment_context())
                 elif name in self._offered:
-                    supported.append(build_context(name, _SERVICE_SYNTAXES))
+                    supported.append(build_context(name, SERVICE_SYNTAXES))
             elif self._is_stored(name):
                 supported.append(build_context(name, self._in_order(syntaxes)))
         return supported
 
     def _commitment_context(self) -> PresentationContext:
         """With the roles that the peer may have: SCU to ask, SCP to report (PS3.4 section J.3.3.1)."""
-        context = build_context(StorageCommitmentPushModel)
+        context = build_context(StorageCommitmentPushModel, SERVICE_SYNTAXES)
         context.scu_role, context.scp_role = self._settings.storage_commitment, self._on_report is not None
         return context
 

@@ -187,8 +187,8 @@ def _observations(prediction: Prediction, provenance: Provenance, order: Order, 
         *([message.made_by(drawn_by)] if drawn_by is not None and drawn_by != provenance else []),
         f"{label}.",
     ]
-    for sentence in sentences:
-        yield _comment("", sentence)
+    for number, sentence in enumerate(sentences, group + 1):  # OBX-3 with OBX-4 is one statement (section 7.4.2.4)
+        yield _comment(str(number), sentence)
 
 
 def _of_finding(sub_id: str, finding: Finding, provenance: Provenance) -> Iterator[_Observation]:

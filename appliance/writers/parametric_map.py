@@ -40,10 +40,11 @@ class ParametricMapWriter:
         measures, plane = source_grid.pixel_measures(image, shape), _plane(image)
         if measures is None or plane is None:
             return []
+        place = writer.derived_uid(image.sop_instance_uid, "plane")
         sources = source_grid.sources(images)
         for source in sources:
             source.Rows, source.Columns = shape
-            source.FrameOfReferenceUID = writer.derived_uid(image.sop_instance_uid, "plane")
+            source.FrameOfReferenceUID = place
             source.PositionReferenceIndicator = ""
             source.ImagePositionPatient, source.ImageOrientationPatient = [0.0, 0.0, 0.0], plane
             source.PixelSpacing, source.SliceThickness = measures[0].PixelSpacing, None
@@ -52,7 +53,7 @@ class ParametricMapWriter:
             made = hd.pm.ParametricMap(
                 source_images=sources,
                 pixel_array=np.stack(maps, axis=-1)[np.newaxis],
-                series_instance_uid=writer.series_uid(image, provenance, self.kind),
+                series_instance_uid=writer.series_uid(image, provenance, self.kind, place),
                 series_number=9006,
                 sop_instance_uid=writer.instance_uid(images, provenance, self.kind),
                 instance_number=writer.instance_number(image),

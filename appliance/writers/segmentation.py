@@ -52,7 +52,7 @@ class SegmentationWriter:
                 pixel_array=pixels,
                 segmentation_type=self._type,
                 segment_descriptions=list(_descriptions(images, prediction.segments, provenance)),
-                series_instance_uid=writer.series_uid(first, provenance, self.kind),
+                series_instance_uid=source_grid.series_uid(images, provenance, self.kind),
                 series_number=9003 if self.kind == "segmentation" else 9004,
                 sop_instance_uid=writer.instance_uid(images, provenance, self.kind),
                 instance_number=writer.instance_number(first),

@@ -39,7 +39,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import SegmentationStorage
 
-from appliance import concepts, writer
+from appliance import concepts, source_grid, writer
 from appliance.image import Image, text
 from appliance.result import Finding, Prediction, Provenance, Segment, in_percent
 
@@ -100,7 +100,7 @@ def _segmentation(
     drawn_by, found = prediction.segmented_by or provenance, Dataset()
     found.SOPClassUID = SegmentationStorage
     found.SOPInstanceUID = writer.instance_uid(images, drawn_by, kind)
-    found.SeriesInstanceUID = writer.series_uid(images[0], drawn_by, kind)
+    found.SeriesInstanceUID = source_grid.series_uid(images, drawn_by, kind)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 from pydicom import Dataset
 from pydicom.uid import generate_uid
-from pynetdicom import AE, build_role
+from pynetdicom import AE, AllStoragePresentationContexts, build_role, evt
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from appliance import config
@@ -20,8 +21,13 @@ from appliance.delivery.outbox import Outbox
 from appliance.ingest import Intake
 from appliance.ingest.storage_scp import StorageScp
 from appliance.spool import Spool
+from appliance.storage_commitment import CommitmentReport
 from tests.outgoing import Results, local
 from tests.peers import free_port, orthanc, storescp, wait_until
+
+
+def at_once(attempts: int) -> float:
+    return 0.0
 
 
 class Asking(Results):
@@ -97,6 +103,49 @@ def test_a_peer_that_commits_nothing_is_said_and_its_results_are_not_called_deli
             wait_until(lambda: results.states() == {"delivered"}, "it is delivered once it is sent")
 
 
+def test_a_peer_that_refuses_to_commit_is_sent_what_is_new_all_the_same(tmp_path: Path) -> None:
+    entity, taken = AE("PEER"), []
+    entity.supported_contexts = AllStoragePresentationContexts
+    entity.add_supported_context(StorageCommitmentPushModel)
+
+    def on_store(event: evt.Event) -> int:
+        taken.append(event.request.AffectedSOPInstanceUID)
+        return 0x0000
+
+    def on_request(event: evt.Event) -> tuple[int, None]:
+        return 0x0110, None
+
+    handlers = [(evt.EVT_C_STORE, on_store), (evt.EVT_N_ACTION, on_request)]
+    server = entity.start_server(("127.0.0.1", port := free_port()), block=False, evt_handlers=handlers)
+    to = local("pacs", port, storage_commitment=True)
+    results = Asking(tmp_path, to, 1, first_retry_seconds=60.0, longest_probe_seconds=60.0, longest_retry_seconds=60.0)
+    try:
+        with results.delivering() as outbox:
+            wait_until(lambda: "0x0110" in results.store.deliveries(1)[0]["last_error"], "it is said")
+            results.add(1, (to,))
+            outbox.wake()
+            wait_until(lambda: len(taken) == 2, "the next one is sent", 10)
+    finally:
+        server.shutdown()
+    assert results.store.lane("pacs") is None
+    assert results.states() == {"written"}
+
+
+def test_what_a_peer_never_commits_is_sent_again_ever_later(tmp_path: Path) -> None:
+    results = Asking(tmp_path, local("pacs", free_port(), storage_commitment=True), 1, longest_retry_seconds=20.0)
+    outbox, store = Outbox(results.config, results.store, results.folder), results.store
+    (item,) = store.due("pacs")
+    pauses = []
+    for transaction in map(str, range(1, 8)):
+        store.sent(item["id"], to_commit=True)
+        store.ask(transaction, "pacs", [item], 1e12)
+        before = time.time()
+        assert outbox.take_report(CommitmentReport(transaction, (), ((item["sop_instance_uid"], "it has it not"),)))
+        pauses.append((store.next_due_at("pacs") or 0.0) - before)
+    for pause, whole in zip(pauses, (0.3, 0.6, 1.2, 2.4, 4.8, 9.6, 19.2), strict=True):
+        assert 0.75 * whole <= pause <= whole + 1.0
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_report_counts_only_under_a_transaction_that_was_opened(tmp_path: Path, known: bool) -> None:
     results = Asking(tmp_path, local("pacs", free_port(), storage_commitment=True), 1)
@@ -133,9 +182,9 @@ def test_an_answer_that_comes_late_counts(tmp_path: Path) -> None:
         results.store.ask(transaction, "pacs", [item], 1e12)
     results.store.give_up("pacs", 1e12, "")
     assert results.states() == {"written"}
-    assert results.store.reported("1.1", [item["sop_instance_uid"]], [], 0.0) == ("pacs", 1, 0)
+    assert results.store.reported("1.1", [item["sop_instance_uid"]], [], at_once) == ("pacs", 1, 0)
     assert results.states() == {"delivered"}
-    assert results.store.reported("1.2", [], [(item["sop_instance_uid"], "late")], 0.0) == ("pacs", 0, 0)
+    assert results.store.reported("1.2", [], [(item["sop_instance_uid"], "late")], at_once) == ("pacs", 0, 0)
 
 
 def test_a_scanside_commits_to_another_on_the_association_that_asked(tmp_path: Path) -> None:
@@ -161,20 +210,20 @@ def test_a_report_is_believed_of_what_was_asked_and_not_of_what_is_sent_anew(tmp
     for each in (asked, unasked):
         store.sent(each["id"], to_commit=True)
     store.ask("1.1", "pacs", [asked, waiting], 1e12)
-    assert store.reported("1.1", [], [(uid, "lost") for uid in everything[1:]], 0.0) == ("pacs", 0, 0)
-    assert store.reported("1.1", everything, [], 0.0) == ("pacs", 1, 0)
+    assert store.reported("1.1", [], [(uid, "lost") for uid in everything[1:]], at_once) == ("pacs", 0, 0)
+    assert store.reported("1.1", everything, [], at_once) == ("pacs", 1, 0)
     assert results.deliveries() == ["waiting", "sent", "committed"]  # the latest first
 
     assert store.send_delivered("pacs", 0.0) == 2
-    assert store.reported("1.1", everything, [], 0.0) == ("pacs", 0, 0)
+    assert store.reported("1.1", everything, [], at_once) == ("pacs", 0, 0)
     assert results.deliveries() == ["waiting"] * 3
     store.sent(asked["id"], to_commit=True)
-    assert store.reported("1.1", everything, [], 0.0) == ("pacs", 0, 0)  # it had that before it lost it
+    assert store.reported("1.1", everything, [], at_once) == ("pacs", 0, 0)  # it had that before it lost it
     store.ask("1.2", "pacs", [asked], 1e12)
-    assert store.reported("1.2", [], [(everything[0], "gone")], 0.0) == ("pacs", 0, 1)
-    assert store.reported("1.2", everything, [], 0.0) == ("pacs", 0, 0)
+    assert store.reported("1.2", [], [(everything[0], "gone")], at_once) == ("pacs", 0, 1)
+    assert store.reported("1.2", everything, [], at_once) == ("pacs", 0, 0)
     store.sent(asked["id"], to_commit=True)
     store.ask("1.3", "pacs", [asked], 1e12)
-    assert store.reported("1.3", everything, [], 0.0) == ("pacs", 1, 0)
+    assert store.reported("1.3", everything, [], at_once) == ("pacs", 1, 0)
     store.forget_commitments(1e12)
-    assert store.reported("1.3", everything, [], 0.0) is None
+    assert store.reported("1.3", everything, [], at_once) is None

@@ -6,14 +6,18 @@ import html.parser
 from pathlib import Path
 
 import pytest
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES
+from pynetdicom.sop_class import ModalityPerformedProcedureStep, StorageCommitmentPushModel, Verification
 
 from appliance import package
 from appliance.config import Config, Destination, DropFolder, Results, StorageScp, Tls, Web
 from appliance.conformance import statement
 from appliance.decode import DECODERS
 from appliance.document import Document
+from appliance.ingest.storage_scp import StorageScp as Listener
 from appliance.specimen import attributes, objects
 from appliance.writers import WRITERS
+from tests.appliance.conftest import Box
 from tests.running import CHECKOUT, scanside
 
 pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
@@ -108,3 +112,27 @@ def test_html_and_markdown_say_the_same() -> None:
     read.feed(made.html())
     said = [text for text in read.found if text.strip()]
     assert said[-8:] == ["Head & shoulders", "one ", "x < y", "two", "a", "b", "1|2", "<3>"]
+
+
+@pytest.mark.parametrize("performed", [True, False])
+def test_its_services_are_those_of_an_association(performed: bool, box: Box) -> None:
+    """Of what is proposed, deflated and big endian too, that is accepted which is listed."""
+    settings = StorageScp(host="127.0.0.1", port=0, performed_procedure_step=performed)
+    text = statement(Config(storage_scp=settings)).markdown()
+    contexts = text.split("### 4.1")[1].split("\n\n")[1].splitlines()[2:-1]  # the last are all storage classes
+    listed = {row.split("|")[2].strip(" `"): row.split("|")[3].strip() for row in contexts}
+    scp = Listener(settings, box.intake)
+    entity = AE("CT1")
+    for name in (Verification, StorageCommitmentPushModel, ModalityPerformedProcedureStep):
+        for syntax in ALL_TRANSFER_SYNTAXES[:8]:
+            entity.add_requested_context(name, syntax)
+    try:
+        association = entity.associate("127.0.0.1", scp.start())
+        accepted: dict[str, set[str]] = {}
+        for context in association.accepted_contexts:
+            accepted.setdefault(str(context.abstract_syntax), set()).add(context.transfer_syntax[0].name)
+        association.release()
+    finally:
+        scp.stop()
+    assert accepted == {name: set(syntaxes.split(", ")) for name, syntaxes in listed.items()}
+    assert ("| Modality Performed Procedure Step | SCP | Yes |" in text) is performed

@@ -16,6 +16,7 @@ from appliance.cli import main
 from appliance.config import Config, Destination
 from appliance.health import health
 from appliance.web.app import create_app
+from tests.hl7_peer import hl7_receiver
 from tests.outgoing import Results, local
 from tests.peers import wait_until
 
@@ -161,6 +162,40 @@ def test_what_the_new_destination_has_is_not_moved_twice(tmp_path: Path) -> None
     (item,) = found.store.due("new")
     found.store.sent(item["id"])
     assert found.states() == {"written"}
-    assert found.store.move("old", "new") == 1
+    assert found.store.move("old", "new", carries=lambda _: True) == (1, [])
     assert found.states() == {"delivered"}
     assert found.destination("new")["sent"] == 1
+
+
+def test_what_the_new_destination_s_protocol_does_not_carry_stays(tmp_path: Path) -> None:
+    found = Results(tmp_path, (local("old", 104),), 2)
+    with found.store._transaction() as connection:
+        connection.execute("UPDATE object SET kind = 'hl7_oru' WHERE id = 1")
+    (tmp_path / "scanside.toml").write_text(
+        '[results]\nmessages = ["hl7_oru"]\n[[destinations]]\nname = "ris"\nprotocol = "mllp"\nhost = "127.0.0.1"\n'
+        "port = 2575\n"
+    )
+    code, output = scanside(found, "deliveries", "move", "old", "ris")
+    assert code == 1
+    assert output.startswith(
+        "1 results go to ris instead of old\nscanside: 1 stay: protocol = 'mllp' carries no struct"
+    )
+    assert [row["kind"] for row in found.store.due("ris")] == ["hl7_oru"]
+    assert [row["kind"] for row in found.store.due("old")] == ["structured_report"]
+
+
+def test_a_destination_whose_protocol_has_changed_is_sent_no_object_as_a_message(tmp_path: Path) -> None:
+    with hl7_receiver() as receiver:
+        now = Destination(name="ris", protocol="mllp", host="127.0.0.1", port=receiver.port, send=("hl7_oru",))
+        found = Results(tmp_path, (local("ris", 104),), 2)
+        message = b"MSH|^~\\&|A||||20260102||ORU^R01^ORU_R01|abc|P|2.5.1\r"
+        (found.folder / "1.dcm").write_bytes(message)
+        with found.store._transaction() as connection:
+            connection.execute("UPDATE object SET kind = 'hl7_oru' WHERE id = 2")
+        found.config = msgspec.structs.replace(found.config, destinations=(now,))
+        with found.delivering():
+            wait_until(lambda: found.store.deliveries(2)[0]["state"] == "sent", "the message is sent")
+            error = wait_until(lambda: found.store.deliveries(1)[0]["last_error"], "the object is not")
+    assert error == "ris has protocol = 'mllp', which carries no structured_report"
+    assert found.store.lane("ris") is None
+    assert len(receiver.received) == 1

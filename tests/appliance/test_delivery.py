@@ -187,6 +187,15 @@ def test_an_object_that_is_refused_is_tried_again_by_itself(tmp_path: Path) -> N
     assert results.store.lane("pacs") is None
 
 
+def test_a_peer_that_says_that_it_has_an_object_has_it(tmp_path: Path) -> None:
+    """Killed after the peer's success and before its own commit, the appliance sends once more."""
+    with faulty(lambda _: 0x0111) as port:  # duplicate SOP instance
+        results = Results(tmp_path, (local("pacs", port),), 1)
+        with results.delivering():
+            wait_until(lambda: results.states() == {"delivered"}, "it is delivered")
+    assert results.store.deliveries(1)[0]["attempts"] == 1
+
+
 def test_a_full_peer_is_probed_with_one_object(tmp_path: Path) -> None:
     asked: list[str] = []
     full = True
@@ -269,6 +278,29 @@ def test_what_is_read_first_is_sent_first(tmp_path: Path) -> None:
     results.add(2, to, tier="medium", raised_to="routine")
     results.add(3, to, tier="high", raised_to="stat")
     assert [row["instance_id"] for row in results.store.due("pacs")] == [4, 3, 1, 2]
+
+
+def test_what_is_urgent_waits_for_one_second_of_the_others_at_most(tmp_path: Path) -> None:
+    """However much was due before it, and however slow the peer is."""
+    taken: list[str] = []
+
+    def on_store(event: evt.Event) -> int:
+        taken.append(str(event.request.AffectedSOPInstanceUID))
+        time.sleep(0.05)
+        return 0x0000
+
+    with faulty(on_store) as port:
+        to = (local("pacs", port),)
+        results = Results(tmp_path, to, 60)
+        before = set(results.uids)
+        with results.delivering():
+            wait_until(lambda: taken, "it has begun")
+            results.add(60, to, tier="high", raised_to="stat")
+            (urgent,) = results.uids - before
+            wait_until(lambda: urgent in taken, "it is sent", 5)
+            assert len(taken) < 40
+            wait_until(lambda: results.states() == {"delivered"}, "so are the others")
+    assert sorted(taken) == sorted(results.uids)
 
 
 # --- TLS ----------------------------------------------------------------------------------------------------------

@@ -95,7 +95,8 @@ def test_the_same_result_is_the_same_message(kind: str, said: Prediction, image:
 
 @pytest.mark.parametrize("said", PREDICTIONS.values(), ids=PREDICTIONS)
 def test_every_kind_of_prediction_makes_valid_messages(said: Prediction, image: Image) -> None:
-    hl7(image, said)
+    named = [(fields[3], fields[4]) for fields in segments(hl7(image, said), "OBX")]
+    assert len(set(named)) == len(named), "a receiver keeps one statement for each OBX-3 and OBX-4"
     fhir(image, said)
 
 

@@ -81,6 +81,8 @@ def test_a_refused_message_is_not_delivered(message: bytes, code: str, words: st
 ANSWERS: dict[str, tuple[Answer, str]] = {
     "another message": (lambda got: framed(str(got.create_ack("AA")).replace(str(got["MSH.F10"]), "1")),
                         "acknowledges another message"),
+    "a late refusal": (lambda got: framed(str(got.create_ack("AE")).replace(str(got["MSH.F10"]), "1")),
+                       "acknowledges another message"),
     "nothing": (lambda got: b"\x0bMSH|^~\\&|A|B\r\x1c\r", "acknowledges nothing"),
     "nonsense": (lambda got: b"\x0bhello\x1c\r", "no HL7 message"),
     "empty": (lambda got: b"\x0b\x1c\r", "no HL7 message"),

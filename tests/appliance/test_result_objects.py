@@ -194,6 +194,26 @@ def assert_filed(paths: dict[str, Path], source: Path) -> None:
         assert header.SOPInstanceUID.encode() in path.read_bytes(), "it names its source"
 
 
+def test_a_series_of_results_has_one_frame_of_reference(read: Read, tmp_path: Path) -> None:
+    """PS3.3 A.1.2.3; though a study may have several, and a report has to refer to the right series."""
+    places: dict[str, set[str]] = {}
+    for number in range(2):
+        folder = tmp_path / str(number)
+        sources = hippocampus(folder, StudyInstanceUID="1.2.3")
+        paths = written(read(*sources), folder)
+        for path in paths.values():
+            result = pydicom.dcmread(path)
+            places.setdefault(result.SeriesInstanceUID, set()).add(result.get("FrameOfReferenceUID", ""))
+        segmentation = pydicom.dcmread(paths["segmentation"])
+        (evidence,) = pydicom.dcmread(paths["structured_report"]).CurrentRequestedProcedureEvidenceSequence
+        assert {
+            each.SeriesInstanceUID: each.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+            for each in evidence.ReferencedSeriesSequence
+        }[segmentation.SeriesInstanceUID] == segmentation.SOPInstanceUID
+    assert all(len(each) == 1 for each in places.values())
+    assert len({place for each in places.values() for place in each if place}) == 2
+
+
 # --- PixelMed's validator of templates -------------------------------------------------------------------------------
 
 
@@ -508,6 +528,22 @@ def test_values_of_a_wrong_kind_are_not_copied_on(values: dict[str, bytes], read
     for path in paths.values():
         for value in values.values():
             assert len(value) < 3 or value not in path.read_bytes()
+
+
+@pytest.mark.parametrize("character_set", [None, "ISO_IR 192", "ISO_IR 166"])
+def test_text_that_its_character_set_does_not_have_is_not_copied_on(
+    character_set: str | None, read: Read, tmp_path: Path
+) -> None:
+    """As Latin-1 without a character set, which many send; neither as it is, nor with something in its place."""
+    source = chest(tmp_path, SpecificCharacterSet=character_set, PatientName="Doe^J")
+    paths = written(
+        read(with_raw(source, StudyDescription=b"Gr\xf6\xff", ReferringPhysicianName=b"M\xfcller\xff")), tmp_path
+    )
+    assert faults(paths) == []
+    for path in paths.values():
+        result = pydicom.dcmread(path)
+        assert "StudyDescription" not in result
+        assert result.ReferringPhysicianName == ""
 
 
 @pytest.mark.parametrize("vr", ["DA", "SH", "OB", "UN", "FD"])

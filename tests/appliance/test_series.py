@@ -603,7 +603,10 @@ def test_the_result_of_a_series_says_what_is_missing_in_it(bench: Bench, tmp_pat
     bench.reader.work()
     bench.send(*files[6:])
     bench.reader.work()
-    assert warnings(bench) == [["Images of the series may be missing: says 8 images, 6 are here."], []]
+    assert warnings(bench) == [
+        ["Images of the series may be missing: says 8 images, 6 are here."],
+        ["This takes the place of an earlier result of the series, which was read from 6 images."],
+    ]
 
 
 def test_and_how_many_of_its_images_were_not_read_until_they_come_whole(
@@ -622,7 +625,7 @@ def test_and_how_many_of_its_images_were_not_read_until_they_come_whole(
     bench.reader.work()
     apart = "Images that say they are of the series were not read with it: 1."
     unread = "Images that came with the series and may be of it could not be read: 1."
-    turned_away = [[each for each in said if "may be missing" not in each] for said in warnings(bench)]
+    turned_away = [[each for each in said if each in (apart, unread)] for said in warnings(bench)]
     assert turned_away == [[apart, unread], [unread], []]
 
 
@@ -638,6 +641,10 @@ def test_a_late_slice_makes_a_result_that_supersedes_and_a_duplicate_none(bench:
     (first, old), (late, new) = bench.read()
     assert (len(old), new) == (29, uids(slices))
     assert bench.store.superseded(late) == [first]
+    # Whoever has the earlier one, a PACS too, is told by the later one.
+    said = "This takes the place of an earlier result of the series, which was read from 29 images."
+    rows = {row["id"]: row["warnings"] for row in bench.store.worklist(limit=100)}
+    assert (said in rows[first], said in rows[late]) == (False, True)
     assert {row["state"] for row in bench.store.members(late)} == {"delivered"}
     assert len(list((bench.data / "results").glob("*/structured_report.dcm"))) == 2
 

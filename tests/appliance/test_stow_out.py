@@ -126,15 +126,18 @@ def test_over_tls_each_side_proves_who_it_is(tmp_path: Path) -> None:
         assert "missing.pem" in answer(url, ca="missing.pem").error
 
 
-def failed(reason: int) -> bytes:
+def failed(reason: int, sequence: str = "00081198") -> bytes:
     item = {"00081155": {"vr": "UI", "Value": ["1.2"]}, "00081197": {"vr": "US", "Value": [reason]}}
-    return json.dumps({"00081198": {"vr": "SQ", "Value": [item]}}).encode()
+    return json.dumps({sequence: {"vr": "SQ", "Value": [item]}}).encode()
 
 
 @pytest.mark.parametrize(
     ("status", "content", "blame", "said"),
     [
         (200, b"<xml/>", "nobody", ""),
+        (200, failed(0xC000), "item", "0xC000"),
+        (200, failed(0x0110, "0008119A"), "item", "0x0110"),
+        (409, failed(0x0111), "nobody", ""),  # it has it
         (202, failed(0x0110), "item", "0x0110"),
         (202, b"[1, 2]", "item", "202"),
         (409, failed(0xA700), "destination", "0xA700"),

@@ -47,6 +47,7 @@ RESULTS = (
     m("hl7.assigning_authority has characters that the character set %(charset)s has not"),
     m("Images of the series may be missing: %(said)s."),
     m("Images that say they are of the series were not read with it: %(number)s."),
+    m("This takes the place of an earlier result of the series, which was read from %(number)s images."),
     m("Images that came with the series and may be of it could not be read: %(number)s."),
     # readers' reasons
     m("It is not there"), m("It is there, and was missed"), m("Something else explains it"),
