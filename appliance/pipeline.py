@@ -318,7 +318,8 @@ class Pipeline:
             try:
                 return replace(prepared, companion=self._prepared(self._engine(beside[0]), source, beside[1]))
             except ApplianceError as error:
-                log.error("%s can't accompany %s: %s", beside[0], chosen, error)
+                if not isinstance(error, UnservedError):  # the log has it, from when it went out of service
+                    log.error("%s can't accompany %s: %s", beside[0], chosen, error)
                 return replace(prepared, warnings=(*prepared.warnings, companion.missing(beside[0])))
 
     def _engine(self, chosen: Package) -> Engine:
