@@ -428,12 +428,14 @@ def _check_picture(image: Image) -> None:
         raise NotAcceptedError("The image shows nothing: nearly all of its pixels have one value.", hint=_LOOK_AT_IT)
 
 
-def try_out(config: Config, known: Sequence[Receipt] = (), since: datetime | None = None) -> list[Tried]:
-    """Each configured package, with what became of the backends that it may be served on.
-
-    Parameters as of `appliance.proof.trials`. Raises `PackageError`, `BackendError`.
+def try_out(config: Config) -> list[Tried | Unserved]:
+    """Each package in force, with what became of the backends that it may be served on; one that is damaged is out of
+    service. Raises `PackageError`, `BackendError`.
     """
-    return [try_one(config, opened, known, since) for opened in installed.packages(config)]
+    return [
+        try_one(config, opened) if problem is None else Unserved(opened, problem)
+        for opened, problem in installed.with_damaged(config)
+    ]
 
 
 def try_one(config: Config, opened: Package, known: Sequence[Receipt] = (), since: datetime | None = None) -> Tried:

@@ -162,10 +162,12 @@ class Readiness:
         try:
             tried: list[Tried | Unserved] = []
             seconds: dict[str, float] = {}
-            for opened in installed.packages(self._config):
-                begin, known = time.monotonic(), left.get(opened.sha256)
-                self._tried.append((opened, known.trials if known is not None else self._try(opened, since)))
-                tried.append(known or self._tried[-1])
+            for opened, problem in installed.with_damaged(self._config):
+                begin, out = time.monotonic(), left.get(opened.sha256)
+                if problem is not None:
+                    out = Unserved(opened, problem)
+                self._tried.append((opened, out.trials if out is not None else self._try(opened, since)))
+                tried.append(out or self._tried[-1])
                 seconds[opened.sha256] = time.monotonic() - begin
             device_uid = writer.derived_uid(signature.key_id(self._key.public_key()))
             self.pipeline = Pipeline.open(self._config, tried, device_uid, serving)
@@ -208,9 +210,10 @@ class Readiness:
 
     def _try_again(self, serving: Pipeline, waiting: Unserved) -> None:
         """Put in service what could not be served, between two images, once it can; the others go on."""
-        begin, opened = time.monotonic(), waiting.package
-        log.info("%s is tried again", opened)
-        found = pipeline.place(self._config, opened, self._try(opened, _now()))
+        begin = time.monotonic()
+        log.info("%s is tried again", waiting.package)
+        found = self._place(waiting)
+        opened = found.package
         self._go_on(serving, [found if each is waiting else each for each in serving.places])
         if isinstance(found, Unserved):
             self._postpone(found, time.monotonic() - begin)
@@ -218,6 +221,18 @@ class Readiness:
             self._changed = True
             # Should it fail again, it is not proved anew at once for ever.
             self._not_before[opened.sha256] = time.monotonic() + _AGAIN_TIMES * (time.monotonic() - begin)
+
+    def _place(self, waiting: Unserved) -> Engine | Unserved:
+        """What is in force of a model whose package can't be served, opened and proved anew."""
+        model = waiting.package.manifest.id
+        try:
+            found = {opened.manifest.id: (opened, why) for opened, why in installed.with_damaged(self._config)}
+        except PackageError as error:  # maybe another's
+            return Unserved(waiting.package, error)
+        opened, problem = found.get(model, (waiting.package, waiting.error))
+        if problem is not None:
+            return Unserved(opened, problem)
+        return pipeline.place(self._config, opened, self._try(opened, _now()))
 
     def _go_on(self, serving: Pipeline, places: Sequence[Engine | Unserved]) -> None:
         """With these, between two images."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -10,13 +11,14 @@ import shutil
 import signal
 import socket
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from appliance import image, package, problems, readiness
+from appliance import doctor, image, package, problems, readiness
 from appliance.config import Config, Inference, Models, Series
 from appliance.health import health
 from appliance.machine import Clock
@@ -139,6 +141,14 @@ def boxes() -> Iterator[Callable[..., Box]]:
         each.close()
 
 
+def damaged(content: bytes, name: str) -> bytes:
+    """A package of which the bytes of one file were changed."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        info = archive.getinfo(name)
+    place = info.header_offset + 30 + len(name) + info.compress_size // 2
+    return content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+
+
 def served_by(opened: Pipeline, model: str) -> Engine:
     return next(each for each in opened.engines if each.package.manifest.id == model)
 
@@ -195,6 +205,28 @@ def test_one_that_breaks_in_service_stops_no_other(
     box.turns(lambda: not box.look().unserved)
     assert (pid(box.look(), "hippocampus"), box.alarms()) == (process, [])
     assert box.store.components()["inference"]["stops"]["fake"] >= 1  # what was counted stays
+
+
+def test_a_damaged_package_keeps_back_what_its_manifest_says_until_it_is_whole(
+    boxes: Callable[..., Box], tmp_path: Path, hippocampus: Path, chest: Path, flag: Path
+) -> None:
+    flag.unlink()
+    copy = Path(shutil.copytree(hippocampus.parent, tmp_path / "copy")) / hippocampus.name
+    whole = copy.read_bytes()
+    copy.write_bytes(damaged(whole, "cpu.onnx"))
+    box = boxes(tmp_path, chest, copy)
+    radiograph = box.receive(make_radiograph(tmp_path / "chest.dcm"))
+    volume = box.receive(*make_series(tmp_path / "series", hippocampus_pixels(18, 30, 24)))
+    box.turns(lambda: box.state(radiograph) == "delivered" and box.waits(volume))
+    process = pid(box.look(), "fake")
+    assert (box.state(volume), box.row(volume)["images"]) == ("received", 18)
+    assert "is damaged" in box.row(volume)["reason"]
+    assert [each.name for each in box.alarms()] == ["unserved_hippocampus"]
+    checks = [(each.what, each.outcome) for each in doctor.examine(box.config)]
+    assert {("model package", "fail"), ("model package", "ok"), ("inference", "ok")} <= set(checks)
+    copy.write_bytes(whole)
+    box.turns(lambda: box.state(volume) == "delivered")
+    assert (pid(box.look(), "fake"), box.alarms()) == (process, [])
 
 
 def test_a_try_that_took_long_is_not_soon_repeated_but_when_somebody_asks(
