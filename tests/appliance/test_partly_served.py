@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from appliance import doctor, image, package, problems, readiness
+from appliance import doctor, image, installed, package, problems, readiness
 from appliance.config import Config, Inference, Models, Series
 from appliance.health import health
 from appliance.machine import Clock
@@ -174,6 +174,8 @@ def test_its_images_wait_and_are_read_when_it_comes_into_service(
     assert box.state(radiograph) == "received"
     assert box.row(radiograph)["reason"].startswith("Waiting: fake 1.3.0 can't be served: no inference backend can be")
     claimed = [event for event in box.store.events(radiograph) if event["what"] == "claimed"]
+    (held,) = box.store._rows("SELECT not_before FROM instance WHERE id = :id", id=radiograph)
+    assert held["not_before"] > time.time() + 600  # nor is it looked at each moment
     time.sleep(0.6)  # it is tried again, and fails again
     box.look()
     box.look()
@@ -253,17 +255,18 @@ def test_a_try_that_took_long_is_not_soon_repeated_but_when_somebody_asks(
     assert not box.look().unserved
 
 
+@pytest.mark.parametrize("target", ["openvino", "cpu"], ids=["no receipt", "damaged"])
 def test_what_read_before_reads_again_while_the_others_go_on(
-    boxes: Callable[..., Box], tmp_path: Path, hippocampus: Path
+    boxes: Callable[..., Box], tmp_path: Path, hippocampus: Path, target: str
 ) -> None:
-    only_other = fake_package.version(tmp_path / "newer", "1.3.1", keep=("openvino",))
-    former = fake_package.bundled()
-    box = boxes(tmp_path, fake_package.BUNDLED[0], hippocampus, backend="onnxruntime")
-    box.config.packages_path.mkdir(parents=True, exist_ok=True)
-    shutil.copy(only_other, box.config.packages_path)
-    shutil.copytree(only_other.parent / "trusted", hippocampus.parent / "trusted", dirs_exist_ok=True)
-    newer = package.read(only_other, None).sha256
-    box.choices.choose(Choice(MODEL, "1.3.1", newer, former.sha256, "switch", "Jo", "elsewhere"))
+    newer, former = fake_package.version(tmp_path / "newer", "1.3.1", keep=(target,)), fake_package.bundled()
+    copy = Path(shutil.copytree(hippocampus.parent, tmp_path / "copy")) / hippocampus.name
+    shutil.copytree(newer.parent / "trusted", copy.parent / "trusted", dirs_exist_ok=True)
+    box = boxes(tmp_path, fake_package.BUNDLED[0], copy, backend="onnxruntime")
+    kept = installed.install(box.config, box.choices, newer, "Jo")
+    box.choices.choose(Choice(MODEL, "1.3.1", kept.sha256, former.sha256, "switch", "Jo", "elsewhere"))
+    if target == "cpu":
+        kept.path.write_bytes(damaged(kept.path.read_bytes(), kept.manifest.targets["cpu"].artifact))
     first = box.look()
     process = pid(first, "hippocampus")
     second = box.look()
@@ -272,7 +275,7 @@ def test_what_read_before_reads_again_while_the_others_go_on(
     assert pid(second, "hippocampus") == process
     latest = box.choices.in_force()[MODEL]
     assert (latest["kind"], latest["version"]) == ("fallback", former.manifest.version)
-    assert "no inference backend can be used" in latest["why"]
+    assert ("no inference backend can be used" if target == "openvino" else "damaged") in latest["why"]
 
 
 def test_another_choice_takes_nothing_back_that_merely_waits(
