@@ -74,7 +74,10 @@ def _decoders() -> Iterator[Check]:
 
 def _packages(config: Config) -> Iterator[Check]:
     try:
-        for opened in installed.packages(config):
+        for opened, problem in installed.with_damaged(config):
+            if problem is not None:
+                yield Check("model package", "fail", problem.message, problem.hint or "")
+                continue
             yield Check("model package", "ok", f"{opened}, signed by {opened.signed_by}")
             yield from _backends(opened, config)
     except ApplianceError as error:

@@ -8,6 +8,7 @@ ApplianceError                 what happened, to what, and (``hint``) what to do
 │   ├── ReceiptError           ... because it gives other answers than the package's golden vectors
 │   ├── InferenceStoppedError  ... because its process crashed, or gave no answer in time
 │   └── NotServedError         ... because no process of any backend runs: an image waits, it is not to blame
+│       └── UnservedError      ... and its package is out of service until it can be served again
 ├── InputError                 an input is turned away; the message is the reason that a technician reads
 │   ├── ImageError             it can't be decoded
 │   │   └── QuarantineError    ... because it exceeds a limit or breaks what reads it; it is set aside
@@ -75,6 +76,10 @@ class InferenceStoppedError(BackendError):
 
 class NotServedError(BackendError):
     """No backend could even try an image; it waits until one can."""
+
+
+class UnservedError(NotServedError):
+    """The package that reads an image is out of service; the image waits until it is in service again."""
 
 
 class InputError(ApplianceError):

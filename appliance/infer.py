@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from appliance import completeness, signature, writer
 from appliance.config import Config
-from appliance.errors import InputError, QuarantineError
+from appliance.errors import InputError, QuarantineError, UnservedError
 from appliance.image import place_in_series, text
 from appliance.pipeline import Pipeline, Stopwatch, try_out, unmade, warned, write_results
 from appliance.sandbox import Sandbox
@@ -39,7 +39,7 @@ def infer_files(config: Config, paths: Sequence[Path], out: Path | None) -> Iter
     Raises
     ------
     PackageError, BackendError
-        Before the first answer.
+        Before the first answer: a package is damaged, or none can be served.
     """
     if config.key_path.exists():
         key, _ = signature.load_or_create_private_key(config.key_path)
@@ -111,6 +111,8 @@ def _infer(
         answer.update(status="quarantined", reason=str(error))
     except InputError as error:
         answer.update(status="rejected", reason=str(error))
+    except UnservedError as error:
+        answer.update(status="failed", reason=str(error))
     except Exception as error:  # noqa: BLE001  one file's surprise must not keep the others from being read
         answer.update(status="failed", reason=f"{type(error).__name__}: {error}")
     answer["seconds"] = {stage: stopwatch.seconds.get(stage) for stage in _STAGES}

@@ -63,12 +63,15 @@ class InForce:
         The package, verified; None where it can't be, and where nobody has left anything of the model to read.
     problem
         Why it can't be opened.
+    damaged
+        What it would take, where its signed manifest still tells; it can't be served.
     """
 
     model: str
     choice: dict[str, Any] | None
     opened: Package | None
     problem: PackageError | None = None
+    damaged: Package | None = None
 
 
 def each_in_force(config: Config) -> Iterator[InForce]:
@@ -79,10 +82,12 @@ def each_in_force(config: Config) -> Iterator[InForce]:
             opened, problem = package.read(path, keys), None
         except PackageError as error:
             opened, problem = None, error
-        model = opened.manifest.id if opened is not None else _model(path)
+        damaged = None if opened is not None else package.damaged(path, keys)
+        known = opened or damaged
+        model = known.manifest.id if known is not None else _model(path)
         choice = chosen.pop(model, None)
         if choice is None or (opened is not None and choice["sha256"] == opened.sha256):
-            yield InForce(model, choice, opened, problem)
+            yield InForce(model, choice, opened, problem, damaged)
             continue
         if problem is not None:
             log.warning("another package reads instead of one that can't: %s", problem)
@@ -97,7 +102,17 @@ def _chosen(config: Config, choice: dict[str, Any]) -> InForce:
     try:
         return InForce(choice["model"], choice, chosen_one(config, choice))
     except PackageError as error:
-        return InForce(choice["model"], choice, None, error)
+        names = {row["sha256"]: row["file"] for row in _kept(config)}
+        path = config.packages_path / names.get(choice["sha256"], "")
+        return InForce(choice["model"], choice, None, error, package.damaged(path, trusted(config), choice["sha256"]))
+
+
+def _kept(config: Config) -> list[dict[str, Any]]:
+    store = PackageStore(config.ledger_path, read_only=True)
+    try:
+        return store.installed()
+    finally:
+        store.close()
 
 
 def packages(config: Config) -> Iterator[Package]:
@@ -108,13 +123,23 @@ def packages(config: Config) -> Iterator[Package]:
     PackageError
         There is none, or one of them is missing, damaged or not trusted.
     """
+    for opened, problem in with_damaged(config):
+        if problem is not None:
+            raise problem
+        yield opened
+
+
+def with_damaged(config: Config) -> Iterator[tuple[Package, PackageError | None]]:
+    """The packages that read, as of `packages`; those that are damaged, too, with the reason, where their manifests
+    still tell what they take."""
     found = False
     for each in each_in_force(config):
-        if each.problem is not None:
+        if each.problem is not None and each.damaged is None:
             raise each.problem
-        if each.opened is not None:
+        opened = each.opened or each.damaged
+        if opened is not None:
             found = True
-            yield each.opened
+            yield opened, each.problem
     if not found:
         raise PackageError("no model package is installed", hint="set models.packages in the configuration")
 

@@ -389,6 +389,23 @@ def read(path: Path, trusted: dict[str, Ed25519PublicKey] | None) -> Package:
     return Package(path, hashlib.sha256(data).hexdigest(), manifest, contents, signed_by)
 
 
+def damaged(path: Path, trusted: dict[str, Ed25519PublicKey], sha256: str | None = None) -> Package | None:
+    """What a package that can't be read would take and draw, by its signed manifest; it has no files.
+
+    None where the manifest is damaged, too, or nobody signed it who is trusted. ``sha256``: what the file should have.
+    """
+    try:
+        data = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            manifest_bytes, signed = archive.read(_MANIFEST), archive.read(_SIGNATURE)
+        signed_by = signature.verify(signed.decode("ascii", "replace"), manifest_bytes, trusted, str(path))
+        sha256 = sha256 or hashlib.sha256(data).hexdigest()
+        return Package(path, sha256, msgspec.json.decode(manifest_bytes, type=Manifest), {}, signed_by)
+    except (OSError, KeyError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zipfile.zlib.error,  # type: ignore[attr-defined]
+            msgspec.DecodeError, PackageError):  # fmt: skip
+        return None
+
+
 def _check_members(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
     """Refuse what is too large unpacked, a name that occurs twice, and one that points out of the package."""
     unpacked = sum(info.file_size for info in members)

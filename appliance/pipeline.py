@@ -30,7 +30,7 @@ from appliance import (
     writer,
 )
 from appliance.config import Config
-from appliance.errors import ApplianceError, BackendError, NotAcceptedError
+from appliance.errors import ApplianceError, BackendError, NotAcceptedError, PackageError, UnservedError
 from appliance.image import Image, Reader
 from appliance.interpret import Source
 from appliance.package import Package
@@ -69,6 +69,19 @@ class Engine:
             return interpret.segments(self.package, answer.outputs, source)
         target, shape = answer.receipt.target, source.pixels.shape
         return interpret.findings(self.package, target, answer.outputs, self.operating_point, shape)
+
+
+@dataclass(frozen=True)
+class Unserved:
+    """A package in force that can't be served, and why: what it reads waits."""
+
+    package: Package
+    error: BackendError | PackageError
+    trials: tuple[Trial, ...] = ()
+
+    def refuse(self) -> UnservedError:
+        """What becomes of an image that it reads."""
+        return UnservedError(f"{self.package} can't be served: {self.error.message}", self.error.hint)
 
 
 @dataclass
@@ -152,21 +165,30 @@ def serve(config: Config, opened: Package, trials: tuple[Trial, ...], serving: s
     return Engine(server, config.models.operating_point, trials)
 
 
+def place(config: Config, opened: Package, trials: tuple[Trial, ...], serving: str | None = None) -> Engine | Unserved:
+    """A package's place in the pipeline, parameters as of `serve`."""
+    try:
+        return serve(config, opened, trials, serving)
+    except (BackendError, PackageError) as error:
+        log.error("%s can't be served: %s", opened, error)
+        return Unserved(opened, error, trials)
+
+
 class Pipeline:
-    """Every package in force, in service.
+    """Every package in force, each in service unless it can't be: one that is not keeps back its own images only.
 
     Parameters
     ----------
-    engines
-        One for each package.
+    places
+        One for each package, in the order in which they are asked whether they take an image.
     device_uid
         Identifies this device in the objects that it writes.
     least_map_share
         An activation map of which less lies inside the segments that accompany it is withheld.
     """
 
-    def __init__(self, engines: Sequence[Engine], device_uid: str, least_map_share: float) -> None:
-        self.engines = tuple(engines)
+    def __init__(self, places: Sequence[Engine | Unserved], device_uid: str, least_map_share: float) -> None:
+        self.places = tuple(places)
         self.reused = 0  # answers that were taken from earlier ones
         self._device_uid = device_uid
         self._least_map_share = least_map_share
@@ -175,38 +197,63 @@ class Pipeline:
 
     @classmethod
     def open(
-        cls, config: Config, tried: Sequence[Tried], device_uid: str, serving: Mapping[str, str | None] | None = None
+        cls,
+        config: Config,
+        tried: Sequence[Tried | Unserved],
+        device_uid: str,
+        serving: Mapping[str, str | None] | None = None,
     ) -> Pipeline:
         """Put each package in service on the best of its backends.
 
         Parameters
         ----------
         tried
-            As from `try_out`.
+            As from `try_out`; what is known to be out of service stays so.
         serving
             The package's SHA-256 -> the backend that has served it so far.
 
         Raises
         ------
         PackageError, BackendError
+            None of them can be served.
         """
-        engines: list[Engine] = []
+        found = cls((), device_uid, config.results.least_map_share)
         try:
-            for opened, trials in tried:
-                engines.append(serve(config, opened, trials, (serving or {}).get(opened.sha256)))
+            for each in tried:
+                if isinstance(each, Unserved):
+                    found.places += (each,)
+                else:
+                    found.places += (place(config, *each, (serving or {}).get(each[0].sha256)),)
+            if found.unserved and not found.engines:
+                raise found.unserved[0].error
         except BaseException:
-            for engine in engines:
-                engine.server.close()
+            found.close()
             raise
-        return cls(engines, device_uid, config.results.least_map_share)
+        return found
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """Of the packages in service."""
+        return tuple(each for each in self.places if isinstance(each, Engine))
+
+    @property
+    def unserved(self) -> tuple[Unserved, ...]:
+        """The packages in force that can't be served."""
+        return tuple(each for each in self.places if isinstance(each, Unserved))
+
+    @property
+    def packages(self) -> list[Package]:
+        """All of them: who takes an image does not hang on who is in service."""
+        return [each.package for each in self.places]
 
     def close(self) -> None:
         for engine in self.engines:
             engine.server.close()
 
-    def exchange(self, engines: Sequence[Engine]) -> None:
-        """Go on with these engines, between two images; those that are not among them end."""
-        former, self.engines = self.engines, tuple(engines)
+    def exchange(self, places: Sequence[Engine | Unserved]) -> None:
+        """Go on with these, between two images; engines that are not among them end."""
+        former = self.engines
+        self.places = tuple(places)
         self._ahead.clear()
         for each in former:
             if each not in self.engines:
@@ -215,7 +262,7 @@ class Pipeline:
     def reads_series(self, header: Dataset) -> bool:
         """Whether an instance is but a slice of what is read as one volume, with all of its series."""
         try:
-            chosen, _ = route.route(header, [engine.package for engine in self.engines])
+            chosen, _ = route.route(header, self.packages)
         except NotAcceptedError:
             return False
         return chosen.takes_volumes
@@ -243,16 +290,18 @@ class Pipeline:
         ------
         InputError
             With the reason why this is turned away.
+        UnservedError
+            The package that takes it can't be served.
         """
         with stopwatch("decode"):
             headers = [reader.read_header(path) for path in paths] if headers is None else headers
-            packages = [engine.package for engine in self.engines]
-            chosen, warnings = route.route(headers[0], packages)
+            chosen, warnings = route.route(headers[0], self.packages)
             if missing := sorted({keyword for header in headers for keyword in writer.missing(header)}):
                 raise NotAcceptedError(
                     f"The image has no valid {', '.join(missing)}, so no result could be filed with its study.",
                     hint="send it again from the modality with these attributes",
                 )
+            engine = self._engine(chosen)
             if chosen.takes_volumes:
                 source: Source = load_volume(paths, headers, reader)
             elif len(paths) > 1:
@@ -263,18 +312,25 @@ class Pipeline:
                 source = reader.load(paths[0], headers[0])
                 _check_picture(source)
         with stopwatch("preprocess"):
-            prepared = self._prepared(chosen, source, (*warnings, *known))
-            if (beside := route.companion(headers[0], packages, chosen)) is None:
+            prepared = self._prepared(engine, source, (*warnings, *known))
+            if (beside := route.companion(headers[0], self.packages, chosen)) is None:
                 return prepared
             try:
-                return replace(prepared, companion=self._prepared(beside[0], source, beside[1]))
+                return replace(prepared, companion=self._prepared(self._engine(beside[0]), source, beside[1]))
             except ApplianceError as error:
-                log.error("%s can't accompany %s: %s", beside[0], chosen, error)
+                if not isinstance(error, UnservedError):  # the log has it, from when it went out of service
+                    log.error("%s can't accompany %s: %s", beside[0], chosen, error)
                 return replace(prepared, warnings=(*prepared.warnings, companion.missing(beside[0])))
 
-    def _prepared(self, chosen: Package, source: Source, warnings: tuple[str, ...]) -> Prepared:
-        engine = next(engine for engine in self.engines if engine.package is chosen)
-        spec = chosen.manifest.input
+    def _engine(self, chosen: Package) -> Engine:
+        """Of a package; raises `UnservedError` where it has none."""
+        found = next(each for each in self.places if each.package is chosen)
+        if isinstance(found, Unserved):
+            raise found.refuse()
+        return found
+
+    def _prepared(self, engine: Engine, source: Source, warnings: tuple[str, ...]) -> Prepared:
+        spec = engine.package.manifest.input
         resampled = any(step.name == "resample" for step in spec.steps)
         if resampled and source.spacing is None:
             raise NotAcceptedError("The image does not state its Pixel Spacing, without which it can't be read here.")
@@ -372,12 +428,14 @@ def _check_picture(image: Image) -> None:
         raise NotAcceptedError("The image shows nothing: nearly all of its pixels have one value.", hint=_LOOK_AT_IT)
 
 
-def try_out(config: Config, known: Sequence[Receipt] = (), since: datetime | None = None) -> list[Tried]:
-    """Each configured package, with what became of the backends that it may be served on.
-
-    Parameters as of `appliance.proof.trials`. Raises `PackageError`, `BackendError`.
+def try_out(config: Config) -> list[Tried | Unserved]:
+    """Each package in force, with what became of the backends that it may be served on; one that is damaged is out of
+    service. Raises `PackageError`, `BackendError`.
     """
-    return [try_one(config, opened, known, since) for opened in installed.packages(config)]
+    return [
+        try_one(config, opened) if problem is None else Unserved(opened, problem)
+        for opened, problem in installed.with_damaged(config)
+    ]
 
 
 def try_one(config: Config, opened: Package, known: Sequence[Receipt] = (), since: datetime | None = None) -> Tried:

@@ -111,6 +111,15 @@ def _of_the_parts(health: dict[str, Any]) -> Iterator[Problem]:
 
 
 def _of_packages(health: dict[str, Any]) -> Iterator[Problem]:
+    for each in health["components"].get("worker", {}).get("unserved", ()) if health["running"] else ():
+        yield Problem(
+            f"unserved_{each['model']}",
+            "alarm",
+            f"{each['package']} can't be served. What is to be read by it waits; other images are read.",
+            "Run the self-test below: it names what each backend lacks. Then press Prove the backends anew; it is also "
+            "tried again by itself, each night at the latest.",
+            each["reason"],
+        )
     for each in health["fallbacks"]:
         model, version = each["model"], each["version"]
         reads = f"{version} reads instead" if version else "nothing reads its images"

@@ -89,6 +89,8 @@ def replay(config: Config, instance_id: int, more_packages: Sequence[Path] = ())
     opened = Pipeline.open(_as_then(config, kept), tried, kept.provenance.device_uid)
     sandbox = Sandbox(config.sandbox)
     try:
+        for out in opened.unserved:  # one that drew beside the findings would only be missing
+            raise out.refuse()
         reading = _read(opened, sandbox, paths)
     finally:
         sandbox.close()

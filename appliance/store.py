@@ -75,6 +75,11 @@ ORDER BY id DESC LIMIT 1
 """
 _TURNED_AWAY = ("rejected", "failed", "quarantined")
 _LONGEST_DELAY = 60.0
+_HOLD_SECONDS = 3600.0  # and then it is looked at again, whatever was said
+_LET_GO = """
+UPDATE instance INDEXED BY instance_queue SET not_before = 0
+WHERE state IN ('received', 'claimed') AND parked = 0 AND state = 'received' AND not_before > :now
+"""
 _BRING_FORWARD = (
     "UPDATE outbox SET next_attempt_at = :now + :retry WHERE state = 'waiting' AND next_attempt_at > :now + :retry",
     """UPDATE outbox SET next_attempt_at = :now + :commitment * (1 << min(max(asked - 1, 0), 10))
@@ -275,6 +280,17 @@ class Store(OutboxStore):
         not_before = now + min(delay, _LONGEST_DELAY) if delay else 0.0
         with self._transaction() as connection:
             self._end_claim(connection, instance_id, owner, "received", reason, now, not_before)
+
+    def hold(self, instance_id: int, owner: str, reason: str) -> None:
+        """Give a claim back until `let_go`: what reads it is out of service, so that trying it again would be vain."""
+        now = time.time()
+        with self._transaction() as connection:
+            self._end_claim(connection, instance_id, owner, "received", reason, now, now + _HOLD_SECONDS)
+
+    def let_go(self) -> None:
+        """Have all that waits be looked at now: what reads has changed."""
+        with self._transaction() as connection:
+            connection.execute(_LET_GO, {"now": time.time()})
 
     def bring_forward(self, longest_retry: float, longest_probe: float, commitment: float, lease: float) -> int:
         """Let nothing wait longer than it ever does: until a time that this device's clock believed before it was set.

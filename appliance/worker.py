@@ -41,6 +41,7 @@ from appliance.errors import (
     QuarantineError,
     SandboxError,
     SpoolError,
+    UnservedError,
 )
 from appliance.inference import InferenceProcess
 from appliance.pipeline import Pipeline, Prepared, Stopwatch
@@ -306,6 +307,9 @@ class Worker:
             self._store.release(identifier, self._owner, f"Waiting: {error}", _RETRY_SECONDS)
         except LeaseLostError as error:
             log.warning("%s; its result is dropped", error)
+        except UnservedError as error:  # its row says why, the log when the package went out of service
+            log.info("instance %d waits for its package", identifier)
+            self._store.hold(identifier, self._owner, f"Waiting: {error}")
         except (NotServedError, SandboxError) as error:  # it is not the image's fault
             log.error("instance %d waits: %s", identifier, error)
             self._store.release(identifier, self._owner, f"Waiting: {error}", _RETRY_SECONDS)

@@ -284,3 +284,24 @@ def _segmentation(
         segments=segments,
     )
     return _written(folder, manifest, files)
+
+
+def breakable(folder: Path, like: Path, **behavior: object) -> Path:
+    """A package that draws, on the fake backend alone, which draws at random."""
+    opened = package.read(like, None)
+    spec, images = opened.manifest.input, opened.golden()["images"]
+    logits = (1, 1 + len(opened.manifest.segments), *spec.shape[2:])
+    network = Behavior(input_name=spec.name, input=spec.shape, outputs={"logits": logits, "embedding": (1, 3)})
+    backend = fake.FakeBackend(msgspec.json.encode(network), Options())
+    spacing = (1.0,) * (images.ndim - 1)
+    drawn = [backend.run({spec.name: preprocess(image, spec.steps, spacing)})["logits"][0] for image in images]
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = np.stack([each.argmax(axis=0) for each in drawn]).astype(np.uint8)
+    np.savez(folder / "golden.npz", images=images, **{"fake/labels": labels})
+    target = msgspec.structs.replace(opened.target("cpu"), artifact="fake.json", calibrated_with="fake 1")
+    files = {
+        "fake.json": msgspec.json.encode(msgspec.structs.replace(network, **behavior)),
+        "golden.npz": (folder / "golden.npz").read_bytes(),
+        "card.md": b"# For tests",
+    }
+    return _written(folder, msgspec.structs.replace(opened.manifest, targets={"fake": target}), files)

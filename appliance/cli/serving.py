@@ -48,6 +48,8 @@ def status(as_json: bool, config_path: Path | None, data_dir: Path | None) -> No
     worker = found["components"].get("worker", {})
     if worker:
         click.echo(f"worker      {worker['state']} {worker.get('backend', '')} {worker.get('reason', '')}".rstrip())
+    for each in worker.get("unserved", ()) if found["running"] else ():
+        click.echo(f"not served  {each['package']}, what it reads waits: {each['reason']}")
     if found["running"] and found["components"].get("page", {}).get("state") == "waiting":
         click.echo("page        does NOT answer yet, and is started again by itself; the log says why")
     for each in found["fallbacks"]:

@@ -151,6 +151,11 @@ def _parts(state: DeviceState) -> Iterator[Metric]:
 
 def _backends(state: DeviceState) -> Iterator[Metric]:
     worker, inference = (state.health["components"].get(name, {}) for name in ("worker", "inference"))
+    yield Gauge(
+        "scanside_packages_unserved",
+        "Packages in force that can't be served while others are; what they read waits.",
+        value=len(worker.get("unserved", ())),
+    )
     yield Gauge("scanside_reading_ready", "Whether images are read.", value=worker.get("state") == "ready")
     serves = Gauge("scanside_backend_serves", "Whether a backend serves a package.", labels=("backend", "package"))
     proved = Gauge("scanside_backend_proved", "Whether it has a valid receipt.", labels=("backend", "package"))

@@ -333,16 +333,21 @@ def test_a_device_that_has_not_proved_itself_does_not_serve(tmp_path: Path) -> N
         server.keep_alive()
 
 
-def test_where_one_package_can_not_be_served_no_process_of_another_is_left(tmp_path: Path) -> None:
-    good = fake_package.bundled()
-    receipt = receipt_of(good, "onnxruntime")
-    tried = [
-        (good, (Trial("onnxruntime", "cpu", receipt, ""),)),
-        (fake(tmp_path), (Trial("fake", "fake", None, "no"),)),
-    ]
-    before = set(psutil.Process().children())
+def test_only_where_no_package_can_be_served_there_is_no_pipeline(tmp_path: Path) -> None:
+    good, bad = fake_package.bundled(), fake(tmp_path)
+    broken = (bad, (Trial("fake", "fake", None, "no"),))
+    config = Config(data_dir=str(tmp_path))
     with pytest.raises(BackendError, match="fake: no"):
-        Pipeline.open(Config(data_dir=str(tmp_path)), tried, "1.2.3")
+        Pipeline.open(config, [broken], "1.2.3")
+    before = set(psutil.Process().children())
+    tried = [broken, (good, (Trial("onnxruntime", "cpu", receipt_of(good, "onnxruntime"), ""),))]
+    opened = Pipeline.open(config, tried, "1.2.3")
+    try:
+        assert [each.package for each in opened.engines] == [good]
+        assert [each.package for each in opened.unserved] == [bad]
+        assert opened.packages == [bad, good]  # as they were given: who takes an image does not hang on who serves
+    finally:
+        opened.close()
     assert set(psutil.Process().children()) <= before
 
 

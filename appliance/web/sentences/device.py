@@ -9,6 +9,10 @@ DEVICE = (
     m("Start it (systemctl start scanside, or scanside run), and look at the log below for why it stopped."),
     m("Nothing is read at the moment. What comes in is kept and read later."),
     m("Run the self-test below: it names what each backend lacks. Then press Prove the backends anew."),
+    m("%(package)s can't be served. What is to be read by it waits; other images are read."),
+    m("Run the self-test below: it names what each backend lacks. Then press Prove the backends anew; it is also tried "
+      "again by itself, each night at the latest."),
+    m("Waiting: %(said)s"), m("%(package)s can't be served: %(said)s"),
     m("The %(part)s has said nothing for %(number)s s."),
     m("If this stays for a minute, restart the appliance (systemctl restart scanside) and send the support bundle to "
       "your vendor."),
