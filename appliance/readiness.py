@@ -227,8 +227,9 @@ class Readiness:
         model = waiting.package.manifest.id
         try:
             found = {opened.manifest.id: (opened, why) for opened, why in installed.with_damaged(self._config)}
-        except PackageError as error:  # maybe another's
-            return Unserved(waiting.package, error)
+        except PackageError as error:
+            log.error("%s can't be tried: %s", waiting.package, error)
+            return waiting
         opened, problem = found.get(model, (waiting.package, waiting.error))
         if problem is not None:
             return Unserved(opened, problem)

@@ -186,7 +186,12 @@ def rollback(config: Config, model: str, by: str, why: str, progress: Progress) 
 
 def reading(config: Config, model: str) -> Package | None:
     """The package of a model that is in force, None where there is none; raises `PackageError` where one is damaged."""
-    return next((each for each in installed.packages(config) if each.manifest.id == model), None)
+    for opened, problem in installed.with_damaged(config):
+        if opened.manifest.id == model:
+            if problem is not None:
+                raise problem
+            return opened
+    return None
 
 
 def proved(config: Config, opened: Package, progress: Progress) -> tuple[Package, tuple[Trial, ...]]:
