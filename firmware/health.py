@@ -172,6 +172,8 @@ def _running(done: subprocess.CompletedProcess[str], last_words: Callable[[], st
     receipt = worker.get("receipt") or {}
     earned = f"{receipt.get('id')} of {worker.get('backend')}" if receipt else worker.get("reason") or "none yet"
     yield Finding("receipt", ok=bool(receipt), detail=earned)
+    for each in worker.get("unserved") or ():  # its images wait; a new system is not to lose what the former one read
+        yield Finding("model", ok=False, detail=f"{each['package']} can't be served: {each['reason']}")
 
 
 def _echo(done: subprocess.CompletedProcess[str]) -> Iterator[Finding]:

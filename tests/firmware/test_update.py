@@ -324,12 +324,14 @@ def answering(**answers: object) -> health.Ask:
     return ask
 
 
-READY = {"running": True, "components": {"worker": {"state": "ready", "stale": False, "backend": "onnxruntime",
-                                                    "receipt": {"id": "1"}}}}  # fmt: skip
+WORKER = {"state": "ready", "stale": False, "backend": "onnxruntime", "receipt": {"id": "1"}}
+READY = {"running": True, "components": {"worker": WORKER}}
 OWN = {
     "peer": "own Storage SCP SCANSIDE@127.0.0.1:11112",
     "checks": [{"what": "C-ECHO", "outcome": "ok", "detail": ""}],
 }
+UNSERVED = {"model": "lungs", "package": "lungs 1.1.0", "reason": "Bad CRC-32"}
+PARTLY = {"running": True, "components": {"worker": {**WORKER, "unserved": [UNSERVED]}}}
 PACS_DOWN = {"peer": "destination pacs", "checks": [{"what": "port", "outcome": "fail", "detail": "nothing listens"}]}
 
 
@@ -347,6 +349,7 @@ def test_a_pacs_that_is_down_never_counts(box: Box) -> None:
         ({"status": {"running": True, "components": {"worker": {"state": "ready", "stale": False}}},
           "test_connection": [OWN]}, "receipt"),
         ({"status": READY, "test_connection": [{**OWN, "checks": PACS_DOWN["checks"]}]}, "C-ECHO"),
+        ({"status": PARTLY, "test_connection": [OWN]}, "model"),
     ],
 )  # fmt: skip
 def test_what_sends_a_system_back(box: Box, answers: dict[str, object], what: str) -> None:
