@@ -162,7 +162,7 @@ def test_patients_are_hidden_by_default_and_the_same_one_is_told_again(box: Box)
     text = box.client().get("/").get_data(as_text=True)
     for secret in ("JANE", "P-1", "P-2"):
         assert secret not in text
-    names = [part.split("<")[0] for part in text.split("<span>Patient ")[1:]]
+    names = [part.split("<")[0] for part in text.split("<bdi>Patient ")[1:]]
     assert len(names) == 3
     assert len(set(names)) == 2
 
