@@ -55,6 +55,11 @@ class Image:
     spacing: tuple[float, float] | None
 
     @property
+    def pixel_shape(self) -> tuple[float, float]:
+        """How tall and how wide a pixel is, in whatever unit: by its spacing, else by Pixel Aspect Ratio."""
+        return self.spacing or _numbers_above_0(self.header, "PixelAspectRatio") or (1.0, 1.0)
+
+    @property
     def sop_class_uid(self) -> str:
         return str(self.header.SOPClassUID)
 
@@ -220,14 +225,16 @@ def _is_inverted(dataset: Dataset) -> bool:
 
 def spacing(header: Dataset) -> tuple[float, float] | None:
     """Millimeters between rows and between columns, None where the header does not say."""
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
-        try:
-            rows, columns = (float(value) for value in header.get(keyword) or ())
-        except (TypeError, ValueError):
-            continue
-        if rows > 0 and columns > 0:
-            return rows, columns
-    return None
+    return _numbers_above_0(header, "PixelSpacing") or _numbers_above_0(header, "ImagerPixelSpacing")
+
+
+def _numbers_above_0(header: Dataset, keyword: str) -> tuple[float, float] | None:
+    """The two values of an element: of rows, and of columns."""
+    try:
+        rows, columns = (float(value) for value in header.get(keyword) or ())
+    except (TypeError, ValueError):
+        return None
+    return (rows, columns) if rows > 0 and columns > 0 else None
 
 
 # --- what the header says -------------------------------------------------------------------------------------------

@@ -28,24 +28,24 @@ def display(image: Image, longest: int = 1024, shortest: int = 1) -> np.ndarray:
     Its longer side has ``longest`` pixels at most; a smaller image is enlarged to ``shortest``. The first window of the
     header is applied where there is one (PS3.3 C.11.2.1.2), else the 1st to 99th percentile.
     """
-    enlarge = max(squared(image.pixels.shape, image.spacing, longest)) < shortest
-    small = square(image.pixels, image.spacing, shortest if enlarge else longest, enlarge)
+    enlarge = max(squared(image.pixels.shape, image.pixel_shape, longest)) < shortest
+    small = square(image.pixels, image.pixel_shape, shortest if enlarge else longest, enlarge)
     return gray(small, window(image.header, image.pixels) or percentiles(small))
 
 
-def square(pixels: np.ndarray, spacing: tuple[float, float] | None, longest: int, enlarge: bool = False) -> np.ndarray:
+def square(pixels: np.ndarray, pixel_shape: tuple[float, float], longest: int, enlarge: bool = False) -> np.ndarray:
     """Pixels made square: float32 ``(rows, columns)``, at most ``longest`` a side, or with ``enlarge`` just that."""
-    rows, columns = squared(pixels.shape, spacing, longest, enlarge)
+    rows, columns = squared(pixels.shape, pixel_shape, longest, enlarge)
     picture = PillowImage.fromarray(np.ascontiguousarray(pixels, dtype=np.float32))
     return np.asarray(picture.resize((columns, rows), PillowImage.Resampling.BILINEAR, reducing_gap=2.0))
 
 
 def squared(
-    shape: tuple[int, ...], spacing: tuple[float, float] | None, longest: int, enlarge: bool = False
+    shape: tuple[int, ...], pixel_shape: tuple[float, float], longest: int, enlarge: bool = False
 ) -> tuple[int, int]:
     """The rows and columns that `square` makes of an image's."""
     rows, columns = shape
-    tall = rows * (spacing[0] / spacing[1] if spacing else 1.0)
+    tall = rows * pixel_shape[0] / pixel_shape[1]
     scale = longest / max(tall, columns)
     scale = scale if enlarge else min(scale, 1.0)
     return max(round(tall * scale), 1), max(round(columns * scale), 1)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scanside.viewing")
 
-DESCRIPTION = "description.json"
+DESCRIPTION = "shown.json"  # another name where its fields change, so that what was cached before is made anew
 _MOST_CACHED = 1 << 30  # bytes
 _REST_SECONDS = 300.0  # without a look, after which the process that reads files ends
 _COMPRESSION = 1  # the fastest: half the bytes, for a fifth of a second of a large radiograph
@@ -62,9 +62,9 @@ class Description(msgspec.Struct, frozen=True):
     """What the viewer must know of the pixels.
 
     A value is ``stored * slope + intercept``; ``stored`` are little-endian numbers of 16 bits, row by row. ``spacing``:
-    millimeters between rows and between columns, None where they are not known; ``at_detector``: they are those at the
-    detector, so that a distance in the patient is shorter. ``inverted``: low values are white (MONOCHROME1).
-    ``windows``: presets, the first of which is shown at first.
+    millimeters between rows and between columns, None where they are not known; ``aspect``: how much taller than wide a
+    pixel is; ``at_detector``: they are those at the detector, so that a distance in the patient is shorter.
+    ``inverted``: low values are white (MONOCHROME1). ``windows``: presets, the first of which is shown at first.
     """
 
     slices: int
@@ -77,6 +77,7 @@ class Description(msgspec.Struct, frozen=True):
     highest: float
     unit: str
     spacing: tuple[float, float] | None
+    aspect: float
     at_detector: bool
     inverted: bool
     windows: tuple[Window, ...]
@@ -172,11 +173,12 @@ def _read(sandbox: Sandbox, paths: Sequence[Path]) -> tuple[np.ndarray, Descript
     if len(paths) == 1:
         loaded = sandbox.load(paths[0], headers[0])
         header, pixels, spacing = loaded.header, loaded.pixels[None], loaded.spacing
+        tall, wide = loaded.pixel_shape
         shown = render.window(header, pixels) is not None
     else:
         stack = volume.load_volume(paths, headers, sandbox)
         header, pixels = stack.images[len(stack.images) // 2].header, stack.pixels
-        spacing = render.plane_spacing(stack, 0)
+        tall, wide = spacing = render.plane_spacing(stack, 0)
         shown = render.levels(stack) == render.window(header, pixels)
     inverted = image.text(header, "PhotometricInterpretation") == "MONOCHROME1"
     if inverted:
@@ -200,6 +202,7 @@ def _read(sandbox: Sandbox, paths: Sequence[Path]) -> tuple[np.ndarray, Descript
         highest=highest,
         unit=image.text(header, "RescaleType").replace("US", "")[:16],
         spacing=spacing,
+        aspect=tall / wide,
         at_detector=spacing is not None and "PixelSpacing" not in header,
         inverted=inverted,
         windows=tuple(windows),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
@@ -51,6 +51,11 @@ def moment(seconds: float | None) -> str:
     if not seconds:
         return ""
     return datetime.fromtimestamp(seconds).astimezone().strftime(f"{_DAYS[language.current()]} %H:%M:%S")
+
+
+def zone(seconds: float) -> str:
+    """In which this device's clock goes: ``UTC``, ``UTC+02:00``."""
+    return str(timezone(datetime.fromtimestamp(seconds).astimezone().utcoffset() or timedelta()))
 
 
 def taken(stated: str) -> str:
@@ -152,6 +157,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "percent": percent,
     "day": day,
     "moment": moment,
+    "zone": zone,
     "taken": taken,
     "proved": proved,
     "ago": ago,

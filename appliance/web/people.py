@@ -27,10 +27,10 @@ ROLE_WORDS = {
     "administrator": marked("may do all of this, and makes accounts and tokens"),
 }
 SCOPE_WORDS = {
-    "see": marked("results"),
+    "see": marked("results and metrics"),
     "assess": marked("say whether results are right"),
     "send": marked("images, by STOW-RS"),
-    "operate": marked("metrics, the device, read and send again"),
+    "operate": marked("the device, read and send again"),
     "administer": marked("accounts and tokens"),
 }
 _ACCOUNT = "/accounts/<string(maxlength=64):name>"

@@ -77,10 +77,13 @@ class PresentationStateWriter:
         state.PresentationCreationDate, state.PresentationCreationTime = state.ContentDate, state.ContentTime
         del state.ContentDate, state.ContentTime  # which this kind doesn't have
         state.Laterality = None
-        if first.spacing is not None:  # or viewers would show pixels that are not square as if they were
-            for area in state.DisplayedAreaSelectionSequence:
+        # Or viewers would show pixels that are not square as if they were.
+        for area in state.DisplayedAreaSelectionSequence:
+            if first.spacing is not None:
                 del area.PresentationPixelAspectRatio
                 area.PresentationPixelSpacing = [DS(each, auto_format=True) for each in first.spacing]
+            else:
+                area.PresentationPixelAspectRatio = [round(each) for each in first.pixel_shape]
         return [state]
 
 

@@ -14,8 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from appliance.config import Config, Destination, StorageScp, Telemetry, Tls, Web
 from appliance.history import Period
 from appliance.history_store import HistoryStore
+from appliance.tokens import Tokens
 from appliance.truth_store import Diagnosis, TruthStore
 from appliance.web.app import create_app
+from tests.appliance.conftest import account
 from tests.appliance.test_api import IDENTITY, filled
 from tests.appliance.test_web import Box
 from tests.certificates import Authority
@@ -57,6 +59,15 @@ def scrape(box: Box) -> str:
     answer = create_app(box.config).test_client().get("/metrics")
     assert answer.status_code == 200
     return answer.get_data(as_text=True)
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/people.md", "docs/monitoring.md"])
+def test_a_token_made_as_the_documents_say_reads_the_metrics(path: str, box: Box) -> None:
+    (scope,) = set(re.findall(r"tokens add prometheus --scope (\w+)", (CHECKOUT / path).read_text()))
+    account(box.config.ledger_path, anna="administrator")
+    secret = Tokens(box.config.ledger_path).add("prometheus", [scope], None, "test")
+    client = create_app(box.config).test_client()
+    assert client.get("/metrics", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

@@ -383,6 +383,14 @@ def test_dcmtk_shows_the_image_through_the_state_as_the_page_does(
     assert np.abs(picture - expected).mean() < 4.0
 
 
+def test_the_state_keeps_the_shape_of_pixels_that_are_not_square(read: Read, tmp_path: Path) -> None:
+    """Where only their ratio is stated, no millimeters."""
+    paths = written(read(make_radiograph(tmp_path / "source.dcm", PixelAspectRatio=[2, 1])), tmp_path)
+    (area,) = pydicom.dcmread(paths["presentation_state"]).DisplayedAreaSelectionSequence
+    assert list(area.PresentationPixelAspectRatio) == [2, 1]
+    assert faults(paths) == []
+
+
 def test_the_lines_run_along_the_mask(read: Read, tmp_path: Path) -> None:
     reading = read(chest(tmp_path))
     state = pydicom.dcmread(written(reading, tmp_path)["presentation_state"])

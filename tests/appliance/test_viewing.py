@@ -121,6 +121,15 @@ def test_factors_keep_every_step(box: Box) -> None:
     assert len(np.unique(box.values(number))) == len(np.unique(pixels))
 
 
+def test_pixels_that_are_not_square_keep_their_shape(box: Box) -> None:
+    """By their spacing, else by Pixel Aspect Ratio, which a scanner states where it knows no millimeters."""
+    spaced = box.description(box.radiograph(PixelSpacing=[0.3, 0.2], seed=1))
+    assert (spaced.spacing, spaced.aspect) == ((0.3, 0.2), pytest.approx(1.5))
+    bare = box.description(box.radiograph(PixelAspectRatio=[2, 1], seed=2))
+    assert (bare.spacing, bare.aspect) == (None, 2.0)
+    assert box.description(box.radiograph(PixelAspectRatio=[0, 1], seed=3)).aspect == 1.0
+
+
 def test_monochrome1_has_its_own_values_and_says_that_low_is_white(box: Box) -> None:
     pixels = noise(0, 4095, np.uint16)
     number = box.radiograph(pixels=pixels, photometric="MONOCHROME1", WindowCenter="2000", WindowWidth="500")

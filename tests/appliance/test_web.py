@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from appliance import reading_order, recount
 from appliance.completeness import Slice
-from appliance.config import Config, Web
+from appliance.config import Brand, Config, Web
 from appliance.custody import Custody
 from appliance.package_store import Choice, PackageStore
 from appliance.result import Code, Finding
@@ -128,12 +128,41 @@ def test_what_a_file_says_is_never_markup(path: str, tmp_path: Path) -> None:
         assert "&lt;script&gt;" in text
 
 
+@pytest.mark.parametrize("path", ["/", "/study/1", "/study/1/report"])
+def test_a_name_of_any_script_stays_apart_from_what_stands_beside_it(path: str, tmp_path: Path) -> None:
+    """Or an override in a name would turn the ID around, and an Arabic ID would swallow the age."""
+    shown = Box(tmp_path, show_patient=True)
+    shown.add(1, 0.9, patient_name="EVIL\u202egpj^X", patient_id="عربي-12")
+    text = shown.client().get(path).get_data(as_text=True)
+    assert "<bdi>EVIL\u202egpj X</bdi>" in text
+    assert "<bdi>عربي-12</bdi>" in text
+
+
+@pytest.mark.parametrize(("zone", "told"), [("UTC", "UTC"), ("Asia/Kathmandu", "UTC+05:45")])
+def test_a_time_says_in_which_zone_it_is(zone: str, told: str, box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        client = box.client()
+        for path in ("/study/1", "/study/1/report", "/device"):
+            assert re.search(rf"\d\d:\d\d:\d\d {re.escape(told)}\b", client.get(path).get_data(as_text=True)), path
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_a_printed_report_bears_the_vendor_s_name(tmp_path: Path) -> None:
+    shown = Box(tmp_path, brand=Brand(name="Acme Reader"))
+    shown.add(1, 0.9)
+    assert "Acme Reader</title>" in shown.client().get("/study/1/report").get_data(as_text=True)
+
+
 def test_patients_are_hidden_by_default_and_the_same_one_is_told_again(box: Box) -> None:
     box.add(3, 0.2, patient_id="P-2")
     text = box.client().get("/").get_data(as_text=True)
     for secret in ("JANE", "P-1", "P-2"):
         assert secret not in text
-    names = [part.split("<")[0] for part in text.split("<span>Patient ")[1:]]
+    names = [part.split("<")[0] for part in text.split("<bdi>Patient ")[1:]]
     assert len(names) == 3
     assert len(set(names)) == 2
 

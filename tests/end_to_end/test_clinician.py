@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page
 
 from appliance import pipeline, writer
-from appliance.config import Config
+from appliance.config import Config, Web
 from appliance.config_file import load
 from appliance.pipeline import Pipeline
 from appliance.store import Arrival, Store
@@ -268,7 +268,11 @@ def test_the_page_works_without_javascript(browser: Browser, site: Site) -> None
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"{site.url}study/{CHEST}")
-    assert page.get_by_alt_text("The radiograph").is_visible()
+    picture, stage = page.get_by_alt_text("The radiograph").bounding_box(), page.locator("#stage").bounding_box()
+    assert picture
+    assert stage
+    assert stage["y"] <= picture["y"]
+    assert picture["y"] + picture["height"] <= stage["y"] + stage["height"] + 1
     assert page.get_by_role("toolbar").count() == 0
     page.goto(site.url)
     page.get_by_role("combobox", name="Finding").select_option("outlined only")
@@ -330,7 +334,54 @@ def test_the_report_is_one_page_without_the_patient(page: Page, site: Site, tmp_
             assert len(re.findall(rb"/Type\s*/Page\b(?!s)", printed)) == 1
 
 
+def test_a_patient_s_name_breaks_nothing(browser: Browser, tmp_path: Path) -> None:
+    config = Config(data_dir=str(tmp_path), web=Web(show_patient=True))
+    store = Store(config.ledger_path)
+    for number, name, patient_id in ((1, "W" * 64 + "^" + "M" * 64, "L" * 64), (2, "قباني^لنزار", "عربي-12")):
+        store.receive(Arrival(f"1.{number}", "1.2", f"{number}" * 64, "1.dcm", 1, "storage_scp", "CT at 192.0.2.1"))
+        store.claim("worker", 30)
+        described = {"patient_name": name, "patient_id": patient_id, "patient_age": "004Y"}
+        store.triage(number, "worker", described, "routine", 0.0)
+        store.reject(number, "worker", "It is not read here.")
+    store.close()
+    running = Site(config)
+    context = browser.new_context(viewport={"width": 360, "height": 740})
+    page, complaints = watched(context, running.url)
+    page.goto(f"{running.url}study/1")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.goto(f"{running.url}study/2")
+    # The age is one piece, not torn apart by what is written from the right.
+    pieces = page.evaluate(
+        """() => {
+          const text = document.querySelector("h1 small").lastChild, range = document.createRange();
+          const at = text.data.indexOf("004Y");
+          range.setStart(text, at);
+          range.setEnd(text, at + 4);
+          return range.getClientRects().length;
+        }"""
+    )
+    assert pieces == 1
+    context.close()
+    running.stop()
+    assert not complaints
+
+
 # --- the worklist ----------------------------------------------------------------------------------------------------
+
+
+def test_a_list_that_gets_no_answer_says_so(browser: Browser, site: Site) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    for path in ("", "device"):
+        page.goto(site.url + path)
+        notice = page.get_by_text("No answer from the device since")
+        assert not notice.is_visible()
+        page.route("**/*.fragment*", lambda route: route.abort())
+        notice.wait_for(timeout=15_000)
+        assert re.search(r"since \d+:\d\d:\d\d", notice.inner_text())
+        page.unroute("**/*.fragment*")
+        notice.wait_for(state="hidden", timeout=15_000)
+    context.close()
 
 
 def test_a_filter_lies_in_the_address_and_outlives_what_comes_meanwhile(page: Page, site: Site, filled: Config) -> None:

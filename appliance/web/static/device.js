@@ -20,13 +20,13 @@ const refresh = async () => {
   try {
     const answer = await fetch(device.dataset.source, { cache: "no-store" });
     if (answer.redirected || answer.status === 401) location.reload();
-    device.classList.toggle("stale", !answer.ok);
+    answered(device, answer.ok); // of page.js
     if (!answer.ok) return;
     const kept = keep();
     device.innerHTML = await answer.text();
     restore(kept);
   } catch {
-    device.classList.add("stale");
+    answered(device, false);
   }
 };
 setInterval(refresh, 5000);

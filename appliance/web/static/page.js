@@ -3,6 +3,16 @@
 // On a phone the pages' names are wider than the screen: the one of this page is in sight.
 document.querySelector("header nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
+// A part that keeps itself up to date says when it no longer does, and since when.
+let answeredAt = new Date();
+const answered = (part, well) => {
+  const lost = document.getElementById("lost");
+  if (!well && lost.hidden) lost.querySelector("time").textContent = answeredAt.toLocaleTimeString(document.documentElement.lang);
+  if (well) answeredAt = new Date();
+  lost.hidden = well;
+  part.classList.toggle("stale", !well);
+};
+
 // The worklist keeps itself up to date: one small request every two seconds, answered with 304 while nothing changed.
 const live = document.getElementById("live");
 if (live) {
@@ -12,14 +22,14 @@ if (live) {
     try {
       const answer = await fetch(live.dataset.source, { headers: mark ? { "If-None-Match": mark } : {}, cache: "no-store" });
       if (answer.redirected || answer.status === 401) location.reload();
-      live.classList.toggle("stale", !answer.ok && answer.status !== 304);
+      answered(live, answer.ok || answer.status === 304);
       if (answer.status !== 200) return;
       mark = answer.headers.get("ETag");
       const focused = document.activeElement && document.activeElement.getAttribute("href");
       live.innerHTML = await answer.text();
       if (focused) live.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
     } catch {
-      live.classList.add("stale");
+      answered(live, false);
     }
   };
   setInterval(refresh, 2000);

@@ -320,7 +320,7 @@ async function start() {
   const beginning = Pixels.load(study);
   beginning.catch(() => {});
   await preview.decode().catch(() => {});
-  if (!state.pixels && preview.naturalWidth) view.measure(preview.naturalHeight / count, preview.naturalWidth, null);
+  if (!state.pixels && preview.naturalWidth) view.measure(preview.naturalHeight / count, preview.naturalWidth, 1);
   new ResizeObserver(resize).observe(stage);
   resize();
   tool("window");
@@ -333,8 +333,8 @@ async function start() {
   } catch {
     return failed();
   }
-  const { rows, columns, spacing, windows, luts } = state.pixels.description;
-  view.measure(rows, columns, spacing);
+  const { rows, columns, aspect, windows, luts } = state.pixels.description;
+  view.measure(rows, columns, aspect);
   const preset = find("preset");
   preset.replaceChildren(...[...windows, ...luts].map(({ name }, number) => new Option(named(name), number)));
   for (const each of figure.querySelectorAll("[data-full]")) each.disabled = false;

@@ -10,8 +10,7 @@ export class View {
   }
 
   /** The size of the image, whose pixels may not be square. What is seen stays, if it is the same image. */
-  measure(rows, columns, spacing) {
-    const aspect = spacing ? spacing[0] / spacing[1] : 1;
+  measure(rows, columns, aspect) {
     const factor = columns / this.columns;
     Object.assign(this, { rows, columns, aspect });
     if (this.fitted) this.fit();
