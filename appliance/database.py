@@ -14,6 +14,7 @@ from appliance.errors import DiskFullError, SpoolError
 _SCHEMA = Path(__file__).with_name("schema.sql")
 # In their order: each brings a ledger to the next version, the first one a ledger of version 1. The schema is what the
 # last one makes.
+_BUSY_SECONDS = 20.0  # so long a connection waits for another one that writes
 _MIGRATIONS = tuple(
     Path(__file__).with_name(name)
     for name in (
@@ -99,7 +100,7 @@ class Database:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             uri = f"{self.path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rwc'}"
-            connection = sqlite3.connect(uri, uri=True, timeout=20.0, isolation_level=None)
+            connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
             connection.row_factory = sqlite3.Row
             if self._read_only:
                 self._refuse_other_versions(connection)

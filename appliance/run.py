@@ -281,11 +281,12 @@ class Appliance:
         for part in (self._scp, self._drop):
             if part:
                 part.stop()
-        if self._shadow:
-            self._shadow.ask_to_stop()  # it gets little processor time, so it is asked first, and waited for last
-        for child in (self._diagnoses, self._worker, self._web, self._shadow):
-            if child:
-                child.stop()
+        # The shadow gets little processor time, so it is waited for last.
+        children = [each for each in (self._diagnoses, self._worker, self._web, self._shadow) if each]
+        for child in children:
+            child.ask_to_stop()
+        for child in children:
+            child.stop()
         self._safety.stop()
         self._housekeeping.stop()
         self._sampler.stop()

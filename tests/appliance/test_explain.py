@@ -93,7 +93,9 @@ def test_the_patients_sides_come_from_the_header(attributes: dict[str, Any], sid
 def test_the_command_covers_a_file_on_the_devices_own_backend(tmp_path: Path) -> None:
     golden = package.read(package.bundled()[0], None).golden()["images"]
     file = make_radiograph(tmp_path / "chest.dcm", pixels=golden[9], bits=8)
-    options = ("--data", tmp_path / "box", "--backend", "onnxruntime")
+    config = tmp_path / "scanside.toml"
+    config.write_text(f"data_dir = 'box'\n[models]\npackages = ['{package.bundled('chest-pneumonia')[0]}']\n")
+    options = ("--config", config, "--backend", "onnxruntime")
     told = scanside("explain", file, "--json", *options, check=True).stdout
     answer = json.loads(told)
     (pneumonia,) = answer["findings"]

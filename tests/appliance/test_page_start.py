@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from appliance import config, run
+from appliance import config, database, run
 from appliance.cli import main
 from tests.peers import free_port, needs, wait_until
 
@@ -89,10 +89,14 @@ def test_without_a_page_all_else_goes_on_and_it_is_looked_for(
     assert "does NOT answer" not in status(appliance)
 
 
-def test_a_ledger_that_is_held_at_the_start_does_not_end_it(appliance: run.Appliance) -> None:
+def test_a_ledger_that_is_held_at_the_start_does_not_end_it(
+    appliance: run.Appliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 2.0)  # whoever writes gives up then
+    appliance._store.close()  # the next connection of this thread knows of it
     holder = sqlite3.connect(appliance._config.ledger_path, isolation_level=None, check_same_thread=False)
     holder.execute("BEGIN IMMEDIATE")
-    release = threading.Timer(25, holder.execute, ["ROLLBACK"])  # whoever writes gives up after 20 s
+    release = threading.Timer(5, holder.execute, ["ROLLBACK"])
     release.start()
     begin = time.monotonic()
     try:

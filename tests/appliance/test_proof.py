@@ -173,12 +173,13 @@ def test_the_commands(tmp_path: Path) -> None:
     rows = json.loads(scanside("receipt", "--backend", "onnxruntime", "--json", check=True).stdout)
     assert len(rows) == len(package.bundled())
     assert all(row["receipt"]["flips"] == 0 for row in rows)
-    bench = scanside("bench", "--backend", "onnxruntime", "--seconds", "0.2", "--json", check=True)
+    config = tmp_path / "scanside.toml"
+    config.write_text(f"[models]\npackages = ['{package.bundled('chest-pneumonia')[0]}']\n")
+    bench = scanside("bench", "--backend", "onnxruntime", "--seconds", "0.2", "--json", "--config", config, check=True)
     measured = json.loads(bench.stdout)
     assert all(each["latency_p50"] > 0 and each["memory_mb"] > 10 for each in measured)
     unknown = scanside("receipt", "--backend", "abacus")
     assert unknown.returncode == 1
     assert "there is no backend 'abacus'" in unknown.stderr
-    config = tmp_path / "scanside.toml"
     config.write_text("[models]\npackages = ['none.scanside']\n")
     assert "none.scanside can't be read" in scanside("receipt", "--config", config).stderr

@@ -85,7 +85,7 @@ def test_assessed_cases_become_a_data_set_of_training(tmp_path: Path, capfd: pyt
         run(FolderImporter(), folder, tmp_path / "unsigned", Options())
     signed.rename(folder / "lineage.sig")
     with (folder / "manifest.csv").open("a") as file:
-        file.write("images/none.png,NORMAL,P,,,,\n")
+        file.write("images/none.png,NORMAL,P,,,,,\n")
     with pytest.raises(DataError, match="changed since the device exported it"):
         run(FolderImporter(), folder, tmp_path / "changed", Options())
 
