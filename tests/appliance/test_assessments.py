@@ -206,7 +206,7 @@ def test_the_page_keeps_an_assessment_and_shows_it(box: Box) -> None:
     }
     assert client.post("/study/1/assess", data=form).headers["Location"] == "/study/1#assessment"
     text = client.get("/study/1").get_data(as_text=True)
-    assert "A reader amends it: right, but the map shows another place (“&lt;b&gt;left&lt;/b&gt;”)" in text
+    assert "A reader amends it: right, but the map shows another place (“<bdi>&lt;b&gt;left&lt;/b&gt;</bdi>”)" in text
     assert "Marked as reviewed" in text
     assert ">amended</b>" in client.get("/").get_data(as_text=True)
     report = client.get("/study/1/report").get_data(as_text=True)

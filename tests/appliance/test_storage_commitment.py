@@ -232,9 +232,9 @@ def test_what_is_owed_outlives_sigkill(tmp_path: Path) -> None:
         told = [reports.get(timeout=60) for _ in asked]
         assert sorted(str(each.TransactionUID) for each in told) == sorted(uid for _, uid in asked)
         assert all(each.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == uid for each in told)
+        ledger = CommitmentStore(box.data / "ledger.sqlite3")
+        wait_until(lambda: ledger.peers() == [], "that it was told is recorded")
         box.kill()
-    ledger = CommitmentStore(box.data / "ledger.sqlite3")
-    assert ledger.peers() == []
     ledger.close()
 
 

@@ -107,6 +107,7 @@ def test_orthanc_takes_finds_and_commits_every_object(peers: Peers, tmp_path: Pa
     assert len(found_by(pacs, study)) == 3
 
 
+@pytest.mark.slow
 def test_orthanc_gets_what_readers_say(peers: Peers, tmp_path: Path) -> None:
     """A document for each, which names the result and the document whose place it takes; the image stays done."""
     appliance, pacs, web = peers
@@ -160,6 +161,7 @@ def _some(appliance: RunningAppliance, state: str) -> bool:
         store.close()
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_everything_arrives_once(peers: Peers, tmp_path: Path) -> None:
     appliance, pacs, web = peers
     appliance.wait_ready()

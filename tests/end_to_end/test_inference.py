@@ -184,6 +184,7 @@ def test_killed_again_and_again_under_load_it_loses_and_doubles_nothing(boxes: B
     wait_until(appliance, "counted", lambda each: each["stops"] == {"onnxruntime": kills})
 
 
+@pytest.mark.slow
 def test_a_network_is_compiled_in_the_background_while_another_backend_serves(boxes: Boxes, images: list[Path]) -> None:
     appliance = boxes.start(keep=("cpu",), prepare_seconds=6.0)
     found = wait_until(appliance, "serving", lambda each: each["worker"]["state"] == "ready")

@@ -172,6 +172,7 @@ def test_the_certificate_is_the_one_whose_fingerprint_was_said(appliance: Runnin
         old.wrap_socket(plain)
 
 
+@pytest.mark.slow
 def test_plain_http_and_silent_handshakes_keep_nobody_out(appliance: RunningAppliance) -> None:
     where = urlsplit(appliance.url)
     silent = [socket.create_connection((where.hostname, where.port)) for _ in range(30)]

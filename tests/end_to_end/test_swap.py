@@ -20,6 +20,7 @@ from tests.swapping import appliance, swap_under_load
 pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 
 
+@pytest.mark.slow
 def test_a_switch_and_a_rollback_under_load_lose_nothing_and_a_shadow_is_in_nobodys_way(tmp_path: Path) -> None:
     running = appliance(tmp_path)
     running.start(300)
