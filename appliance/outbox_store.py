@@ -32,8 +32,9 @@ _DUE = f"""
 {_ITEM} WHERE outbox.destination = :destination AND outbox.state = 'waiting' AND outbox.next_attempt_at <= :now
 ORDER BY CASE WHEN :probe THEN outbox.attempts ELSE 0 END, instance.reading_rank, outbox.id LIMIT :limit
 """
-_MORE_URGENT = f"""
-{_ITEM} WHERE outbox.destination = :destination AND outbox.state = 'waiting' AND outbox.next_attempt_at <= :now
+_MORE_URGENT = """
+SELECT 1 FROM outbox JOIN object ON object.id = outbox.object_id JOIN instance ON instance.id = object.instance_id
+WHERE outbox.destination = :destination AND outbox.state = 'waiting' AND outbox.next_attempt_at <= :now
 AND instance.reading_rank < :rank LIMIT 1
 """
 _TO_ASK = f"""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,6 +30,8 @@ SUFFIX = ".scanside"
 TASKS = ("classification", "segmentation")
 MAX_BYTES = 512 * 1024 * 1024  # of all files together, unpacked
 _MANIFEST, _SIGNATURE = "manifest.json", "manifest.sig"
+# What zipfile raises of an archive that is none, cut or damaged.
+_BROKEN_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -371,7 +374,7 @@ def read(path: Path, trusted: dict[str, Ed25519PublicKey] | None) -> Package:
             members = archive.infolist()
             _check_members(path, members)
             contents = {info.filename: archive.read(info) for info in members}
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+    except _BROKEN_ARCHIVE as error:
         raise PackageError(f"{path} is not a model package or is damaged: {error}", hint="copy it again") from error
     for name in (_MANIFEST, _SIGNATURE):
         if name not in contents:
@@ -401,8 +404,7 @@ def damaged(path: Path, trusted: dict[str, Ed25519PublicKey], sha256: str | None
         signed_by = signature.verify(signed.decode("ascii", "replace"), manifest_bytes, trusted, str(path))
         sha256 = sha256 or hashlib.sha256(data).hexdigest()
         return Package(path, sha256, msgspec.json.decode(manifest_bytes, type=Manifest), {}, signed_by)
-    except (OSError, KeyError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zipfile.zlib.error,  # type: ignore[attr-defined]
-            msgspec.DecodeError, PackageError):  # fmt: skip
+    except (*_BROKEN_ARCHIVE, OSError, KeyError, msgspec.DecodeError, PackageError):
         return None
 
 

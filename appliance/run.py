@@ -378,9 +378,9 @@ class Child:
             self._process.terminate()
 
     def stop(self) -> None:
+        self.ask_to_stop()
         if self._process is None:
             return
-        self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -254,7 +254,7 @@ class Store(OutboxStore):
 
         Raises
         ------
-        InputError
+        QuarantineError
             Another instance has its UID.
         LeaseLostError
         """
