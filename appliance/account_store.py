@@ -43,7 +43,7 @@ class AccountStore(Database):
                 "INSERT INTO account (name, role, password, created_at) VALUES (?, ?, ?, ?)",
                 (name, role, password, time.time()),
             )
-            connection.execute("DELETE FROM enrolment")
+            connection.execute("DELETE FROM enrolment WHERE name IN (?, '')", (name,))
 
     def set_role(self, name: str, role: str) -> None:
         with self._transaction() as connection:
@@ -140,13 +140,26 @@ class AccountStore(Database):
                 (most,),
             )
 
-    # --- the first account ------------------------------------------------------------------------------------
+    # --- codes that make accounts -----------------------------------------------------------------------------
 
-    def set_enrolment(self, digest: str) -> None:
+    def set_enrolment(self, name: str, role: str, digest: str, expires_at: float | None) -> None:
+        """A code's digest, in the place of an earlier one of that name; '' for the first account."""
         with self._transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO enrolment VALUES (1, ?, ?)", (digest, time.time()))
+            connection.execute("DELETE FROM enrolment WHERE expires_at < ?", (time.time(),))
+            connection.execute("INSERT OR REPLACE INTO enrolment VALUES (?, ?, ?, ?)", (name, role, digest, expires_at))
 
-    def enrolment(self) -> str:
-        """The digest of the code that counts, '' where none does."""
-        rows = self._rows("SELECT digest FROM enrolment")
-        return str(rows[0]["digest"]) if rows else ""
+    def enrolment(self, digest: str) -> dict[str, Any] | None:
+        """Whose account a code makes, and with which role; None where it counts no more."""
+        sql = "SELECT * FROM enrolment WHERE digest = :digest AND ifnull(expires_at >= :now, 1)"
+        rows = self._rows(sql, digest=digest, now=time.time())
+        return rows[0] if rows else None
+
+    def invitations(self) -> list[dict[str, Any]]:
+        """Who has a code that counts, but no account yet, by name: ``name``, ``role``, ``expires_at``."""
+        sql = "SELECT name, role, expires_at FROM enrolment WHERE expires_at >= :now ORDER BY name"
+        return self._rows(sql, now=time.time())
+
+    def withdraw(self, name: str) -> bool:
+        """Whether there was such an invitation."""
+        with self._transaction() as connection:
+            return connection.execute("DELETE FROM enrolment WHERE name = ? AND name <> ''", (name,)).rowcount > 0

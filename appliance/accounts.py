@@ -45,6 +45,7 @@ _FORGOTTEN = {"account": 86400.0, "browser": 86400.0, "address": 3600.0}  # seco
 _MOST_FAILURES = 10_000  # rows
 _CHECKS_AT_ONCE = 2  # each takes 32 MiB and a core for a while
 _CHECK_SECONDS = 5.0
+_INVITED_SECONDS = 14 * 86400.0
 _CODE_LETTERS = "ABCDEFGHJKMNPQRSTVWXYZ23456789"  # no two of which look alike
 
 
@@ -84,22 +85,26 @@ class Accounts:
         ------
         AccountError
         """
+        self._check_new(name, role)
+        hashed = _hashed(name, password)
+        with self.store.together():
+            self._check_new(name, role)  # another may have come meanwhile
+            if role != "administrator" and not self.store.any_account():
+                raise AccountError("the first account must be an administrator's", hint="that one adds all others")
+            self.store.insert_account(name, role, hashed)
+
+    def _check_new(self, name: str, role: str) -> None:
         if not _NAME.fullmatch(name):
             raise AccountError(
                 f"{name[:64]!r} can't be an account's name",
                 hint="use up to 64 letters a-z, digits and . _ @ -, beginning with a letter or a digit",
             )
         _check_role(role)
-        hashed = _hashed(name, password)
-        with self.store.together():
-            if role != "administrator" and not self.store.any_account():
-                raise AccountError("the first account must be an administrator's", hint="that one adds all others")
-            if self.store.account(name) is not None:
-                raise AccountError(
-                    f"there is an account {name!r} already",
-                    hint="a name is never given to somebody else, since the audit trail names it; take another",
-                )
-            self.store.insert_account(name, role, hashed)
+        if self.store.account(name) is not None:
+            raise AccountError(
+                f"there is an account {name!r} already",
+                hint="a name is never given to somebody else, since the audit trail names it; take another",
+            )
 
     def known(self, name: str) -> dict[str, Any]:
         """An account's row; raises `AccountError`."""
@@ -220,7 +225,7 @@ class Accounts:
         finally:
             self._places.release()
 
-    # --- the first account ------------------------------------------------------------------------------------
+    # --- codes that make accounts -----------------------------------------------------------------------------
 
     def new_code(self) -> str:
         """A one-time code that makes the first account; an earlier one counts no more.
@@ -232,12 +237,27 @@ class Accounts:
         """
         if self.store.any_account():
             raise AccountError("this device has an account already", hint="an administrator adds others")
-        letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(16))
-        self.store.set_enrolment(_digest_of_code(letters))
-        return "-".join(letters[at : at + 4] for at in range(0, 16, 4))
+        return self._code("", "administrator", None)
+
+    def invite(self, name: str, role: Role) -> str:
+        """A one-time code, with which somebody makes the account of that name, and nobody else knows the password.
+
+        It counts for 14 days; an earlier one for that name counts no more.
+
+        Raises
+        ------
+        AccountError
+        """
+        self._check_new(name, role)
+        return self._code(name, role, time.time() + _INVITED_SECONDS)
+
+    def withdraw(self, name: str) -> None:
+        """Let the code of an invitation count no more; raises `AccountError`."""
+        if not self.store.withdraw(name):
+            raise AccountError(f"{name[:64]!r} is not invited", hint="see `scanside accounts list`")
 
     def enrol(self, code: str, name: str, password: str, address: str) -> Account:
-        """Make the first account with the code.
+        """Make an account with a code.
 
         Raises
         ------
@@ -248,12 +268,19 @@ class Accounts:
         """
         self._count([("address", f"enrol {address}")])
         with self.store.together():
-            if self.store.any_account():
-                raise LoginError("This device has an account already. Log in with that.")
-            if not secrets.compare_digest(self.store.enrolment(), _digest_of_code(code)):
-                raise LoginError("The code is wrong. `scanside accounts enrol` on the device prints another one.")
-            self.add(name, "administrator", password)
+            invited = self.store.enrolment(_digest_of_code(code))
+            if invited is None:
+                whence = "An administrator gives" if self.store.any_account() else "`scanside accounts enrol` prints"
+                raise LoginError(f"The code is wrong, or counts no more. {whence} another one.")
+            if invited["name"] and invited["name"].lower() != name.lower():
+                raise AccountError("the code is for another name", hint="use the one that was given with it")
+            self.add(invited["name"] or name, invited["role"], password)
         return Account.of(self.known(name))
+
+    def _code(self, name: str, role: Role, expires_at: float | None) -> str:
+        letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(16))
+        self.store.set_enrolment(name, role, _digest_of_code(letters), expires_at)
+        return "-".join(letters[at : at + 4] for at in range(0, 16, 4))
 
 
 def digest(secret: str) -> str:

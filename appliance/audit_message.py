@@ -167,7 +167,7 @@ def _other(record: Record, subject: Subject | None, source: Source) -> ElementTr
 
 _SECURITY_COMMANDS = {
     "add_account", "set_role", "set_password", "disable_account", "enable_account", "unlock_account", "add_token",
-    "revoke_token", "new_enrolment_code",
+    "revoke_token", "new_enrolment_code", "invite_account", "withdraw_invitation",
 }  # fmt: skip
 _MAKERS = {
     "start": _activity, "stop": _activity, "login": _authentication, "logout": _authentication,

@@ -11,8 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from appliance import occlusion, signature, writer
 from appliance.config import Config
 from appliance.errors import NotAcceptedError
-from appliance.image import read_header, side_at_left
-from appliance.pipeline import Pipeline, Stopwatch, try_out
+from appliance.image import read_header
+from appliance.in_service import try_out
+from appliance.orientation import side_at_left
+from appliance.pipeline import Pipeline, Stopwatch
 
 CAUTION = (
     "This says what the model reacts to, not where a disease is; the gray cover is brighter than a lung, so a fall "

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import pydicom
@@ -301,7 +301,7 @@ def describe(header: Dataset) -> dict[str, str]:
 
 def place_in_series(header: Dataset) -> Slice:
     """What an image says of its place in its series; a value that can't be read counts as not stated."""
-    orientation, origin = _numbers(header, "ImageOrientationPatient", 6), _numbers(header, "ImagePositionPatient", 3)
+    orientation, origin = numbers(header, "ImageOrientationPatient", 6), numbers(header, "ImagePositionPatient", 3)
     normal = position = None
     if orientation is not None and origin is not None:
         across = np.cross(orientation[:3], orientation[3:])
@@ -309,7 +309,7 @@ def place_in_series(header: Dataset) -> Slice:
         if length > 0:
             x, y, z = (across / length).tolist()
             normal, position = (x, y, z), float(np.dot((x, y, z), origin))
-    spacing = _numbers(header, "SpacingBetweenSlices", 1)
+    spacing = numbers(header, "SpacingBetweenSlices", 1)
     return Slice(
         instance_number=_whole(header, "InstanceNumber"),
         acquisition_number=_whole(header, "AcquisitionNumber"),
@@ -321,7 +321,7 @@ def place_in_series(header: Dataset) -> Slice:
     )
 
 
-def _numbers(header: Dataset, keyword: str, count: int) -> list[float] | None:
+def numbers(header: Dataset, keyword: str, count: int) -> list[float] | None:
     """Finite numbers, as many as there must be; None where these are not what the header has."""
     try:
         values = [float(value) for value in text(header, keyword).split("\\")]
@@ -331,7 +331,7 @@ def _numbers(header: Dataset, keyword: str, count: int) -> list[float] | None:
 
 
 def _whole(header: Dataset, keyword: str) -> int | None:
-    found = _numbers(header, keyword, 1)
+    found = numbers(header, keyword, 1)
     return int(found[0]) if found is not None and abs(found[0]) < 2**31 else None
 
 
@@ -379,15 +379,3 @@ def _age_by_birth(header: Dataset) -> float | None:
         return None
     years = (examined - born).days / 365.25
     return years if 0 <= years < 130 else None
-
-
-def side_at_left(header: Dataset) -> tuple[Literal["R", "L"] | None, bool]:
-    """Which side of the patient lies at the left edge of a frontal radiograph, and whether the header states it.
-
-    By Patient Orientation (PS3.3 C.7.6.1.1.1), which says where rows lead to. Without it a frontal view is taken to
-    hang as usual, facing the viewer; of another view there is no such side.
-    """
-    rows = text(header, "PatientOrientation").upper().split("\\")[0]
-    if rows:
-        return ("R" if rows[0] == "L" else "L" if rows[0] == "R" else None), True
-    return ("R" if text(header, "ViewPosition").upper() in ("PA", "AP") else None), False

@@ -15,7 +15,8 @@ from appliance import completeness, signature, writer
 from appliance.config import Config
 from appliance.errors import InputError, QuarantineError, UnservedError
 from appliance.image import place_in_series, text
-from appliance.pipeline import Pipeline, Stopwatch, try_out, unmade, warned, write_results
+from appliance.in_service import try_out
+from appliance.pipeline import Pipeline, Stopwatch, unmade, warned, write_results
 from appliance.sandbox import Sandbox
 from appliance.spool import write_durably
 

@@ -65,6 +65,17 @@ SELECT event.instance_id, event.detail
 FROM event INDEXED BY event_unmade JOIN instance ON instance.id = event.instance_id
 WHERE event.what = 'unmade' AND event.at >= :since AND instance.reviewed_at IS NULL ORDER BY event.at DESC LIMIT 1000
 """
+LONGEST_DELAY = 60.0  # seconds until an image whose reading failed for a while is read again
+_BRING_FORWARD = (
+    "UPDATE outbox SET next_attempt_at = :now + :retry WHERE state = 'waiting' AND next_attempt_at > :now + :retry",
+    """UPDATE outbox SET next_attempt_at = :now + :commitment * (1 << min(max(asked - 1, 0), 10))
+    WHERE state = 'sent' AND to_commit = 1
+    AND next_attempt_at > :now + max(:retry, :commitment * (1 << min(max(asked - 1, 0), 10)))""",
+    "UPDATE outbox SET queued_at = :now WHERE queued_at > :now AND state IN ('waiting', 'sent')",
+    "UPDATE lane SET next_probe_at = :now + :probe WHERE next_probe_at > :now + :probe",
+    "UPDATE instance SET not_before = :now + :delay WHERE state = 'received' AND not_before > :now + :delay",
+    "UPDATE instance SET lease_until = :now + :lease WHERE state = 'claimed' AND lease_until > :now + :lease",
+)
 _OF_OBJECT = "SELECT instance_id, kind, of_result FROM object WHERE id = ?"
 _OF_REPORT = """
 SELECT outbox.id, outbox.object_id, outbox.attempts
@@ -74,7 +85,7 @@ WHERE commitment_item.transaction_uid = ? AND object.sop_instance_uid = ?
 
 
 class OutboxStore(SeriesStore):
-    # --- sending ----------------------------------------------------------------------------------------------
+    # --- sending --------------------------------------------------------------------------------------------------
 
     def due(self, destination: str, limit: int = 100, probe: bool = False) -> list[dict[str, Any]]:
         """Items of a destination whose time has come, with their object's columns: those first that are read first.
@@ -134,7 +145,7 @@ class OutboxStore(SeriesStore):
                 self._event(connection, identifier, now, "delivered", "")
                 self._take_along(connection, identifier, "written", now)
 
-    # --- a destination as such --------------------------------------------------------------------------------
+    # --- a destination as such ------------------------------------------------------------------------------------
 
     def lane(self, destination: str) -> dict[str, Any] | None:
         """How a destination fails (``failures``, ``since``, ``next_probe_at``, ``last_error``); None while it works."""
@@ -154,7 +165,7 @@ class OutboxStore(SeriesStore):
         with self._transaction() as connection:
             connection.execute("DELETE FROM lane WHERE destination = ?", (destination,))
 
-    # --- storage commitment -----------------------------------------------------------------------------------
+    # --- storage commitment ---------------------------------------------------------------------------------------
 
     def to_ask(self, destination: str, limit: int = 500) -> list[dict[str, Any]]:
         """Items that were sent and whose commitment is to be asked for now."""
@@ -254,7 +265,30 @@ class OutboxStore(SeriesStore):
         with self._transaction() as connection:
             connection.execute("DELETE FROM commitment WHERE asked_at < ?", (before,))
 
-    # --- giving up, and starting anew by hand -----------------------------------------------------------------
+    # --- a clock that was set back --------------------------------------------------------------------------------
+
+    def bring_forward(self, longest_retry: float, longest_probe: float, commitment: float, lease: float) -> int:
+        """Let nothing wait longer than it ever does: until a time that this device's clock believed before it was set.
+
+        Parameters
+        ----------
+        longest_retry, longest_probe, commitment, lease
+            The longest pauses in seconds, as `appliance.config` has them: of an item, of a destination's probe, before
+            the commitment is asked for a second time (it doubles), and of a claim.
+
+        Returns
+        -------
+        How many rows that were.
+        """
+        now = time.time()
+        pauses = {"now": now, "retry": longest_retry, "probe": longest_probe, "commitment": commitment}
+        with self._transaction() as connection:
+            return sum(
+                connection.execute(statement, {**pauses, "lease": lease, "delay": LONGEST_DELAY}).rowcount
+                for statement in _BRING_FORWARD
+            )
+
+    # --- giving up, and starting anew by hand ---------------------------------------------------------------------
 
     def give_up(self, destination: str, before: float, why: str) -> int:
         """Set aside what is tried since before then; how many items. ``why`` where nothing else tells."""

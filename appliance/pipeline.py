@@ -22,66 +22,29 @@ from appliance import (
     answers,
     companion,
     image,
-    installed,
-    interpret,
+    in_service,
     pictures,
-    proof,
     route,
     writer,
 )
 from appliance.config import Config
-from appliance.errors import ApplianceError, BackendError, NotAcceptedError, PackageError, UnservedError
+from appliance.errors import ApplianceError, BackendError, NotAcceptedError, UnservedError
 from appliance.image import Image, Reader
+from appliance.in_service import Engine, Tried, Unserved
 from appliance.interpret import Source
 from appliance.package import Package
 from appliance.preprocess import preprocess
-from appliance.proof import Trial
 from appliance.receipt import Receipt
 from appliance.result import Outlines, Prediction, Provenance
-from appliance.serving import Answer, Server
+from appliance.serving import Answer
 from appliance.store import MOST_CRASHES
 from appliance.volume import Volume, load_volume
 from appliance.writers import WRITERS, message_writers
 
 log = logging.getLogger("scanside.pipeline")
 
-Tried = tuple[Package, tuple[Trial, ...]]
-
 _FEWEST_PIXELS, _LONGEST_SIDES = 32, 8  # of the shorter side; times that the longer one may have
 _LOOK_AT_IT = "look at it at the modality"
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A package in service."""
-
-    server: Server
-    operating_point: str | None
-    trials: tuple[Trial, ...]
-
-    @property
-    def package(self) -> Package:
-        return self.server.package
-
-    def predict(self, answer: Answer, source: Source) -> Prediction:
-        """What an answer means."""
-        if self.package.segments:
-            return interpret.segments(self.package, answer.outputs, source)
-        target, shape = answer.receipt.target, source.pixels.shape
-        return interpret.findings(self.package, target, answer.outputs, self.operating_point, shape)
-
-
-@dataclass(frozen=True)
-class Unserved:
-    """A package in force that can't be served, and why: what it reads waits."""
-
-    package: Package
-    error: BackendError | PackageError
-    trials: tuple[Trial, ...] = ()
-
-    def refuse(self) -> UnservedError:
-        """What becomes of an image that it reads."""
-        return UnservedError(f"{self.package} can't be served: {self.error.message}", self.error.hint)
 
 
 @dataclass
@@ -139,41 +102,6 @@ class Reading:
         return Outlines(said.segments, said.segmented_by or self.provenance, slices)
 
 
-def serve(config: Config, opened: Package, trials: tuple[Trial, ...], serving: str | None = None) -> Engine:
-    """Put a package in service on the best of its backends.
-
-    Parameters
-    ----------
-    serving
-        The backend that has served it so far.
-
-    Raises
-    ------
-    PackageError, BackendError
-        It can't be served; no process of it is left then.
-    """
-    receipts = proof.ranked(trials, serving)
-    for receipt in receipts if not opened.segments else ():
-        opened.target(receipt.target).operating_point(config.models.operating_point)
-    server = Server(opened, receipts, proof.options(config), config.inference.deadline_seconds)
-    try:
-        server.keep_alive()
-        proof.warn_of_other_runtime(opened, server.receipt)
-    except BaseException:
-        server.close()
-        raise
-    return Engine(server, config.models.operating_point, trials)
-
-
-def place(config: Config, opened: Package, trials: tuple[Trial, ...], serving: str | None = None) -> Engine | Unserved:
-    """A package's place in the pipeline, parameters as of `serve`."""
-    try:
-        return serve(config, opened, trials, serving)
-    except (BackendError, PackageError) as error:
-        log.error("%s can't be served: %s", opened, error)
-        return Unserved(opened, error, trials)
-
-
 class Pipeline:
     """Every package in force, each in service unless it can't be: one that is not keeps back its own images only.
 
@@ -208,7 +136,7 @@ class Pipeline:
         Parameters
         ----------
         tried
-            As from `try_out`; what is known to be out of service stays so.
+            As from `in_service.try_out`; what is known to be out of service stays so.
         serving
             The package's SHA-256 -> the backend that has served it so far.
 
@@ -223,7 +151,7 @@ class Pipeline:
                 if isinstance(each, Unserved):
                     found.places += (each,)
                 else:
-                    found.places += (place(config, *each, (serving or {}).get(each[0].sha256)),)
+                    found.places += (in_service.place(config, *each, (serving or {}).get(each[0].sha256)),)
             if found.unserved and not found.engines:
                 raise found.unserved[0].error
         except BaseException:
@@ -426,21 +354,6 @@ def _check_picture(image: Image) -> None:
     low, high = np.percentile(image.pixels[::step, ::step], (2, 98))
     if low == high:
         raise NotAcceptedError("The image shows nothing: nearly all of its pixels have one value.", hint=_LOOK_AT_IT)
-
-
-def try_out(config: Config) -> list[Tried | Unserved]:
-    """Each package in force, with what became of the backends that it may be served on; one that is damaged is out of
-    service. Raises `PackageError`, `BackendError`.
-    """
-    return [
-        try_one(config, opened) if problem is None else Unserved(opened, problem)
-        for opened, problem in installed.with_damaged(config)
-    ]
-
-
-def try_one(config: Config, opened: Package, known: Sequence[Receipt] = (), since: datetime | None = None) -> Tried:
-    """What became of the backends that one package may be served on."""
-    return opened, tuple(proof.trials(config.inference.backend, opened, proof.options(config), known, since))
 
 
 def write_objects(

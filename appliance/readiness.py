@@ -16,14 +16,15 @@ from typing import Any
 
 import msgspec
 
-from appliance import backends, installed, pipeline, proof, receipts, signature, writer
+from appliance import backends, in_service, installed, proof, receipts, signature, writer
 from appliance.config import Config
 from appliance.engine_cache import EngineCache
 from appliance.errors import ApplianceError, BackendError, ConfigError, PackageError, SpoolError
+from appliance.in_service import Engine, Tried, Unserved
 from appliance.inference import InferenceProcess
 from appliance.package import Package
 from appliance.package_store import Choice, PackageStore
-from appliance.pipeline import Engine, Pipeline, Tried, Unserved
+from appliance.pipeline import Pipeline
 from appliance.preparation import Preparation
 from appliance.proof import Trial
 from appliance.serving import Server
@@ -233,7 +234,7 @@ class Readiness:
         opened, problem = found.get(model, (waiting.package, waiting.error))
         if problem is not None:
             return Unserved(opened, problem)
-        return pipeline.place(self._config, opened, self._try(opened, _now()))
+        return in_service.place(self._config, opened, self._try(opened, _now()))
 
     def _go_on(self, serving: Pipeline, places: Sequence[Engine | Unserved]) -> None:
         """With these, between two images."""
@@ -325,12 +326,12 @@ class Readiness:
 
     def _serve(self, opened: Package) -> Engine:
         since = proof.last_night(_now(), self._config.inference.receipts_at)
-        return pipeline.serve(self._config, opened, self._try(opened, since))
+        return in_service.serve(self._config, opened, self._try(opened, since))
 
     def _try(self, opened: Package, since: datetime) -> tuple[Trial, ...]:
         """Its backends without a valid receipt; what has to be compiled first is begun."""
         known = receipts.known(self._store, self._key)
-        _, trials = pipeline.try_one(self._config, opened, known, since)
+        _, trials = in_service.try_one(self._config, opened, known, since)
         receipts.keep(self._store, self._key, trials, known)
         for trial in trials:
             if trial.unprepared:

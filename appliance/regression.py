@@ -12,8 +12,9 @@ import msgspec
 from appliance.assessment_store import Assessments
 from appliance.config import Config
 from appliance.errors import ApplianceError
+from appliance.in_service import Tried
 from appliance.package_store import PackageStore
-from appliance.pipeline import Pipeline, Stopwatch, Tried
+from appliance.pipeline import Pipeline, Stopwatch
 from appliance.replay import sources
 from appliance.result import Finding, Outlines, Prediction
 from appliance.sandbox import Sandbox

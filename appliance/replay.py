@@ -23,8 +23,9 @@ from appliance import __version__, backends, difference, installed, package, pip
 from appliance.config import Config, MessageKind, ResultKind
 from appliance.errors import ApplianceError, BackendError, PackageError
 from appliance.file_head import has_digest
+from appliance.in_service import Tried
 from appliance.package import Package
-from appliance.pipeline import Pipeline, Reading, ResultFile, Stopwatch, Tried
+from appliance.pipeline import Pipeline, Reading, ResultFile, Stopwatch
 from appliance.result import Finding, Outlines, Provenance
 from appliance.sandbox import Sandbox
 from appliance.spool import write_durably

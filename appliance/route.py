@@ -7,13 +7,12 @@ result goes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from pydicom import Dataset
 from pydicom.uid import UID
 
-from appliance import described
+from appliance import described, orientation
 from appliance.errors import NO_BODY_PART, NO_PACKAGE, RAW_IMAGE, THIS_DEVICE_READS, NotAcceptedError
 from appliance.image import age_contradiction, age_years, text
 from appliance.package import Package
@@ -155,8 +154,8 @@ def _view(header: Dataset, package: Package) -> str | None:
 def _leads(header: Dataset) -> tuple[str, ...]:
     """Where rows and columns lead to, the main direction of each (Patient Orientation, PS3.3 C.7.6.1.1.1); empty where
     that is not stated, or is none."""
-    stated = text(header, "PatientOrientation").upper().split("\\")
-    return tuple(each[0] for each in stated) if all(re.fullmatch("[APRLHF]{1,3}", each) for each in stated) else ()
+    leads = orientation.stated(header)
+    return tuple(each[0] for each in leads) if leads is not None else ()
 
 
 _CHECKS = (_kind, _pixels, _body_part, _view)

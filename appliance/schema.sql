@@ -303,10 +303,11 @@ CREATE TABLE login_failure (                     -- tries without the right pass
 ) STRICT;
 CREATE INDEX login_failure_by_time ON login_failure (last_at);
 
-CREATE TABLE enrolment (                         -- the one-time code that makes the first account; one row at most
-    id      INTEGER PRIMARY KEY CHECK (id = 1),
-    digest  TEXT NOT NULL,                       -- SHA-256
-    made_at REAL NOT NULL
+CREATE TABLE enrolment (                         -- one-time codes with which people make their accounts
+    name       TEXT PRIMARY KEY COLLATE NOCASE,  -- whose; '' for the first account, which takes any name
+    role       TEXT NOT NULL CHECK (role IN ('viewer', 'clinician', 'engineer', 'administrator')),
+    digest     TEXT NOT NULL UNIQUE,             -- SHA-256
+    expires_at REAL                              -- NULL: as soon as there is an account
 ) STRICT;
 
 CREATE TABLE token (                             -- with which systems use the page's interfaces

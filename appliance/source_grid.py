@@ -5,18 +5,15 @@ What a header holds beyond that, right or wrong, never comes near a result.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from highdicom import PixelMeasuresSequence
 from pydicom import Dataset
 
 from appliance import writer
-from appliance.image import Image, text
+from appliance.image import Image
 from appliance.result import Provenance
 from appliance.volume import stack
-
-_ORIENTATION = re.compile(r"([LRAPHF]{1,3})\\([LRAPHF]{1,3})")
 
 
 def sources(images: Sequence[Image]) -> list[Dataset]:
@@ -47,12 +44,6 @@ def series_uid(images: Sequence[Image], provenance: Provenance, kind: str) -> st
     """The Series Instance UID of what lies on the source's grid; of a volume, in the source's Frame of Reference."""
     place = str(images[0].header.FrameOfReferenceUID) if len(images) > 1 else ""
     return writer.series_uid(images[0], provenance, kind, place)
-
-
-def orientation(image: Image) -> list[str] | None:
-    """The source's, where it states it: needed of what lies in no space (PS3.3 section C.7.6.1.1.1)."""
-    found = _ORIENTATION.fullmatch(text(image.header, "PatientOrientation"))
-    return list(found.groups()) if found else None
 
 
 def pixel_measures(image: Image, shape: tuple[int, ...]) -> PixelMeasuresSequence | None:

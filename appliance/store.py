@@ -26,7 +26,7 @@ import msgspec
 from appliance import reading_order
 from appliance.config import Priority
 from appliance.errors import LeaseLostError
-from appliance.outbox_store import OutboxStore
+from appliance.outbox_store import LONGEST_DELAY, OutboxStore
 from appliance.overview import FINAL_STATES, MOST_CRASHES, STATES
 from appliance.reading_order import Tier
 from appliance.series_store import OPEN_TRANSFER, OTHER_OF_UID, in_conflict
@@ -74,22 +74,11 @@ SELECT id FROM instance WHERE sop_instance_uid = :uid AND sop_instance_uid <> ''
 ORDER BY id DESC LIMIT 1
 """
 _TURNED_AWAY = ("rejected", "failed", "quarantined")
-_LONGEST_DELAY = 60.0
 _HOLD_SECONDS = 3600.0  # and then it is looked at again, whatever was said
 _LET_GO = """
 UPDATE instance INDEXED BY instance_queue SET not_before = 0
 WHERE state IN ('received', 'claimed') AND parked = 0 AND state = 'received' AND not_before > :now
 """
-_BRING_FORWARD = (
-    "UPDATE outbox SET next_attempt_at = :now + :retry WHERE state = 'waiting' AND next_attempt_at > :now + :retry",
-    """UPDATE outbox SET next_attempt_at = :now + :commitment * (1 << min(max(asked - 1, 0), 10))
-    WHERE state = 'sent' AND to_commit = 1
-    AND next_attempt_at > :now + max(:retry, :commitment * (1 << min(max(asked - 1, 0), 10)))""",
-    "UPDATE outbox SET queued_at = :now WHERE queued_at > :now AND state IN ('waiting', 'sent')",
-    "UPDATE lane SET next_probe_at = :now + :probe WHERE next_probe_at > :now + :probe",
-    "UPDATE instance SET not_before = :now + :delay WHERE state = 'received' AND not_before > :now + :delay",
-    "UPDATE instance SET lease_until = :now + :lease WHERE state = 'claimed' AND lease_until > :now + :lease",
-)
 _GOES_BEFORE = f"{_WAITING} AND (due_at, id) < (:due_at, :id) LIMIT 1"
 
 
@@ -277,7 +266,7 @@ class Store(OutboxStore):
     def release(self, instance_id: int, owner: str, reason: str, delay: float) -> None:
         """Give a claim back: it is tried again after ``delay`` seconds (60 at most); ``reason`` says why it waits."""
         now = time.time()
-        not_before = now + min(delay, _LONGEST_DELAY) if delay else 0.0
+        not_before = now + min(delay, LONGEST_DELAY) if delay else 0.0
         with self._transaction() as connection:
             self._end_claim(connection, instance_id, owner, "received", reason, now, not_before)
 
@@ -292,29 +281,12 @@ class Store(OutboxStore):
         with self._transaction() as connection:
             connection.execute(_LET_GO, {"now": time.time()})
 
-    def bring_forward(self, longest_retry: float, longest_probe: float, commitment: float, lease: float) -> int:
-        """Let nothing wait longer than it ever does: until a time that this device's clock believed before it was set.
-
-        Parameters
-        ----------
-        longest_retry, longest_probe, commitment, lease
-            The longest pauses in seconds, as `appliance.config` has them: of an item, of a destination's probe, before
-            the commitment is asked for a second time (it doubles), and of a claim.
-
-        Returns
-        -------
-        How many rows that were.
-        """
-        now = time.time()
-        pauses = {"now": now, "retry": longest_retry, "probe": longest_probe, "commitment": commitment}
-        with self._transaction() as connection:
-            return sum(
-                connection.execute(statement, {**pauses, "lease": lease, "delay": _LONGEST_DELAY}).rowcount
-                for statement in _BRING_FORWARD
-            )
-
     def release_all(self, reason: str) -> int:
-        """Give back every claim of processes that are gone, at the start of the only appliance on this folder."""
+        """Give back every claim of processes that are gone, at the start of the only appliance on this folder.
+
+        What is held is looked at anew, too.
+        """
+        self.let_go()
         return self._release_claims("claimed_by IS NOT NULL", {}, reason, crashed=False)
 
     def release_held(self, owner: str, reason: str) -> int:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scanside.viewing")
 
-DESCRIPTION = "shown.json"  # another name where its fields change, so that what was cached before is made anew
+DESCRIPTION = "viewed.json"  # another name where its fields change, so that what was cached before is made anew
 _MOST_CACHED = 1 << 30  # bytes
 _REST_SECONDS = 300.0  # without a look, after which the process that reads files ends
 _COMPRESSION = 1  # the fastest: half the bytes, for a fifth of a second of a large radiograph
@@ -65,6 +65,8 @@ class Description(msgspec.Struct, frozen=True):
     millimeters between rows and between columns, None where they are not known; ``aspect``: how much taller than wide a
     pixel is; ``at_detector``: they are those at the detector, so that a distance in the patient is shorter.
     ``inverted``: low values are white (MONOCHROME1). ``windows``: presets, the first of which is shown at first.
+    ``edges``: what of the patient lies at the left, right, upper and lower edge (`appliance.orientation`), None where
+    that is not known.
     """
 
     slices: int
@@ -82,6 +84,7 @@ class Description(msgspec.Struct, frozen=True):
     inverted: bool
     windows: tuple[Window, ...]
     luts: tuple[Lut, ...]
+    edges: tuple[str, str, str, str] | None
 
 
 def slice_name(number: int) -> str:
@@ -167,7 +170,7 @@ def _make_room(newest: Path) -> None:
 
 def _read(sandbox: Sandbox, paths: Sequence[Path]) -> tuple[np.ndarray, Description]:
     """The stored numbers ``(slices, rows, columns)`` of an image or of a volume in the canonical orientation."""
-    from appliance import image, render, volume
+    from appliance import image, orientation, render, volume
 
     headers = [sandbox.read_header(path) for path in paths]
     if len(paths) == 1:
@@ -175,11 +178,13 @@ def _read(sandbox: Sandbox, paths: Sequence[Path]) -> tuple[np.ndarray, Descript
         header, pixels, spacing = loaded.header, loaded.pixels[None], loaded.spacing
         tall, wide = loaded.pixel_shape
         shown = render.window(header, pixels) is not None
+        leads = orientation.stated(header) or orientation.measured(header)
     else:
         stack = volume.load_volume(paths, headers, sandbox)
         header, pixels = stack.images[len(stack.images) // 2].header, stack.pixels
         tall, wide = spacing = render.plane_spacing(stack, 0)
         shown = render.levels(stack) == render.window(header, pixels)
+        leads = orientation.AXIAL
     inverted = image.text(header, "PhotometricInterpretation") == "MONOCHROME1"
     if inverted:
         pixels = pixels.max() + pixels.min() - pixels  # as `image` turned them around: the values themselves
@@ -207,6 +212,7 @@ def _read(sandbox: Sandbox, paths: Sequence[Path]) -> tuple[np.ndarray, Descript
         inverted=inverted,
         windows=tuple(windows),
         luts=tuple(_luts(header)),
+        edges=orientation.edges(leads) if leads is not None else None,
     )
 
 

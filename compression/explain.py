@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from appliance import image, occlusion
+from appliance import image, occlusion, orientation
 from appliance.errors import ImageError
 from appliance.package import Package
 from appliance.preprocess import preprocess
@@ -65,7 +65,7 @@ def _occlusion(package: Package, target: str, path: Path) -> dict[str, Any]:
             pixels = data.decode(path)
         else:
             loaded = image.load(path)
-            pixels, (at_left, _) = loaded.pixels, image.side_at_left(loaded.header)
+            pixels, (at_left, _) = loaded.pixels, orientation.side_at_left(loaded.header)
     except ImageError as error:
         raise RecipeError(f"{path}: {error}") from error
     network, of_target = open_network(package.artifact(target), target), package.target(target)

@@ -75,7 +75,7 @@ def start_anew(box: Box) -> None:
 def _acts(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterator[tuple[str, Callable[[], tuple[str, bool]]]]:
     site, certificate, token = (folder / name for name in ("site.toml", "certificate.pem", "service.token"))
     if site.exists():
-        yield site.name, lambda: (f"configuration {provisioning.apply(box, site)} is in place", False)
+        yield site.name, lambda: (_configure(box, site, by_hand), False)
     if certificate.exists():
         yield certificate.name, lambda: (provisioning.take_certificate(box, certificate), False)
     for path in sorted(folder.glob("*.scanside")):
@@ -84,6 +84,13 @@ def _acts(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterator[tuple[str
         yield path.name, lambda path=path: _update(box, path, say)  # type: ignore[misc]
     if by_hand and token.exists():
         yield token.name, lambda: (service.open_shell(box, token.read_text()), False)
+
+
+def _configure(box: Box, site: Path, by_hand: bool) -> str:
+    said = f"configuration {provisioning.apply(box, site)} is in place"
+    if provisioning.people(box) and not by_hand:  # a stick brings their codes back
+        said += "; invite whom it names on the page Accounts"
+    return said
 
 
 def _update(box: Box, path: Path, say: Say) -> tuple[str, bool]:

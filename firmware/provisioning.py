@@ -4,6 +4,7 @@ A site's configuration is one TOML file with its signature beside it (``site.tom
 
     [site]       name, version (rises with each change), box (its machine id; left out: any), time_zone, ntp_servers
     [network]    address ("dhcp" or "192.0.2.5/24"), gateway, dns
+    [[accounts]] name, role: who is to use the page; a stick brings back the code with which each account is made
     [appliance]  the appliance's own tables, as in scanside.toml
 
 Each one that was applied is kept; an older one comes back by its number.
@@ -14,9 +15,11 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import subprocess
 import time
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,9 @@ from firmware.errors import FirmwareError, RefusedError
 PURPOSE = "site configuration 1"
 _SITE = {"name": str, "version": int, "box": str, "time_zone": str, "ntp_servers": list}
 _NETWORK = {"address": str, "gateway": str, "dns": list}
+_ACCOUNT = {"name": str, "role": str}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")  # as the appliance has it
+_ROLES = ("viewer", "clinician", "engineer", "administrator")
 # Otherwise a DHCP server would know the box by the machine's id, which is a new one at each start.
 _KEEPS_ADDRESS = ("[DHCPv4]", "ClientIdentifier=mac")
 
@@ -82,6 +88,13 @@ def go_back(box: Box, number: int, ask: health.Ask = health.scanside) -> None:
     box.remember("configured", number=number, again=True)
 
 
+def people(box: Box) -> list[dict[str, str]]:
+    """Whom the configuration names: ``name`` and ``role``."""
+    path = box.configuration.parent / "accounts.json"
+    named: list[dict[str, str]] = json.loads(path.read_text()) if path.exists() else []
+    return named
+
+
 def history(box: Box) -> list[dict[str, Any]]:
     """All that were applied, the oldest first: ``number``, ``version``, ``name``."""
     found = []
@@ -97,20 +110,37 @@ def parse(text: str, name: str) -> dict[str, Any]:
         tables = tomllib.loads(text)
     except ValueError as error:
         raise FirmwareError(f"{name} is no TOML: {error}") from error
-    if unknown := set(tables) - {"site", "network", "appliance"}:
+    if unknown := set(tables) - {"site", "network", "accounts", "appliance"}:
         raise FirmwareError(f"{name} has tables that are not known: {', '.join(sorted(unknown))}",
-                            hint="there are [site], [network] and [appliance]")  # fmt: skip
-    for table, keys in (("site", _SITE), ("network", _NETWORK)):
-        for key, value in tables.get(table, {}).items():
-            if key not in keys:
-                raise FirmwareError(f"{name}: {table}.{key} is not known", hint=f"there are {', '.join(keys)}")
-            if not isinstance(value, keys[key]):
-                raise FirmwareError(f"{name}: {table}.{key} must be of type {keys[key].__name__}")
-    for key in ("name", "version"):
-        if key not in tables.get("site", {}):
-            raise FirmwareError(f"{name}: site.{key} is missing")
+                            hint="there are [site], [network], [[accounts]] and [appliance]")  # fmt: skip
+    people = tables.get("accounts", [])
+    if not isinstance(people, list):
+        raise FirmwareError(f"{name}: accounts must be a list", hint="write [[accounts]] before each")
+    _check(name, "site", tables.get("site", {}), _SITE, ("name", "version"))
+    _check(name, "network", tables.get("network", {}), _NETWORK, ())
+    for each in people:
+        _check(name, "accounts", each, _ACCOUNT, ("name", "role"))
+        if not _NAME.fullmatch(each["name"]):
+            raise FirmwareError(f"{name}: {each['name'][:64]!r} can't be an account's name",
+                                hint="use up to 64 letters a-z, digits and . _ @ -")  # fmt: skip
+        if each["role"] not in _ROLES:
+            raise FirmwareError(f"{name}: there is no role {each['role']}", hint=f"one of {', '.join(_ROLES)}")
     network(tables.get("network", {}), name)
     return tables
+
+
+def _check(name: str, table: str, values: Any, keys: Mapping[str, type], needed: tuple[str, ...]) -> None:
+    """Every key known, of its type, and there where it must be."""
+    if not isinstance(values, dict):
+        raise FirmwareError(f"{name}: {table} must be a table")
+    for key, value in values.items():
+        if key not in keys:
+            raise FirmwareError(f"{name}: {table}.{key} is not known", hint=f"there are {', '.join(keys)}")
+        if not isinstance(value, keys[key]):
+            raise FirmwareError(f"{name}: {table}.{key} must be of type {keys[key].__name__}")
+    for key in needed:
+        if key not in values:
+            raise FirmwareError(f"{name}: {table}.{key} is missing")
 
 
 def network(table: dict[str, Any], name: str = "[network]") -> str:
@@ -154,6 +184,7 @@ def _use(box: Box, tables: dict[str, Any], ask: health.Ask) -> None:
     Files().write(folder / "timesyncd.conf", f"[Time]\nNTP={servers}\n".encode())
     Files().write(folder / "environment", f"TZ={site.get('time_zone', 'UTC')}\n".encode())
     Files().write(folder / "site.json", json.dumps(site).encode())
+    Files().write(folder / "accounts.json", json.dumps(tables.get("accounts", [])).encode())
     Files().rename(trial, box.configuration)
 
 

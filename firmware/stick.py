@@ -1,7 +1,8 @@
 """A stick or disk with the label SCANSIDE: what a field engineer brings, without a keyboard.
 
 `firmware.handover` takes what is on it. What came of it is written to ``scanside-<box>/``, with logs, and the request
-for a certificate; and, where the page has no account yet, the code with which the first one is made.
+for a certificate; and, where others reach the page, the codes with which those whom the configuration names make their
+accounts, or the code of the first one.
 """
 
 from __future__ import annotations
@@ -53,17 +54,36 @@ def take(
 
 
 def _invite(box: Box, answer: Path, ask: health.Ask) -> None:
-    """Where others reach the page and nobody has an account: how the first one is made. Each start has its own code."""
+    """Where others reach the page: how those whom the configuration names make their accounts, or the first one is.
+
+    The codes of the latest stick count; of the first account, each start has its own.
+    """
     web = tomllib.loads(box.configuration.read_text()).get("web", {})
     if web.get("host", "127.0.0.1") in LOOPBACK:
         return
-    done = ask(("accounts", "enrol", "--config", str(box.configuration)))
-    if done.returncode:
-        return  # there are accounts, or the appliance does not run, which the status beside it says
-    text = (
-        f"The page has no account yet. Open https://THIS-BOX:{web.get('port', 8080)}/enrol and make the first one, an\n"
-        f"administrator's, with the code {done.stdout.strip()}\n"
-        "Whoever has the code can do so until then, or until the box starts again: remove this file afterwards.\n"
-    )
+    here, where = f"https://THIS-BOX:{web.get('port', 8080)}/enrol", ("--config", str(box.configuration))
+    codes = []
+    for each in provisioning.people(box):
+        done = ask(("accounts", "invite", each["name"], "--role", each["role"], *where))
+        if not done.returncode:  # otherwise there is such an account, or the appliance does not run: the status says so
+            codes.append(f"{each['name']:24} {each['role']:14} {done.stdout.strip()}\n")
+    if codes:
+        _tell(
+            answer / "accounts.txt",
+            f"The accounts below are made at {here}, each with its name and its code, within 14 days.\n"
+            f"The first one must be an administrator's.\n\n{''.join(codes)}\n"
+            "Whoever has a code can do so: give each to its person alone, and remove this file afterwards.\n",
+        )
+    first = ask(("accounts", "enrol", *where))
+    if not first.returncode:
+        _tell(
+            answer / "first-account.txt",
+            f"The page has no account yet. Open {here} and make the first one, an administrator's,\n"
+            f"with the code {first.stdout.strip()}\n"
+            "Whoever has the code can do so until then, or until the box starts again: remove this file afterwards.\n",
+        )
+
+
+def _tell(path: Path, text: str) -> None:
     with contextlib.suppress(OSError):  # the stick can't be written, which was said
-        Files().write(answer / "first-account.txt", text.encode())
+        Files().write(path, text.encode())

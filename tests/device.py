@@ -13,7 +13,8 @@ from appliance.assessment_store import Assessments
 from appliance.cli import main
 from appliance.config import Config
 from appliance.config_file import load
-from appliance.pipeline import Pipeline, try_out
+from appliance.in_service import try_out
+from appliance.pipeline import Pipeline
 from appliance.store import Store
 from tests import fake_package
 from tests.filled import fill

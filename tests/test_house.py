@@ -106,7 +106,7 @@ LEVELS = [
         "appliance.reader_study",
         "appliance.engine_cache",
     },
-    {"appliance.package", "appliance.volume", "appliance.sandbox"},
+    {"appliance.package", "appliance.volume", "appliance.sandbox", "appliance.orientation"},
     {"appliance.golden", "appliance.render", "appliance.installed", "appliance.manifests"},
     {
         "appliance.drift",
@@ -147,7 +147,7 @@ LEVELS = [
     {"appliance.writers", "appliance.ingest", "appliance.delivery", "appliance.inference", "appliance.preparation"},
     {"appliance.proof", "appliance.serving", "appliance.specimen"},
     {"appliance.answers", "appliance.bench", "appliance.receipts"},
-    {"appliance.telemetry"},
+    {"appliance.telemetry", "appliance.in_service"},
     {"appliance.fleet"},
     {"appliance.patients", "appliance.scanner"},
     {"appliance.pipeline", "appliance.send"},
@@ -243,8 +243,8 @@ def test_brothers_never_see_each_other(folder: str) -> None:
 
 def test_training_uses_only_the_contracts_of_the_device() -> None:
     names = (
-        "preprocess", "probability", "occlusion", "image", "package", "signature", "errors", "result", "receipt",
-        "backend", "backends", "interpret", "volume", "roc", "content", "pseudonyms", "burned_in",
+        "preprocess", "probability", "occlusion", "image", "orientation", "package", "signature", "errors", "result",
+        "receipt", "backend", "backends", "interpret", "volume", "roc", "content", "pseudonyms", "burned_in",
         "drift.measure", "drift.reference", "drift.streams",
     )  # fmt: skip
     allowed = {f"appliance.{name}" for name in names}

@@ -43,7 +43,7 @@ def list_accounts(as_json: bool, config_path: Path | None, data_dir: Path | None
 
     from appliance.accounts import Accounts
 
-    rows = Accounts(existing_ledger(load(config_path, data_dir)), read_only=True).store.accounts()
+    known = Accounts(existing_ledger(load(config_path, data_dir)), read_only=True).store
     said = [
         {
             "name": row["name"],
@@ -53,7 +53,18 @@ def list_accounts(as_json: bool, config_path: Path | None, data_dir: Path | None
             "created": _moment(row["created_at"]),
             "last_login": _moment(row["last_login_at"]),
         }
-        for row in rows
+        for row in known.accounts()
+    ]
+    said += [
+        {
+            "name": row["name"],
+            "role": row["role"],
+            "state": "invited",
+            "sessions": 0,
+            "created": None,
+            "last_login": None,
+        }
+        for row in known.invitations()
     ]
     if as_json:
         click.echo(json.dumps(said, indent=1))
@@ -129,6 +140,37 @@ def _simple(what: str, words: str, said: str) -> click.Command:
 accounts.add_command(_simple("disable", "Let an account in no more; its sessions end.", "may not log in any more"))
 accounts.add_command(_simple("enable", "Let an account in again.", "may log in again"))
 accounts.add_command(_simple("unlock", "Let somebody try again at once after wrong passwords.", "may try again"))
+
+
+@accounts.command()
+@_NAME
+@click.option("--role", type=click.Choice(_ROLES), required=True)
+@configured
+def invite(name: str, role: str, config_path: Path | None, data_dir: Path | None) -> None:
+    """Print a one-time code, with which NAME makes the account at /enrol of the page, and chooses the password.
+
+    It counts for 14 days. An earlier one for that name counts no more.
+    """
+    from appliance.accounts import Accounts
+
+    config = load(config_path, data_dir)
+    with acting(config, "invite_account", f"account {name}"):
+        code = Accounts(existing_ledger(config)).invite(name, role)  # type: ignore[arg-type]
+    click.echo(code)
+    click.echo(f"{name} enters it at /enrol of the device's page.", err=True)
+
+
+@accounts.command()
+@_NAME
+@configured
+def withdraw(name: str, config_path: Path | None, data_dir: Path | None) -> None:
+    """Let the code with which NAME was invited count no more."""
+    from appliance.accounts import Accounts
+
+    config = load(config_path, data_dir)
+    with acting(config, "withdraw_invitation", f"account {name}"):
+        Accounts(existing_ledger(config)).withdraw(name)
+    click.echo(f"{name} is not invited any more")
 
 
 @accounts.command()

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import psutil
 
-from appliance import installed, pipeline, process, proof, receipts, signature
+from appliance import in_service, installed, process, proof, receipts, signature
 from appliance.config import Config
 from appliance.errors import ApplianceError, BackendError, NotServedError, SandboxError, SpoolError
 from appliance.pipeline import Pipeline, Stopwatch
@@ -144,7 +144,7 @@ class Runner:
         key, _ = signature.load_or_create_private_key(self._config.key_path)
         known = receipts.known(self._ledger, key)
         since = None  # a shadow proves itself once, when it begins; before it takes over, it does so anew
-        tried = pipeline.try_one(self._config, opened, known, since)
+        tried = in_service.try_one(self._config, opened, known, since)
         proof.ranked(tried[1])
         receipts.keep(self._ledger, key, tried[1], known)
         return Pipeline.open(self._config, [tried], "")

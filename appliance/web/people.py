@@ -80,16 +80,16 @@ def logout() -> BaseResponse:
 @blueprint.get("/enrol")
 @needs("open", automatic=True)
 def enrolment() -> Page:
-    if gate().closed:
-        return redirect("/login")
+    if g.person:
+        return redirect("/")
     return render_template("enrol.html", problem="", name="", code="")
 
 
 @blueprint.post("/enrol")
 @needs("open")
 def enrol() -> Page:
-    """Make the first account with the code that the device has printed."""
-    form = request.form
+    """Make an account: the first one with the code that the device has printed, others by invitation."""
+    form, first = request.form, not gate().closed
     name, code, password = form.get("username", "").strip(), form.get("code", ""), form.get("password", "")
     try:
         if password != form.get("again", ""):
@@ -101,7 +101,7 @@ def enrol() -> Page:
         return render_template("enrol.html", problem=recorded.of_error(error), name=name[:64], code=code[:64]), status
     gate().begin(account)
     trail.note("enrol", who=account.name, target=f"account {account.name}")
-    return redirect("/accounts")
+    return redirect("/accounts" if first else "/")
 
 
 # --- one's own account -------------------------------------------------------------------------------------------
@@ -145,10 +145,13 @@ def accounts() -> Page:
     return _accounts()
 
 
-def _accounts(problem: str = "", token: str = "", status: int = 200) -> tuple[str, int]:
+def _accounts(problem: str = "", token: str = "", invited: tuple[str, str] = ("", ""), status: int = 200) -> Page:
+    """``invited``: a name, and its code."""
     page = render_template(
         "accounts.html",
         rows=gate().accounts.store.accounts(),
+        invitations=gate().accounts.store.invitations(),
+        invited=invited,
         tokens=gate().tokens.rows(),
         roles=translated(ROLE_WORDS),
         scopes=translated(SCOPE_WORDS),
@@ -172,16 +175,37 @@ def _done(what: str, target: str, act: Any) -> Page:
 @blueprint.post("/accounts")
 @needs("administer")
 def add() -> Page:
+    """The first account, by whoever uses this machine, who goes on with it."""
+    if gate().closed:
+        abort(409, _("There is an account already: all others are invited."))
     form = request.form
     name = form.get("username", "").strip()
-    first = not gate().closed
 
     def act() -> None:
-        gate().accounts.add(name, form.get("role", ""), form.get("password", ""))  # type: ignore[arg-type]
-        if first:  # whoever made it goes on with it
-            gate().begin(Account.of(gate().accounts.known(name)))
+        gate().accounts.add(name, "administrator", form.get("password", ""))
+        gate().begin(Account.of(gate().accounts.known(name)))
 
     return _done("add_account", f"account {name[:64]}", act)
+
+
+@blueprint.post("/invitations")
+@needs("administer")
+def invite() -> Page:
+    """Let somebody make an account; the code is on this one answer only."""
+    name = request.form.get("username", "").strip()
+    try:
+        code = gate().accounts.invite(name, request.form.get("role", ""))  # type: ignore[arg-type]
+    except AccountError as error:
+        trail.note("invite_account", target=f"account {name[:64]}", failed=True)
+        return _accounts(recorded.of_error(error), status=400)
+    trail.note("invite_account", target=f"account {name}")
+    return _accounts(invited=(name, code))
+
+
+@blueprint.post("/invitations/<string(maxlength=64):name>/withdraw")
+@needs("administer")
+def withdraw(name: str) -> Page:
+    return _done("withdraw_invitation", f"account {name}", lambda: gate().accounts.withdraw(name))
 
 
 @blueprint.post(f"{_ACCOUNT}/role")

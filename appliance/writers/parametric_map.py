@@ -14,7 +14,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
-from appliance import concepts, render, source_grid, writer
+from appliance import concepts, orientation, render, source_grid, writer
 from appliance.image import Image
 from appliance.result import Finding, Prediction, Provenance
 
@@ -77,7 +77,7 @@ class ParametricMapWriter:
 
 def _plane(image: Image) -> list[float] | None:
     """Image Orientation (Patient) by the first letters of Patient Orientation."""
-    letters = source_grid.orientation(image)
+    letters = orientation.stated(image.header)
     if letters is None or letters[0][0] == letters[1][0]:
         return None
     cosines = [float(value) for each in letters for value in _DIRECTIONS[each[0]]]

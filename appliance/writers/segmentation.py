@@ -14,7 +14,7 @@ from highdicom.seg import SegmentDescription
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
-from appliance import source_grid, writer
+from appliance import orientation, source_grid, writer
 from appliance.image import Image
 from appliance.result import Prediction, Provenance, Segment
 
@@ -68,7 +68,7 @@ class SegmentationWriter:
         writer.inherit(segmentation, first)
         writer.stamp(segmentation, first, provenance, f"AI {what}: {provenance.package}")
         if single:
-            segmentation.PatientOrientation = source_grid.orientation(first)
+            segmentation.PatientOrientation = list(orientation.stated(first.header) or ()) or None
         source_grid.settle(segmentation, writer.instance_uid(images, provenance, f"dimensions of the {what}"))
         return [segmentation]
 

@@ -307,11 +307,42 @@ def test_a_code_makes_one_account(tmp_path: Path) -> None:
     with pytest.raises(AccountError, match="letters"):
         new.enrol(code, "anna", "short", "192.0.2.1")
     assert new.enrol(code.lower().replace("-", " "), "anna", PASSWORD, "192.0.2.1").role == "administrator"
-    with pytest.raises(LoginError, match="has an account"):
+    with pytest.raises(LoginError, match="counts no more"):
         new.enrol(code, "eve", PASSWORD, "192.0.2.1")
     with pytest.raises(AccountError, match="has an account"):
         new.new_code()
-    assert new.store.enrolment() == ""
+
+
+def test_who_is_invited_makes_the_account_and_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = Accounts(tmp_path / "ledger.sqlite3")
+    early = new.invite("joe", "clinician")
+    with pytest.raises(AccountError, match="first account must be an administrator"):
+        new.enrol(early, "joe", PASSWORD, "192.0.2.1")
+    first = new.new_code()
+    new.enrol(first, "anna", PASSWORD, "192.0.2.1")
+    code = new.invite("JOE", "engineer")
+    assert [(each["name"], each["role"]) for each in new.store.invitations()] == [("JOE", "engineer")]
+    with pytest.raises(LoginError, match="An administrator gives another"):
+        new.enrol(early, "joe", PASSWORD, "192.0.2.1")
+    with pytest.raises(AccountError, match="for another name"):
+        new.enrol(code, "eve", PASSWORD, "192.0.2.1")
+    assert new.enrol(code, "joe", PASSWORD, "192.0.2.1").role == "engineer"
+    assert new.store.invitations() == []
+    for name, role, said in (("joe", "viewer", "an account"), ("a b", "viewer", "name"), ("eve", "king", "no role")):
+        with pytest.raises(AccountError, match=said):
+            new.invite(name, role)  # type: ignore[arg-type]
+    withdrawn, old = new.invite("eve", "viewer"), new.invite("bob", "viewer")
+    new.withdraw("eve")
+    with pytest.raises(AccountError, match="not invited"):
+        new.withdraw("eve")
+    with pytest.raises(AccountError, match="not invited"):
+        new.withdraw("")
+    later = time.time() + 15 * 86400
+    monkeypatch.setattr(time, "time", lambda: later)
+    for late, name in ((withdrawn, "eve"), (old, "bob")):
+        with pytest.raises(LoginError, match="counts no more"):
+            new.enrol(late, name, PASSWORD, "192.0.2.1")
+    assert new.store.invitations() == []
 
 
 def test_without_a_code_nobody_enrols(tmp_path: Path) -> None:
@@ -332,6 +363,10 @@ def call(tmp_path: Path) -> Callable[..., Result]:
 
 def test_accounts_by_commands(call: Callable[..., Result]) -> None:
     assert len(call("accounts", "enrol").stdout.strip()) == 19
+    assert len(call("accounts", "invite", "max", "--role", "viewer").stdout.strip()) == 19
+    invited = json.loads(call("accounts", "list", "--json").stdout)
+    assert [(each["name"], each["state"]) for each in invited] == [("max", "invited")]
+    assert call("accounts", "withdraw", "max").exit_code == 0
     made = call("accounts", "add", "anna", "--role", "administrator", "--password-stdin", stdin=f"{PASSWORD}\n")
     assert made.exit_code == 0, made.stderr
     assert call("accounts", "add", "bob", "--role", "viewer", "--password-stdin", stdin="short\n").exit_code == 1

@@ -11,8 +11,8 @@ import pytest
 from pydicom import Dataset
 
 from appliance import occlusion, package
-from appliance.image import side_at_left
 from appliance.occlusion import Occlusion
+from appliance.orientation import side_at_left
 from tests.dicom_files import make_radiograph
 from tests.running import scanside
 

@@ -21,9 +21,10 @@ import pytest
 from appliance import doctor, image, installed, package, problems, readiness
 from appliance.config import Config, Inference, Models, Series
 from appliance.health import health
+from appliance.in_service import Engine
 from appliance.machine import Clock
 from appliance.package_store import Choice, PackageStore
-from appliance.pipeline import Engine, Pipeline
+from appliance.pipeline import Pipeline
 from appliance.problems import Problem
 from appliance.store import Arrival, Store
 from appliance.worker import Worker

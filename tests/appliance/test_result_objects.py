@@ -22,7 +22,7 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from appliance import concepts, package, pipeline, render, writer
+from appliance import concepts, in_service, package, render, writer
 from appliance.config import Config, Inference, Models, ResultKind, Results
 from appliance.errors import ImageError, InputError
 from appliance.image import load
@@ -53,7 +53,7 @@ def opened(folder: Path, *paths: Path) -> Pipeline:
         inference=Inference(backend="onnxruntime", threads=1),
         results=Results(least_map_share=0.0),
     )
-    return Pipeline.open(config, pipeline.try_out(config), writer.derived_uid("a device"))
+    return Pipeline.open(config, in_service.try_out(config), writer.derived_uid("a device"))
 
 
 @pytest.fixture(scope="module")

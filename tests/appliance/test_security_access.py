@@ -29,6 +29,7 @@ NEEDED = {
     ("POST", "/upload"): "send",
     ("GET", "/accounts"): "administer",
     ("POST", "/accounts"): "administer",
+    ("POST", "/invitations"): "administer",
     ("POST", "/accounts/x/role"): "administer",
     ("POST", "/tokens"): "administer",
     ("GET", "/reader-study/x"): "assess",
@@ -167,11 +168,10 @@ def test_on_loopback_a_page_without_accounts_is_open_until_the_first_one(tmp_pat
     for path in ("/", "/study/1", "/accounts", "/account", "/api/v1/studies"):
         assert client.get(path).status_code == 200, path
     assert client.get("/enrol").status_code == 200
-    viewer = {"username": "eve", "role": "viewer", "password": PASSWORD}
-    assert "must be an administrator" in client.post("/accounts", data=viewer).get_data(as_text=True)
-    made = client.post("/accounts", data={"username": "anna", "role": "administrator", "password": PASSWORD})
+    made = client.post("/accounts", data={"username": "anna", "role": "viewer", "password": PASSWORD})
     assert made.headers["Location"] == "/accounts"
-    assert client.get("/accounts").status_code == 200, "whoever made it goes on with it"
+    assert client.get("/accounts").status_code == 200, "whoever made it goes on with it, an administrator"
+    assert client.post("/accounts", data={"username": "eve", "password": PASSWORD}).status_code == 409
     assert other.get("/").headers["Location"] == "/login"
 
 
@@ -190,8 +190,16 @@ def test_on_another_address_a_page_without_accounts_serves_nothing_but_the_enrol
     code = Accounts(box.config.ledger_path).new_code()
     assert client.post("/enrol", data={**form, "code": code, "again": "x"}).status_code == 400
     assert client.post("/enrol", data={**form, "code": code}).headers["Location"] == "/accounts"
-    assert browser(box.app).get("/enrol").headers["Location"] == "/login"
+    assert client.get("/enrol").headers["Location"] == "/"
     assert browser(box.app).post("/enrol", data={**form, "code": code}).status_code == 400
+    invited = client.post("/invitations", data={"username": "bob", "role": "viewer"}).get_data(as_text=True)
+    code = invited.split('class="secret">')[1].split("<")[0]
+    bob = {"username": "bob", "password": PASSWORD, "again": PASSWORD, "code": code}
+    late = browser(box.app)
+    assert late.post("/enrol", data={**bob, "username": "joe"}).status_code == 400, "the code is for bob"
+    assert late.post("/enrol", data=bob).headers["Location"] == "/"
+    assert late.get("/accounts").status_code == 403, "a viewer"
+    assert browser(box.app).post("/enrol", data=bob).status_code == 400, "it was used"
 
 
 def test_other_processes_accounts_close_the_page_at_once(tmp_path: Path) -> None:

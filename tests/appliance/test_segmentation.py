@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.sr.codedict import codes
 
-from appliance import companion, interpret, package, pictures, pipeline, proof, signature, writer
+from appliance import companion, in_service, interpret, package, pictures, pipeline, proof, signature, writer
 from appliance.backend import Options
 from appliance.config import Config, Models, Results
 from appliance.errors import BackendError, ImageError, NotAcceptedError
@@ -47,7 +47,7 @@ class Device:
         config = msgspec.structs.replace(
             config, inference=msgspec.structs.replace(config.inference, backend="onnxruntime")
         )
-        self.pipeline = Pipeline.open(config, pipeline.try_out(config), writer.derived_uid("a device"))
+        self.pipeline = Pipeline.open(config, in_service.try_out(config), writer.derived_uid("a device"))
 
     def read(self, *files: Path) -> Reading:
         stopwatch = Stopwatch()

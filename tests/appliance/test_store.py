@@ -152,6 +152,15 @@ def test_a_restart_gives_back_every_claim(store: Store) -> None:
     assert states(store) == ["received"] * 3
 
 
+def test_what_is_held_is_looked_at_after_a_restart_and_no_clock_is_blamed_for_it(store: Store) -> None:
+    store.receive(arrival())
+    store.hold(claimed(store), "me", "Waiting: its package can't be served")
+    assert store.claim("me", 60) is None
+    store.release_all("the appliance was restarted")
+    assert store.bring_forward(60, 60, 60, 60) == 0
+    assert store.claim("me", 60) is not None
+
+
 def test_an_instance_is_delivered_once_nothing_of_it_waits(store: Store) -> None:
     store.receive(arrival())
     objects = [written("structured_report", "2.1"), written("secondary_capture", "2.2")]

@@ -175,6 +175,28 @@ def test_millimeters_are_of_the_patient_or_of_the_detector(box: Box) -> None:
     assert neither.spacing is None
 
 
+@pytest.mark.parametrize(
+    ("attributes", "edges"),
+    [
+        ({"PatientOrientation": ["L", "F"]}, ("R", "L", "H", "F")),
+        ({"PatientOrientation": ["A", "FR"]}, ("P", "A", "HL", "FR")),
+        ({"PatientOrientation": ["L"]}, None),
+        ({"PatientOrientation": ["LEFT", "F"]}, None),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, ("R", "L", "A", "P")),
+        ({"ImageOrientationPatient": [0, 0.8, -0.6, -0.05, -0.6, -0.8]}, ("AH", "PF", "HP", "FA")),
+        ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, None),
+        ({"PatientOrientation": ["A", "F"], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, ("P", "A", "H", "F")),
+        ({"ViewPosition": "PA", "PatientOrientation": None}, None),
+    ],
+)
+def test_the_patients_sides_are_those_that_the_header_states(
+    attributes: dict[str, Any], edges: tuple[str, ...] | None, box: Box
+) -> None:
+    """Patient Orientation is where rows and columns lead to (PS3.3 section C.7.6.1.1.1): the right and lower edge."""
+    number = box.radiograph(**{"PatientOrientation": None, **attributes})
+    assert box.description(number).edges == edges
+
+
 def test_a_series_is_a_stack_of_axial_slices(box: Box) -> None:
     pixels = hippocampus_pixels(6, 10, 8)
     paths = make_series(box.folder / "series", pixels, spacing=(2.0, 1.0, 0.5), order=(1, 0, 2), flipped=(1,))
@@ -186,6 +208,7 @@ def test_a_series_is_a_stack_of_axial_slices(box: Box) -> None:
     for number in (members[0], members[1]):  # a slice leads to its series
         told = box.description(number)
         assert (told.slices, told.rows, told.columns, told.spacing) == (6, 10, 8, (1.0, 0.5))
+        assert told.edges == ("R", "L", "A", "P")  # whatever the slices of the scanner were
     for place in range(6):
         assert (box.values(members[0], place) == pixels[place]).all()
     assert box.client.get(f"/study/{members[0]}/pixels/6.raw").status_code == 404

@@ -20,7 +20,7 @@ from pathlib import Path
 import pydicom
 from pydicom.uid import JPEG2000Lossless
 
-from appliance import image, log, package, pipeline, writer
+from appliance import image, in_service, log, package, pipeline, writer
 from appliance.config import Config, Models
 from appliance.errors import InputError, QuarantineError, SandboxError
 from appliance.image import Reader
@@ -129,7 +129,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = Config(data_dir=name, models=Models(packages=tuple(map(str, package.bundled("chest-pneumonia")))))
-        opened = Pipeline.open(config, pipeline.try_out(config), writer.derived_uid("benchmark"))
+        opened = Pipeline.open(config, in_service.try_out(config), writer.derived_uid("benchmark"))
         sandbox = Sandbox(config.sandbox)
         cost(sandbox, folder)
         ends = Ends(opened, sandbox)

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from playwright.sync_api import Browser, sync_playwright
 
-from appliance import package, pipeline, writer
+from appliance import in_service, package, pipeline, writer
 from appliance.config_file import load
 from appliance.send import Destination, send_files
 from tests import fake_package
@@ -77,7 +77,7 @@ def _outlined(root: Path) -> Site:
     path.write_text(f'data_dir = "box"\n{models(root / "packages")}[inference]\nbackend = "onnxruntime"\n')
     config, golden = load(path), fake_package.bundled().golden()
     order = sorted(range(len(golden["images"])), key=lambda n: -float(golden["cpu/logits"][n].max()))
-    tried = pipeline.try_out(config)
+    tried = in_service.try_out(config)
     for number, least in enumerate((0.0, 1.0)):
         shown = msgspec.structs.replace(config, results=msgspec.structs.replace(config.results, least_map_share=least))
         opened = pipeline.Pipeline.open(shown, tried, writer.derived_uid("a device"))

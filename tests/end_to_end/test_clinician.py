@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Locator, Page
 
-from appliance import pipeline, writer
+from appliance import in_service, writer
 from appliance.config import Config, Web
 from appliance.config_file import load
 from appliance.pipeline import Pipeline
@@ -41,7 +41,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Config:
     path = folder / "scanside.toml"
     path.write_text(f'data_dir = "box"\n{models(folder / "packages")}[inference]\nbackend = "onnxruntime"\n{FRAMED}')
     config = load(path)
-    opened = Pipeline.open(config, pipeline.try_out(config), writer.derived_uid("a device"))
+    opened = Pipeline.open(config, in_service.try_out(config), writer.derived_uid("a device"))
 
     def image(name: str, **attributes: object) -> int:
         return fill(config, opened, [make_radiograph(folder / f"{name}.dcm", **{**PATIENT, **attributes})])  # type: ignore[arg-type]
@@ -121,6 +121,18 @@ def test_all_bits_of_an_image_are_there(page: Page, site: Site) -> None:
     assert re.fullmatch(r"\d+, \d+: 2\d\d\d", page.locator("#value").inner_text())
     page.get_by_role("button", name="Reset").click()
     assert near(shades(canvas), linear(2128, 4096))
+
+
+def test_the_patient_s_sides_stand_at_the_edges(page: Page, site: Site) -> None:
+    """Left, right, upper and lower edge; of a volume those of axial slices, however the scanner cut them."""
+    for number, letters in ((LINEAR, ["R", "L", "H", "F"]), (NEW, ["R", "L", "A", "P"])):
+        canvas = show_at_full_depth(page, f"{site.url}study/{number}")
+        sides = page.locator("#edges span")
+        assert sides.all_inner_texts() == letters
+        box, (left, right, upper, lower) = canvas.bounding_box(), [each.bounding_box() for each in sides.all()]
+        assert box and left and right and upper and lower
+        assert left["x"] < box["x"] + 40 and right["x"] > box["x"] + box["width"] - 60
+        assert upper["y"] < box["y"] + 40 and lower["y"] > box["y"] + box["height"] - 80
 
 
 def test_low_values_of_monochrome1_are_white(page: Page, site: Site) -> None:

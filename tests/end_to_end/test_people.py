@@ -86,17 +86,26 @@ def test_from_the_first_start_to_people_with_roles(appliance: RunningAppliance, 
     page.get_by_role("button", name="Make the account").click()
     page.get_by_role("heading", name="Accounts").wait_for()
 
-    form = page.locator("form[action='/accounts']")
+    form = page.locator("form[action='/invitations']")
     form.get_by_label("Name").fill("joe")
     form.get_by_label("clinician").check()
-    form.get_by_label("First password").fill(PASSWORD)
-    form.get_by_role("button", name="Add").click()
+    form.get_by_role("button", name="Make the code").click()
+    invitation = page.locator("code.secret").inner_text()
     page.get_by_role("cell", name="joe").wait_for()
     page.get_by_label("For which system").fill("prometheus")
     page.get_by_role("button", name="Make it").click()
     token = page.locator("code.secret").inner_text()
     page.goto(f"{appliance.url}accounts")
     assert token not in page.content()
+    page.get_by_role("button", name="Log out").click()
+
+    page.get_by_role("link", name="one-time code").click()
+    page.get_by_label("One-time code").fill(invitation)
+    page.get_by_label("Your name").fill("joe")
+    page.get_by_label("Password", exact=False).first.fill(PASSWORD)
+    page.get_by_label("The same again").fill(PASSWORD)
+    page.get_by_role("button", name="Make the account").click()
+    page.get_by_role("heading", name="Worklist").wait_for()
     page.get_by_role("button", name="Log out").click()
 
     page.goto(f"{appliance.url}deliveries")
@@ -125,7 +134,8 @@ def test_from_the_first_start_to_people_with_roles(appliance: RunningAppliance, 
     assert PASSWORD not in appliance.log
     said = [(each["event"], each["action"], each.get("person")) for each in records(appliance)]
     for expected in (
-        ("account", "enrol", "anna"), ("account", "add_account", "anna"), ("account", "add_token", "anna"),
+        ("account", "enrol", "anna"), ("account", "invite_account", "anna"), ("account", "enrol", "joe"),
+        ("account", "add_token", "anna"),
         ("login", "login", "joe"), ("refused", "GET /accounts", "joe"), ("logout", "logout", "joe"),
     ):  # fmt: skip
         assert expected in said

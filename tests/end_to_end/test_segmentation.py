@@ -15,7 +15,7 @@ import pytest
 from PIL import Image as PillowImage
 from playwright.sync_api import Browser, Page
 
-from appliance import pipeline, writer
+from appliance import in_service, writer
 from appliance.config_file import load
 from appliance.pipeline import Pipeline
 from appliance.send import Destination, send_files
@@ -155,7 +155,7 @@ def site(configured: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """1: a chest whose map is shown; 2: one whose map is withheld; 3: a volume."""
     folder = tmp_path_factory.mktemp("site")
     config = load(configured, folder / "box")
-    tried = pipeline.try_out(config)
+    tried = in_service.try_out(config)
     for number, least in enumerate((0.0, 1.0)):
         shown = msgspec.structs.replace(config, results=msgspec.structs.replace(config.results, least_map_share=least))
         opened = Pipeline.open(shown, tried, writer.derived_uid("a device"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from appliance.accounts import Accounts
+from appliance.errors import LoginError
 from appliance.store import Store
 from firmware import keys, models, provisioning, service, signing, stick
 from firmware.box import Box
@@ -275,6 +277,48 @@ def test_the_stick_has_the_code_for_the_first_account(box: Box, publisher: Path,
     site(folder, publisher, 3, extra='[appliance.web]\nhost = "0.0.0.0"\n')
     stick.take(box, folder, reload=lambda _: None)
     assert not answer.exists()  # anna makes the others
+
+
+def test_the_stick_has_codes_for_those_whom_the_configuration_names(box: Box, publisher: Path, tmp_path: Path) -> None:
+    folder, answer = tmp_path / "stick", tmp_path / "stick" / "scanside-5eedb0c5" / "accounts.txt"
+    people = '[[accounts]]\nname = "anna"\nrole = "administrator"\n[[accounts]]\nname = "joe"\nrole = "clinician"\n'
+    web = '[appliance.web]\nhost = "0.0.0.0"\nport = 8443\n'
+    Store(box.data / "ledger.sqlite3").close()  # as the appliance makes it
+    site(folder, publisher, 1, extra=people + web)
+    stick.take(box, folder, reload=lambda _: None)
+    told = answer.read_text()
+    codes = {name: code for name, role, code in re.findall(r"(?m)^(\w+) +(\w+) +([A-Z0-9-]{19})$", told)}
+    assert ":8443/enrol" in told and set(codes) == {"anna", "joe"}
+    accounts = Accounts(box.data / "ledger.sqlite3")
+    password = "a long enough password"
+    assert accounts.enrol(codes["anna"], "anna", password, "192.0.2.7").role == "administrator"
+
+    site(folder, publisher, 2, extra=people + web)
+    stick.take(box, folder, reload=lambda _: None)
+    again = answer.read_text()
+    assert "anna" not in again  # who has an account needs no code
+    newer = again.split("clinician")[1].split()[0]
+    with pytest.raises(LoginError):
+        accounts.enrol(codes["joe"], "joe", password, "192.0.2.7")  # that of the latest stick counts
+    assert accounts.enrol(newer, "joe", password, "192.0.2.7").role == "clinician"
+    accounts.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ('[[accounts]]\nname = "joe"\n', "accounts.role is missing"),
+        ('[[accounts]]\nname = "joe"\nrole = "king"\n', "no role king"),
+        ('[[accounts]]\nname = "joe"\nrole = "viewer"\npassword = "x"\n', "accounts.password is not known"),
+        ('[[accounts]]\nname = "a b"\nrole = "viewer"\n', "can't be an account's name"),
+        ('[accounts]\nname = "joe"\n', "accounts must be a list"),
+        ('accounts = ["joe"]\n', "accounts must be a table"),
+    ],
+)
+def test_accounts_that_are_wrong_are_refused(wrong: str, why: str) -> None:
+    base = '[site]\nname = "x"\nversion = 1\n'
+    with pytest.raises(FirmwareError, match=why):
+        provisioning.parse(wrong + base if wrong.startswith("accounts =") else base + wrong, "site.toml")
 
 
 def test_signing_a_configuration_checks_it_first(publisher: Path, tmp_path: Path) -> None:

@@ -29,8 +29,9 @@ from appliance.backend import Options
 from appliance.backends import fake, onnxruntime
 from appliance.config import Config
 from appliance.config_file import load
+from appliance.in_service import Engine
 from appliance.log import set_up
-from appliance.pipeline import Engine, Pipeline
+from appliance.pipeline import Pipeline
 from appliance.receipt import Receipt
 from appliance.serving import Answer
 

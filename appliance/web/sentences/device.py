@@ -121,8 +121,10 @@ REFUSALS = (
     m("%(name)s is the last administrator: make another account an administrator first: `scanside accounts role NAME "
       "administrator`"),
     m("the first account must be an administrator's: that one adds all others"),
-    m("This device has an account already. Log in with that."),
-    m("The code is wrong. `scanside accounts enrol` on the device prints another one."),
+    m("The code is wrong, or counts no more. An administrator gives another one."),
+    m("The code is wrong, or counts no more. `scanside accounts enrol` prints another one."),
+    m("the code is for another name: use the one that was given with it"),
+    m("%(name)s is not invited: see `scanside accounts list`"),
     m("%(name)s can't be a token's name: name the system that gets it"),
     m("a token needs a scope: one or more of %(scopes)s"),
     m("there is a token %(name)s already: revoke it first, or take another name"),

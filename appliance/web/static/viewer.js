@@ -333,8 +333,10 @@ async function start() {
   } catch {
     return failed();
   }
-  const { rows, columns, aspect, windows, luts } = state.pixels.description;
+  const { rows, columns, aspect, windows, luts, edges } = state.pixels.description;
   view.measure(rows, columns, aspect);
+  find("edges").replaceChildren(...(edges ?? []).map((letters) => Object.assign(document.createElement("span"), { className: "readout", textContent: letters })));
+  find("edges").hidden = !edges;
   const preset = find("preset");
   preset.replaceChildren(...[...windows, ...luts].map(({ name }, number) => new Option(named(name), number)));
   for (const each of figure.querySelectorAll("[data-full]")) each.disabled = false;
