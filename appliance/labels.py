@@ -12,7 +12,6 @@ from pathlib import Path
 
 from appliance import truth
 from appliance.assessment_store import Assessments
-from appliance.regression import truth as of_assessment
 from appliance.truth import Source
 from appliance.truth_store import TruthStore
 
@@ -85,7 +84,7 @@ def _read(ledger: Path, model: str, finding: str) -> Iterator[tuple[int, bool | 
         for each in store.export():
             counts = each["superseded_by"] is None and (each["subject"], each["label"]) == ("finding", finding)
             if counts and each["provenance"]["package"] == model:
-                word = of_assessment(each)
+                word = truth.word_of_reader(each)
                 yield each["instance_id"], None if word is None else word == "present"
     finally:
         store.close()

@@ -16,12 +16,10 @@ from appliance.in_service import Tried
 from appliance.package_store import PackageStore
 from appliance.pipeline import Pipeline, Stopwatch
 from appliance.replay import sources
-from appliance.result import Finding, Outlines, Prediction
+from appliance.result import SAME_SIZE, Finding, Outlines, Prediction
 from appliance.sandbox import Sandbox
 from appliance.store import Store
-
-LARGEST_CHANGE = 0.1  # of a segment's size, as a share
-_TRUTH = {"not_there": "absent", "other_cause": "absent", "missed": "present"}  # by the reason of a disagreement
+from appliance.truth import word_of_reader
 
 
 class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,7 +37,7 @@ class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         drawn = {segment.label: segment.voxels for segment in said.segments}
         for label, voxels in self.segments.items():
             change = abs(drawn.get(label, 0) - voxels) / max(voxels, 1)
-            if change > LARGEST_CHANGE:
+            if change > SAME_SIZE:
                 yield f"{label} has {drawn.get(label, 0):,} voxels, not {voxels:,}"
 
 
@@ -94,15 +92,8 @@ def _findings(config: Config, row: dict[str, object]) -> dict[str, str]:
     }
     for each in Assessments(config.ledger_path, read_only=True).of_instance(int(str(row["id"]))):
         if each["superseded_by"] is None and each["subject"] == "finding":
-            said[each["label"]] = truth(each) or "indeterminate"
+            said[each["label"]] = word_of_reader(each) or "indeterminate"
     return {label: word for label, word in said.items() if word != "indeterminate"}
-
-
-def truth(assessment: dict[str, object]) -> str | None:
-    """present | absent, by what a reader said of a finding; None where that doesn't tell."""
-    if assessment["verdict"] == "disagree":
-        return _TRUTH.get(str(assessment["reason"]))
-    return str(assessment["said"]) if assessment["said"] in ("present", "absent") else None
 
 
 def replay(config: Config, tried: Tried, cases: Sequence[dict[str, object]]) -> Replayed:

@@ -125,6 +125,7 @@ VIEW_NOT_STATED = "The view position is not stated"
 NOT_UPRIGHT = "The image is not upright"
 REVIEW_REQUIRED = "Review required"  # as above
 SURE = 0.8  # a probability from which a voxel counts as certain
+SAME_SIZE = 0.1  # a segment counts as the same where its size differs by this share at the most
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,14 @@ import msgspec
 from appliance import installed, proof, receipts, regression, signature
 from appliance.backend import Progress
 from appliance.config import Config
-from appliance.errors import ApplianceError, ConfigError, PackageError
+from appliance.errors import ApplianceError, PackageError
 from appliance.health import is_running
 from appliance.package import Package
-from appliance.package_store import BACK, Choice, Kind, PackageStore
+from appliance.package_store import Choice, Kind, PackageStore
 from appliance.proof import Trial
 from appliance.regression import Replayed
 from appliance.store import Store
+from appliance.way_back import refuse_fixed, way_back
 
 log = logging.getLogger("scanside.switching")
 
@@ -101,7 +102,7 @@ def prepare(
     ApplianceError
         A case regressed.
     """
-    _refuse_fixed(config)
+    refuse_fixed(config)
     store = PackageStore(config.ledger_path)
     model = opened.manifest.id
     chosen = store.in_force().get(model)
@@ -144,28 +145,6 @@ def prepare(
     return Ready(opened, former, trials, choice, cases)
 
 
-def way_back(config: Config, model: str) -> tuple[dict[str, Any], Package | None]:
-    """The latest choice of a model, and what reads once that is taken back; None: nothing of it does.
-
-    Raises
-    ------
-    ConfigError, PackageError
-        Why there is no way back: there was no switch, it was taken back already, or the former package is gone.
-    """
-    _refuse_fixed(config)
-    latest = PackageStore(config.ledger_path, read_only=True).in_force().get(model)
-    if latest is None:
-        raise PackageError(f"{model} was never switched on this device", hint="scanside models list")
-    if latest["kind"] in BACK or latest["former"] == latest["sha256"]:
-        was = f"was a {latest['kind']} already" if latest["kind"] in BACK else "confirmed what reads since a fallback"
-        raise PackageError(
-            f"the latest change of {model} {was}",
-            hint="name a version: scanside models switch",
-        )
-    former = latest["former"]
-    return latest, installed.with_sha256(config, former, f"the former {model}") if former else None
-
-
 def rollback(config: Config, model: str, by: str, why: str, progress: Progress) -> Switched:
     """Have the package read again that read before the latest switch; one step, without replaying cases.
 
@@ -202,14 +181,6 @@ def proved(config: Config, opened: Package, progress: Progress) -> tuple[Package
     trials = receipts.prove_now(config, opened, config.inference.backend, progress, known, since)
     proof.ranked(trials)
     return opened, tuple(trials)
-
-
-def _refuse_fixed(config: Config) -> None:
-    if not config.models.switches:
-        raise ConfigError(
-            "models.switches = false: the configuration alone says which packages read",
-            hint="set it to true, or change models.packages",
-        )
 
 
 def put_in_force(config: Config, ready: Ready) -> Switched:

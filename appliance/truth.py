@@ -86,6 +86,12 @@ def of_reader(said: str, verdict: str, reason: str) -> bool | None:
     return not answer
 
 
+def word_of_reader(assessment: Mapping[str, Any]) -> str | None:
+    """The same of an assessment's row: present, absent, or None."""
+    answer = of_reader(assessment["said"], assessment["verdict"], assessment["reason"])
+    return None if answer is None else "present" if answer else "absent"
+
+
 def cases(
     matched: Sequence[dict[str, Any]], assessed: Iterable[dict[str, Any]], results: Iterable[dict[str, Any]]
 ) -> tuple[list[Case], list[Trouble]]:

@@ -46,6 +46,7 @@ LEVELS = [
         "appliance.sequential",
         "appliance.truth",
         "appliance.hl7_message",
+        "appliance.errand",
     },
     {
         "appliance.config_file",
@@ -115,6 +116,7 @@ LEVELS = [
         "appliance.concepts",
         "appliance.interpret",
         "appliance.receipt",
+        "appliance.way_back",
         "appliance.writer",
         "appliance.backends",
         "appliance.health",
@@ -168,7 +170,7 @@ LEVELS = [
         "appliance.describe",
         "appliance.study_cases",
         "appliance.support_bundle",
-        "appliance.errand",
+        "appliance.errand_process",
         "appliance.web",
     },
     {"appliance.worker", "appliance.housekeeping", "appliance.takeover"},
@@ -313,8 +315,14 @@ def test_firmware_and_appliance_never_see_each_other() -> None:
             assert not seen, f"{module} imports {seen}"
 
 
-def test_a_command_line_that_only_helps_loads_nothing_large() -> None:
-    large = ("numpy", "pydicom", "onnxruntime", "flask")
-    code = f"import sys, appliance.cli; print(*[name for name in {large} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("module", "large"),
+    [
+        ("appliance.cli", ("numpy", "pydicom", "onnxruntime", "flask")),  # where it only helps
+        ("appliance.web.app", ("highdicom", "onnxruntime", "pynetdicom", "appliance.pipeline")),
+    ],
+)
+def test_what_starts_often_loads_nothing_large_that_it_does_not_need(module: str, large: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print(*[name for name in {large} if name in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT, check=True)
     assert told.stdout.split() == []

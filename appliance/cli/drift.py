@@ -133,6 +133,21 @@ def acknowledge(
     click.echo(f"alarm {number} is acknowledged; {decisions.OUTCOMES[outcome]}")
 
 
+@drift.command()
+@click.argument("against", type=click.Choice(["validated", "site"]))
+@_PACKAGE
+@_BY
+@configured
+def resume(against: Any, package: str | None, by: str, config_path: Path | None, data_dir: Path | None) -> None:
+    """Watch on against what the model was VALIDATED on, or this SITE's baseline, where that rests since an alarm."""
+    from appliance.drift import decisions, summary
+
+    _, store = _store(config_path, data_dir, read_only=False)
+    about = summary.chosen(store, package)
+    decisions.resume(store, about["package"], against, by)
+    click.echo(f"{about['name']} is watched against {decisions.AGAINST[against]} again, from the next study on")
+
+
 @drift.group()
 def baseline() -> None:
     """What is usual at this site: learned from the first studies, and compared with from then on."""

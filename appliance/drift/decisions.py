@@ -6,11 +6,12 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from appliance.drift import Outcome, change_point
 from appliance.drift.monitor import Monitor, weights
-from appliance.drift.store import DriftStore, unpack
+from appliance.drift.store import Against, DriftStore, unpack
 from appliance.drift.streams import STREAMS
 from appliance.errors import DriftError
 
@@ -18,6 +19,7 @@ DEPENDENT = 0.001  # a p-value of the test of independence below which a stream 
 _LEAST_BASELINE = 100
 _LEAST_LEFT = 8  # streams, for the site to be watched at all
 
+AGAINST: dict[Against, str] = {"validated": "what the model was validated on", "site": "this site's baseline"}
 OUTCOMES: dict[Outcome, str] = {
     "watch": "mended: watch on with the same reference",
     "baseline": "usual from now on: learn the site's baseline anew",
@@ -120,6 +122,34 @@ def acknowledge(store: DriftStore, alarm: int, by: str, why: str, outcome: Outco
                 staked = Monitor.from_bytes(before).weights
                 store.begin_monitor(package, against, Monitor(counts, staked, secrets.randbits(62)).to_bytes())
         store.event(by, f"alarm {alarm} acknowledged: {why.strip()} ({OUTCOMES[outcome]})")
+
+
+def resume(store: DriftStore, package: str, against: Against, by: str) -> None:
+    """Let a watch begin anew that rests since an alarm was acknowledged.
+
+    Raises
+    ------
+    DriftError
+        It does not rest.
+    """
+    with store.together():
+        about = _known(store, package)
+        row = store.monitors(package).get(against)
+        if not rests(about, against, row):
+            raise DriftError("no watch rests against that", hint="scanside drift status says what is watched")
+        counts = unpack(about["baseline"] if against == "site" else about["reference"])
+        dependent = msgspec.json.decode(about["dependent"]) if against == "site" else {}
+        left_out = np.array([dependent.get(stream.name, 1.0) < DEPENDENT for stream in STREAMS])
+        known = np.asarray(counts.any(axis=1)) if against == "validated" else np.ones(len(STREAMS), bool)
+        staked = weights(known, left_out)
+        store.begin_monitor(package, against, Monitor(counts, staked, secrets.randbits(62)).to_bytes())
+        store.event(by, f"{about['name']} is watched against {AGAINST[against]} again")
+
+
+def rests(about: Mapping[str, Any], against: Against, row: Mapping[str, Any] | None) -> bool:
+    """Whether somebody has let the watch rest whose row this is: a reference is there, and nothing looks at it."""
+    there = about["accepted_at"] is not None if against == "site" else unpack(about["reference"]).any()
+    return bool(there) and row is not None and row["state"] is None
 
 
 def _known(store: DriftStore, package: str) -> dict[str, Any]:

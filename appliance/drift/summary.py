@@ -14,15 +14,13 @@ import numpy as np
 from appliance.config import Drift
 from appliance.drift import Outcome
 from appliance.drift.cause import Cause
-from appliance.drift.decisions import DEPENDENT, OUTCOMES, bins_of, replayed
+from appliance.drift.decisions import AGAINST, DEPENDENT, OUTCOMES, bins_of, replayed, rests
 from appliance.drift.history import percentiles
 from appliance.drift.monitor import Limits
 from appliance.drift.store import Against, DriftStore, unpack
 from appliance.drift.streams import MISSING, STREAMS
 from appliance.errors import DriftError
 from appliance.package_store import PackageStore
-
-AGAINST: dict[Against, str] = {"validated": "what the model was validated on", "site": "this site's baseline"}
 
 
 def packages(store: DriftStore) -> list[dict[str, Any]]:
@@ -72,7 +70,13 @@ def status(store: DriftStore, settings: Drift, about: dict[str, Any]) -> dict[st
     rows = store.monitors(package)
     for against in AGAINST:
         row = rows.get(against)
-        watch: dict[str, Any] = {"against": against, "words": AGAINST[against], "watches": False, "why": ""}
+        watch: dict[str, Any] = {
+            "against": against,
+            "words": AGAINST[against],
+            "watches": False,
+            "rests": rests(about, against, row),
+            "why": "",
+        }
         if row is None or row["state"] is None:
             watch["why"] = _why_not(against, about, row)
         else:

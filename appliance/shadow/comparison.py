@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from appliance.package import Promotion
-from appliance.regression import LARGEST_CHANGE, truth
-from appliance.result import Finding, Prediction
+from appliance.result import SAME_SIZE, Finding, Prediction
 from appliance.roc import auc_difference, delong, mcnemar, paired_difference, wilson
 from appliance.shadow.store import ShadowStore
+from appliance.truth import word_of_reader
 
 Interval = tuple[float, float, float]  # a value, and its 95 % interval
 
@@ -123,7 +123,7 @@ class Criterion(msgspec.Struct, frozen=True):
 def compare(store: ShadowStore, shadow: int) -> Compared:
     """All that one shadow has read."""
     rows = store.readings(shadow)
-    known = {(row["instance_id"], row["label"]): truth(row) for row in store.assessments(shadow)}
+    known = {(row["instance_id"], row["label"]): word_of_reader(row) for row in store.assessments(shadow)}
     read = [(row, msgspec.convert(row["pairs"], Pair)) for row in rows if not row["failure"]]
     labels = dict.fromkeys(label for _, both in read for label in both.findings)
     segments = dict.fromkeys(label for _, both in read for label in both.segments)
@@ -205,7 +205,7 @@ def _kappa(one: Sequence[str], other: Sequence[str]) -> float:
 
 
 def _segment(voxels: Sequence[tuple[int, int]]) -> SegmentCompared:
-    near = sum(abs(new - was) <= LARGEST_CHANGE * max(was, 1) for was, new in voxels)
+    near = sum(abs(new - was) <= SAME_SIZE * max(was, 1) for was, new in voxels)
     return SegmentCompared(
         pairs=len(voxels),
         agreement=wilson(near, len(voxels)),
@@ -232,7 +232,7 @@ def criteria(found: Compared, wanted: Promotion) -> list[Criterion]:
 
 def _of_segment(label: str, found: SegmentCompared, wanted: Promotion) -> Iterator[Criterion]:
     yield _at_least(f"{label}: images read by both", wanted.least_pairs, found.pairs, "{:g}")
-    agree = f"{label}: same size within {LARGEST_CHANGE:.0%}, lower end"
+    agree = f"{label}: same size within {SAME_SIZE:.0%}, lower end"
     yield _at_least(agree, wanted.least_agreement, found.agreement[1], "{:z.1%}")
 
 

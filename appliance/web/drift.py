@@ -27,9 +27,8 @@ def _store(read_only: bool = False) -> DriftStore:
 
 def _titles() -> dict[Against, str]:
     """Of the charts of evidence."""
-    return {
-        against: _("Evidence against %(what)s", what=recorded.told(words)) for against, words in summary.AGAINST.items()
-    }
+    known = decisions.AGAINST.items()
+    return {against: _("Evidence against %(what)s", what=recorded.told(words)) for against, words in known}
 
 
 @blueprint.get("/drift")
@@ -84,6 +83,20 @@ def acknowledge(number: int) -> BaseResponse:
     store = _store()
     try:
         decisions.acknowledge(store, number, current_person() or "the page", request.form.get("why", ""), outcome)
+    except ApplianceError as error:
+        abort(409, recorded.of_error(error))
+    finally:
+        store.close()
+    return redirect("/drift")
+
+
+@blueprint.post("/drift/resume/<any('validated', 'site'):against>")
+@needs("operate")
+def resume(against: Against) -> BaseResponse:
+    """Watch on where a watch rests."""
+    store, by = _store(), current_person() or "the page"
+    try:
+        decisions.resume(store, summary.chosen(store, request.form.get("package"))["package"], against, by)
     except ApplianceError as error:
         abort(409, recorded.of_error(error))
     finally:

@@ -80,7 +80,7 @@ class Errands:
         try:
             ours, theirs = socket.socketpair()
             with theirs:
-                child = process.start("appliance.errand", self._config, theirs.fileno())
+                child = process.start("appliance.errand_process", self._config, theirs.fileno())
             with ours, ours.makefile("rwb") as stream:
                 stream.write(msgspec.json.encode(asked) + b"\n")
                 stream.flush()

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, abort, current_app, redirect, render_template, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from appliance import errand, installed, switching
+from appliance import errand, installed
 from appliance.config import Config
 from appliance.errors import ApplianceError, SpoolError
 from appliance.package import Package
@@ -18,6 +18,7 @@ from appliance.package_store import PackageStore
 from appliance.shadow import report as reports
 from appliance.shadow.report import Report
 from appliance.shadow.store import ShadowStore
+from appliance.way_back import way_back
 from appliance.web import formats, here, recorded
 from appliance.web.errands import Errands
 from appliance.web.language import gettext as _
@@ -118,7 +119,7 @@ def rollback() -> BaseResponse:
     if not by or not why:
         abort(400, _("Say who goes back, and why: both are kept."))
     try:
-        latest, _former = switching.way_back(here.config(), model)
+        latest, _former = way_back(here.config(), model)
     except SpoolError as error:
         abort(503, recorded.not_kept(error))
     except ApplianceError as error:
@@ -139,7 +140,7 @@ def _readings(config: Config) -> list[Reading]:
         sha256 = each.opened.sha256 if each.opened is not None else ""
         backends = [one["backend"] for one in serves if sha256 and one.get("sha256") == sha256]
         try:
-            _latest, former = switching.way_back(config, each.model)
+            _latest, former = way_back(config, each.model)
             found.append(Reading(each, backends, former))
         except ApplianceError as error:
             found.append(Reading(each, backends, no_way=error))

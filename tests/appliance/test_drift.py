@@ -391,6 +391,17 @@ def test_an_alarm_is_acknowledged_on_the_page(tmp_path: Path, opened: package.Pa
     page = client.get("/drift").get_data(as_text=True)
     assert "new ward" in page
     assert "it rests since an alarm was acknowledged" in page
+    assert client.post("/drift/resume/validated", headers=headers).status_code == 409, "there is no reference"
+    assert client.post("/drift/resume/site", headers=headers).status_code == 302
+    assert client.post("/drift/resume/site", headers=headers).status_code == 409, "it does not rest any more"
+    page = client.get("/drift").get_data(as_text=True)
+    assert "it rests" not in page
+    assert "watched against this site" in page
+    site.watch = Watch(site.config, DriftStore(site.config.ledger_path).unflushed())
+    for number in range(2000, 2030):
+        site.see(number, adult=True)
+    again = [row for row in site.store.alarms(only_open=True) if row["kind"] == "alarm"]
+    assert [row["against"] for row in again] == ["site"], "what was known is an alarm again"
     assert client.post("/drift/baseline", data={"what": "start"}, headers=headers).status_code == 302
     assert f"0 of {BASELINE} studies" in client.get("/drift").get_data(as_text=True)
 

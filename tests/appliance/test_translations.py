@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 
-from appliance import doctor, errand, package, send, tls_client
+from appliance import doctor, errand_process, package, send, tls_client
 from appliance.config import Config, Destination, StorageScp
 from appliance.connection import secure
 from appliance.connection.question import Question
@@ -347,7 +347,7 @@ def test_all_that_the_self_test_and_the_connection_test_say_is_translated(tmp_pa
     away = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=free_port())
     scp = StorageScp(host="127.0.0.1", port=free_port())
     config = Config(data_dir=str(tmp_path), destinations=(away,), storage_scp=scp)
-    checks = [*doctor.examine(config), *errand._connections(config)]
+    checks = [*doctor.examine(config), *errand_process._connections(config)]
     assert {check.what for check in checks} >= {"destination pacs", "backend openvino", "inference", "disk"}
     texts = {text for check in checks for text in (check.what, check.detail, check.hint) if text}
     assert sorted(text for text in texts - {config.web.brand.name} if _german(text) is None) == []

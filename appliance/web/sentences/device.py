@@ -141,6 +141,7 @@ REFUSALS = (
     m("safe mode %(number)s is not in force: scanside safe-mode show lists what is"),
     m("safe mode %(number)s is not in force: %(person)s has left it: scanside safe-mode show lists what is"),
     m("say who closes the ticket, and what was decided"), m("there is no open retraining ticket %(number)s"),
+    m("no watch rests against that: scanside drift status says what is watched"),
     m("an acknowledgement says why: for instance: new detector since Monday, images are fine"),
     m("there is no drift alarm %(number)s: scanside drift status lists them"),
     m("drift alarm %(number)s was acknowledged by %(person)s already"),

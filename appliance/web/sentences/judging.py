@@ -22,6 +22,8 @@ DRIFT = (
     m("The model is unsure %(said)s"), m("Positive %(said)s"), m("yes"), m("no"),
     m("%(name)s is watched for drift; the site's baseline is learned"),
     m("%(name)s: the site's baseline is learned anew"), m("%(name)s: the site's baseline is learned anew (%(said)s)"),
+    m("%(name)s is watched against what the model was validated on again"),
+    m("%(name)s is watched against this site's baseline again"),
     m("after alarm %(number)s"), m("%(name)s: %(number)s studies are the site's baseline"),
     m("alarm %(number)s acknowledged: %(reason)s (%(said)s)"),
     # what is counted apart
