@@ -10,7 +10,9 @@ COUNT ?= 6
 PYTEST ?=
 # A process for each core, whole files to each: what a file builds once, its tests share. In their own order, since else
 # files with few tests come last, which are the long ones.
-TESTS = .venv-dev/bin/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+# Half as many again as cores, since tests wait much; threads of each besides would only wait for each other.
+WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 2); expr $$cores + $$cores / 2)
+TESTS = OMP_NUM_THREADS=1 .venv-dev/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test lint translations clean
 

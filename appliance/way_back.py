@@ -17,7 +17,7 @@ def way_back(config: Config, model: str) -> tuple[dict[str, Any], Package | None
     Raises
     ------
     ConfigError, PackageError
-        Why there is no way back: there was no switch, it was taken back already by a rollback or a fallback, or the former
+        Why there is none: there was no switch, it was taken back already by a rollback or a fallback, or the former
         package is gone.
     """
     refuse_fixed(config)

@@ -73,6 +73,10 @@ def _packages(reading: pipeline.Reading) -> tuple[str, ...]:
     return tuple(made.package_sha256 for made in (reading.provenance, drawn_by) if made is not None)
 
 
+class _AskedToStopError(BaseException):
+    """Passes every handler of what may fail."""
+
+
 @dataclass(frozen=True)
 class _Begun:
     """An image that is ready for the network; ``until`` (of `time.monotonic`) there must be an answer."""
@@ -103,20 +107,31 @@ class Worker:
         self._safe_mode = SafeMode(config, Trail(config.audit_path, config.key_path))
         self._assessments = AssessmentDelivery(config)
         self._owner = claimant(os.getpid())
-        self._stopping = False
+        self._stopping = self._holds_nothing = False
         self._usual_seconds: float | None = None  # of one image that is read by itself, in all, the latest ones most
 
     def _stop(self, *_: object) -> None:
         self._stopping = True
+        if self._holds_nothing:
+            raise _AskedToStopError
 
     def run(self) -> None:
         """Until the parent closes its end of the socket or sends SIGTERM, which this process answers from here on."""
         signal.signal(signal.SIGTERM, self._stop)
         self._sandbox.start()
+        try:
+            self._work()
+        except _AskedToStopError:
+            log.info("asked to stop while packages are proved: that begins anew at the next start")
+        finally:
+            self._readiness.close()
+            self._sandbox.close()
+
+    def _work(self) -> None:
         while not self._stopping:
             pause = _IDLE_SECONDS
             try:
-                opened = self._readiness.look_after()
+                opened = self._look_after()
                 pause = self._start_series()
                 claim = opened and self._claim()
                 if opened is not None and claim:
@@ -128,8 +143,14 @@ class Worker:
             except SpoolError as error:
                 self._wait_for_the_ledger(error)
             self._sleep(pause)
-        self._readiness.close()
-        self._sandbox.close()
+
+    def _look_after(self) -> Pipeline | None:
+        """As of `Readiness`, which may take minutes where packages are proved; whoever asks to stop waits for none."""
+        self._holds_nothing = True
+        try:
+            return self._readiness.look_after()
+        finally:
+            self._holds_nothing = False
 
     def _start_series(self) -> float:
         """Put those series into the queue that are complete, or have been quiet; seconds until another may be."""

@@ -159,6 +159,18 @@ def test_a_backend_that_sleeps_for_ever_is_replaced(boxes: Boxes, images: list[P
     wait_until(appliance, "back", lambda each: each["backend"] == "fake")
 
 
+def test_a_stop_does_not_wait_for_a_proof(boxes: Boxes, tmp_path: Path) -> None:
+    flag = tmp_path / "asleep"
+    flag.touch()
+    appliance = boxes.start("fake", hang_file=str(flag))
+    deadline = time.monotonic() + 20
+    while "the backends prove themselves" not in appliance.log and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert appliance.stop() == 0
+    assert "asked to stop while packages are proved" in appliance.log
+    assert "did not stop" not in appliance.log
+
+
 @pytest.mark.slow  # tests.benchmarks.inference_kills does it 100 times
 def test_killed_again_and_again_under_load_it_loses_and_doubles_nothing(boxes: Boxes, tmp_path: Path) -> None:
     appliance = boxes.start("onnxruntime", keep=("cpu",))
