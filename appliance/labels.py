@@ -84,7 +84,6 @@ def _read(ledger: Path, model: str, finding: str) -> Iterator[tuple[int, bool | 
         for each in store.export():
             counts = each["superseded_by"] is None and (each["subject"], each["label"]) == ("finding", finding)
             if counts and each["provenance"]["package"] == model:
-                word = truth.word_of_reader(each)
-                yield each["instance_id"], None if word is None else word == "present"
+                yield each["instance_id"], truth.of_reader(each["said"], each["verdict"], each["reason"])
     finally:
         store.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -314,7 +315,7 @@ def test_8_a_box_without_a_tpm_says_so(
 def test_9_an_update_is_handed_over_on_the_page(
     publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
 ) -> None:
-    """The first account by the code on the stick; the bundle by the form; how far it is; the new system is good."""
+    """An account by the code on the stick; the bundle by the form; how far it is; the new system is good."""
     machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher)
     page = f"https://127.0.0.1:{machine.page_port}"
 
@@ -324,14 +325,15 @@ def test_9_an_update_is_handed_over_on_the_page(
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600 * SLOW).stdout
 
     try:
-        stick = plug(machine, tmp_path, publisher, site=site(pacs[0]) + '[appliance.web]\nhost = "0.0.0.0"\n')
+        open_to_others = '[appliance.web]\nhost = "0.0.0.0"\n[[accounts]]\nname = "anna"\nrole = "administrator"\n'
+        stick = plug(machine, tmp_path, publisher, site=site(pacs[0]) + open_to_others)
         answer = answered(machine, stick, tmp_path / "answer")
         deadline = time.monotonic() + BOOT
-        while not (answer / "first-account.txt").exists():
+        while not (answer / "accounts.txt").exists():
             assert time.monotonic() < deadline
             time.sleep(5)
             read_stick(stick, tmp_path / "answer")
-        code = (answer / "first-account.txt").read_text().split("with the code ")[1].split()[0]
+        code = re.findall(r"(?m)^anna +administrator +(\S+)$", (answer / "accounts.txt").read_text())[0]
         assert machine.wait_for(*JUDGED, timeout=BOOT) == JUDGED[0]
         fields = {"code": code, "username": "anna", "password": "a long enough password"}
         fields["again"] = fields["password"]
