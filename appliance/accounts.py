@@ -275,6 +275,7 @@ class Accounts:
             if invited["name"] and invited["name"].lower() != name.lower():
                 raise AccountError("the code is for another name", hint="use the one that was given with it")
             self.add(invited["name"] or name, invited["role"], password)
+            self.store.uncount_failure("address", f"enrol {address}")
         return Account.of(self.known(name))
 
     def _code(self, name: str, role: Role, expires_at: float | None) -> str:

@@ -345,6 +345,20 @@ def test_who_is_invited_makes_the_account_and_nobody_else(tmp_path: Path, monkey
     assert new.store.invitations() == []
 
 
+def test_many_may_enrol_at_one_address(tmp_path: Path) -> None:
+    new = Accounts(tmp_path / "ledger.sqlite3")
+    new.enrol(new.new_code(), "anna", PASSWORD, "192.0.2.1")
+    for number in range(25):
+        new.enrol(new.invite(f"reader{number}", "viewer"), f"reader{number}", PASSWORD, "192.0.2.1")
+    refusals = []
+    for _ in range(21):
+        with pytest.raises(LoginError) as refused:
+            new.enrol("AAAA", "eve", PASSWORD, "192.0.2.1")
+        refusals.append(refused.value.message)
+    assert "Too many tries" not in refusals[0]
+    assert "Too many tries" in refusals[-1]
+
+
 def test_without_a_code_nobody_enrols(tmp_path: Path) -> None:
     new = Accounts(tmp_path / "ledger.sqlite3")
     with pytest.raises(LoginError, match="code is wrong"):
