@@ -82,7 +82,7 @@ def _check(files: list[zipfile.ZipInfo], size: int) -> None:
     for reason, applies in checks:
         count = sum(1 for entry in files if applies(entry))
         if count:
-            raise ArchiveError(f"Of {len(files)} files in the zip archive {count} {reason}.", hint=_UNPACK)
+            raise ArchiveError(f"A file in the zip archive {reason} ({count} of {len(files)}).", hint=_UNPACK)
     unpacked = sum(entry.file_size for entry in files)
     if unpacked > _LARGEST_BYTES or unpacked > max(size * _MOST_TIMES, _ALWAYS_BYTES):
         raise ArchiveError(

@@ -25,12 +25,11 @@ from appliance.audit import Record, Trail
 from appliance.config import Config
 from appliance.diagnoses import Findings, Parsed
 from appliance.errors import ApplianceError, DiagnosisError
-from appliance.hl7_message import CONDITIONS, Message, Reply
+from appliance.hl7_message import BLOCK_BEGIN, BLOCK_END, CONDITIONS, Message, Reply
 from appliance.truth_store import TruthStore
 
 log = logging.getLogger("scanside.diagnoses")
 
-_BEGIN, _END = 0x0B, b"\x1c"
 _BETWEEN = b"\r\n"
 _LARGEST_BYTES = 4 * 1024 * 1024
 _MOST_LINES = 10_000  # beyond these it costs seconds to read one
@@ -267,9 +266,9 @@ class _Blocks:
                     del self._received[0]
             if self._received:
                 self._guest.idle_since = None
-                if self._received[0] != _BEGIN:
+                if self._received[:1] != BLOCK_BEGIN:
                     raise _NoBlockError("what it sends is no MLLP: a block begins with <VT>")
-                end = self._received.find(_END, looked_at)
+                end = self._received.find(BLOCK_END, looked_at)
                 if 0 <= end <= _LARGEST_BYTES:
                     content = bytes(self._received[1:end])
                     del self._received[: end + 1]
@@ -297,7 +296,7 @@ def _head(content: bytes) -> Message | None:
 
 def _send(channel: socket.socket, answer: bytes) -> None:
     channel.settimeout(_ANSWER_SECONDS)
-    channel.sendall(bytes([_BEGIN]) + answer + _END + b"\r")
+    channel.sendall(BLOCK_BEGIN + answer + BLOCK_END + b"\r")
 
 
 def _see_off(channel: socket.socket) -> None:

@@ -17,6 +17,7 @@ CONDITIONS = {
     "100": "Segment sequence error", "101": "Required field missing", "102": "Data type error",
     "200": "Unsupported message type", "202": "Unsupported processing id", "207": "Application internal error",
 }  # fmt: skip
+BLOCK_BEGIN, BLOCK_END = b"\x0b", b"\x1c"  # of the Minimal Lower Layer Protocol, then a carriage return
 _NAMES = "FSRET"  # of the delimiters |^~\\& in escape sequences
 _ESCAPED = re.compile(r"\\([FSTRE])\\")
 _LONGEST_WORDS = 250
@@ -117,7 +118,7 @@ class Message:
 
 def split(content: bytes) -> Iterator[list[str]]:
     """The lines of each message in a file or a frame; what precedes the first MSH, as a batch's header, is skipped."""
-    text = text_of(content).replace("\x0b", "\r").replace("\x1c", "\r").replace("\n", "\r")
+    text = text_of(content).replace(BLOCK_BEGIN.decode(), "\r").replace(BLOCK_END.decode(), "\r").replace("\n", "\r")
     lines: list[str] = []
     for line in (each.strip(" \t") for each in text.split("\r")):
         if line.startswith("MSH"):

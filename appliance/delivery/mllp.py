@@ -16,8 +16,9 @@ from appliance import tls_client
 from appliance.config import Config, Destination
 from appliance.delivery.way import Answer, Item, tls_files
 from appliance.errors import ApplianceError, DeliveryError
+from appliance.hl7_message import BLOCK_BEGIN, BLOCK_END
 
-_BEGIN, _END = b"\x0b", b"\x1c\r"
+_END = BLOCK_END + b"\r"
 _LARGEST_ANSWER = 1 << 20
 _ACCEPTED = ("AA", "CA")
 _REFUSALS = {
@@ -100,7 +101,7 @@ class Connection:
         """
         try:
             self._socket.settimeout(self._timeout)
-            self._socket.sendall(_BEGIN + message + _END)
+            self._socket.sendall(BLOCK_BEGIN + message + _END)
             answer = self._answer(time.monotonic() + self._timeout)
         except TimeoutError as error:
             raise DeliveryError(f"{self._peer} does not acknowledge the message within {self._timeout:g} s") from error
@@ -112,7 +113,7 @@ class Connection:
         """What lies between the next start block and its end; whatever precedes it is skipped."""
         received = b""
         while True:
-            begin = received.find(_BEGIN)
+            begin = received.find(BLOCK_BEGIN)
             end = received.find(_END, begin + 1) if begin >= 0 else -1
             if end >= 0:
                 return received[begin + 1 : end]

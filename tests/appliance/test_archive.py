@@ -42,11 +42,11 @@ def test_members_come_out_as_they_went_in(method: int) -> None:
 
 @pytest.mark.parametrize("name", ["../a", "x/../../a", "/etc/passwd", "..\\a", "C:\\a", "C:a"])
 def test_names_that_lead_out_are_refused(name: str) -> None:
-    assert "1 leads out of the archive" in refusal(zipped({"good.dcm": b"x", name: b"x"}))
+    assert "leads out of the archive (1 of 2)" in refusal(zipped({"good.dcm": b"x", name: b"x"}))
 
 
 def test_archives_within_archives_are_refused() -> None:
-    assert "1 is a zip archive itself" in refusal(zipped({"a.dcm": b"x", "inner.ZIP": zipped({"b": b"y"})}))
+    assert "is a zip archive itself (1 of 2)" in refusal(zipped({"a.dcm": b"x", "inner.ZIP": zipped({"b": b"y"})}))
 
 
 def test_links_are_refused() -> None:
@@ -55,7 +55,7 @@ def test_links_are_refused() -> None:
         link = zipfile.ZipInfo("link")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         made.writestr(link, "/etc/passwd")
-    assert "1 is no plain file" in refusal(buffer.getvalue())
+    assert "is no plain file (1 of" in refusal(buffer.getvalue())
 
 
 def test_encrypted_ones_are_named(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_encrypted_ones_are_named(tmp_path: Path) -> None:
         content[content.index(b"PK\x01\x02") + 8] |= 1
         content[6] |= 1
         content = bytes(content)
-    assert "1 is encrypted" in refusal(content)
+    assert "is encrypted (1 of" in refusal(content)
 
 
 def test_bombs_are_refused_before_they_unpack() -> None:
