@@ -139,6 +139,7 @@ def test_dropped_files_that_never_become_whole_are_reported(appliance: RunningAp
     appliance.wait_final(1)
 
 
+@pytest.mark.slow  # tests/appliance/test_kills.py does it 30 times, tests.benchmarks.kills 500
 def test_kill_and_restart_loses_and_doubles_nothing(tmp_path: Path) -> None:
     needs("storescu")
     appliance = RunningAppliance(tmp_path / "appliance")

@@ -87,6 +87,7 @@ def test_a_reader_answers_by_keys_through_a_power_cut_and_finishes(page: Page, a
     assert page.locator("[name=present]:checked").count() == 0
     page.keyboard.press("Enter")
     assert "present or absent" in page.get_by_role("alert").inner_text()
+    page.wait_for_load_state()  # its script hears the keys from then on
     page.keyboard.press("4")
     page.keyboard.press("a")
     page.keyboard.press("Enter")
