@@ -222,6 +222,7 @@ def test_a_demo_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
     (appliance,) = psutil.Process(demo.pid).children()
     demo.terminate()
     assert demo.wait(60) == 0
+    demo.stdout.close()
     assert not appliance.is_running()
     assert not list(tmp_path.iterdir())
 
