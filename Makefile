@@ -8,9 +8,9 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11,$(she
 SAMPLES ?= ../shared/data/chest-kermany/test
 COUNT ?= 6
 PYTEST ?=
-# A process for each core, whole files to each: what a file builds once, its tests share. In their own order, since else
-# files with few tests come last, which are the long ones.
-# Half as many again as cores, since tests wait much; threads of each besides would only wait for each other.
+# Half as many processes again as cores, since tests wait much; threads besides would only wait for each other. Whole files
+# to each: what a file builds once, its tests share. In their own order, since else files with few tests come last, which
+# are the long ones.
 WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 2); expr $$cores + $$cores / 2)
 TESTS = OMP_NUM_THREADS=1 .venv-dev/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

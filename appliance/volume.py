@@ -19,7 +19,7 @@ from pydicom.uid import UID
 
 from appliance import decode, image
 from appliance.errors import ImageError
-from appliance.image import Image, Reader, text
+from appliance.image import Image, Reader, numbers, text
 
 FEWEST_SLICES = 3
 MAX_VOXELS = 1 << 26  # 256 slices of 512 x 512: the probabilities of all segments must fit the memory, too
@@ -210,13 +210,10 @@ def _plane(header: Dataset) -> _Plane:
 
 
 def _numbers(header: Dataset, uid: str, keyword: str, words: str, count: int) -> np.ndarray:
-    try:
-        values = np.array([float(value) for value in header.get(keyword) or ()])
-    except (TypeError, ValueError):
-        values = np.empty(0)
-    if len(values) != count or not np.isfinite(values).all():
+    values = numbers(header, keyword, count)
+    if values is None:
         raise _no_geometry(uid, words)
-    return values
+    return np.array(values)
 
 
 def _no_geometry(uid: str, words: str) -> ImageError:

@@ -113,12 +113,12 @@ def parse(text: str, name: str) -> dict[str, Any]:
     if unknown := set(tables) - {"site", "network", "accounts", "appliance"}:
         raise FirmwareError(f"{name} has tables that are not known: {', '.join(sorted(unknown))}",
                             hint="there are [site], [network], [[accounts]] and [appliance]")  # fmt: skip
-    people = tables.get("accounts", [])
-    if not isinstance(people, list):
+    accounts = tables.get("accounts", [])
+    if not isinstance(accounts, list):
         raise FirmwareError(f"{name}: accounts must be a list", hint="write [[accounts]] before each")
     _check(name, "site", tables.get("site", {}), _SITE, ("name", "version"))
     _check(name, "network", tables.get("network", {}), _NETWORK, ())
-    for each in people:
+    for each in accounts:
         _check(name, "accounts", each, _ACCOUNT, ("name", "role"))
         if not _NAME.fullmatch(each["name"]):
             raise FirmwareError(f"{name}: {each['name'][:64]!r} can't be an account's name",

@@ -122,7 +122,9 @@ def password(name: str, password_stdin: bool, config_path: Path | None, data_dir
     click.echo(f"{name} has another password")
 
 
-def _simple(what: str, words: str, said: str) -> click.Command:
+def _simple(what: str, action: str, words: str, said: str) -> click.Command:
+    """A command that does one thing to a name; ``action`` is what the audit trail calls it."""
+
     @click.command(what, help=words)
     @_NAME
     @configured
@@ -130,16 +132,21 @@ def _simple(what: str, words: str, said: str) -> click.Command:
         from appliance.accounts import Accounts
 
         config = load(config_path, data_dir)
-        with acting(config, f"{what}_account", f"account {name}"):
+        with acting(config, action, f"account {name}"):
             getattr(Accounts(existing_ledger(config)), what)(name)
         click.echo(f"{name} {said}")
 
     return command
 
 
-accounts.add_command(_simple("disable", "Let an account in no more; its sessions end.", "may not log in any more"))
-accounts.add_command(_simple("enable", "Let an account in again.", "may log in again"))
-accounts.add_command(_simple("unlock", "Let somebody try again at once after wrong passwords.", "may try again"))
+for _command in (
+    _simple("disable", "disable_account", "Let an account in no more; its sessions end.", "may not log in any more"),
+    _simple("enable", "enable_account", "Let an account in again.", "may log in again"),
+    _simple("unlock", "unlock_account", "Let somebody try again at once after wrong passwords.", "may try again"),
+    _simple("withdraw", "withdraw_invitation", "Let the code with which NAME was invited count no more.",
+            "is not invited any more"),
+):  # fmt: skip
+    accounts.add_command(_command)
 
 
 @accounts.command()
@@ -158,19 +165,6 @@ def invite(name: str, role: str, config_path: Path | None, data_dir: Path | None
         code = Accounts(existing_ledger(config)).invite(name, role)  # type: ignore[arg-type]
     click.echo(code)
     click.echo(f"{name} enters it at /enrol of the device's page.", err=True)
-
-
-@accounts.command()
-@_NAME
-@configured
-def withdraw(name: str, config_path: Path | None, data_dir: Path | None) -> None:
-    """Let the code with which NAME was invited count no more."""
-    from appliance.accounts import Accounts
-
-    config = load(config_path, data_dir)
-    with acting(config, "withdraw_invitation", f"account {name}"):
-        Accounts(existing_ledger(config)).withdraw(name)
-    click.echo(f"{name} is not invited any more")
 
 
 @accounts.command()

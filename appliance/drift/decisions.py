@@ -61,12 +61,12 @@ def accept_baseline(store: DriftStore, package: str, by: str) -> int:
             for number, stream in enumerate(STREAMS)
             if not stream.quiet
         }
-        left_out = np.array([dependent.get(stream.name, 1.0) < DEPENDENT for stream in STREAMS])
+        left_out = _left_out(dependent)
         staked = weights(np.ones(len(STREAMS), bool), left_out)
         enough = int((staked > 0).sum()) >= _LEAST_LEFT
         store.set_baseline(package, counts, len(studies), by, dependent)
         store.begin_monitor(package, "site", Monitor(counts, staked, about["seed"] ^ 2).to_bytes() if enough else None)
-        names = ", ".join(stream.title.lower() for stream in STREAMS if dependent.get(stream.name, 1.0) < DEPENDENT)
+        names = ", ".join(stream.title.lower() for stream, out in zip(STREAMS, left_out, strict=True) if out)
         store.event(
             by,
             f"{about['name']}: {len(studies)} studies are the site's baseline"
@@ -139,7 +139,7 @@ def resume(store: DriftStore, package: str, against: Against, by: str) -> None:
             raise DriftError("no watch rests against that", hint="scanside drift status says what is watched")
         counts = unpack(about["baseline"] if against == "site" else about["reference"])
         dependent = msgspec.json.decode(about["dependent"]) if against == "site" else {}
-        left_out = np.array([dependent.get(stream.name, 1.0) < DEPENDENT for stream in STREAMS])
+        left_out = _left_out(dependent)
         known = np.asarray(counts.any(axis=1)) if against == "validated" else np.ones(len(STREAMS), bool)
         staked = weights(known, left_out)
         store.begin_monitor(package, against, Monitor(counts, staked, secrets.randbits(62)).to_bytes())
@@ -150,6 +150,11 @@ def rests(about: Mapping[str, Any], against: Against, row: Mapping[str, Any] | N
     """Whether somebody has let the watch rest whose row this is: a reference is there, and nothing looks at it."""
     there = about["accepted_at"] is not None if against == "site" else unpack(about["reference"]).any()
     return bool(there) and row is not None and row["state"] is None
+
+
+def _left_out(dependent: Mapping[str, float]) -> np.ndarray:
+    """bool ``(streams,)``, by the p-value of each test of independence."""
+    return np.array([dependent.get(stream.name, 1.0) < DEPENDENT for stream in STREAMS])
 
 
 def _known(store: DriftStore, package: str) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 from flask import Blueprint, abort, redirect, render_template, request
@@ -73,6 +75,18 @@ def drift() -> str:
         store.close()
 
 
+@contextmanager
+def _deciding() -> Iterator[tuple[DriftStore, str]]:
+    """The ledger to decide in, and who decides; what can't be decided is answered with its reason."""
+    store = _store()
+    try:
+        yield store, current_person() or "the page"
+    except ApplianceError as error:
+        abort(409, recorded.of_error(error))
+    finally:
+        store.close()
+
+
 @blueprint.post("/drift/alarm/<row:number>")
 @needs("operate")
 def acknowledge(number: int) -> BaseResponse:
@@ -80,13 +94,8 @@ def acknowledge(number: int) -> BaseResponse:
     outcome: Outcome | None = next((each for each in get_args(Outcome) if each == given), None)
     if outcome is None:
         abort(400, _("What follows from an alarm is one of: %(known)s.", known=", ".join(get_args(Outcome))))
-    store = _store()
-    try:
-        decisions.acknowledge(store, number, current_person() or "the page", request.form.get("why", ""), outcome)
-    except ApplianceError as error:
-        abort(409, recorded.of_error(error))
-    finally:
-        store.close()
+    with _deciding() as (store, by):
+        decisions.acknowledge(store, number, by, request.form.get("why", ""), outcome)
     return redirect("/drift")
 
 
@@ -94,13 +103,8 @@ def acknowledge(number: int) -> BaseResponse:
 @needs("operate")
 def resume(against: Against) -> BaseResponse:
     """Watch on where a watch rests."""
-    store, by = _store(), current_person() or "the page"
-    try:
+    with _deciding() as (store, by):
         decisions.resume(store, summary.chosen(store, request.form.get("package"))["package"], against, by)
-    except ApplianceError as error:
-        abort(409, recorded.of_error(error))
-    finally:
-        store.close()
     return redirect("/drift")
 
 
@@ -108,15 +112,10 @@ def resume(against: Against) -> BaseResponse:
 @needs("operate")
 def baseline() -> BaseResponse:
     """Accept what was learned so far, or learn it anew."""
-    store, by = _store(), current_person() or "the page"
-    try:
+    with _deciding() as (store, by):
         package = summary.chosen(store, request.form.get("package"))["package"]
         if request.form.get("what") == "accept":
             decisions.accept_baseline(store, package, by)
         else:
             decisions.start_baseline(store, package, by)
-    except ApplianceError as error:
-        abort(409, recorded.of_error(error))
-    finally:
-        store.close()
     return redirect("/drift")
