@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from appliance import package
 from appliance.web.arrivals import MOST_AT_ONCE
@@ -160,13 +160,13 @@ def test_a_person_brings_a_folder_and_sees_what_came_of_each_file(
     page.get_by_role("button", name="Send").click()
     page.get_by_role("heading", name="3 of 4 files are here").wait_for()
     rows = page.locator("#outcomes tbody tr")
-    assert rows.count() == 4
+    expect(rows).to_have_count(4)
     assert "third.dcm" in rows.filter(has_text="more.zip").inner_text()
     assert "no DICOM file" in rows.filter(has_text="README").inner_text()
     assert not said
     _wait_final(appliance, "upload", before + 3)
     rows.filter(has_text="third").get_by_role("link").click()
-    assert "/study/" in page.url
+    page.wait_for_url("**/study/*")
     context.close()
 
 

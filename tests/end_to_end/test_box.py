@@ -103,7 +103,7 @@ def test_nothing_else_is_left_for_the_firmware(page: Page, machine: Machine) -> 
 def test_how_far_an_update_is(page: Page, machine: Machine) -> None:
     inbox.write_report(machine.box, working=True, said=["system.raucb:  40 %  Copying image to rootfs.1"])
     page.goto("/box")
-    assert page.get_by_role("progressbar").first.get_attribute("value") == "40"
+    expect(page.get_by_role("progressbar").first).to_have_attribute("value", "40")
     inbox.write_report(machine.box)
 
 

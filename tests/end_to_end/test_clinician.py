@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from appliance import in_service, writer
 from appliance.config import Config, Web
@@ -186,9 +186,9 @@ def test_everything_is_done_by_hand_and_by_keyboard(page: Page, site: Site) -> N
     measured = drawn(canvas)
     assert np.ptp(measured.astype(int), axis=2).max() > 60  # the yellow line, with its millimeters
     page.keyboard.press("?")
-    assert page.get_by_role("dialog").is_visible()
+    expect(page.get_by_role("dialog")).to_be_visible()
     page.keyboard.press("Escape")
-    assert page.get_by_role("dialog").count() == 0
+    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_fingers_zoom(browser: Browser, site: Site) -> None:
@@ -254,7 +254,7 @@ def test_a_frame_shows_heat_map_and_outlines_on_the_image(page: Page, site: Site
         page.goto(f"{site.url[:-1]}{path}")
         image = page.locator(".stack img").first
         assert width_once_loaded(image) > 20
-        assert page.locator(".stack img:visible").count() == 1
+        expect(page.locator(".stack img:visible")).to_have_count(1)
         toggles = page.locator("[data-toggle]")
         assert toggles.count() > 0
         for toggle in toggles.all():
@@ -285,11 +285,11 @@ def test_the_page_works_without_javascript(browser: Browser, site: Site) -> None
     assert stage
     assert stage["y"] <= picture["y"]
     assert picture["y"] + picture["height"] <= stage["y"] + stage["height"] + 1
-    assert page.get_by_role("toolbar").count() == 0
+    expect(page.get_by_role("toolbar")).to_have_count(0)
     page.goto(site.url)
     page.get_by_role("combobox", name="Finding").select_option("outlined only")
     page.get_by_role("button", name="Show").click()
-    assert page.locator("tbody tr").count() == 2
+    expect(page.locator("tbody tr")).to_have_count(2)
     context.close()
 
 
@@ -301,15 +301,15 @@ def test_agree_and_disagree_take_one_and_two_clicks(page: Page, site: Site, fill
     group = page.get_by_role("group", name="Your assessment of: Pneumonia")
     group.get_by_text("Disagree", exact=True).click()
     group.get_by_role("button", name="Another reason").click()
-    assert "disagrees: another reason" in group.inner_text()
+    expect(group).to_contain_text("disagrees: another reason")
     group.get_by_role("button", name="Agree", exact=True).click()
-    assert "A reader agrees" in group.inner_text()
-    assert "1 earlier, superseded" in group.inner_text()
-    assert page.get_by_text("Marked as reviewed").is_visible()
+    expect(group).to_contain_text("A reader agrees")
+    expect(group).to_contain_text("1 earlier, superseded")
+    expect(page.get_by_text("Marked as reviewed")).to_be_visible()
     page.goto(f"{site.url}?q={CHEST}")
     assert "agreed" in page.locator("tbody tr").inner_text()
     page.goto(f"{site.url}?unassessed=1")
-    assert page.locator(f'a[href="/study/{CHEST}"]').count() == 0
+    expect(page.locator(f'a[href="/study/{CHEST}"]')).to_have_count(0)
 
 
 def test_warnings_stand_above_the_image(page: Page, site: Site) -> None:
@@ -328,8 +328,8 @@ def test_prior_results_are_of_the_same_patient_only(page: Page, site: Site) -> N
     text = priors.inner_text()
     assert "Anterior hippocampus: " in text.replace("\N{NO-BREAK SPACE}", " ")
     assert "2024-01-02 to 2026-01-02" in text
-    assert priors.locator(f'a[href="/study/{OLD}"]').count() == 1
-    assert priors.locator(f'a[href="/study/{CHEST}"]').count() == 0
+    expect(priors.locator(f'a[href="/study/{OLD}"]')).to_have_count(1)
+    expect(priors.locator(f'a[href="/study/{CHEST}"]')).to_have_count(0)
     for secret in ("SECRET", "4711"):
         assert secret not in page.content()
 
@@ -338,7 +338,7 @@ def test_the_report_is_one_page_without_the_patient(page: Page, site: Site, tmp_
     for identifier in (CHEST, NEW):
         page.goto(f"{site.url}study/{identifier}")
         page.get_by_role("link", name="One page to print").click()
-        assert page.get_by_text("NOT FOR DIAGNOSIS").count() == 2
+        expect(page.get_by_text("NOT FOR DIAGNOSIS")).to_have_count(2)
         assert "Not for:" in page.content()
         assert "SECRET" not in page.content()
         for size in ("A4", "Letter"):
@@ -387,7 +387,7 @@ def test_a_list_that_gets_no_answer_says_so(browser: Browser, site: Site) -> Non
     for path in ("", "device"):
         page.goto(site.url + path)
         notice = page.get_by_text("No answer from the device since")
-        assert not notice.is_visible()
+        expect(notice).not_to_be_visible()
         page.route("**/*.fragment*", lambda route: route.abort())
         notice.wait_for(timeout=15_000)
         assert re.search(r"since \d+:\d\d:\d\d", notice.inner_text())
@@ -401,7 +401,7 @@ def test_a_filter_lies_in_the_address_and_outlives_what_comes_meanwhile(page: Pa
     page.get_by_role("combobox", name="State").select_option("failed")
     page.wait_for_url("**/?state=failed")
     row = page.locator("tbody tr")
-    assert row.count() == 1
+    expect(row).to_have_count(1)
     assert "See the device page" in row.inner_text()
     store = Store(filled.ledger_path)
     for number in (8, 7):
@@ -412,13 +412,13 @@ def test_a_filter_lies_in_the_address_and_outlives_what_comes_meanwhile(page: Pa
         (store.reject if number == 8 else store.fail)(identifier, "worker", "It can't be read.")
     store.close()
     row.nth(1).wait_for(timeout=10_000)
-    assert row.count() == 2
+    expect(row).to_have_count(2)
     page.get_by_role("searchbox").fill("acc-17")
     page.keyboard.press("Enter")
     page.wait_for_url("**/?q=acc-17&state=failed")
-    assert row.count() == 1
+    expect(row).to_have_count(1)
     page.get_by_role("link", name="Show all").click()
-    assert row.count() > 5
+    row.nth(5).wait_for()
 
 
 @pytest.mark.parametrize(("scheme", "tongue"), [("light", "de-DE"), ("dark", "en-US")])
@@ -459,7 +459,7 @@ def phone(browser: Browser, site: Site) -> Iterator[Page]:
 def test_a_phone_shows_the_worklist_at_once_and_filters_when_asked(phone: Page, site: Site) -> None:
     phone.goto(site.url)
     state = phone.get_by_role("combobox", name="State")
-    assert not state.is_visible()
+    expect(state).not_to_be_visible()
     row = phone.locator("tbody tr").first.bounding_box()
     assert row
     assert row["y"] < 400
@@ -496,6 +496,6 @@ def test_what_scripts_say_is_translated_too(browser: Browser, site: Site) -> Non
     page.locator("#canvas[data-depth=full]").wait_for()
     for words in ("Warnung.", "Nur für Forschungszwecke.", "Nicht zur Diagnose"):
         assert words in page.locator("body").inner_text()
-    assert page.locator(".answers [lang], .notice [lang], .use [lang]").count() == 0
+    expect(page.locator(".answers [lang], .notice [lang], .use [lang]")).to_have_count(0)
     context.close()
     assert not complaints

@@ -251,5 +251,5 @@ def test_only_the_named_origin_may_show_a_study_in_a_frame(
     expect(frame.locator("[data-overlay]").first).to_be_visible()
     page.goto(f"{other}/index.html")
     page.wait_for_timeout(500)
-    assert page.frame_locator("#ai").locator(".research").count() == 0
+    expect(page.frame_locator("#ai").locator(".research")).to_have_count(0)
     context.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Request
+from playwright.sync_api import Browser, Page, Request, expect
 
 from appliance import package
 from appliance.send import Destination, send_files
@@ -64,13 +64,13 @@ def send(appliance: RunningAppliance, *files: Path) -> None:
 def test_the_worklist_shows_what_came_of_each_image(page: Page, appliance: RunningAppliance) -> None:
     page.goto(appliance.url)
     rows = page.locator("tbody tr")
-    assert rows.count() == 2
+    expect(rows).to_have_count(2)
     read, refused = rows.filter(has_text="pneumonia").inner_text(), rows.filter(has_text="HAND").inner_text()
     assert "%" in read
     assert "threshold" in read
     assert "turned away" in refused
     assert "body part" in refused.lower()
-    assert page.get_by_text("Not for diagnosis").is_visible()
+    expect(page.get_by_text("Not for diagnosis")).to_be_visible()
 
 
 def test_the_worklist_renews_itself(page: Page, appliance: RunningAppliance, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_heat_map_is_off_at_first_and_comes_when_asked_for(page: Page, appli
 def test_a_study_says_what_the_model_is_not_for(page: Page, appliance: RunningAppliance) -> None:
     page.goto(appliance.url)
     page.locator("tbody tr").filter(has_text="pneumonia").get_by_role("link").click()
-    assert page.get_by_role("heading", name="It is not for").is_visible()
+    expect(page.get_by_role("heading", name="It is not for")).to_be_visible()
     assert page.locator(".use li").count() >= 3
     assert "calibrated probability" in page.locator("main").inner_text()
 
@@ -107,7 +107,7 @@ def test_a_refused_image_gives_its_reason(page: Page, appliance: RunningApplianc
     page.goto(appliance.url)
     page.locator("tbody tr").filter(has_text="HAND").get_by_role("link").click()
     assert "HAND" in page.get_by_role("alert").inner_text()
-    assert page.locator("[data-overlay]").count() == 0
+    expect(page.locator("[data-overlay]")).to_have_count(0)
 
 
 def test_the_device_page_names_backend_model_and_receipt(page: Page, appliance: RunningAppliance) -> None:

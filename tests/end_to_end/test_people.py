@@ -71,7 +71,7 @@ def test_from_the_first_start_to_people_with_roles(appliance: RunningAppliance, 
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.goto(appliance.url)
-    assert page.url == f"{appliance.url}enrol"
+    expect(page).to_have_url(f"{appliance.url}enrol")
     code = re.search(r"one-time code (\S+)", appliance.log)
     assert code
     page.get_by_label("One-time code").fill("AAAA-AAAA-AAAA-AAAA")
@@ -94,6 +94,7 @@ def test_from_the_first_start_to_people_with_roles(appliance: RunningAppliance, 
     page.get_by_role("cell", name="joe").wait_for()
     page.get_by_label("For which system").fill("prometheus")
     page.get_by_role("button", name="Make it").click()
+    expect(page.locator("code.secret")).not_to_have_text(invitation)
     token = page.locator("code.secret").inner_text()
     page.goto(f"{appliance.url}accounts")
     assert token not in page.content()
@@ -109,7 +110,7 @@ def test_from_the_first_start_to_people_with_roles(appliance: RunningAppliance, 
     page.get_by_role("button", name="Log out").click()
 
     page.goto(f"{appliance.url}deliveries")
-    assert page.url == f"{appliance.url}login?next=/deliveries"
+    expect(page).to_have_url(f"{appliance.url}login?next=/deliveries")
     page.get_by_label("Name").fill("joe")
     page.get_by_label("Password").fill("wrong horse battery")
     page.get_by_role("button", name="Log in").click()
@@ -117,8 +118,8 @@ def test_from_the_first_start_to_people_with_roles(appliance: RunningAppliance, 
     page.get_by_label("Password").fill(PASSWORD)
     page.keyboard.press("Enter")
     page.get_by_role("heading", name="Deliveries").wait_for()
-    assert page.url == f"{appliance.url}deliveries"
-    assert page.get_by_role("link", name="Accounts").count() == 0
+    expect(page).to_have_url(f"{appliance.url}deliveries")
+    expect(page.get_by_role("link", name="Accounts")).to_have_count(0)
     answer = page.goto(f"{appliance.url}accounts")
     assert answer is not None
     assert answer.status == 403
@@ -128,7 +129,7 @@ def test_from_the_first_start_to_people_with_roles(appliance: RunningAppliance, 
     page.goto(f"{appliance.url}account")
     page.get_by_role("button", name="Log out").first.click()
     page.goto(appliance.url)
-    assert page.url == f"{appliance.url}login"
+    expect(page).to_have_url(f"{appliance.url}login")
     assert problems == []
     assert token not in appliance.log
     assert PASSWORD not in appliance.log

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from appliance import package
 from appliance.send import Destination, send_files
@@ -78,13 +78,13 @@ def test_a_reader_answers_by_keys_through_a_power_cut_and_finishes(page: Page, a
     text = page.locator("body").inner_text()
     assert not any(secret in text for secret in SECRETS)
     page.keyboard.press("6")
-    assert page.locator("[name=present][value=yes]").is_checked()
+    expect(page.locator("[name=present][value=yes]")).to_be_checked()
     assert page.locator("#chosen").inner_text() == "6: Probably present"
     page.wait_for_timeout(300)
     page.keyboard.press("Enter")
     page.wait_for_url("**/case/2")
     page.keyboard.press("4")  # in the middle: the reader has to say
-    assert page.locator("[name=present]:checked").count() == 0
+    expect(page.locator("[name=present]:checked")).to_have_count(0)
     page.keyboard.press("Enter")
     assert "present or absent" in page.get_by_role("alert").inner_text()
     page.wait_for_load_state()  # its script hears the keys from then on
@@ -99,7 +99,7 @@ def test_a_reader_answers_by_keys_through_a_power_cut_and_finishes(page: Page, a
     page.reload()
     assert shown(page) == "3"
     page.keyboard.press("0")
-    assert page.locator("[name=present][value=yes]").is_disabled()
+    expect(page.locator("[name=present][value=yes]")).to_be_disabled()
     page.keyboard.press("Enter")
     page.wait_for_url("**/case/4")
     page.get_by_role("button", name="Pause").click()

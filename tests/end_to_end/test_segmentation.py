@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image as PillowImage
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from appliance import in_service, writer
 from appliance.config_file import load
@@ -188,7 +188,7 @@ def test_the_worklist_shows_sizes_and_colors(page: Page, site: Site) -> None:
     volume = page.locator("tbody tr").filter(has_text="hippocampus")
     assert "Anterior hippocampus outlined" in volume.inner_text()
     assert volume.inner_text().count(" mL") == 2
-    assert volume.locator(".swatch rect").first.get_attribute("fill") == "#ffaa3c"
+    expect(volume.locator(".swatch rect").first).to_have_attribute("fill", "#ffaa3c")
     chest = page.locator("tbody tr").filter(has_text="pneumonia").first
     assert "Lungs outlined" in chest.inner_text()
     assert "% of the image" in chest.inner_text()
@@ -197,7 +197,7 @@ def test_the_worklist_shows_sizes_and_colors(page: Page, site: Site) -> None:
 def test_outlines_and_heat_maps_are_off_until_they_are_asked_for(page: Page, site: Site) -> None:
     canvas = show_at_full_depth(page, f"{site.url}study/1")
     assert is_gray(drawn(canvas))
-    assert page.get_by_label("Opacity").is_disabled()
+    expect(page.get_by_label("Opacity")).to_be_disabled()
     page.get_by_label("Outline: Lungs").check()
     outlined = drawn(canvas)
     assert not is_gray(outlined)
@@ -219,24 +219,24 @@ def is_gray(picture: np.ndarray) -> bool:
 
 def test_a_withheld_map_is_not_there_and_says_so(page: Page, site: Site) -> None:
     page.goto(f"{site.url}study/2")
-    assert page.get_by_text("Heat map withheld: Pneumonia").is_visible()
-    assert page.get_by_role("alert").filter(has_text="The activation map is withheld").is_visible()
-    assert page.get_by_label("Heat map: Pneumonia").count() == 0
-    assert page.locator("[data-overlay]").count() == 1
+    expect(page.get_by_text("Heat map withheld: Pneumonia")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="The activation map is withheld")).to_be_visible()
+    expect(page.get_by_label("Heat map: Pneumonia")).to_have_count(0)
+    expect(page.locator("[data-overlay]")).to_have_count(1)
     assert page.context.request.get(f"{site.url}study/2/heat-0.png").status == 404
 
 
 def test_the_slices_of_a_volume_are_leafed_through(page: Page, site: Site) -> None:
     canvas = show_at_full_depth(page, f"{site.url}study/3")
-    assert page.get_by_text("9 of 18").is_visible()
+    expect(page.get_by_text("9 of 18")).to_be_visible()
     middle = drawn(canvas)
     assert is_gray(middle)  # its outlines are off at first, too
     canvas.focus()
     for key, place in (("PageDown", 10), ("Home", 1), ("End", 18), (",", 17)):
         page.keyboard.press(key)
-        assert page.get_by_text(f"{place} of 18").is_visible()
+        expect(page.get_by_text(f"{place} of 18")).to_be_visible()
     page.locator("#slice").fill("2")
-    assert page.get_by_text("2 of 18").is_visible()
+    expect(page.get_by_text("2 of 18")).to_be_visible()
     page.wait_for_load_state("networkidle")
     assert (drawn(canvas) != middle).any()
     page.locator("#slice").fill("9")
