@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import msgspec
 
 from appliance.errors import ApplianceError
 from appliance.overview import Overview
 
 # An image may go once nobody waits for anything of it: its results have arrived wherever they are to go, or somebody
-# has seen what came of it, or it was turned away. A series goes as its lead does, whole. What asks for review stays
-# until somebody has seen it.
+# has seen what came of it. A series goes as its lead does, whole. What asks for review stays until that.
 _LEAD = "JOIN instance AS lead ON lead.id = ifnull(instance.lead_id, instance.id)"
 _MAY_GO = """
-(lead.state = 'rejected' OR lead.reviewed_at IS NOT NULL
+(lead.reviewed_at IS NOT NULL
  OR (lead.state = 'delivered' AND EXISTS (SELECT 1 FROM object JOIN outbox ON outbox.object_id = object.id
                                           WHERE object.instance_id = lead.id)
      AND NOT EXISTS (SELECT 1 FROM result WHERE result.instance_id = lead.id
@@ -41,6 +42,18 @@ WHERE instance.result_removed_at IS NULL AND instance.state = 'delivered' AND in
                   WHERE object.instance_id = instance.id AND NOT of_result
                   AND (outbox.state IN ('waiting', 'undelivered') OR (outbox.state = 'sent' AND to_commit = 1)))""",  # noqa: S608 (of this file)
 }
+_UNREVIEWED = f"""
+SELECT count(*) AS images, ifnull(sum(instance.size), 0) AS bytes, ifnull(sum(lead.state = 'rejected'), 0) AS rejected
+FROM instance INDEXED BY instance_with_image {_LEAD}
+WHERE instance.image_removed_at IS NULL AND instance.finished_at <= :before AND NOT {_MAY_GO}
+  AND NOT EXISTS (SELECT 1 FROM outbox JOIN object ON object.id = outbox.object_id
+                  WHERE object.instance_id = lead.id AND outbox.state IN ('waiting', 'undelivered'))
+"""  # noqa: S608 (of this file)
+_REVIEW_REJECTED = """
+UPDATE instance SET reviewed_at = :now
+WHERE id IN (SELECT value FROM json_each(:ids)) AND (lead_id IS NULL OR lead_id = id)
+  AND state = 'rejected' AND reviewed_at IS NULL AND finished_at <= :before RETURNING id
+"""
 _NEXT = "AND (instance.finished_at, instance.id) > (:at, :id) ORDER BY instance.finished_at, instance.id LIMIT 100"
 _PRUNE = """
 DELETE FROM transfer WHERE ended_at < :before AND NOT EXISTS
@@ -178,6 +191,21 @@ class Custody(Overview):
             connection.execute("UPDATE instance SET reviewed_at = ? WHERE id = ?", (now, row["lead_id"] or instance_id))
             self._event(connection, instance_id, now, "reviewed", "")
 
+    def review_rejected(self, instance_ids: Sequence[int], before: float) -> int:
+        """Record that somebody has seen those of some instances that were rejected until then; how many were not yet.
+
+        Parameters
+        ----------
+        before
+            When the list was made that somebody has seen, in seconds since 1970: what is rejected later is not in it.
+        """
+        now, ids = time.time(), msgspec.json.encode(list(instance_ids)).decode()
+        with self._transaction() as connection:
+            rows = connection.execute(_REVIEW_REJECTED, {"now": now, "ids": ids, "before": before}).fetchall()
+            for row in rows:
+                self._event(connection, row["id"], now, "reviewed", "with others that were rejected")
+        return len(rows)
+
     # --- retention --------------------------------------------------------------------------------------------
 
     def removable(self, kind: str, before: float) -> Iterator[dict[str, Any]]:
@@ -189,6 +217,11 @@ class Custody(Overview):
         while rows := self._rows(f"{_REMOVABLE[kind]} {_NEXT}", before=before, at=at, id=identifier):
             yield from rows
             at, identifier = rows[-1]["finished_at"], rows[-1]["id"]
+
+    def unreviewed(self, before: float) -> dict[str, int]:
+        """How many ``images`` of how many ``bytes`` have ended until then and stay, though nothing of them waits to be
+        sent, since nobody has reviewed them; and how many of them were ``rejected``."""
+        return self._rows(_UNREVIEWED, before=before)[0]
 
     def note_removed(self, kind: str, instance_id: int, why: str) -> None:
         """Record that the ``image`` or the ``result`` of an instance is removed; do so before it is."""

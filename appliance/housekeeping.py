@@ -26,12 +26,14 @@ class Housekeeping(Beside):
     def __init__(self, config: Config, trail: Trail | None = None) -> None:
         super().__init__("housekeeping")
         self.trail: dict[str, Any] = {"faults": 0, "kept": ""}  # what the last look found; why old records stay
+        self.kept = {"images": 0, "bytes": 0, "rejected": 0}  # what retention may not remove before it is reviewed
         self._config, self._trail = config, trail
 
     def run(self) -> None:
         custody = Custody(self._config.ledger_path)
         done_at = time.time()
         self._round(custody, full=False)
+        self._look_at_kept(custody)
         while not self.stopping.wait(_LOOK_SECONDS):
             night = proof.last_night(datetime.now().astimezone(), self._config.retention.at)
             if done_at < night.timestamp():
@@ -39,6 +41,7 @@ class Housekeeping(Beside):
                 self._round(custody, full=True)
             elif retention.overfull(self._config):
                 self._remove(custody)
+            self._look_at_kept(custody)
         custody.close()
         if self._trail is not None:
             self._trail.close()
@@ -87,6 +90,12 @@ class Housekeeping(Beside):
                 self._trail.append(Record(time.time(), "act", "retention", detail=detail, images=images))
         except (ApplianceError, OSError) as error:  # a full disk, for one: the next round tries again
             log.error("retention failed: %s", error)
+
+    def _look_at_kept(self, custody: Custody) -> None:
+        try:
+            self.kept = retention.kept(self._config, custody)
+        except (ApplianceError, OSError) as error:
+            log.error("what retention keeps can't be counted: %s", error)
 
 
 class _StoppedError(Exception):

@@ -62,6 +62,7 @@ def find(
         *_of_deliveries(health),
         *_of_messages(health),
         *_of_the_disk(health, disk_days_left),
+        *_of_retention(health),
         *_of_credentials(credentials),
         *_of_the_machine(health, clock),
         *_of_arrivals(health),
@@ -309,6 +310,21 @@ def _of_the_disk(health: dict[str, Any], days_left: float | None) -> Iterator[Pr
             "caution",
             f"At the rate of the last days the disk is full in {days_left:.0f} days.",
             "Set [retention] so that old images go by themselves, or free some space.",
+        )
+
+
+def _of_retention(health: dict[str, Any]) -> Iterator[Problem]:
+    kept = health["components"].get("retention", {}).get("kept", {})
+    if count := kept.get("images"):
+        yield Problem(
+            "unreviewed",
+            "caution",
+            f"{count} {_plural(count, 'image is old enough to go and stays', 'images are old enough to go and stay')}, "
+            f"since nobody has reviewed {_plural(count, 'it', 'them')}: {kept['bytes'] / 1024**3:.1f} GB.",
+            "Review them. Those that were turned away can be marked together, in the worklist."
+            if kept["rejected"]
+            else "Each one's page has a button for it. Retention removes it then.",
+            link="/?state=rejected&unreviewed=1" if kept["rejected"] else "/?unreviewed=1",
         )
 
 

@@ -1,7 +1,8 @@
 """What is removed, and when: images and results that are old enough, or the oldest while the disk is too full.
 
-Only what nobody waits for goes: results that have arrived at all their destinations, what somebody has marked as
-reviewed, and what was turned away. Without a destination nothing has arrived anywhere, so that is for people to say.
+Only what nobody waits for goes: results that have arrived at all their destinations, and what somebody has marked as
+reviewed. Without a destination nothing has arrived anywhere, and of what was rejected nothing ever does: that is for
+people to say. `kept` counts what waits for them.
 The rows of the ledger stay, and tell when and why something went.
 """
 
@@ -66,6 +67,14 @@ def _old_enough(config: Config, custody: Custody, kind: str, before: float, why:
             folders = config.results_path / f"{row['id']:08d}", config.previews_path / str(row["id"])
             size = sum(file.stat().st_size for folder in folders for file in folder.glob("*"))
             yield Removal(kind, row["id"], folders, size, why)
+
+
+def kept(config: Config, custody: Custody) -> dict[str, int]:
+    """What the configuration says is to go and stays, since nobody has reviewed it; as of `Custody.unreviewed`."""
+    settings, now = config.retention, time.time()
+    if overfull(config):
+        return custody.unreviewed(now)
+    return custody.unreviewed(now - settings.images_days * _DAY if settings.images_days else 0.0)
 
 
 def remove(config: Config, custody: Custody) -> list[Removal]:

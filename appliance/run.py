@@ -258,6 +258,7 @@ class Appliance:
                     **self._housekeeping.trail,
                 },
             )
+            say("retention", {"kept": self._housekeeping.kept})
             if self._web:
                 state, made = "ready" if self._page_answers else "waiting", self._certificate
                 until = made and made.not_after.timestamp()

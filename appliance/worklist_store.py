@@ -206,6 +206,16 @@ class Worklists(Overview):
             cut,
         )
 
+    def numbers(self, wanted: Filter) -> list[int]:
+        """The rows that pass, in their order; `MOST_COUNTED` at most."""
+        wanted = self._sender_searched(wanted)
+        keys: Iterable[Cursor]
+        if wanted.search:
+            keys = self._searched(wanted)[0]
+        else:
+            keys = itertools.islice(self._walk(wanted, self._passing(wanted), MOST_COUNTED, None, None), MOST_COUNTED)
+        return [key.id for key in keys]
+
     def choices(self) -> tuple[list[str], list[str]]:
         """Modalities and calling AE titles that the worklist has rows of."""
         modalities = {Facet.of(row["facet"]).modality for row in self._rows(_FACETS)} - {""}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -106,18 +107,38 @@ def retry(numbers: tuple[int, ...], config_path: Path | None, data_dir: Path | N
 
 
 @quarantine.command()
-@_NUMBERS
+@click.argument("numbers", nargs=-1, type=click.IntRange(1, 2**63 - 1))
+@click.option("--rejected", is_flag=True, help="Also all that were rejected and nobody has reviewed.")
+@click.option(
+    "--days", type=click.FloatRange(min=0), default=0.0, help="With --rejected: received so long ago or before."
+)
 @configured
-def review(numbers: tuple[int, ...], config_path: Path | None, data_dir: Path | None) -> None:
-    """Record that somebody has seen what came of images, of whatever state, so that [retention] may remove them."""
-    from appliance.custody import Custody
+def review(
+    numbers: tuple[int, ...], rejected: bool, days: float, config_path: Path | None, data_dir: Path | None
+) -> None:
+    """Record that somebody has seen what came of images, of whatever state, so that [retention] may remove them.
 
+    The worklist says why each was rejected, and can mark together what its filter shows: look there first.
+    """
+    from appliance.custody import Custody
+    from appliance.worklist_store import Filter, Worklists
+
+    if not numbers and not rejected:
+        raise click.UsageError("name the images, or say --rejected")
     config = load(config_path, data_dir)
     custody = Custody(existing_ledger(config))
     for number in numbers:
         with acting(config, "quarantine review", f"image {number}"):
             custody.review(number)
         click.echo(f"image {number} is marked as reviewed")
+    if rejected:
+        now = time.time()
+        wanted = Filter(state="rejected", unreviewed=True, end=now - days * 86400)
+        with acting(config, "quarantine review", f"all that were rejected, received {days:g} days ago or before"):
+            count = 0
+            while more := custody.review_rejected(Worklists(config.ledger_path, read_only=True).numbers(wanted), now):
+                count += more
+        click.echo(f"{count} that were rejected are marked as reviewed")
 
 
 def _described(row: dict[str, Any]) -> dict[str, Any]:

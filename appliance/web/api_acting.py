@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
-from flask import abort
+from flask import abort, current_app
 
 from appliance.custody import Custody
 from appliance.store import Store
@@ -14,6 +15,7 @@ from appliance.web import embedding, here, trail
 from appliance.web.api import operation, routes
 from appliance.web.api_studies import row_of, study_of
 from appliance.web.rights import needs
+from appliance.worklist_store import Filter, Worklists
 
 blueprint = routes("api_acts")
 
@@ -25,6 +27,19 @@ _LATEST = 2**63 - 1
 @operation("Say that somebody has seen what came of a study", model.Study, errors=(409,))
 def review(number: int) -> model.Study:
     return _done(number, Custody.review)
+
+
+@blueprint.post("/studies/review-rejected")
+@needs("assess")
+@operation("Say that somebody has seen what was rejected, 1000 images at most", model.Done, body=model.ReviewRejected)
+def review_rejected(asked: model.ReviewRejected) -> model.Done:
+    worklists: Worklists = current_app.config["SCANSIDE_WORKLISTS"]
+    numbers = worklists.numbers(Filter(state="rejected", unreviewed=True, end=asked.until))
+    custody = Custody(here.config().ledger_path)
+    try:
+        return model.Done(count=custody.review_rejected(numbers, time.time()))
+    finally:
+        custody.close()
 
 
 @blueprint.post("/quarantine/<row:number>/retry")

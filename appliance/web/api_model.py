@@ -322,6 +322,12 @@ class SendAgain(Ask, frozen=True):
     destination: Annotated[str, Meta(min_length=1)] | None = None
 
 
+class ReviewRejected(Ask, frozen=True):
+    """Which rejected images count as reviewed: those received until then, in seconds since 1970; or all."""
+
+    until: Annotated[float, Meta(ge=0)] | None = None
+
+
 class Done(Answer, frozen=True):
     """How many things were changed."""
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from flask import Blueprint, abort, redirect, render_template, send_file
+from flask import Blueprint, abort, current_app, redirect, render_template, request, send_file
 from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.custody import Custody
 from appliance.errors import ApplianceError
-from appliance.web import here, recorded
+from appliance.web import here, recorded, trail
+from appliance.web.filters import asked
 from appliance.web.language import gettext as _
 from appliance.web.rights import needs
+from appliance.worklist_store import Worklists
 
 blueprint = Blueprint("custody", __name__)
 
@@ -61,6 +64,26 @@ def retry(number: int) -> BaseResponse:
 @needs("assess")
 def review(number: int) -> BaseResponse:
     return _done(number, Custody.review, f"/study/{number}")
+
+
+@blueprint.post("/rejected/review")
+@needs("assess")
+def review_rejected() -> BaseResponse:
+    """Mark as reviewed what the worklist's filter shows (at most `MOST_COUNTED`), as it was when the page was made."""
+    wanted = asked(request.args, here.config().web.show_patient)
+    try:
+        before = float(request.form.get("before", ""))
+    except ValueError:
+        abort(400, _("This form is not whole. Open the worklist again."))
+    worklists: Worklists = current_app.config["SCANSIDE_WORKLISTS"]
+    numbers = worklists.numbers(replace(wanted.filter, state="rejected", unreviewed=True))
+    custody = _custody()
+    try:
+        count = custody.review_rejected(numbers, before)
+    finally:
+        custody.close()
+    trail.note("", target=f"{count} images that were rejected")
+    return redirect(wanted.url())
 
 
 def _done(number: int, what: Callable[[Custody, int], None], back: str) -> BaseResponse:

@@ -163,13 +163,14 @@ def test_only_what_nobody_waits_for_is_removed(site: Site) -> None:
     undelivered = site.read(7, "delivered", sent=False, age=365 * 86400)
     young = site.read(8, "delivered")
     due = {(each.kind, each.instance_id) for each in retention.due(site.config, site.custody)}
-    assert due == {("image", old["delivered"]), ("result", old["delivered"]), ("image", old["rejected"])}
-    for identifier in (undelivered, old["failed"]):
+    assert due == {("image", old["delivered"]), ("result", old["delivered"])}
+    for identifier in (undelivered, old["rejected"], old["failed"]):
         site.custody.review(identifier)
     with pytest.raises(ApplianceError, match="no final state yet"):
         site.custody.review(old["written"])
     removed = {(each.kind, each.instance_id) for each in retention.remove(site.config, site.custody)}
-    assert removed == due | {("image", undelivered), ("result", undelivered), ("image", old["failed"])}
+    reviewed = {("image", identifier) for identifier in (undelivered, old["rejected"], old["failed"])}
+    assert removed == due | reviewed | {("result", undelivered)}
     assert site.faults() == []
     assert retention.remove(site.config, site.custody) == []
     kept = {old["written"], old["quarantined"], young}
@@ -179,6 +180,45 @@ def test_only_what_nobody_waits_for_is_removed(site: Site) -> None:
     assert not (site.config.previews_path / str(undelivered)).exists()
     last = site.store.events(old["rejected"])[-1]
     assert (last["what"], last["detail"]) == ("removed", "its image: older than 30 d")
+
+
+def test_what_was_rejected_is_reviewed_together(site: Site) -> None:
+    old, young = (site.read(number, "rejected", age=age * 86400.0) for number, age in ((1, 365), (2, 1)))
+    failed = site.read(3, "failed", age=365 * 86400)
+    assert retention.kept(site.config, site.custody) == {"images": 2, "bytes": 14, "rejected": 1}
+    assert retention.remove(site.config, site.custody) == []
+    everything, before = [old, young, failed], time.time() - 30 * 86400
+    assert site.custody.review_rejected(everything, before) == 1  # not what came to its end after the list was made
+    assert site.custody.review_rejected(everything, before) == 0
+    assert [each.instance_id for each in retention.remove(site.config, site.custody)] == [old]
+    assert retention.kept(site.config, site.custody) == {"images": 1, "bytes": 7, "rejected": 0}
+    assert [each["what"] for each in site.store.events(old)][-2:] == ["reviewed", "removed"]
+    assert site.faults() == []
+
+
+def test_what_was_rejected_is_reviewed_together_on_the_command_line(site: Site) -> None:
+    for number in (1, 2, 3):
+        site.read(number, "rejected" if number < 3 else "failed")
+    site.close()
+    data = ("--data", site.config.data_dir)
+    assert "name the images" in scanside("quarantine", "review", *data).stderr
+    young = scanside("quarantine", "review", "--rejected", "--days", "1", *data, check=True).stdout
+    assert "0 that were rejected" in young
+    assert "2 that were rejected" in scanside("quarantine", "review", "--rejected", *data, check=True).stdout
+
+
+def test_the_device_page_says_what_stays_since_nobody_reviews_it(site: Site) -> None:
+    for number in (1, 2):
+        site.read(number, "rejected", age=365 * 86400)
+    keeper = housekeeping.Housekeeping(site.config)
+    keeper.start()
+    wait_until(lambda: keeper.kept["images"] == 2, "what stays")
+    keeper.stop()
+    site.store.set_component("retention", {"kept": keeper.kept})
+    found = problems.find(health(site.config, site.store), Clock("", True), [], None)
+    (said,) = [each for each in found if each.name == "unreviewed"]
+    assert said.what.startswith("2 images are old enough to go and stay")
+    assert said.link == "/?state=rejected&unreviewed=1"
 
 
 def test_a_disk_that_is_too_full_loses_the_oldest_first_and_no_more_than_it_must(tmp_path: Path) -> None:

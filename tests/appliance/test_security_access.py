@@ -22,6 +22,7 @@ NEEDED = {
     ("GET", "/study/1"): "see",
     ("GET", "/api/v1/studies"): "see",
     ("POST", "/study/1/review"): "assess",
+    ("POST", "/rejected/review"): "assess",
     ("POST", "/quarantine/1/retry"): "operate",
     ("GET", "/quarantine/1.dcm"): "operate",
     ("POST", "/deliveries/retry"): "operate",

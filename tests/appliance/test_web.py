@@ -449,6 +449,25 @@ def test_a_result_is_marked_as_reviewed(box: Box) -> None:
     assert "<button>Mark as reviewed" not in text
 
 
+def test_what_was_rejected_is_marked_as_reviewed_together_as_the_filter_shows_it(box: Box) -> None:
+    for number in (11, 12, 13):
+        box.add(number, reason="No package reads hands.", modality="DX" if number == 13 else "MG")
+    client = box.client()
+    assert "reviewed</button>" not in client.get("/?state=rejected").get_data(as_text=True)
+    assert "?state=rejected&amp;unreviewed=1" in client.get("/?state=rejected").get_data(as_text=True)
+    address = "/?state=rejected&modality=MG&unreviewed=1"
+    text = client.get(address).get_data(as_text=True)
+    assert "Mark these 2 as reviewed</button>" in text
+    found = re.search(r'name="before" value="([\d.]+)"', text)
+    assert found
+    box.add(14, reason="No package reads hands.", modality="MG")  # after somebody has looked
+    answer = client.post(address.replace("/?", "/rejected/review?"), data={"before": found[1]})
+    assert answer.headers["Location"] == address
+    assert "Mark it as reviewed</button>" in client.get(address).get_data(as_text=True)
+    assert len(numbers(client.get("/?state=rejected&unreviewed=1").get_data(as_text=True))) == 3  # 2, 13 and 14
+    assert client.post("/rejected/review").status_code == 400
+
+
 def test_the_device_page_tells_whether_the_ledger_adds_up(box: Box) -> None:
     client, custody = box.client(), Custody(box.config.ledger_path)
     assert "It has not been recounted yet." in client.get("/device").get_data(as_text=True)
