@@ -196,7 +196,10 @@ def test_an_image_is_read_again_and_marked_as_reviewed(client: FlaskClient, box:
     assert "not quarantined" in again.get_json()["detail"]
     assert client.post("/api/v1/studies/1/review").get_json()["reviewed_at"]
     assert client.post(f"/api/v1/studies/{number}/review").status_code == 409
-    review, received = "/api/v1/studies/review-rejected", client.get("/api/v1/studies/8").get_json()["received_at"]
+    review, received = (
+        "/api/v1/studies/review-rejected",
+        client.get("/api/v1/studies/8").get_json()["study"]["received_at"],
+    )
     assert client.post(review, json={"until": received - 1}).get_json() == {"count": 0}
     assert client.post(review, json={}).get_json() == {"count": 1}
     assert client.get("/api/v1/studies/8").get_json()["study"]["reviewed_at"]
