@@ -144,8 +144,7 @@ class Listener:
         address = guest.address
         try:
             guest.channel = self._encrypted(guest.channel)
-            with guest.channel:
-                self._answer_all(guest)
+            self._answer_all(guest)
         except TimeoutError:
             self._complaints.say(address, "its connection is closed: it was silent for too long")
         except _NoBlockError as error:
@@ -157,19 +156,16 @@ class Listener:
         except Exception:
             log.exception("a connection ended")
         finally:
+            self._leave(guest)  # before it is closed: its sender may open another one at once
+            guest.channel.close()
             for each in (self._store, self._counts, self._trail):  # what this thread has opened
                 each.close()
-            self._leave(guest)
 
     def _encrypted(self, connection: socket.socket) -> socket.socket:
         if self._context is None:
             return connection
         connection.settimeout(_HANDSHAKE_SECONDS)
-        try:
-            return self._context.wrap_socket(connection, server_side=True)
-        except BaseException:
-            connection.close()
-            raise
+        return self._context.wrap_socket(connection, server_side=True)
 
     def _answer_all(self, guest: _Guest) -> None:
         blocks, channel, address = _Blocks(guest), guest.channel, guest.address
