@@ -21,14 +21,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from compression.distributed import SINGLE, Group
 from compression.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from compression.distributed import Group
 
 _TELLING_SHARE = 3
 _MARK, _ADOPTED = "done.json", "adopted"
@@ -42,6 +44,13 @@ class Stage:
     module: ModuleType
     share: float
     sources: tuple[ModuleType, ...] = ()
+
+
+def _of_one() -> Group:
+    """This process alone. torch comes with it, for which no other command has to wait."""
+    from compression.distributed import SINGLE
+
+    return SINGLE
 
 
 @dataclass
@@ -76,7 +85,7 @@ class Build:
     threads: int = 2
     keys: dict[str, str] = field(default_factory=dict)
     adopted: tuple[str, ...] = ()
-    group: Group = SINGLE
+    group: Group = field(default_factory=_of_one)
 
     def folder(self, stage: str) -> Path:
         return self.work / stage
@@ -131,7 +140,7 @@ def _run(build: Build, stages: Sequence[Stage], last: str | None, force: Sequenc
             if together:
                 summary = module.run(build)
             elif group.main:
-                summary = module.run(replace(build, group=SINGLE))
+                summary = module.run(replace(build, group=_of_one()))
             group.wait()
             if group.main:
                 done = {"key": key, "summary": summary, "published": _published(build, module)}

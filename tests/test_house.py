@@ -320,6 +320,7 @@ def test_firmware_and_appliance_never_see_each_other() -> None:
     [
         ("appliance.cli", ("numpy", "pydicom", "onnxruntime", "flask")),  # where it only helps
         ("appliance.web.app", ("highdicom", "onnxruntime", "pynetdicom", "appliance.pipeline")),
+        ("compression.cli", ("torch", "albumentations", "monai", "openvino")),
     ],
 )
 def test_what_starts_often_loads_nothing_large_that_it_does_not_need(module: str, large: tuple[str, ...]) -> None:
