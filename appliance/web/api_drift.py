@@ -9,7 +9,7 @@ from flask import abort
 
 from appliance.drift import decisions, summary
 from appliance.drift.monitor import Limits
-from appliance.drift.store import DriftStore
+from appliance.drift.store import Against, DriftStore
 from appliance.errors import DriftError
 from appliance.web import api_drift_model as model
 from appliance.web import here
@@ -65,6 +65,24 @@ def acknowledge_drift(number: int, asked: model.AcknowledgeDrift) -> model.Drift
         row = store.alarm(number)
         assert row is not None
         return _alarm(row)
+    finally:
+        store.close()
+
+
+@blueprint.post("/drift/watches/<any('validated', 'site'):against>/resume")
+@needs("operate")
+@operation(
+    "Watch on where an alarm was acknowledged with rest", model.DriftWatch, body=model.ResumeDrift, errors=(409,)
+)
+def resume_drift(against: Against, asked: model.ResumeDrift) -> model.DriftWatch:
+    store, by = DriftStore(here.config().ledger_path), current_person() or asked.by.strip()
+    try:
+        if not by:
+            raise DriftError("say who lets it watch on")
+        about = summary.chosen(store, None)
+        decisions.resume(store, about["package"], against, by)
+        watches = summary.status(store, here.config().drift, about)["watches"]
+        return next(_watch(each) for each in watches if each["against"] == against)
     finally:
         store.close()
 

@@ -92,3 +92,9 @@ class AcknowledgeDrift(Ask, frozen=True):
     why: Annotated[str, Meta(min_length=1, max_length=1000)]
     outcome: Outcome = "watch"
     by: Annotated[str, Meta(max_length=64)] = ""
+
+
+class ResumeDrift(Ask, frozen=True):
+    """``by`` names a person where no login is asked for; else the account or token counts."""
+
+    by: Annotated[str, Meta(max_length=64)] = ""

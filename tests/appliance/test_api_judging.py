@@ -138,6 +138,12 @@ def test_drift_is_told_and_an_alarm_acknowledged_with_a_reason(site: Site, clien
             said = answer.get_json()
             assert (said["acknowledged_by"], said["acknowledged_why"], said["outcome"]) == ("Jo", "new tube", "rest")
     assert client.post("/api/v1/drift/alarms/99/acknowledge", json={"why": "x", "by": "Jo"}).status_code == 404
+    path = "/api/v1/drift/watches/validated/resume"
+    assert client.post(path, json={}).status_code == 409
+    watch = client.post(path, json={"by": "Jo"}).get_json()
+    assert (watch["against"], watch["watching"], watch["why"]) == ("validated", True, None)
+    assert client.post(path, json={"by": "Jo"}).status_code == 409
+    assert client.post("/api/v1/drift/watches/elsewhere/resume", json={"by": "Jo"}).status_code == 404
 
 
 @pytest.mark.parametrize(
