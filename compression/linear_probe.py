@@ -53,7 +53,7 @@ def probe(
     """
     if not recipe.train.weights:
         raise RecipeError("the recipe names no initial weights (train.weights), so there is nothing to probe")
-    torch.set_num_threads(threads)
+    torch.set_num_threads(min(threads, torch.get_num_threads()))
     images = take(recipe, data_root, count)
     if augmented:
         transform = augment.compose(recipe.augment, recipe.augment_policy, recipe.data.seed)

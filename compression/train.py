@@ -106,7 +106,8 @@ class Tuning:
 def fit(build: Build, network: Classifier, tuning: Tuning, checkpoint: Path) -> tuple[Classifier, list[dict[str, Any]]]:
     """Fine-tune on the training images, or go on from a checkpoint; see `compression.loop.fit`."""
     recipe = build.recipe.train
-    torch.set_num_threads(recipe.threads)
+    # No more than cores or OMP_NUM_THREADS allow: threads without a core wait for each other most of the time.
+    torch.set_num_threads(min(recipe.threads, build.threads, torch.get_num_threads()))
     settings = loop.Settings(
         epochs=tuning.epochs,
         batch=recipe.batch,
