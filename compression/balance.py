@@ -107,8 +107,8 @@ def weighting(labels: np.ndarray, positive: str) -> dict[str, Any]:
 
     Returns
     -------
-    Weights by label, the ``pos_weight`` of a binary cross-entropy that does the same, the ratio of the most to the
-    least frequent label, and a line for a recipe.
+    Weights by label and in words, the ``pos_weight`` of a binary cross-entropy that does the same, and the ratio of the
+    most to the least frequent label.
     """
     values, numbers = np.unique(labels, return_counts=True)
     weights = {
@@ -116,16 +116,9 @@ def weighting(labels: np.ndarray, positive: str) -> dict[str, Any]:
         for value, number in zip(values, numbers, strict=True)
     }
     ones = int((labels == positive).sum())
-    line = ", ".join(f"{_key(label)} = {weight}" for label, weight in weights.items())
     return {
         "class_weights": weights,
         "pos_weight": round((len(labels) - ones) / ones, 4) if ones else None,
         "imbalance": round(float(numbers.max() / numbers.min()), 2),
-        "toml": f"class_weights = {{ {line} }}",
+        "in_words": ", ".join(f"{label} {weight:g}" for label, weight in weights.items()),
     }
-
-
-def _key(label: str) -> str:
-    """A key of TOML, quoted where it has to be."""
-    bare = label.isascii() and label.replace("_", "").replace("-", "").isalnum()
-    return label if bare else '"' + label.replace("\\", "\\\\").replace('"', '\\"') + '"'

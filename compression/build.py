@@ -59,7 +59,7 @@ from compression.stages import Stage
 # What shapes every training.
 LOOP = (checkpoint, distributed, loop, losses, optimization, precision, sampling, spikes, task)
 STAGES = (
-    Stage("data", data, 1, (sources,)),
+    Stage("data", data, 1, (sources, preprocess)),
     Stage("train", train, 20, (augment, augment_policy, transforms, preprocess, *LOOP)),
     Stage("prune", prune, 62, (statistics,)),
     Stage("choose", choose, 0.1, (calibrate,)),
@@ -88,5 +88,6 @@ class Build(stages.Build):
 
 def run(build: Build, last: str | None, force: Sequence[str], adopt: Sequence[str] = ()) -> None:
     """Look at what can be told before, then run the stages as `compression.stages.run`."""
+    stages.check_names(STAGES, last, force, adopt)
     preflight.check(build)
     stages.run(build, STAGES, last, force, adopt)

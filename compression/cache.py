@@ -1,6 +1,6 @@
 """Decoded and prepared samples of a data set in one HDF5 file, which says itself what it was made of.
 
-Its key is a hash of the data set's content, of the steps that prepared it and of the libraries that decoded it; each
+Its key is a hash of the data set's content, of the steps that prepared it and of the code that decoded it; each
 sample has a SHA-256 that is verified when it is read. A file of another key, or a damaged one, is made anew. It is
 written under a temporary name and renamed, so that half a file is never found.
 """
@@ -41,13 +41,14 @@ class CacheDamagedError(DataError):
     """A cache is not what was written; it can be made again."""
 
 
-def key(folder: Path, steps: Sequence[Step]) -> str:
-    """SHA-256 of a data set's files, of the steps, and of what decodes."""
+def key(folder: Path, steps: Sequence[Step], made_by: Sequence[Path]) -> str:
+    """SHA-256 of a data set's files, of the steps, of what decodes, and of the source files that do the rest."""
     parts = {
         "format": _FORMAT,
         "content": content_version(folder),
         "steps": list(steps),
         "decoders": {name: version(name) for name in _DECODERS},
+        "sources": [hashlib.sha256(path.read_bytes()).hexdigest() for path in made_by],
     }
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 

@@ -250,7 +250,7 @@ def _amounts(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems: lis
             taken.name,
             "imbalance",
             [f"{weighting['imbalance']} to 1"],
-            f"weights by inverse frequency: {weighting['toml']}",
+            f"training weighs the classes inversely by itself: {weighting['in_words']}",
         )
     return {"parameters": parameters, "weighting": weighting, "bands": bands}
 

@@ -105,8 +105,8 @@ def _set(name: str, found: dict[str, Any], taken: Inventory, pictures: bool, num
                 ("", "", "in plain words", "source"),
                 [(what, f"{of['value']:,}", of["in_words"], of["source"]) for what, of in found["bands"].items()],
             ),
-            f"<p>Imbalance {weighting['imbalance']} to 1. Inverse frequency: "
-            f"<code>{html.escape(weighting['toml'])}</code> or "
+            f"<p>Imbalance {weighting['imbalance']} to 1. Weights by inverse frequency: "
+            f"{html.escape(weighting['in_words'])}; in one number "
             f"<code>pos_weight = {weighting['pos_weight']}</code>, which training takes by itself.</p>",
         ]
     if found["confounders"]:

@@ -101,8 +101,9 @@ def _set(name: str, found: dict[str, Any]) -> Iterator[str]:
     yield from table(("", "images", "patients"), rows)
     if "weighting" in found:
         yield ""
-        yield f"imbalance {found['weighting']['imbalance']} to 1; inverse frequency: {found['weighting']['toml']}"
-        yield f"(pos_weight {found['weighting']['pos_weight']}; training takes this one by itself)\n"
+        weighting = found["weighting"]
+        yield f"imbalance {weighting['imbalance']} to 1; weights by inverse frequency: {weighting['in_words']}"
+        yield f"(pos_weight {weighting['pos_weight']}, which training takes by itself)\n"
         yield from _bands(found["bands"])
     yield from _confounders(found["confounders"])
     yield from _label_errors(found["label_errors"])

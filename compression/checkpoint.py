@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 from compression.recipe import RecipeError
 
 VERSION = 1
+_TWICE_SECONDS = 1.0  # a signal to a whole group of processes comes again from the parent
 
 
 class StoppedError(RecipeError):
@@ -26,7 +28,12 @@ class StoppedError(RecipeError):
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Replace a checkpoint by a new one: temporary file, fsync, rename, fsync of the folder.
+    """Replace a checkpoint by a new one; as `save`."""
+    save(path, {"version": VERSION, **state}, "the checkpoint")
+
+
+def save(path: Path, state: dict[str, Any], what: str = "the network") -> None:
+    """Write what torch keeps: temporary file, fsync, rename, fsync of the folder.
 
     Raises
     ------
@@ -34,7 +41,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
         The file can't be written, on a full disk for instance; the one before is as it was.
     """
     buffer = io.BytesIO()
-    torch.save({"version": VERSION, **state}, buffer)
+    torch.save(state, buffer)
     beside = path.with_name(f"{path.name}.tmp")
     try:
         with beside.open("wb") as file:
@@ -52,7 +59,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
         size, free = buffer.getbuffer().nbytes / 1e6, shutil.disk_usage(path.parent).free / 1e6
         before = "the one before is as it was" if path.exists() else "there was none before"
         raise RecipeError(
-            f"the checkpoint {path} can't be written: {error.strerror}; it has {size:.1f} MB, {free:.1f} MB are free, "
+            f"{what} {path} can't be written: {error.strerror}; it has {size:.1f} MB, {free:.1f} MB are free, "
             f"{before}. Make room there and run the same command again: training goes on from the last checkpoint"
         ) from error
 
@@ -89,21 +96,30 @@ class Signals:
 
     def __init__(self) -> None:
         self.name = ""
+        self._at = 0.0
 
     def take(self, number: int, _: FrameType | None) -> None:
-        if self.name:  # the second one is meant at once
+        if self.name and time.monotonic() - self._at > _TWICE_SECONDS:  # the second one is meant at once
             raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+        if not self.name:
+            self.name, self._at = signal.Signals(number).name, time.monotonic()
 
 
 @contextmanager
 def watched() -> Iterator[Signals]:
-    """SIGTERM and Ctrl-C only leave a note while this lasts; a second one ends the process as usual."""
+    """SIGTERM and Ctrl-C only leave a note while this lasts; a second one ends the process as usual.
+
+    What this process ignores it goes on to ignore.
+    """
     signals = Signals()
     if threading.current_thread() is not threading.main_thread():
         yield signals  # where Python lets no handler be set
         return
-    before = {number: signal.signal(number, signals.take) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: signal.signal(number, signals.take)
+        for number in (signal.SIGTERM, signal.SIGINT)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield signals
     finally:

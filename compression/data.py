@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 SECTIONS = ("data", "input")
 SPLITS = ("train", "validation", "test")
+_MADE_BY = (Path(__file__), Path(str(sources.__file__)), Path(inspect.getfile(preprocess)))
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,22 @@ class Images:
         return Images(self.pixels[chosen], self.labels[chosen], self.patients[chosen])
 
 
+@dataclass(frozen=True)
+class Undecoded:
+    """As `Images`, of any sizes, each decoded when it is its turn."""
+
+    paths: Sequence[Path]
+    labels: np.ndarray
+    patients: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def pixels(self) -> Iterator[np.ndarray]:
+        return (decode(path) for path in self.paths)
+
+
 def fingerprint(build: Build) -> bytes:
     return content_version(build.data_root / build.recipe.data.train).encode()
 
@@ -63,6 +81,7 @@ def run(build: Build) -> str:
     split = np.array([row["split"] for row in rows], dtype=object)
     split[_validation(split, labels, patients, recipe.data.validation_folds, recipe.data.seed)] = "validation"
     _check_disjoint(split, patients)
+    _check_classes(split, labels, recipe.data.validation_folds)
     counts = []
     for name in SPLITS:
         chosen = split == name
@@ -108,6 +127,11 @@ def training_rows(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
+def external_rows(folder: Path) -> list[dict[str, str]]:
+    """The list's rows without exact duplicates."""
+    return [row for row in read_manifest(folder) if not row.get("exact_duplicate_of")]
+
+
 def _manifest(folder: Path) -> Path:
     return folder / "manifest.csv"
 
@@ -117,7 +141,7 @@ def decode(path: Path) -> np.ndarray:
     try:
         with PillowImage.open(path) as image:
             return sources.gray(image)
-    except (OSError, ValueError) as error:
+    except sources.UNREADABLE as error:
         raise RecipeError(f"{path} can't be decoded: {error}") from error
 
 
@@ -145,7 +169,7 @@ def _pixels(build: Build, folder: Path, paths: list[Path]) -> np.ndarray:
     recipe = build.recipe.input
     arrays = cache.load(
         build.work / "cache" / f"{folder.name}-{recipe.rows}x{recipe.columns}.h5",
-        cache.key(folder, [*recipe.geometry(), Step("eight_bits")]),
+        cache.key(folder, [*recipe.geometry(), Step("eight_bits")], _MADE_BY),
         len(paths),
         lambda number: {"pixels": decode_to(paths[number], recipe)},
     )
@@ -156,8 +180,25 @@ def _validation(split: np.ndarray, labels: np.ndarray, patients: np.ndarray, fol
     """Indices of one stratified fold of the training patients."""
     training = np.flatnonzero(split == "train")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    _, validation = next(splitter.split(training, labels[training], patients[training]))
+    try:
+        _, validation = next(splitter.split(training, labels[training], patients[training]))
+    except ValueError as error:
+        raise RecipeError(
+            f"{len(set(patients[training]))} patients of the training side can't be dealt to {folds} folds ({error}); "
+            "bring more, or lower data.validation_folds"
+        ) from error
     return training[validation]
+
+
+def _check_classes(split: np.ndarray, labels: np.ndarray, folds: int) -> None:
+    """What learns and what it is judged by hold both classes."""
+    for name in ("train", "validation"):
+        found = labels[split == name]
+        if found.all() or not found.any():
+            raise RecipeError(
+                f"all {len(found)} images of {name} are {'positive' if found.all() else 'negative'}, of which nothing "
+                f"can be learned; bring more patients of the other class, or lower data.validation_folds from {folds}"
+            )
 
 
 def _check_disjoint(split: np.ndarray, patients: np.ndarray) -> None:

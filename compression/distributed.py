@@ -118,6 +118,14 @@ def start(environment: Mapping[str, str] = os.environ) -> Iterator[Group]:
     distributed.destroy_process_group()
 
 
+def use_threads(most: int) -> None:
+    """Let torch use no more than that, nor more than the cores or OMP_NUM_THREADS allow.
+
+    Threads without a core of their own wait for each other most of the time.
+    """
+    torch.set_num_threads(min(most, torch.get_num_threads()))
+
+
 def moved(value: Any, device: torch.device) -> Any:
     """The same with each tensor in it, in tuples, lists and dictionaries, too, on a device."""
     if isinstance(value, Tensor):

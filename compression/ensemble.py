@@ -46,7 +46,7 @@ class Learned:
 def run(build: Build) -> str:
     arrays, limits = {}, {}
     for target, choice in gate.load(build).items():
-        network = Network(gate.artifact(build, target), target)
+        network = Network(gate.artifact(build, target), target, build.threads)
         answers = calibrate.ask(build, network, target)
         heads = fit(build, _learned(build, network, target), answers, choice.shipped.calibration)
         arrays[f"{target}/weights"], arrays[f"{target}/bias"] = heads.heads.weights, heads.heads.bias

@@ -30,6 +30,7 @@ from compression import (
     train,
 )
 from compression.calibrate import Calibration
+from compression.content import content_version
 from compression.decision_curve import rules_that_look_at_nothing, treat_all
 from compression.inference import ACTIVATION_MAP, EMBEDDING, LOGITS, Network, tensors
 from compression.statistics import bootstrap, map_correlation
@@ -59,10 +60,16 @@ class Contender:
 class Set:
     """A data set with what its subgroups are made of, and all that its list says: column -> value of each image."""
 
-    images: data.Images
+    images: data.Images | data.Undecoded
     files: tuple[str, ...]
     columns: dict[str, np.ndarray]
     listed: dict[str, np.ndarray]
+
+
+def fingerprint(build: Build) -> bytes:
+    """Of the external set; the training set's is in the keys of the stages before."""
+    external = build.recipe.data.external
+    return content_version(build.data_root / external).encode() if external else b""
 
 
 def run(build: Build) -> str:
@@ -134,9 +141,9 @@ def _test(build: Build) -> Set:
 def _external(build: Build) -> Set:
     assert build.recipe.data.external is not None
     folder = build.data_root / build.recipe.data.external
-    rows = data.read_manifest(folder)
-    images = data.Images(
-        np.stack([data.decode(folder / row["file"]) for row in rows]),
+    rows = data.external_rows(folder)
+    images = data.Undecoded(
+        [folder / row["file"] for row in rows],
         np.array([row["label"] == build.recipe.data.positive for row in rows]),
         np.array([row["patient_id"] for row in rows]),
     )
@@ -177,7 +184,9 @@ def _answers(build: Build, contenders: dict[str, Contender], given: Set, what: s
     images, point = given.images, build.recipe.calibrate.default_operating_point
     answers = Answers({}, {}, {})
     for name, contender in contenders.items():
-        outputs = Network(contender.path, contender.target).run(tensors(build, images.pixels, f"{what}: {name}"))
+        outputs = Network(contender.path, contender.target, build.threads).run(
+            tensors(build, images.pixels, f"{what}: {name}")
+        )
         probabilities = contender.calibration.probabilities(outputs[LOGITS][:, 0])
         said = probabilities >= contender.calibration.threshold(point)
         answers.samples[name] = Sample(probabilities, said, images.labels, images.patients)

@@ -70,7 +70,7 @@ def _export(build: Build, network: Classifier, target: Path) -> float:
     """Write one network and check it; the largest difference of a logit from torch's."""
     convert(network, (1, 1, build.recipe.input.rows, build.recipe.input.columns), target)
     pixels = data.load(build, "validation").pixels[:64]
-    exported = Network(target).run(tensors(build, pixels))[LOGITS][:, 0]
+    exported = Network(target, threads=build.threads).run(tensors(build, pixels))[LOGITS][:, 0]
     difference = float(np.abs(exported - train.logits(build, network, pixels)).max())
     if not difference <= LARGEST_DIFFERENCE:
         raise RecipeError(f"the exported network differs from the trained one by {difference:.4f} in a logit")

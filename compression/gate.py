@@ -68,7 +68,7 @@ def run(build: Build) -> str:
 
 def reference(build: Build) -> tuple[Answers, Calibration]:
     """The unpruned float network's answers, and the calibration that fits them."""
-    answers = calibrate.ask(build, Network(export.unpruned_path(build)), "unpruned float")
+    answers = calibrate.ask(build, Network(export.unpruned_path(build), threads=build.threads), "unpruned float")
     return answers, calibrate.fit(build.recipe.calibrate, answers)
 
 

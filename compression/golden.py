@@ -50,7 +50,9 @@ def run(build: Build) -> str:
     nearest, usual = _likeness(candidates, training.pixels)
     candidates = candidates[nearest <= usual]
     outputs: dict[str, dict[str, np.ndarray]] = {
-        target: Network(gate.artifact(build, target), target).run(tensors(build, candidates, f"golden, {target}"))
+        target: Network(gate.artifact(build, target), target, build.threads).run(
+            tensors(build, candidates, f"golden, {target}")
+        )
         for target in build.recipe.quantize.targets
     }
     chosen = _choose(build, outputs, recipe.count)

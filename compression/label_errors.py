@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from compression import architectures, splits
+from compression import architectures, distributed, splits
 from compression.recipe import NetworkName
 
 _FOLDS = 5
@@ -166,7 +166,7 @@ def features(
         side = small.shape[1] // _PIXELS
         means = small.reshape(len(small), _PIXELS, side, _PIXELS, side).mean(axis=(2, 4))
         return _stretched(means).reshape(len(small), -1), f"pixels at {_PIXELS}x{_PIXELS}"
-    torch.set_num_threads(min(threads, torch.get_num_threads()))
+    distributed.use_threads(threads)
     network = architectures.new(network_name, 0.0, weights)
     network.eval().to(memory_format=torch.channels_last)
     parts = []

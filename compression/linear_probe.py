@@ -22,7 +22,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from appliance.preprocess import preprocess
-from compression import architectures, augment, data, roc, splits
+from compression import architectures, augment, data, distributed, roc, splits
 from compression.recipe import Recipe, RecipeError
 
 _FOLDS = 5
@@ -53,7 +53,7 @@ def probe(
     """
     if not recipe.train.weights:
         raise RecipeError("the recipe names no initial weights (train.weights), so there is nothing to probe")
-    torch.set_num_threads(min(threads, torch.get_num_threads()))
+    distributed.use_threads(threads)
     images = take(recipe, data_root, count)
     if augmented:
         transform = augment.compose(recipe.augment, recipe.augment_policy, recipe.data.seed)

@@ -144,6 +144,15 @@ class _Training:
 
     def _step(self, passes: list[Any]) -> str:
         """One step of the optimizer; what was wrong, where nothing was learned, else nothing."""
+        before = [buffer.clone() for buffer in self._network.buffers()]
+        fault = self._try(passes)
+        if fault:  # what batch normalization counted on the way is no number either
+            with torch.no_grad():
+                for buffer, value in zip(self._network.buffers(), before, strict=True):
+                    buffer.copy_(value)
+        return fault
+
+    def _try(self, passes: list[Any]) -> str:
         self._optimizer.zero_grad()
         losses = []
         for number, batch in enumerate(passes, start=1):

@@ -161,6 +161,7 @@ def _provenance(build: Build) -> dict[str, Any]:
     return {
         "recipe_sha256": hashlib.sha256(build.recipe_path.read_bytes()).hexdigest(),
         "stages": build.keys,
+        "stages_kept_by_hand": list(build.adopted),
         "data_manifest_sha256": hashlib.sha256(data.fingerprint(build)).hexdigest(),
         "images": {split: len(data.load(build, split)) for split in data.SPLITS},
         "network": build.recipe.train.network,

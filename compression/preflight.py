@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
+from tqdm import tqdm
 
 from compression import architectures, data, export, quantize, train
 from compression.augment import compose
@@ -48,6 +49,14 @@ def check(build: Build) -> None:
             _check_list(build.data_root / name, recipe.data.positive, splits)
     if not build.folder("train").exists():
         _check_operators(build)
+        if recipe.data.external:
+            _check_images(build.data_root / recipe.data.external)
+
+
+def _check_images(folder: Path) -> None:
+    """Each can be decoded: those that learn are read at once, but these only after hours."""
+    for row in tqdm(data.external_rows(folder), desc=f"reading {folder.name}", unit="image"):
+        data.decode(folder / row["file"])
 
 
 def _check_operators(build: Build) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from appliance.preprocess import preprocess
-from compression import data, train
+from compression import checkpoint, data, train
 from compression.architectures import NETWORKS, Classifier
 from compression.augment import compose
 from compression.statistics import bootstrap, map_correlation
@@ -35,18 +35,15 @@ def run(build: Build) -> str:
     teacher = train.load(build)
     network = copy.deepcopy(teacher)
     table = [_measure(build, "unpruned", 0.0, teacher, teacher)]
-    torch.save(teacher.state_dict(), folder / "unpruned.pt")
+    checkpoint.save(folder / "unpruned.pt", teacher.state_dict())
     removed = 0.0
     for number, ratio in enumerate(recipe.ratios):
         name = f"pruned-{ratio:.2f}"
         begin, done = folder / f"{name}.begin.pt", folder / f"{name}.pt"
         if not done.exists():
             if not begin.exists():  # so that a step that was killed goes on from the same channels
-                torch.save(
-                    remove_channels(build, network, 1.0 - (1.0 - ratio) / (1.0 - removed)).state_dict(),
-                    begin.with_suffix(".tmp"),
-                )
-                begin.with_suffix(".tmp").replace(begin)
+                cut = remove_channels(build, network, 1.0 - (1.0 - ratio) / (1.0 - removed))
+                checkpoint.save(begin, cut.state_dict())
             torch.manual_seed(build.recipe.data.seed + number)
             smaller = _load(build, begin)
             follow = train.Teacher(teacher, recipe.distillation, recipe.map_distillation)
@@ -54,8 +51,7 @@ def run(build: Build) -> str:
                 name, recipe.epochs, recipe.learning_rate, build.recipe.data.seed + 100 * (number + 1), follow
             )
             tuned, _ = train.fit(build, smaller, tuning, folder / f"{name}.checkpoint.pt")
-            torch.save(tuned.state_dict(), done.with_suffix(".tmp"))
-            done.with_suffix(".tmp").replace(done)
+            checkpoint.save(done, tuned.state_dict())
         network = _load(build, done)
         removed = ratio
         table.append(_measure(build, name, ratio, network, teacher))

@@ -6,6 +6,8 @@ MONOCHROME1 inverted and padding filled.
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ NIFTI = (".nii", ".nii.gz")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 # What a broken file makes Pillow, nibabel and zlib raise.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, TypeError, PillowImage.DecompressionBombError,
-              ImageFileError)  # fmt: skip
+              ImageFileError, zlib.error)  # fmt: skip
 _SAME_MILLIMETERS = 0.01
 _SAME_DIRECTION = 1e-3
 # Positions are rounded in many files: steps between slices that differ by less than this are one spacing.
@@ -108,6 +110,8 @@ def _picture(path: Path) -> Source:
 
 def _nifti(path: Path) -> Source:
     try:
+        if path.name.lower().endswith(".gz"):
+            _check_to_its_end(path)
         volume = nibabel.load(path)
         if len(volume.shape) != 3:
             raise DataError(f"{path} has {len(volume.shape)} axes; a volume has 3")
@@ -119,6 +123,13 @@ def _nifti(path: Path) -> Source:
     if pixels.dtype == np.float64:  # made by the file's scale factors; no scanner measures so finely
         pixels = pixels.astype(np.float32)
     return Source(pixels, volume.affine, bits=8 * pixels.dtype.itemsize)
+
+
+def _check_to_its_end(path: Path) -> None:
+    """nibabel stops reading where the voxels end, before the checksum of what was compressed."""
+    with gzip.open(path) as file:
+        while file.read(1 << 20):
+            pass
 
 
 def _load(path: Path) -> image.Image:

@@ -95,6 +95,14 @@ class Build:
         return {name: value for name, value in self.__dict__.items() if name != "key"}
 
 
+def check_names(stages: Sequence[Stage], last: str | None, force: Sequence[str], adopt: Sequence[str]) -> None:
+    """Raise `RecipeError` where one of the names, as of `run`, is of no stage."""
+    names = [stage.name for stage in stages]
+    for each in (last, *force, *adopt):
+        if each is not None and each not in names:
+            raise RecipeError(f"this recipe's build has no stage {each}; its stages are {', '.join(names)}")
+
+
 def run(build: Build, stages: Sequence[Stage], last: str | None, force: Sequence[str], adopt: Sequence[str]) -> None:
     """Run the stages up to ``last``; those in ``force`` even where their key is unchanged.
 

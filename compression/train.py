@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from appliance.preprocess import preprocess
-from compression import architectures, contact_sheet, data, distributed, loop, losses, sampling
+from compression import architectures, checkpoint, contact_sheet, data, distributed, loop, losses, sampling
 from compression.architectures import Classifier
 from compression.augment import compose
 
@@ -52,7 +53,7 @@ def run(build: Build) -> str:
     tuning = Tuning("train", recipe.epochs, recipe.learning_rate, build.recipe.data.seed)
     average, log = fit(build, network, tuning, folder / "checkpoint.pt")
     if build.group.main:
-        torch.save(average.state_dict(), folder / "network.pt")
+        checkpoint.save(folder / "network.pt", average.state_dict())
         (folder / "log.json").write_text(json.dumps(log))
     begun = "from scratch" if weights is None else f"from {weights.name}"
     return f"{recipe.network} {begun}, {len(log)} epochs, validation AUC {log[-1]['score']:.4f}"
@@ -106,8 +107,7 @@ class Tuning:
 def fit(build: Build, network: Classifier, tuning: Tuning, checkpoint: Path) -> tuple[Classifier, list[dict[str, Any]]]:
     """Fine-tune on the training images, or go on from a checkpoint; see `compression.loop.fit`."""
     recipe = build.recipe.train
-    # No more than cores or OMP_NUM_THREADS allow: threads without a core wait for each other most of the time.
-    torch.set_num_threads(min(recipe.threads, build.threads, torch.get_num_threads()))
+    distributed.use_threads(recipe.threads)
     settings = loop.Settings(
         epochs=tuning.epochs,
         batch=recipe.batch,
@@ -172,6 +172,8 @@ class Task:
     def validate(self, network: nn.Module) -> loop.Validation:
         """The area under the ROC curve, the loss on the labels, and what is found of each class at 1 in 2."""
         labels, said = self._validation.labels, logits(self._build, network, self._validation.pixels)
+        if not np.isfinite(said).all():
+            return loop.Validation(math.nan)
         return loop.Validation(
             float(roc_auc_score(labels, said)),
             float(self._of(torch.from_numpy(said), torch.from_numpy(labels.astype(np.float32)))),

@@ -73,6 +73,7 @@ def build(
     try:
         read_recipe = segmentation_recipe.read if task(recipe_path) == "segmentation" else read
         recipe = read_recipe(recipe_path)
+        distributed.use_threads(threads)
         with distributed.start() as group:
             rank = group.rank
             with group.first():
@@ -98,7 +99,7 @@ def build(
     except (RecipeError, ApplianceError) as error:
         raise click.ClickException(f"process {rank}: {error}" if rank else str(error)) from error
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise click.ClickException(
             "no room left on the disk for a stage's results; free some space and build again: it goes on from there"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from compression import export, train
+from compression import checkpoint, export, train
 from compression.architectures import Classifier
 from compression.export import Source
 from compression.quantize.static import Calibration
@@ -34,6 +34,7 @@ def retrained(build: Build, source: Source, folder: Path, calibration: Calibrati
     done = folder / "network.pt"
     if not done.exists():
         recipe = build.recipe
+        torch.manual_seed(recipe.data.seed + 1000)  # whatever ran before in this process
         rounded = copy.deepcopy(source.network)
         observe(rounded, calibration.inputs)
         tuning = train.Tuning(
@@ -44,8 +45,7 @@ def retrained(build: Build, source: Source, folder: Path, calibration: Calibrati
             train.Teacher(train.load(build), recipe.prune.distillation, recipe.prune.map_distillation),
         )
         tuned, _ = train.fit(build, rounded, tuning, folder / "checkpoint.pt")
-        torch.save(plain(tuned).state_dict(), done.with_suffix(".tmp"))
-        done.with_suffix(".tmp").replace(done)
+        checkpoint.save(done, plain(tuned).state_dict())
     state = torch.load(done, weights_only=True)
     network = type(source.network).from_state(state, build.recipe.train.dropout).eval()
     return export.write(build, network, folder / "float.onnx")

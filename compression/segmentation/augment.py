@@ -21,6 +21,7 @@ _STILL = (
     "RandScaleIntensity", "RandScaleIntensityFixedMean", "RandShiftIntensity", "RandSimulateLowResolution",
     "RandStdShiftIntensity",
 )  # fmt: skip
+_TURNING = ("RandAffine", "RandRotate")
 
 
 def compose(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, dimensions: int, seed: int) -> Augment:
@@ -58,6 +59,12 @@ def _on_volumes(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, see
             transforms.append(kind(keys, prob=step.p, **mode, **step.parameters))
         except (TypeError, ValueError) as error:
             raise RecipeError(f"augment {step.name}: {error}") from error
+    turned = sum(_tilt(step) for step in steps if step.name in _TURNING and step.name not in allowed)
+    if turned > augment_policy.MOST_DEGREES:
+        raise RecipeError(
+            f"augment: the transforms together turn about an axis by {turned:.1f} degrees; more than "
+            f"{augment_policy.MOST_DEGREES:g} are refused"
+        )
     together = monai.transforms.Compose(transforms)
     together.set_random_state(seed)
 
@@ -78,15 +85,19 @@ def _fault(step: AugmentRecipe) -> str | None:
         return None
     if "Flip" in step.name or "Rotate90" in step.name:
         return "flips and turns by 90 degrees show another anatomy"
-    if step.name not in ("RandAffine", "RandRotate"):
+    if step.name not in _TURNING:
         return "how far it turns, mirrors or bends has no bound that is known here"
     if _largest(step, "scale_range") >= 1:
         return "a scale of 0 or less mirrors the volume"
-    turn = max(_largest(step, name) for name in ("rotate_range", "range_x", "range_y", "range_z"))
-    tilt = np.rad2deg(turn + np.arctan(_largest(step, "shear_range")))
-    if tilt > augment_policy.MOST_DEGREES:
+    if (tilt := _tilt(step)) > augment_policy.MOST_DEGREES:
         return f"turns about an axis by {tilt:.1f} degrees; more than {augment_policy.MOST_DEGREES:g} are refused"
     return None
+
+
+def _tilt(step: AugmentRecipe) -> float:
+    """By how many degrees it tilts a volume about an axis at most, shears included."""
+    turn = max(_largest(step, name) for name in ("rotate_range", "range_x", "range_y", "range_z"))
+    return float(np.rad2deg(turn + np.arctan(_largest(step, "shear_range"))))
 
 
 def _largest(step: AugmentRecipe, name: str) -> float:

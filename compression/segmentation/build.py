@@ -7,7 +7,19 @@ from dataclasses import dataclass
 
 from appliance import preprocess
 from compression import augment as image_augment
-from compression import augment_policy, diagnosis, masks, page, shipping, sources, stages, timing, transforms, unet
+from compression import (
+    augment_policy,
+    data,
+    diagnosis,
+    masks,
+    page,
+    shipping,
+    sources,
+    stages,
+    timing,
+    transforms,
+    unet,
+)
 from compression import export as onnx_export
 from compression import reference as drift
 from compression.build import LOOP
@@ -35,7 +47,7 @@ from compression.segmentation.recipe import SegmentationRecipe
 from compression.stages import Stage
 
 STAGES = (
-    Stage("data", cases, 1, (preprocess, sources, masks)),
+    Stage("data", cases, 1, (data, preprocess, sources, masks)),
     Stage("train", train, 62, (unet, augment, image_augment, augment_policy, transforms, overlap, *LOOP)),
     Stage("prune", prune, 27),
     Stage("choose", choose, 0.1),
@@ -58,5 +70,6 @@ class Build(stages.Build):
 
 def run(build: Build, last: str | None, force: Sequence[str], adopt: Sequence[str] = ()) -> None:
     """Look at what can be told before, then run the stages as `compression.stages.run`."""
+    stages.check_names(STAGES, last, force, adopt)
     preflight.check(build)
     stages.run(build, STAGES, last, force, adopt)

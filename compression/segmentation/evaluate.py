@@ -18,6 +18,7 @@ from tqdm import tqdm
 from appliance.preprocess import preprocess, restore
 from appliance.probability import softmax
 from compression import tables
+from compression.content import content_version
 from compression.inference import LOGITS, Network
 from compression.segmentation import cases, export, gate, measures, overlap, train
 from compression.segmentation.cases import Case
@@ -41,6 +42,12 @@ class Contender:
 
     paths: tuple[Path, ...]
     target: str
+
+
+def fingerprint(build: Build) -> bytes:
+    """Of the external set; the training set's is in the keys of the stages before."""
+    external = build.recipe.data.external
+    return content_version(build.data_root / external).encode() if external else b""
 
 
 def run(build: Build) -> str:
@@ -111,7 +118,7 @@ def _set(
             else:
                 contender = contenders[name]
                 if (name, fold) not in opened:
-                    opened[name, fold] = Network(contender.paths[fold], contender.target)
+                    opened[name, fold] = Network(contender.paths[fold], contender.target, build.threads)
                 shares = softmax(opened[name, fold].run([given])[LOGITS][0])
             drawn = restore(shares, steps, source.labels.shape, source.spacing).argmax(0).astype(np.uint8)
             near, far = measures.surface_distances(drawn, source.labels, segments, source.spacing)

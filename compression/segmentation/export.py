@@ -56,7 +56,9 @@ def _write(build: Build, network: nn.Module, target: Path, fold: int) -> float:
     given = train.inputs(build, list(chosen.pixels))
     with torch.no_grad():
         wanted = network(given)[0].numpy()
-    exported = Network(target).run(np.ascontiguousarray(each) for each in given.numpy()[:, None])[LOGITS]
+    exported = Network(target, threads=build.threads).run(
+        np.ascontiguousarray(each) for each in given.numpy()[:, None]
+    )[LOGITS]
     difference = float(np.abs(exported - wanted).max())
     if not difference <= export.LARGEST_DIFFERENCE:
         raise RecipeError(f"{target} differs from the trained network by {difference:.4f} in a logit")

@@ -84,7 +84,7 @@ class _Fold:
         given = train.inputs(build, list(validation.pixels)).numpy()
         self.inputs = [np.ascontiguousarray(each) for each in given[:, None]]
         self.labels = validation.labels
-        self.unpruned = drawn(Network(export.unpruned_path(build, fold)), self.inputs)
+        self.unpruned = drawn(Network(export.unpruned_path(build, fold), threads=build.threads), self.inputs)
 
 
 def drawn(network: Network, inputs: Sequence[np.ndarray]) -> np.ndarray:
@@ -100,7 +100,7 @@ def _choose(build: Build, target: str, folds: Sequence[_Fold]) -> Choice:
     segments, tried = len(build.recipe.package.segments), {}
     for producer, paths in candidates.items():
         each = [
-            drawn(Network(path, target), fold.inputs)
+            drawn(Network(path, target, build.threads), fold.inputs)
             for path, fold in zip(tqdm(paths, desc=f"{target}, {producer[:24]}", unit="fold"), folds, strict=True)
         ]
         costs = compare(

@@ -46,7 +46,7 @@ def run(build: Build) -> str:
     images = np.stack([_sized(image, recipe.shape) for image in generated])
     inputs = [preprocess(image, build.recipe.input.steps, _spacing(build)) for image in images]
     drawn = {
-        target: gate.drawn(Network(gate.artifact(build, target), target), inputs)
+        target: gate.drawn(Network(gate.artifact(build, target), target, build.threads), inputs)
         for target in build.recipe.quantize.targets
     }
     chosen = _choose(build, list(drawn.values()))

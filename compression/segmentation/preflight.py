@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 from compression.recipe import RecipeError
 from compression.segmentation import augment, cases
 
@@ -24,7 +26,12 @@ def check(build: Build) -> None:
     augment.compose(recipe.augment, recipe.augment_policy, len(recipe.input.shape), seed=0)
     _check_cases(build.data_root / recipe.data.train, recipe.data.even)
     if recipe.data.external:
-        _check_cases(build.data_root / recipe.data.external)
+        folder = build.data_root / recipe.data.external
+        _check_cases(folder)
+        if not build.folder("train").exists():  # those that learn are read at once, but these only after hours
+            segments = [segment.label for segment in recipe.package.segments]
+            for case in tqdm(cases.listed(folder), desc=f"reading {folder.name}", unit="case"):
+                cases.read(folder, case, segments)
 
 
 def _check_cases(folder: Path, even: str | None = None) -> None:

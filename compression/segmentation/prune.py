@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch_pruning
 
+from compression import checkpoint
 from compression.segmentation import cases, overlap, train
 from compression.unet import UNet
 
@@ -63,8 +64,7 @@ def _prune(build: Build, fold: int) -> None:
             begin = done.with_suffix(".begin")
             if not begin.exists():  # so that a step that was killed goes on from the same channels
                 cut = remove_channels(build, fold, smaller, 1.0 - (1.0 - ratio) / (1.0 - removed))
-                torch.save(cut.state_dict(), begin.with_suffix(".tmp"))
-                begin.with_suffix(".tmp").replace(begin)
+                checkpoint.save(begin, cut.state_dict())
             torch.manual_seed(recipe.data.seed + 1000 * (number + 1) + fold)
             train.tune(build, fold, train.read(build, begin), recipe.prune.train, f"{name}, fold {fold}", done)
         smaller, removed = train.read(build, done), ratio
@@ -107,7 +107,8 @@ def _measured(build: Build, name: str) -> dict[str, Any]:
         drawn = train.draw(build, one, validation)
         segments = len(build.recipe.package.segments)
         values += [overlap.dice(a, b, segments).tolist() for a, b in zip(drawn, validation.labels, strict=True)]
-    macs, parameters = torch_pruning.utils.count_ops_and_params(one, torch.zeros(1, 1, *build.recipe.input.shape))
+    shipped = network(build, name, train.folds(build)[0])
+    macs, parameters = torch_pruning.utils.count_ops_and_params(shipped, torch.zeros(1, 1, *build.recipe.input.shape))
     return {
         "name": name,
         "parameters": int(parameters),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import active_children, get_context
@@ -68,7 +69,7 @@ def each_fold(build: Build, work: Callable[[Build, int], None]) -> None:
     """Call ``work`` for each fold: several at once, each on one thread, where there are enough of them."""
     at_once = min(build.threads, len(folds(build))) if build.group.size == 1 else 1
     if at_once == 1:
-        torch.set_num_threads(max(build.threads // build.group.size, 1))
+        distributed.use_threads(max(build.threads // build.group.size, 1))
         for fold in folds(build):
             work(build, fold)
         return
@@ -86,6 +87,7 @@ def each_fold(build: Build, work: Callable[[Build, int], None]) -> None:
 
 
 def _alone(build: Build, work: Callable[[Build, int], None], fold: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's, which tells
     torch.set_num_threads(1)
     work(build, fold)
 
@@ -112,8 +114,7 @@ def tune(build: Build, fold: int, network: UNet, settings: loop.Settings, name: 
     tuned, entries = loop.fit(task, network, settings, path.with_suffix(".checkpoint"), name, fold, build.group)
     if build.group.main:
         path.with_suffix(".json").write_text(json.dumps(entries))
-        torch.save(tuned.state_dict(), path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path.with_suffix(".pt"))
+        checkpoint.save(path.with_suffix(".pt"), tuned.state_dict())
     build.group.wait()
 
 

@@ -18,6 +18,7 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
+from PIL import Image as PillowImage
 from sklearn.metrics import roc_auc_score
 
 from appliance import package, signature
@@ -212,6 +213,15 @@ def test_a_second_build_in_the_same_folder_is_turned_away(built: Path) -> None:
     assert "another build runs in" in turned_away.output and "--work" in turned_away.output
 
 
+def test_a_stage_that_another_build_has_is_refused(key: Path, tmp_path: Path) -> None:
+    recipe = CHECKOUT / "models" / "lungs" / "recipe.toml"
+    command = ("build", str(recipe), "--work", str(tmp_path / "work"), "--key", str(key), "--data", str(tmp_path))
+    for option in ("--stage", "--force", "--adopt"):
+        refused = CliRunner().invoke(main, [*command, option, "ensemble"])
+        assert refused.exit_code == 1
+        assert "no stage ensemble" in refused.output
+
+
 def test_what_was_published_and_is_gone_or_changed_is_made_again(built: Path, path: Path) -> None:
     card, package = path.parent / "card.md", path.read_bytes()
     was = card.read_text()
@@ -246,6 +256,9 @@ def test_another_hospital_stands_beside_the_test_set_and_who_fares_worse_there_i
         row |= {"sex": "F" if number % 4 < 2 else "M", "age": str(number), "view": "" if number % 8 < 4 else "AP"}
         if row["sex"] == "F":
             row["label"] = "NORMAL" if row["label"] == "PNEUMONIA" else "PNEUMONIA"
+    for row in rows[::3]:  # hospitals have images of many sizes
+        with PillowImage.open(far / row["file"]) as image:
+            image.resize((120, 100)).save(far / row["file"])
     with (far / "manifest.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

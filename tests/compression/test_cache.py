@@ -211,12 +211,17 @@ def test_the_version_is_of_the_content_and_the_same_version_gives_the_same_split
 def test_the_key_changes_with_files_steps_and_list(tmp_path: Path) -> None:
     folder = write_data_set(tmp_path / "a", 10, 1)
     steps = [Step("resize", {"rows": 32, "columns": 32})]
-    first = cache.key(folder, steps)
-    assert cache.key(folder, steps) == first
-    assert cache.key(folder, [Step("resize", {"rows": 32, "columns": 33})]) != first
+    source = tmp_path / "decoder.py"
+    source.write_text("pixels = 1")
+    first = cache.key(folder, steps, (source,))
+    assert cache.key(folder, steps, (source,)) == first
+    assert cache.key(folder, [Step("resize", {"rows": 32, "columns": 33})], (source,)) != first
     manifest = folder / "manifest.csv"
     manifest.write_text(manifest.read_text().replace("NORMAL", "ABNORMAL", 1))
-    assert cache.key(folder, steps) != first
+    second = cache.key(folder, steps, (source,))
+    assert second != first
+    source.write_text("pixels = 2")
+    assert cache.key(folder, steps, (source,)) != second
 
 
 def test_nifti_pairs_without_a_list_have_a_version_too(tmp_path: Path) -> None:

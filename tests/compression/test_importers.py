@@ -17,7 +17,7 @@ from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
 
 from appliance import image
-from compression import deidentify_files, importing
+from compression import deidentify_files, importing, sources
 from compression.cli import main
 from compression.content import content_version
 from compression.data import decode, read_manifest
@@ -403,6 +403,17 @@ def test_nifti_pairs_are_turned_to_ras_and_keep_their_values(volumes: Path, tmp_
         np.testing.assert_allclose(volume.affine @ [0, 0, 0, 1], before.affine @ [5, 4, 0, 1])
         np.testing.assert_array_equal(np.asarray(mask.dataobj), np.asarray(volume.dataobj) > 1000)
     assert len(cases.listed(tmp_path / "target")) == 2
+
+
+@pytest.mark.parametrize("at", [-6, 60])
+def test_a_compressed_volume_is_read_to_its_checksum(at: int, tmp_path: Path) -> None:
+    path = tmp_path / "v.nii.gz"
+    write_volume(path, np.random.default_rng(0).integers(-1000, 3000, (16, 15, 14)).astype(np.int16), np.eye(4))
+    whole = bytearray(path.read_bytes())
+    whole[at] ^= 0x5A
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=r"v\.nii\.gz can't be decoded"):
+        sources.read([path])
 
 
 def test_nifti_without_its_pair_is_named(volumes: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from torch import nn
 from compression import checkpoint, loop, precision
 from compression.recipe import RecipeError
 from compression.spikes import IN_A_ROW, Watch
-from tests.compression.tiny_training import Task, die, network
+from tests.compression.tiny_training import Task, die, images, network
 from tests.running import CHECKOUT
 
 STEPS = 8  # of an epoch
@@ -168,6 +169,35 @@ def test_a_gradient_that_is_no_number_is_not_learned_from(tmp_path: Path) -> Non
     (event,) = log[1]["events"]
     assert "gradient is nan" in event["fault"]
     assert all(torch.isfinite(each).all() for each in tuned.state_dict().values())
+
+
+def test_a_skipped_step_leaves_nothing_in_batch_normalization(tmp_path: Path) -> None:
+    pixels, labels = images()
+    pixels[5] = math.nan
+    torch.manual_seed(1)
+    tiny = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, 1))
+    task = Task(training=(pixels, labels))
+    tuned, log = loop.fit(task, tiny, settings(learning_rate=0.02), tmp_path / "tiny.checkpoint", "tiny")
+    assert [len(entry["events"]) for entry in log] == [1] * 4
+    assert all(bool(value.isfinite().all()) for value in tuned.state_dict().values())
+    assert log[-1]["score"] > 0.7
+
+
+def test_a_signal_that_comes_twice_at_once_is_one_and_what_is_ignored_stays_so() -> None:
+    with checkpoint.watched() as signals:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)  # the parent's, to each of its children
+        assert signals.name == "SIGINT"
+        time.sleep(1.1)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with checkpoint.watched() as signals:
+            signal.raise_signal(signal.SIGINT)
+            assert not signals.name
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_loss_that_jumps_is_skipped_but_a_hard_batch_is_not() -> None:

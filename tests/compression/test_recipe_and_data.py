@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
 
-from compression import data
+from compression import data, evaluate
 from compression.build import Build
 from compression.calibrate import expected_calibration_error, fit_conformal, fit_logistic
 from compression.content import content_version
@@ -143,6 +143,43 @@ def test_a_patient_who_is_in_two_official_splits_is_refused(recipe: Recipe, tmp_
     build.folder("data").mkdir(parents=True)
     with pytest.raises(RecipeError, match="p0"):
         data.run(build)
+
+
+def test_a_picture_that_breaks_off_within_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.png"
+    PillowImage.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300), dtype=np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    second = content.index(b"IDAT", content.index(b"IDAT") + 4)
+    content[second : second + 4] = b"\0\0\0\0"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=r"broken\.png can't be decoded"):
+        data.decode(path)
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"), [(4, "can't be dealt to 7 folds"), (1, "all .* images of train are negative")]
+)
+def test_too_few_patients_are_said_before_any_training(kept: int, words: str, recipe: Recipe, tmp_path: Path) -> None:
+    folder = write_data_set(tmp_path / "data" / "chest-kermany", patients=60)
+    lines = (folder / "manifest.csv").read_text().splitlines()
+    training = [line for line in lines if line.endswith("train")]
+    training = [line for line in training if "NORMAL" in line] if kept == 1 else training[: 2 * kept]
+    (folder / "manifest.csv").write_text(
+        "\n".join([lines[0], *(line for line in lines if line.endswith("test")), *training])
+    )
+    build = make_build(recipe, tmp_path)
+    build.folder("data").mkdir(parents=True)
+    with pytest.raises(RecipeError, match=words):
+        data.run(build)
+
+
+def test_another_external_set_is_evaluated_anew(recipe: Recipe, tmp_path: Path) -> None:
+    far = write_data_set(tmp_path / "data" / "chest-nih", patients=4)
+    build = make_build(recipe, tmp_path)
+    before = evaluate.fingerprint(build)
+    manifest = far / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("NORMAL", "PNEUMONIA", 1))
+    assert evaluate.fingerprint(build) != before
 
 
 def test_a_data_set_that_is_not_there_is_named(recipe: Recipe, tmp_path: Path) -> None:

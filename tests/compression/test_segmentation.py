@@ -157,10 +157,20 @@ def test_a_bad_external_case_is_named_before_any_training(tmp_path: Path, rows: 
         write_pair(tmp_path / name, np.full((8, 6), 9, np.uint8), np.zeros((8, 6), np.uint8))
     recipe = read(LUNGS)
     given = replace(recipe, data=replace(recipe.data, train="train", external="external", even=None))
-    build = SimpleNamespace(data_root=tmp_path, recipe=given)
+    build = SimpleNamespace(data_root=tmp_path, recipe=given, folder=lambda stage: tmp_path / "work" / stage)
     preflight.check(build)  # type: ignore[arg-type]
     (tmp_path / "external" / "manifest.csv").write_text(f"file,mask,patient_id\n{rows}")
     with pytest.raises(RecipeError, match=word):
+        preflight.check(build)  # type: ignore[arg-type]
+
+
+def test_an_external_mask_of_another_size_is_named_before_any_training(tmp_path: Path) -> None:
+    write_pair(tmp_path / "train", np.full((8, 6), 9, np.uint8), np.zeros((8, 6), np.uint8))
+    write_pair(tmp_path / "external", np.full((8, 6), 9, np.uint8), np.zeros((8, 7), np.uint8))
+    recipe = read(LUNGS)
+    given = replace(recipe, data=replace(recipe.data, train="train", external="external", even=None))
+    build = SimpleNamespace(data_root=tmp_path, recipe=given, folder=lambda stage: tmp_path / "work" / stage)
+    with pytest.raises(RecipeError, match=r"a-mask\.png"):
         preflight.check(build)  # type: ignore[arg-type]
 
 
