@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -108,6 +109,11 @@ class Box:
             file.flush()
             os.fsync(file.fileno())
         flush_folder(self.firmware_data)
+
+    def remember_if_possible(self, event: str, **what: Any) -> None:
+        """`remember`, where what comes next matters more than the line; without it where data can't be written."""
+        with contextlib.suppress(OSError):
+            self.remember(event, **what)
 
     def history(self) -> list[dict[str, Any]]:
         """The latest lines; one that a power cut has torn is left out."""

@@ -73,7 +73,7 @@ def apply(box: Box) -> str:
     except (OSError, ValueError) as error:
         tables = {"storage_scp": {"enabled": False}, "web": {"enabled": False}}
         reason = f"{box.configuration}: {error}"
-        box.remember("closed", why=reason)  # without a configuration nothing is open
+        box.remember_if_possible("closed", why=reason)  # without a configuration nothing is open
     text = rules(tables, on_trial=boot.state(boot.current()) == "trial")
     done = subprocess.run(["nft", "--file", "-"], input=text, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:

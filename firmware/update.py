@@ -113,15 +113,15 @@ def confirm(box: Box, look: Callable[[], Sequence[health.Finding]]) -> str:
     if not wrong:
         if on_trial:
             boot.mark_good(here)
-            box.remember("good", slot=here, version=box.release().version)
+            box.remember_if_possible("good", slot=here, version=box.release().version)
         box.raise_floor()
         trial.forget(box)
         return "good"
     if not on_trial:
-        box.remember("degraded", slot=here, why=wrong)
+        box.remember_if_possible("degraded", slot=here, why=wrong)
         return "degraded"
-    box.remember("failed", slot=here, version=box.release().version, why=wrong)
     boot.mark_bad(here)
+    box.remember_if_possible("failed", slot=here, version=box.release().version, why=wrong)
     return "failed"
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from appliance import machine
 from firmware import firewall
+from tests.firmware.boxes import make_box
 from tests.running import CHECKOUT, RunningAppliance
 
 UNITS = CHECKOUT / "firmware" / "systemd"
@@ -129,6 +130,25 @@ def test_only_what_is_configured_is_open(configuration: str, opened: list[str], 
     assert all(rule in text for rule in opened), text
     assert not any(rule in text for rule in closed), text
     _judged_by_nft(text)
+
+
+def test_whoever_judges_a_system_loads_the_filter_that_follows_from_it() -> None:
+    judges = [text for text in (path.read_text() for path in UNITS.glob("*.service")) if "update confirm" in text]
+    assert len(judges) == 2
+    assert all("\nExecStopPost=-/opt/scanside/bin/scanside-firmware firewall\n" in text for text in judges)
+
+
+def test_without_a_configuration_the_filter_is_loaded_although_data_can_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = make_box(tmp_path / "box")
+    box.configuration.unlink()
+    (box.firmware_data / "history.jsonl").mkdir(parents=True)
+    (tmp_path / "nft").write_text(f"#!/bin/sh\ncat > {tmp_path}/loaded\n")
+    (tmp_path / "nft").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    firewall.apply(box)
+    assert "policy drop" in (loaded := (tmp_path / "loaded").read_text()) and "dport 11112" not in loaded
 
 
 def test_a_system_on_trial_opens_nothing() -> None:

@@ -95,6 +95,15 @@ def ledger_is(box: Box) -> tuple[int, int]:
     return version, count
 
 
+def on_trial(box: Box) -> Path:
+    """Version 2.0.0 runs in slot b for the first time; the folder of the loader's entries."""
+    entries = box.esp / "loader" / "entries"
+    (box.esp / "EFI/scanside/b.efi").write_text("b 2.0.0|whole")
+    (entries / "scanside-b+2-1.conf").write_text("version 2\nefi /EFI/scanside/b.efi\n")
+    start(box, "b", "2.0.0")
+    return entries
+
+
 # --- the whole way ---
 
 
@@ -196,13 +205,17 @@ def test_a_system_that_was_good_is_not_left_for_a_check_that_fails_today(box: Bo
                                  "why": ["receipt: none yet"]}  # fmt: skip
 
 
+def test_a_system_that_fails_is_left_although_data_can_not_be_written(box: Box) -> None:
+    on_trial(box)
+    (box.firmware_data / "history.jsonl").mkdir(parents=True)
+    assert update.confirm(box, lambda: BROKEN) == "failed"
+    assert loader_boots(box.esp) == "a"
+
+
 @pytest.mark.parametrize("cut", ["half", "mark"])
 def test_a_power_cut_while_the_ledger_is_kept_or_brought_back(box: Box, cut: str) -> None:
     ledger(box, 5, 3)
-    entries = box.esp / "loader" / "entries"
-    shutil.copy(box.esp / "EFI/scanside/a.efi", box.esp / "EFI/scanside/b.efi")
-    (entries / "scanside-b+2-1.conf").write_text("version 2\nefi /EFI/scanside/b.efi\n")
-    start(box, "b", "2.0.0")
+    entries = on_trial(box)
     kept = box.firmware_data / "before-trial"
     if cut == "half":  # no mark: it is made again
         kept.mkdir(parents=True)
