@@ -40,24 +40,24 @@ def take(
     """
     inbox, own = box.data / "inbox", box.firmware_data / "incoming"
     (inbox / "go").unlink(missing_ok=True)
-    lines: list[str] = []
+    said: list[str] = []
 
     def say(line: str) -> None:
         tell(line)
-        lines.append(line)
-        write_report(box, working=True, said=lines)
+        said.append(line)
+        write_report(box, working=True, said=said)
 
     write_report(box, working=True)
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(mode=0o700, parents=True)
     try:
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir(mode=0o700, parents=True)
         refused = [f"{name}: REFUSED: {why}" for name, why in _fetch(inbox, own)]
         outcome = handover.take(box, own, say, by_hand=False)
-    finally:
+        said = [*refused, *outcome.said] or ["nothing that a box takes was handed over"]
+        box.remember_if_possible("handed_over", said=said)
+    finally:  # otherwise the page would wait for it forever
         shutil.rmtree(own, ignore_errors=True)
-    said = [*refused, *outcome.said] or ["nothing that a box takes was handed over"]
-    box.remember("handed_over", said=said)
-    write_report(box, said=said)
+        write_report(box, said=said)
     for line in said:
         tell(line)
     outcome.follow(box, restart, reload)

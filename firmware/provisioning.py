@@ -71,7 +71,7 @@ def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: 
     Files().write(kept, content)
     try:
         _use(box, tables, ask)
-    except FirmwareError:
+    except (FirmwareError, OSError):
         kept.unlink()
         raise
     box.remember("configured", number=number, version=site["version"], site=site["name"])

@@ -24,6 +24,7 @@ from appliance.store import Store
 from firmware import keys, models, provisioning, service, signing, stick
 from firmware.box import Box
 from firmware.cli import main
+from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
 from tests.firmware.boxes import make_box
 from tests.running import CHECKOUT, PYTHON
@@ -256,6 +257,25 @@ def test_a_stick_is_taken_and_answered(box: Box, publisher: Path, tmp_path: Path
     assert "REFUSED" in (answer / "what-happened.txt").read_text()
     assert x509.load_pem_x509_csr((answer / "request.csr").read_bytes())
     assert (answer / "history.json").exists()
+
+
+def test_a_stick_that_can_not_be_read_everywhere_is_answered(box: Box, publisher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stick"
+    site(folder, publisher, 3, "STICK")
+    (folder / "certificate.pem").mkdir()
+    (folder / "service.token").write_bytes(b"\xff\xfe")
+    said = stick.take(box, folder, restart=pytest.fail, reload=lambda _: None)
+    assert said[0] == "site.toml: configuration 1 is in place"
+    assert said[1].startswith("certificate.pem: REFUSED: it can't be taken: ") and "Is a directory" in said[1]
+    assert said[2].startswith("service.token: REFUSED: it can't be taken: ") and "decode" in said[2]
+    assert "Is a directory" in (folder / "scanside-5eedb0c5" / "what-happened.txt").read_text()
+
+
+def test_what_can_not_be_copied_leaves_nothing_beside(tmp_path: Path) -> None:
+    unreadable = Path("/proc/self/mem")  # its first byte answers EIO, as a worn stick's does
+    with pytest.raises(OSError, match="Input/output error"):
+        Files().copy(unreadable, tmp_path / "copy")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_stick_has_the_code_for_the_first_account(box: Box, publisher: Path, tmp_path: Path) -> None:

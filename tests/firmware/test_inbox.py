@@ -83,3 +83,16 @@ def test_an_update_shows_how_far_it_is_before_the_box_starts_again(
     inbox.take(box, restart=lambda: restarts.append(True), reload=pytest.fail)
     assert seen[0]["working"] and seen[0]["said"] == ["system.raucb:  50 %  copying image"]
     assert restarts == [True] and report(box)["said"] == ["system.raucb: 2.0 is installed"]
+
+
+def test_the_page_waits_no_longer_whatever_went_wrong(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    def take(_box: Box, _own: Path, say: inbox.handover.Say, by_hand: bool) -> inbox.handover.Outcome:
+        say("system.raucb:  50 %  copying image")
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(inbox.handover, "take", take)
+    hand_over(box)
+    with pytest.raises(RuntimeError):
+        inbox.take(box)
+    assert not report(box)["working"] and report(box)["said"] == ["system.raucb:  50 %  copying image"]
+    assert not (box.firmware_data / "incoming").exists()
