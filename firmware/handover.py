@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from firmware import datadisk, models, provisioning, service, update
+from firmware import datadisk, models, provisioning, service, trial, update
 from firmware.box import Box
 from firmware.errors import FirmwareError
 
@@ -100,9 +100,13 @@ def _update(box: Box, path: Path, say: Say) -> tuple[str, bool]:
     offered = update.judge(box, path)
     if offered.version == box.release().version:
         return f"{offered} runs already", False
-    failed = [line for line in box.history() if line["event"] == "failed" and line.get("version") == offered.version]
+    history = box.history()
+    failed = [line for line in history if line["event"] == "failed" and line.get("version") == offered.version]
     if failed:
         return f"{offered} was tried here and did not prove itself: {failed[-1].get('why')}", False
+    installed = [line["version"] for line in history if line["event"] == "installed"]
+    if trial.fell_back(box.boot()) and installed[-1:] == [offered.version]:  # it hung, and could write no event
+        return f"{offered} was tried here and used up its starts; `scanside-firmware update install` tries again", False
 
     def progress(percent: int, what: str) -> None:
         if percent % 10 == 0:

@@ -16,7 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from firmware import bundle, health, keys, trial, update
+from firmware import bundle, handover, health, keys, trial, update
 from firmware.box import Box
 from firmware.cli import main
 from firmware.errors import FirmwareError, RefusedError
@@ -166,6 +166,23 @@ def test_an_update_that_hangs_falls_back_with_its_ledger(box: Box, second: Path)
     start(box, "a", "1.0.0")
     trial.prepare(box)
     assert ledger_is(box) == (5, 3)
+
+
+@needs_rauc
+def test_an_update_that_hangs_is_not_tried_again_from_a_stick_that_is_still_there(box: Box, second: Path) -> None:
+    def brought() -> str:
+        (said,) = handover.take(box, second.parent, print, by_hand=True).said
+        return said
+
+    assert "is installed" in brought()
+    for _ in range(3):
+        assert loader_boots(box.esp) == "b"
+        start(box, "b", "2.0.0")
+    assert loader_boots(box.esp) == "a"
+    start(box, "a", "1.0.0")
+    assert "was tried here and used up its starts" in brought()
+    assert loader_boots(box.esp) == "a"
+    assert "is installed" in command(box, "install", second)  # who stands at the box may
 
 
 @needs_rauc
