@@ -83,7 +83,7 @@ def _acts(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterator[tuple[str
     for path in sorted(folder.glob("*.scanside")):
         yield path.name, lambda path=path: (models.install(box, path), False)  # type: ignore[misc]
     for path in sorted(folder.glob("*.raucb")):
-        yield path.name, lambda path=path: _update(box, path, say)  # type: ignore[misc]
+        yield path.name, lambda path=path: _copied_update(box, path, say)  # type: ignore[misc]
     if by_hand and token.exists():
         yield token.name, lambda: (service.open_shell(box, token.read_text()), False)
 
@@ -93,6 +93,11 @@ def _configure(box: Box, site: Path, by_hand: bool) -> str:
     if provisioning.people(box) and not by_hand:  # a stick brings their codes back
         said += "; invite whom it names on the page Accounts"
     return said
+
+
+def _copied_update(box: Box, path: Path, say: Say) -> tuple[str, bool]:
+    with update.own_copy(box, path) as mine:
+        return _update(box, mine, say)
 
 
 def _update(box: Box, path: Path, say: Say) -> tuple[str, bool]:

@@ -38,7 +38,7 @@ def take(
 
     ``tell`` is told them before anything starts again, and how far an update is.
     """
-    inbox, own = box.data / "inbox", box.firmware_data / "incoming"
+    inbox, own = box.data / "inbox", box.incoming / "page"
     (inbox / "go").unlink(missing_ok=True)
     said: list[str] = []
 

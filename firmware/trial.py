@@ -26,6 +26,7 @@ def prepare(box: Box) -> str:
 
     Returns what was done, as a sentence; empty where nothing was.
     """
+    shutil.rmtree(box.incoming, ignore_errors=True)
     boot = box.boot()
     kept = _kept(box)
     here = boot.state(boot.current())

@@ -10,15 +10,18 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from firmware import bundle, health, trial
 from firmware.boot import BootBackend, named, other
 from firmware.box import Box
+from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
 from firmware.policy import Offered, check, check_clock
 
+_LEAST_FREE = 64 << 20  # bytes that a copy leaves on the data partition
 _PERCENT = re.compile(r"^\s*(\d+)%\s+(.*)$")
 
 
@@ -56,9 +59,38 @@ def install(box: Box, path: Path, say: Callable[[int, str], None], allow_older: 
         RAUC did not install it; the slot that runs stays what starts.
     """
     _refuse_on_trial(box)
-    offered = judge(box, path, allow_older)
-    write(box, path, offered, say)
+    with own_copy(box, path) as mine:
+        offered = judge(box, mine, allow_older)
+        write(box, mine, offered, say)
     return offered
+
+
+@contextmanager
+def own_copy(box: Box, path: Path) -> Iterator[Path]:
+    """A bundle on the data partition, so that what is judged is what RAUC then reads: a stick may answer otherwise.
+
+    Raises
+    ------
+    FirmwareError
+        There is no room for it.
+    """
+    if path.is_relative_to(box.incoming) or not path.is_file():  # `judge` says that there is none
+        yield path
+        return
+    folder = box.incoming / "update"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True)
+    try:
+        size, free = path.stat().st_size, shutil.disk_usage(folder).free
+        if free < size + _LEAST_FREE:
+            raise FirmwareError(
+                f"{path.name} has {size >> 20} MiB, and the data partition only {free >> 20} MiB left",
+                hint="remove old results first, then try again",
+            )
+        Files().copy(path, folder / path.name)
+        yield folder / path.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(box: Box, path: Path, offered: Offered, say: Callable[[int, str], None]) -> None:
@@ -114,7 +146,7 @@ def confirm(box: Box, look: Callable[[], Sequence[health.Finding]]) -> str:
         if on_trial:
             boot.mark_good(here)
             box.remember_if_possible("good", slot=here, version=box.release().version)
-        box.raise_floor()
+        box.raise_floor(here)
         trial.forget(box)
         return "good"
     if not on_trial:
@@ -126,13 +158,20 @@ def confirm(box: Box, look: Callable[[], Sequence[health.Finding]]) -> str:
 
 
 def roll_back(box: Box) -> None:
-    """A person wants the other slot back; it must have been good, and of the same epoch (it was installed after it)."""
+    """A person wants the other slot back; it must have been good, and of no earlier epoch than ran here."""
     boot = box.boot()
     target = other(boot.current())
     if boot.state(target) != "good":
         raise RefusedError(
             f"slot {target} is {boot.state(target)}, so there is nothing to go back to",
             hint="install a bundle instead",
+        )
+    epoch = box.proved_epoch(target)
+    if epoch is None or epoch < box.floor().epoch:
+        raise RefusedError(
+            f"slot {target} is of {'an unknown epoch' if epoch is None else f'epoch {epoch}'}, and a release of epoch "
+            f"{box.floor().epoch} ran here",
+            hint="install a bundle of this epoch or a later one",
         )
     boot.try_next(target, f"Scanside (slot {target}, on request)")
     box.remember("rolled_back", slot=target)

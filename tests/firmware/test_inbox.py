@@ -34,7 +34,7 @@ def test_what_is_signed_is_taken_and_the_page_can_tell_it(box: Box, publisher: P
     said = inbox.take(box, restart=pytest.fail, reload=loaded.append)
     assert said[0] == "site.toml: configuration 1 is in place"
     assert said[1].startswith("broken.raucb: REFUSED")
-    assert loaded == [box] and not list(folder.iterdir()) and not (box.firmware_data / "incoming").exists()
+    assert loaded == [box] and not list(folder.iterdir()) and not (box.incoming / "page").exists()
     told = report(box)
     assert told["said"] == said and not told["working"] and told["box"] == "5eedb0c5"
     assert isinstance(told["request"], str) and x509.load_pem_x509_csr(told["request"].encode())
@@ -95,4 +95,4 @@ def test_the_page_waits_no_longer_whatever_went_wrong(box: Box, monkeypatch: pyt
     with pytest.raises(RuntimeError):
         inbox.take(box)
     assert not report(box)["working"] and report(box)["said"] == ["system.raucb:  50 %  copying image"]
-    assert not (box.firmware_data / "incoming").exists()
+    assert not (box.incoming / "page").exists()

@@ -197,12 +197,60 @@ def test_an_install_that_breaks_off_changes_nothing(box: Box, second: Path, monk
 
 @needs_rauc
 def test_a_person_goes_back(box: Box, second: Path) -> None:
+    update.confirm(box, lambda: FINE)
     command(box, "install", second)
     loader_boots(box.esp)
     start(box, "b", "2.0.0")
     update.confirm(box, lambda: FINE)
     assert "starts next" in command(box, "roll-back")
     assert loader_boots(box.esp) == "a"
+
+
+@needs_rauc
+@pytest.mark.parametrize("known", [True, False])
+def test_a_person_does_not_go_back_to_an_earlier_epoch(box: Box, second: Path, known: bool) -> None:
+    if known:
+        update.confirm(box, lambda: FINE)
+    command(box, "install", second)
+    loader_boots(box.esp)
+    start(box, "b", "2.0.0", epoch=2 if known else 1)
+    update.confirm(box, lambda: FINE)
+    assert f"slot a is of {'epoch 1' if known else 'an unknown epoch'}" in command(box, "roll-back")
+    assert loader_boots(box.esp) == "b"
+
+
+@needs_rauc
+def test_what_is_installed_is_what_was_judged(
+    box: Box, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stick that answers otherwise the second time."""
+    stick, judged = tmp_path / "stick.raucb", update.judge
+    shutil.copy(second, stick)
+
+    def judge(box: Box, path: Path, allow_older: bool = False) -> Offered:
+        offered = judged(box, path, allow_older)
+        stick.write_bytes(b"evil")
+        return offered
+
+    monkeypatch.setattr(update, "judge", judge)
+    monkeypatch.setenv("FAKE_RAUC_READS", str(tmp_path / "read"))
+    assert "is installed" in command(box, "install", stick)
+    assert (tmp_path / "read").read_bytes() == second.read_bytes()
+    assert not list(box.incoming.iterdir())
+
+
+@needs_rauc
+def test_an_update_without_room_says_so(box: Box, second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 30, 1 << 30, 9 << 20))
+    assert "the data partition only 9 MiB left" in command(box, "install", second)
+    assert loader_boots(box.esp) == "a"
+
+
+def test_what_a_cut_left_of_a_copy_goes_at_the_next_start(box: Box) -> None:
+    (box.incoming / "update").mkdir(parents=True)
+    (box.incoming / "update" / "half.raucb").touch()
+    trial.prepare(box)
+    assert not box.incoming.exists()
 
 
 def test_nothing_to_go_back_to(box: Box) -> None:
