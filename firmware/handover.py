@@ -14,6 +14,7 @@ from pathlib import Path
 from firmware import datadisk, models, provisioning, service, trial, update
 from firmware.box import Box
 from firmware.errors import FirmwareError
+from firmware.incoming import own_copy
 
 Say = Callable[[str], None]
 
@@ -58,12 +59,17 @@ def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
             done, again = act()
         except FirmwareError as error:
             outcome.said.append(f"{what}: REFUSED: {error}")
-        except (OSError, ValueError, subprocess.SubprocessError) as error:  # a worn stick, a full disk, no text
+        except (
+            OSError,
+            LookupError,
+            ValueError,
+            subprocess.SubprocessError,
+        ) as error:  # a worn stick, a full disk, no text
             outcome.said.append(f"{what}: REFUSED: it can't be taken: {error}")
         else:
             outcome.said.append(f"{what}: {done}")
             outcome.restart |= again
-            outcome.changed |= what in ("site.toml", "certificate.pem") or what.endswith(".scanside")
+            outcome.changed |= what in ("site.toml", "certificate.pem")
     return outcome
 
 
@@ -96,7 +102,7 @@ def _configure(box: Box, site: Path, by_hand: bool) -> str:
 
 
 def _copied_update(box: Box, path: Path, say: Say) -> tuple[str, bool]:
-    with update.own_copy(box, path) as mine:
+    with own_copy(box, path) as mine:
         return _update(box, mine, say)
 
 

@@ -50,7 +50,7 @@ def take(
     write_report(box, working=True)
     try:
         shutil.rmtree(own, ignore_errors=True)
-        own.mkdir(mode=0o700, parents=True)
+        own.mkdir(parents=True)
         refused = [f"{name}: REFUSED: {why}" for name, why in _fetch(inbox, own)]
         outcome = handover.take(box, own, say, by_hand=False)
         said = [*refused, *outcome.said] or ["nothing that a box takes was handed over"]

@@ -167,6 +167,9 @@ def _use(box: Box, tables: dict[str, Any], ask: health.Ask) -> None:
     folder = box.configuration.parent
     trial = folder / "trial.toml"
     appliance = {**tables.get("appliance", {}), "data_dir": str(box.data), "box": {"report": str(box.report)}}
+    models, trusted = appliance.setdefault("models", {}), str(box.trust / "models")
+    if isinstance(models, dict):  # otherwise the appliance says what is wrong
+        appliance["models"] = {**models, "trusted_keys": [*models.get("trusted_keys", ()), trusted]}
     Files().write(trial, toml(appliance).encode())
     box.runtime.mkdir(parents=True, exist_ok=True)
     done = ask(("conformance", "--config", str(trial), "--to", str(box.runtime / "conformance.md")))

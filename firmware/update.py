@@ -10,18 +10,16 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from firmware import bundle, health, trial
 from firmware.boot import BootBackend, named, other
 from firmware.box import Box
-from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
+from firmware.incoming import own_copy
 from firmware.policy import Offered, check, check_clock
 
-_LEAST_FREE = 64 << 20  # bytes that a copy leaves on the data partition
 _PERCENT = re.compile(r"^\s*(\d+)%\s+(.*)$")
 
 
@@ -63,34 +61,6 @@ def install(box: Box, path: Path, say: Callable[[int, str], None], allow_older: 
         offered = judge(box, mine, allow_older)
         write(box, mine, offered, say)
     return offered
-
-
-@contextmanager
-def own_copy(box: Box, path: Path) -> Iterator[Path]:
-    """A bundle on the data partition, so that what is judged is what RAUC then reads: a stick may answer otherwise.
-
-    Raises
-    ------
-    FirmwareError
-        There is no room for it.
-    """
-    if path.is_relative_to(box.incoming) or not path.is_file():  # `judge` says that there is none
-        yield path
-        return
-    folder = box.incoming / "update"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(mode=0o700, parents=True)
-    try:
-        size, free = path.stat().st_size, shutil.disk_usage(folder).free
-        if free < size + _LEAST_FREE:
-            raise FirmwareError(
-                f"{path.name} has {size >> 20} MiB, and the data partition only {free >> 20} MiB left",
-                hint="remove old results first, then try again",
-            )
-        Files().copy(path, folder / path.name)
-        yield folder / path.name
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(box: Box, path: Path, offered: Offered, say: Callable[[int, str], None]) -> None:
