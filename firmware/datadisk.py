@@ -42,6 +42,9 @@ def open_data(box: Box) -> dict[str, Any]:
     device = partition = find_partition(box) or _make_partition(box)
     made = False
     kind = _file_system(partition)
+    if kind == "crypto_LUKS" and _never_finished(partition):
+        _call("wipefs", "--all", "--quiet", str(partition))
+        kind = ""
     if not kind:
         kind, made = ("crypto_LUKS" if _TPM.exists() else "ext4"), True
         if kind == "crypto_LUKS":
@@ -136,7 +139,7 @@ def erase(box: Box) -> str:
     if encrypted:
         _call("systemd-cryptsetup", "detach", "data")
         _call("cryptsetup", "erase", "--batch-mode", str(device))
-        if json.loads(_call("cryptsetup", "luksDump", "--dump-json-metadata", str(device)))["keyslots"]:
+        if _luks(device)["keyslots"]:
             raise FirmwareError(f"{device} still has a key slot", hint="destroy the disk instead")
         _overwrite(device, 32 << 20)
         return "all key slots of the data partition were destroyed and its header written over"
@@ -192,6 +195,18 @@ def _encrypt(box: Box, partition: Path) -> None:
     kept.write_text(recovery)
     _call("systemd-cryptenroll", unlock, "--wipe-slot=password", str(partition))
     key.unlink()
+
+
+def _never_finished(partition: Path) -> bool:
+    """A cut came while it was made: what `_encrypt` enrolls is not there, and the first key went with the start.
+
+    Whatever has a token may have been in use, such as with the recovery key in another machine, and is left as it is.
+    """
+    return not _luks(partition)["tokens"]
+
+
+def _luks(device: Path) -> dict[str, Any]:
+    return dict(json.loads(_call("cryptsetup", "luksDump", "--dump-json-metadata", str(device))))
 
 
 def _unlock(partition: Path) -> None:

@@ -89,3 +89,24 @@ def test_there_is_one_data_partition(box: Box, tmp_path: Path) -> None:
     has_partitions(tmp_path, vda=None, vda4=DATA, vda5=DATA)
     with pytest.raises(FirmwareError, match="/dev/vda has several data partitions: /dev/vda4, /dev/vda5"):
         datadisk.open_data(box)
+
+
+@pytest.mark.parametrize(("tokens", "again"), [({}, True), ({"0": {"type": "systemd-tpm2"}}, False)])
+def test_a_data_partition_that_a_cut_left_half_made_is_made_again(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: dict[str, object], again: bool
+) -> None:
+    runs_from(box, "virtual/block/dm-0", "pci0000:00/0000:00:02.0/virtio1/block/vda/vda2")
+    has_partitions(tmp_path, vda=None, vda4=DATA)
+    monkeypatch.setattr(datadisk, "_TPM", tmp_path)  # there is one
+    dump = json.dumps({"keyslots": {"0": {}}, "tokens": tokens})
+    program(tmp_path, "cryptsetup", f"[ $1 != luksDump ] || echo '{dump}'")
+    program(tmp_path, "blkid", 'case "$*" in */dev/vda4*) echo crypto_LUKS;; *) exit 2;; esac')
+    program(tmp_path, "systemd-cryptenroll", "echo recovery-key")
+    for name in ("wipefs", "systemd-cryptsetup", "mkfs.ext4"):
+        program(tmp_path, name)
+    program(tmp_path, "mount", "exit 1")
+    with pytest.raises(FirmwareError, match="`mount"):
+        datadisk.open_data(box)
+    made = [line.split()[0] + " " + line.split()[1] for line in calls(tmp_path)]
+    assert made[-2:] == ["mkfs.ext4 -q", "mount -o"]
+    assert ("wipefs --all" in made) == ("cryptsetup luksFormat" in made) == again
