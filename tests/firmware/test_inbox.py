@@ -64,6 +64,17 @@ def test_links_and_pipes_of_the_pages_process_lead_nowhere(box: Box, tmp_path: P
     assert "of root" not in json.dumps(report(box))
 
 
+def test_an_inbox_that_is_a_link_leads_nowhere(box: Box, publisher: Path, tmp_path: Path) -> None:  # noqa: F811
+    elsewhere = tmp_path / "of root"
+    site(elsewhere, publisher, 3, "PAGE")
+    (elsewhere / "go").touch()
+    (elsewhere / "other").touch()
+    (box.data / "inbox").symlink_to(elsewhere)
+    assert inbox.take(box, restart=pytest.fail, reload=pytest.fail) == ["nothing that a box takes was handed over"]
+    assert {path.name for path in elsewhere.iterdir()} == {"site.toml", "site.toml.sig", "go", "other"}
+    assert not (box.data / "inbox").is_symlink()
+
+
 def test_an_update_shows_how_far_it_is_before_the_box_starts_again(
     box: Box,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
