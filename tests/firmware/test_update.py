@@ -277,6 +277,22 @@ def test_a_system_that_fails_is_left_although_data_can_not_be_written(box: Box) 
     assert loader_boots(box.esp) == "a"
 
 
+def test_what_a_power_cut_left_in_the_landing_survives_a_fall_back(box: Box) -> None:
+    """The new system gives it a row in its own ledger, and takes the slot away; the earlier ledger has no row of it."""
+    slot, other = box.data / "spool" / "landing" / "slot.part", box.data / "spool" / "landing" / "later.part"
+    slot.parent.mkdir(parents=True)
+    slot.write_bytes(b"acknowledged")
+    ledger(box, 5, 3)
+    entries = on_trial(box)
+    trial.prepare(box)
+    slot.unlink()
+    other.write_bytes(b"")  # one that the new system made ahead of time
+    (entries / "scanside-b+2-1.conf").rename(entries / "scanside-b+0-3.conf")
+    start(box, "a", "1.0.0")
+    trial.prepare(box)
+    assert slot.read_bytes() == b"acknowledged" and other.exists() and slot.stat().st_nlink == 1
+
+
 @pytest.mark.parametrize("cut", ["half", "mark"])
 def test_a_power_cut_while_the_ledger_is_kept_or_brought_back(box: Box, cut: str) -> None:
     ledger(box, 5, 3)
