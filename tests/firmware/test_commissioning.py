@@ -304,6 +304,25 @@ def test_what_can_not_be_copied_leaves_nothing_beside(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_exported_logs_hold_no_code_and_no_name_of_a_file(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(box.data / "ledger.sqlite3")
+    store.set_component("drop_folder", {"state": "ready", "problems": {"Doe^John.dcm": "can't be read"}})
+    accounts = Accounts(box.data / "ledger.sqlite3")
+    said = f"make the first account with the one-time code {accounts.new_code()}"
+    accounts.close()
+    store.close()
+    (tmp_path / "bin" / "journalctl").write_text(f"#!/bin/sh\necho '{said}'\n")
+    (tmp_path / "bin" / "journalctl").chmod(0o755)
+    provisioning.export_logs(box, tmp_path / "logs")
+    exported = {path.name: path.read_text() for path in (tmp_path / "logs").iterdir()}
+    assert exported["journal.txt"] == "make the first account with the one-time code (code left out)\n"
+    state = json.loads(exported["status.json"])
+    assert state["counts"]["received"] == 0 and "drop_folder" in state["parts"]
+    assert not any("Doe" in text for text in exported.values())
+
+
 def test_the_stick_has_the_code_for_the_first_account(box: Box, publisher: Path, tmp_path: Path) -> None:
     folder, answer = tmp_path / "stick", tmp_path / "stick" / "scanside-5eedb0c5" / "first-account.txt"
     site(folder, publisher, 1)
