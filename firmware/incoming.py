@@ -26,7 +26,7 @@ def own_copy(box: Box, path: Path) -> Iterator[Path]:
     if path.is_relative_to(box.incoming) or not path.is_file():  # who judges it says that there is none
         yield path
         return
-    folder = box.incoming / path.suffix.removeprefix(".")
+    folder = box.incoming / f"copy{path.suffix}"  # an update and a model may come at once
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
