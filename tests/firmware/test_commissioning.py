@@ -250,6 +250,13 @@ def reads(box: Box) -> set[str]:
     return {f"{row['model']} {row['version']}" for row in json.loads(done.stdout) if row["reads"]}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_what_the_appliance_makes_for_root_is_its_own_users(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65533)
+    done = health.scanside((), program="id", owner=tmp_path)
+    assert re.findall(r"=(\d+)", done.stdout) == ["65534", "65533", "65533"], done
+
+
 def test_models_that_are_turned_away(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(box.data / "ledger.sqlite3").close()
     before = reads(box)
