@@ -106,6 +106,15 @@ def contents(config: Config) -> Iterable[tuple[str, Any]]:
     )
 
 
+def told_health(config: Config) -> dict[str, Any]:
+    """What ``health.json`` of the bundle says."""
+    store = Store(config.ledger_path, read_only=True)
+    try:
+        return _health(config, health(config, store))
+    finally:
+        store.close()
+
+
 def versions() -> dict[str, Any]:
     cpu, flags = receipt.processor()
     system = machine.system()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from firmware.boot import BootBackend
+from firmware.boot import BootBackend, SlotName
 from firmware.boot.nvbootctrl import NvBootCtrl
 from firmware.boot.sd_boot import SdBoot
 from firmware.durable import Files, flush_folder
@@ -34,6 +35,11 @@ class Box:
     def firmware_data(self) -> Path:
         """What this package remembers, on the data partition."""
         return self.root / "data" / "firmware"
+
+    @property
+    def incoming(self) -> Path:
+        """Copies of what is being taken, a folder for each way in; what a cut left there goes at the next start."""
+        return self.firmware_data / "incoming"
 
     @property
     def configuration(self) -> Path:
@@ -82,11 +88,16 @@ class Box:
         own, kept = self.release(), self._state().get("floor")
         return max(own, Release(kept["version"], kept["epoch"]), key=Release.key) if kept else own
 
-    def raise_floor(self) -> None:
-        """The release that runs was proved good."""
-        floor = self.floor()
-        state = {**self._state(), "floor": {"version": floor.version, "epoch": floor.epoch}}
+    def raise_floor(self, slot: SlotName) -> None:
+        """The release that runs in this slot was proved good."""
+        floor, state = self.floor(), self._state()
+        state["floor"] = {"version": floor.version, "epoch": floor.epoch}
+        state["proved"] = {**state.get("proved", {}), slot: self.release().epoch}
         Files().write(self.firmware_data / "state.json", json.dumps(state).encode())
+
+    def proved_epoch(self, slot: SlotName) -> int | None:
+        """Of what was last proved good in a slot; None where this data partition has not seen it."""
+        return self._state().get("proved", {}).get(slot)
 
     def lower_floor(self, release: Release) -> None:
         """A person at the box asked for an older release; its epoch can't go down with it."""
@@ -108,6 +119,11 @@ class Box:
             file.flush()
             os.fsync(file.fileno())
         flush_folder(self.firmware_data)
+
+    def remember_if_possible(self, event: str, **what: Any) -> None:
+        """`remember`, where what comes next matters more than the line; without it where data can't be written."""
+        with contextlib.suppress(OSError):
+            self.remember(event, **what)
 
     def history(self) -> list[dict[str, Any]]:
         """The latest lines; one that a power cut has torn is left out."""

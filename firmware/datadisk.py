@@ -20,7 +20,7 @@ from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError
 
-_PARTITION = Path("/dev/disk/by-partlabel/data")
+_TYPE = "8f1c0a52-6d3e-4f57-9c0b-5c414e534944"  # as in 50-data.conf
 _MAPPED = Path("/dev/mapper/data")
 _TPM = Path("/dev/tpmrm0")
 _PCRS = "7"
@@ -39,19 +39,20 @@ _WRITERS = (
 
 def open_data(box: Box) -> dict[str, Any]:
     """Make what is missing, open, check, mount; what there is now, as `status` says it."""
-    if not _PARTITION.exists():
-        _make_partition()
+    device = partition = find_partition(box) or _make_partition(box)
     made = False
-    kind = _file_system(_PARTITION)
+    kind = _file_system(partition)
+    if kind == "crypto_LUKS" and _never_finished(partition):
+        _call("wipefs", "--all", "--quiet", str(partition))
+        kind = ""
     if not kind:
         kind, made = ("crypto_LUKS" if _TPM.exists() else "ext4"), True
         if kind == "crypto_LUKS":
-            _encrypt(box)
-    device = _PARTITION
+            _encrypt(box, partition)
     if kind == "crypto_LUKS":
         device = _MAPPED
         if not device.exists():
-            _unlock()
+            _unlock(partition)
     if not _file_system(device):
         _call("mkfs.ext4", "-q", "-L", "data", "-m", "1", str(device))
     else:
@@ -62,6 +63,36 @@ def open_data(box: Box) -> dict[str, Any]:
     said = {"encrypted": kind == "crypto_LUKS", "made": made}
     Files().write(box.runtime / "data.json", json.dumps(said).encode())
     return said
+
+
+def find_partition(box: Box) -> Path | None:
+    """The data partition on the disk that the system runs from; None before it was made. Labels are not asked: any disk
+    or stick may have one.
+
+    Raises
+    ------
+    FirmwareError
+        There are several.
+    """
+    listed = json.loads(_call("lsblk", "--json", "--list", "--output", "PATH,PARTTYPE", f"/dev/{_disk(box)}"))
+    found = [Path(row["path"]) for row in listed["blockdevices"] if (row["parttype"] or "").lower() == _TYPE]
+    if len(found) > 1:
+        raise FirmwareError(
+            f"/dev/{_disk(box)} has several data partitions: {', '.join(map(str, found))}",
+            hint="one of them is not this box's: look at the disk on another machine, or flash it again",
+        )
+    return found[0] if found else None
+
+
+def _disk(box: Box) -> str:
+    """The name of the disk beneath the running root, whatever lies between, such as dm-verity."""
+    number = box.root.stat().st_dev
+    node = (box.root / f"sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
+    while below := sorted((node / "slaves").glob("*")):
+        if len(below) > 1:
+            raise FirmwareError(f"the root lies on several disks: {', '.join(each.name for each in below)}")
+        node = below[0].resolve()
+    return node.parent.name if (node / "partition").exists() else node.name
 
 
 def status(box: Box) -> str:
@@ -85,7 +116,8 @@ def take_recovery_key(box: Box) -> str:
     except OSError as error:
         raise FirmwareError(
             "no recovery key is waiting: it is shown once, after the data partition was made",
-            hint="make a new one with: systemd-cryptenroll --unlock-tpm2-device=auto --recovery-key " + str(_PARTITION),
+            hint="make a new one with: systemd-cryptenroll --unlock-tpm2-device=auto --recovery-key "
+            + str(find_partition(box)),
         ) from error
     path.unlink()
     return key
@@ -99,13 +131,15 @@ def erase(box: Box) -> str:
 
     Returns what was done, as a sentence for the record.
     """
-    device = _PARTITION.resolve()
+    device = find_partition(box)
+    if device is None:
+        raise FirmwareError(f"/dev/{_disk(box)} has no data partition", hint="the next start makes one")
     encrypted = _file_system(device) == "crypto_LUKS"
     _release(box)
     if encrypted:
         _call("systemd-cryptsetup", "detach", "data")
         _call("cryptsetup", "erase", "--batch-mode", str(device))
-        if json.loads(_call("cryptsetup", "luksDump", "--dump-json-metadata", str(device)))["keyslots"]:
+        if _luks(device)["keyslots"]:
             raise FirmwareError(f"{device} still has a key slot", hint="destroy the disk instead")
         _overwrite(device, 32 << 20)
         return "all key slots of the data partition were destroyed and its header written over"
@@ -133,43 +167,56 @@ def _overwrite(device: Path, length: int | None) -> None:
             raise FirmwareError(f"{device} does not keep what is written over it", hint="destroy the disk instead")
 
 
-def _make_partition() -> None:
-    root = Path("/dev/disk/by-partlabel/root-a").resolve()
-    parent = _call("lsblk", "--noheadings", "--output", "PKNAME", str(root)).strip().splitlines()[0]
-    _call("systemd-repart", "--dry-run=no", "--no-pager", "--definitions=/usr/lib/scanside/repart.d", f"/dev/{parent}")
+def _make_partition(box: Box) -> Path:
+    disk = f"/dev/{_disk(box)}"
+    _call("systemd-repart", "--dry-run=no", "--no-pager", "--definitions=/usr/lib/scanside/repart.d", disk)
     _call("udevadm", "settle", "--timeout=60")
-    if not _PARTITION.exists():
+    made = find_partition(box)
+    if made is None:
         raise FirmwareError(
-            f"/dev/{parent} has no room for a data partition", hint="flash a disk of the size that the image asks for"
+            f"{disk} has no room for a data partition", hint="flash a disk of the size that the image asks for"
         )
+    return made
 
 
-def _encrypt(box: Box) -> None:
+def _encrypt(box: Box, partition: Path) -> None:
     box.runtime.mkdir(parents=True, exist_ok=True)
     key = box.runtime / "first-key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(64))
     # The first key is random and goes at once: its derivation needs no rounds.
     _call("cryptsetup", "luksFormat", "--batch-mode", "--type=luks2", "--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000",
-          f"--key-file={key}", str(_PARTITION))  # fmt: skip
+          f"--key-file={key}", str(partition))  # fmt: skip
     unlock = f"--unlock-key-file={key}"
-    _call("systemd-cryptenroll", unlock, "--tpm2-device=auto", f"--tpm2-pcrs={_PCRS}", str(_PARTITION))
-    recovery = _call("systemd-cryptenroll", unlock, "--recovery-key", str(_PARTITION)).strip().splitlines()[-1].strip()
+    _call("systemd-cryptenroll", unlock, "--tpm2-device=auto", f"--tpm2-pcrs={_PCRS}", str(partition))
+    recovery = _call("systemd-cryptenroll", unlock, "--recovery-key", str(partition)).strip().splitlines()[-1].strip()
     kept = box.runtime / "recovery-key"
     kept.touch(mode=0o600)
     kept.write_text(recovery)
-    _call("systemd-cryptenroll", unlock, "--wipe-slot=password", str(_PARTITION))
+    _call("systemd-cryptenroll", unlock, "--wipe-slot=password", str(partition))
     key.unlink()
 
 
-def _unlock() -> None:
+def _never_finished(partition: Path) -> bool:
+    """A cut came while it was made: what `_encrypt` enrolls is not there, and the first key went with the start.
+
+    Whatever has a token may have been in use, such as with the recovery key in another machine, and is left as it is.
+    """
+    return not _luks(partition)["tokens"]
+
+
+def _luks(device: Path) -> dict[str, Any]:
+    return dict(json.loads(_call("cryptsetup", "luksDump", "--dump-json-metadata", str(device))))
+
+
+def _unlock(partition: Path) -> None:
     try:
-        _call("systemd-cryptsetup", "attach", "data", str(_PARTITION), "-", "tpm2-device=auto,headless=true")
+        _call("systemd-cryptsetup", "attach", "data", str(partition), "-", "tpm2-device=auto,headless=true")
     except FirmwareError as error:
         raise FirmwareError(
             f"the TPM does not open the data partition: {error.message}",
             hint="did the firmware's Secure Boot keys change, or is this disk from another box? Open it with the "
-            f"recovery key: systemd-cryptsetup attach data {_PARTITION}",
+            f"recovery key: systemd-cryptsetup attach data {partition}",
         ) from error
 
 

@@ -7,6 +7,7 @@ any of them, and what must not be lost is not renamed there but copied.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -46,10 +47,15 @@ class Files:
     def _beside(self, path: Path) -> Iterator[tuple[Path, BinaryIO]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.part")
-        with temporary.open("wb") as file:
-            yield temporary, file
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with temporary.open("wb") as file:
+                yield temporary, file
+                file.flush()
+                os.fsync(file.fileno())
+        except Exception:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def flush_folder(folder: Path) -> None:

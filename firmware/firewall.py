@@ -1,7 +1,8 @@
 """The packet filter: what the appliance's configuration opens, and nothing else.
 
 While a new system is on trial nothing is open, so that no scanner gets an acknowledgement from a system that may be
-sent back with its ledger.
+sent back with its ledger; and nothing goes out but what the network itself needs, since the earlier system would send
+it again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,18 @@ table inet scanside {{
     chain forward {{
         type filter hook forward priority filter; policy drop;
     }}
-}}
+{output}}}
+"""
+# Refused at once, not dropped: what tries would otherwise wait, and the check of the new system with it.
+_OUTPUT_ON_TRIAL = """    chain output {
+        type filter hook output priority filter; policy drop;
+        oifname "lo" accept
+        ct state established,related accept
+        icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit, mld2-listener-report } accept
+        udp dport { 53, 67, 123, 547 } accept
+        tcp dport 53 accept
+        reject
+    }
 """
 
 
@@ -37,7 +49,8 @@ def rules(configuration: dict[str, Any], on_trial: bool = False) -> str:
     """An nftables ruleset for a configuration (the appliance's TOML as tables)."""
     lines = [] if on_trial else list(_opened(configuration))
     comment = "        # a new system is on trial: nothing is opened yet\n" if on_trial else ""
-    return _RULES.format(ports=comment + "".join(f"        {line}\n" for line in lines))
+    ports = comment + "".join(f"        {line}\n" for line in lines)
+    return _RULES.format(ports=ports, output=_OUTPUT_ON_TRIAL if on_trial else "")
 
 
 def _opened(configuration: dict[str, Any]) -> list[str]:
@@ -73,7 +86,7 @@ def apply(box: Box) -> str:
     except (OSError, ValueError) as error:
         tables = {"storage_scp": {"enabled": False}, "web": {"enabled": False}}
         reason = f"{box.configuration}: {error}"
-        box.remember("closed", why=reason)  # without a configuration nothing is open
+        box.remember_if_possible("closed", why=reason)  # without a configuration nothing is open
     text = rules(tables, on_trial=boot.state(boot.current()) == "trial")
     done = subprocess.run(["nft", "--file", "-"], input=text, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:

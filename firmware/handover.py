@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from firmware import datadisk, models, provisioning, service, update
+from firmware import datadisk, models, provisioning, service, trial, update
 from firmware.box import Box
 from firmware.errors import FirmwareError
+from firmware.incoming import own_copy
 
 Say = Callable[[str], None]
 
@@ -58,10 +59,17 @@ def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
             done, again = act()
         except FirmwareError as error:
             outcome.said.append(f"{what}: REFUSED: {error}")
+        except (
+            OSError,
+            LookupError,
+            ValueError,
+            subprocess.SubprocessError,
+        ) as error:  # a worn stick, a full disk, no text
+            outcome.said.append(f"{what}: REFUSED: it can't be taken: {error}")
         else:
             outcome.said.append(f"{what}: {done}")
             outcome.restart |= again
-            outcome.changed |= what in ("site.toml", "certificate.pem") or what.endswith(".scanside")
+            outcome.changed |= what in ("site.toml", "certificate.pem")
     return outcome
 
 
@@ -81,7 +89,7 @@ def _acts(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterator[tuple[str
     for path in sorted(folder.glob("*.scanside")):
         yield path.name, lambda path=path: (models.install(box, path), False)  # type: ignore[misc]
     for path in sorted(folder.glob("*.raucb")):
-        yield path.name, lambda path=path: _update(box, path, say)  # type: ignore[misc]
+        yield path.name, lambda path=path: _copied_update(box, path, say)  # type: ignore[misc]
     if by_hand and token.exists():
         yield token.name, lambda: (service.open_shell(box, token.read_text()), False)
 
@@ -93,14 +101,23 @@ def _configure(box: Box, site: Path, by_hand: bool) -> str:
     return said
 
 
+def _copied_update(box: Box, path: Path, say: Say) -> tuple[str, bool]:
+    with own_copy(box, path) as mine:
+        return _update(box, mine, say)
+
+
 def _update(box: Box, path: Path, say: Say) -> tuple[str, bool]:
     """Not again what runs, nor what has failed here: a stick is still there after the restart."""
     offered = update.judge(box, path)
     if offered.version == box.release().version:
         return f"{offered} runs already", False
-    failed = [line for line in box.history() if line["event"] == "failed" and line.get("version") == offered.version]
+    history = box.history()
+    failed = [line for line in history if line["event"] == "failed" and line.get("version") == offered.version]
     if failed:
         return f"{offered} was tried here and did not prove itself: {failed[-1].get('why')}", False
+    installed = [line["version"] for line in history if line["event"] == "installed"]
+    if trial.fell_back(box.boot()) and installed[-1:] == [offered.version]:  # it hung, and could write no event
+        return f"{offered} was tried here and used up its starts; `scanside-firmware update install` tries again", False
 
     def progress(percent: int, what: str) -> None:
         if percent % 10 == 0:

@@ -44,12 +44,20 @@ Ask = Callable[[Sequence[str]], subprocess.CompletedProcess[str]]
 
 
 def scanside(
-    arguments: Sequence[str], program: str = "scanside", seconds: float = _SECONDS_FOR_WORK
+    arguments: Sequence[str], program: str = "scanside", seconds: float = _SECONDS_FOR_WORK, owner: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """One call of the appliance's command line; what can't be started or does not end counts as failed."""
+    """One call of the appliance's command line; what can't be started or does not end counts as failed.
+
+    Parameters
+    ----------
+    owner
+        Root calls as the user whom this belongs to, so that the appliance can read and write what is made.
+    """
     command = [program, *arguments]
+    known = owner.stat() if owner and os.geteuid() == 0 else None
+    user: dict[str, Any] = {"user": known.st_uid, "group": known.st_gid, "extra_groups": ()} if known else {}
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, **user)
     except (OSError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(command, 127, "", str(error))
 

@@ -14,7 +14,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,52 +38,76 @@ def take(
 
     ``tell`` is told them before anything starts again, and how far an update is.
     """
-    inbox, own = box.data / "inbox", box.firmware_data / "incoming"
-    (inbox / "go").unlink(missing_ok=True)
-    lines: list[str] = []
+    own = box.incoming / "page"
+    said: list[str] = []
 
     def say(line: str) -> None:
         tell(line)
-        lines.append(line)
-        write_report(box, working=True, said=lines)
+        said.append(line)
+        write_report(box, working=True, said=said)
 
-    write_report(box, working=True)
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(mode=0o700, parents=True)
     try:
-        refused = [f"{name}: REFUSED: {why}" for name, why in _fetch(inbox, own)]
+        with _opened(box.data / "inbox") as inbox:
+            write_report(box, working=True)
+            shutil.rmtree(own, ignore_errors=True)
+            own.mkdir(parents=True)
+            refused = [f"{name}: REFUSED: {why}" for name, why in _fetch(inbox, own)]
         outcome = handover.take(box, own, say, by_hand=False)
-    finally:
+        said = [*refused, *outcome.said] or ["nothing that a box takes was handed over"]
+        box.remember_if_possible("handed_over", said=said)
+    finally:  # otherwise the page would wait for it forever
         shutil.rmtree(own, ignore_errors=True)
-    said = [*refused, *outcome.said] or ["nothing that a box takes was handed over"]
-    box.remember("handed_over", said=said)
-    write_report(box, said=said)
+        write_report(box, said=said)
     for line in said:
         tell(line)
     outcome.follow(box, restart, reload)
     return said
 
 
-def _fetch(inbox: Path, own: Path) -> list[tuple[str, str]]:
+@contextlib.contextmanager
+def _opened(inbox: Path) -> Iterator[int | None]:
+    """The folder's descriptor, its ``go`` removed; None where there is none.
+
+    The page's process may put a link to any folder in its place, or do so later: all is done by the descriptor.
+    """
+    try:
+        folder = os.open(inbox, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield None
+        return
+    except NotADirectoryError:  # a link, too
+        inbox.unlink()
+        yield None
+        return
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink("go", dir_fd=folder)
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _fetch(inbox: int | None, own: Path) -> list[tuple[str, str]]:
     """Copy what has a name that is known, and empty the inbox; what could not be copied, and why."""
     failed = []
-    for path in sorted(inbox.iterdir()) if inbox.exists() else ():
-        if path.name.endswith(".part"):
+    for name in sorted(os.listdir(inbox)) if inbox is not None else ():  # noqa: PTH208 (a descriptor)
+        if name.endswith(".part"):
             continue  # the page is writing it
         try:
-            if _NAMES.fullmatch(path.name):
+            if _NAMES.fullmatch(name):
                 # What the page's process may have laid there is not followed, and no pipe is waited for.
-                with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as source:
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+                with os.fdopen(os.open(name, flags, dir_fd=inbox), "rb") as source:
                     if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
                         raise OSError(0, "it is no file")
-                    with (own / path.name).open("xb") as target:
+                    with (own / name).open("xb") as target:
                         shutil.copyfileobj(source, target, 1 << 20)
-            path.unlink()
+            os.unlink(name, dir_fd=inbox)
         except OSError as error:
-            failed.append((path.name, f"it can't be taken: {error.strerror}"))
-            (own / path.name).unlink(missing_ok=True)
+            failed.append((name, f"it can't be taken: {error.strerror}"))
+            (own / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
-                path.unlink()
+                os.unlink(name, dir_fd=inbox)
     return failed
 
 

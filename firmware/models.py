@@ -1,49 +1,70 @@
-"""Model packages, apart from the system: by their own keys, checked by the appliance itself, kept on data."""
+"""Model packages, apart from the system: by their own keys, checked, proved and kept by the appliance itself."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import shutil
-import tomllib
+import json
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from firmware import health
 from firmware.box import Box
-from firmware.durable import Files
-from firmware.errors import FirmwareError, RefusedError
-from firmware.provisioning import toml
+from firmware.errors import RefusedError
+from firmware.incoming import own_copy
+
+_SECONDS_TO_START = 300.0  # on a first start the ledger is only being made
 
 
-def install(box: Box, path: Path, ask: health.Ask = health.scanside) -> str:
-    """Put a model package beside those that are there, in place of an earlier version of the same.
+def install(box: Box, path: Path) -> str:
+    """Have a model package read in place of the one of its id, while those of other ids go on; what came of it.
 
-    The appliance trusts the keys of its ``models.trusted_keys`` and its publisher's; the image adds
-    ``/usr/lib/scanside/trust/models``. It takes the package up at its next start.
+    The appliance trusts the keys of its ``models.trusted_keys``, its publisher's, and those of the image in
+    ``/usr/lib/scanside/trust/models``. Its ledger says which package reads, so a later ``site.toml`` leaves that as it
+    is. The same package is not taken twice in a row, since a stick is still there after a restart, and a person
+    may have gone back.
+
+    Raises
+    ------
+    RefusedError
+        The appliance does not take it; what read before goes on.
+    FirmwareError
+        There is no room for it.
     """
-    tables = tomllib.loads(box.configuration.read_text())
-    models = tables.setdefault("models", {})
-    trusted = str(box.trust / "models")
-    models["trusted_keys"] = [*(each for each in models.get("trusted_keys", []) if each != trusted), trusted]
-    copy = box.data / "models" / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}-{path.name}"
-    Files().copy(path, copy)
-    trial = box.configuration.with_name("trial.toml")
-    earlier = [each for each in models.get("packages", []) if not each.endswith(f"-{path.name}")]
-    models["packages"] = [*earlier, str(copy.relative_to(box.data))]
-    Files().write(trial, toml(tables).encode())
-    # The copy is what is judged: a stick may answer otherwise the second time.
-    done = ask(("package", "verify", str(copy), "--config", str(trial)))
+    asked = functools.partial(_asked, box, path.name)
+    with own_copy(box, path) as mine:
+        digest = hashlib.sha256(mine.read_bytes()).hexdigest()
+        here = _listed(asked, digest)
+        if not here.get("reads") and not here.get("installed_at"):
+            asked("status", seconds=_SECONDS_TO_START)
+            asked("models", "install", str(mine))
+            here = _listed(asked, digest)
+    model, version = here["model"], here["version"]
+    if here["reads"]:
+        return f"{model} {version} is in force already"
+    taken = [line for line in box.history() if line["event"] == "model" and line.get("model") == model]
+    if here["installed_at"] and taken and taken[-1]["sha256"] == digest:
+        return f"{model} {version} was taken before, and another one was chosen since, which stays"
+    said = asked("models", "switch", model, version, "--by", "the box", "--why", f"{path.name} was handed over")
+    box.remember("model", package=path.name, model=model, version=version, sha256=digest)
+    return said.splitlines()[0]
+
+
+def _listed(asked: Callable[..., str], digest: str) -> dict[str, Any]:
+    """What the appliance says of a package that is on this device; empty where it is not."""
+    rows = json.loads(asked("models", "list", "--json"))
+    return next((row for row in rows if row["sha256"] == digest), {})
+
+
+def _asked(box: Box, name: str, *arguments: str, seconds: float = 0.0) -> str:
+    """What a command of the appliance prints, which may take some tries; its refusal is the package's."""
+    command, deadline = (*arguments, "--config", str(box.configuration)), time.monotonic() + seconds
+    while (done := health.scanside(command, owner=box.data)).returncode and time.monotonic() < deadline:
+        time.sleep(2.0)
     if done.returncode:
-        trial.unlink()
-        copy.unlink()
-        why = (done.stderr or done.stdout).strip().splitlines()
-        raise RefusedError(
-            f"{path.name} is not taken: {why[0].removeprefix('scanside: ') if why else 'no reason given'}",
-            hint="take it from its publisher",
-        )
-    if shutil.disk_usage(box.data).free < 64 << 20:
-        copy.unlink()
-        trial.unlink()
-        raise FirmwareError("the data partition is too full for another model", hint="remove old results first")
-    Files().rename(trial, box.configuration)
-    box.remember("model", package=path.name, sha256=copy.name.split("-")[0])
-    return done.stdout.strip() or f"{path.name} is installed"
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        why = next((line for line in lines if line.startswith("scanside: ")), lines[-1])
+        raise RefusedError(f"{name} is not taken: {why.removeprefix('scanside: ')}", hint="what read before goes on")
+    return done.stdout

@@ -39,6 +39,7 @@ _SITE = {"name": str, "version": int, "box": str, "time_zone": str, "ntp_servers
 _NETWORK = {"address": str, "gateway": str, "dns": list}
 _ACCOUNT = {"name": str, "role": str}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")  # as the appliance has it
+_CODE = re.compile(r"\b[A-Z2-9]{4}(-[A-Z2-9]{4}){3}\b")  # one of the appliance's that makes an account
 _ROLES = ("viewer", "clinician", "engineer", "administrator")
 # Otherwise a DHCP server would know the box by the machine's id, which is a new one at each start.
 _KEEPS_ADDRESS = ("[DHCPv4]", "ClientIdentifier=mac")
@@ -71,7 +72,7 @@ def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: 
     Files().write(kept, content)
     try:
         _use(box, tables, ask)
-    except FirmwareError:
+    except (FirmwareError, OSError):
         kept.unlink()
         raise
     box.remember("configured", number=number, version=site["version"], site=site["name"])
@@ -167,6 +168,9 @@ def _use(box: Box, tables: dict[str, Any], ask: health.Ask) -> None:
     folder = box.configuration.parent
     trial = folder / "trial.toml"
     appliance = {**tables.get("appliance", {}), "data_dir": str(box.data), "box": {"report": str(box.report)}}
+    models, trusted = appliance.setdefault("models", {}), str(box.trust / "models")
+    if isinstance(models, dict):  # otherwise the appliance says what is wrong
+        appliance["models"] = {**models, "trusted_keys": [*models.get("trusted_keys", ()), trusted]}
     Files().write(trial, toml(appliance).encode())
     box.runtime.mkdir(parents=True, exist_ok=True)
     done = ask(("conformance", "--config", str(trial), "--to", str(box.runtime / "conformance.md")))
@@ -285,7 +289,9 @@ def take_certificate(box: Box, path: Path) -> str:
 def export_logs(box: Box, target: Path, ask: health.Ask = health.scanside) -> list[Path]:
     """The journal of two weeks, the history, how the appliance is and whether its ledger is whole.
 
-    Nothing of a patient is in them: of the recount only counts are kept, since its faults name files.
+    Nothing of a patient is in them: of the recount only counts are kept, since its faults name files, and of the
+    appliance what it tells its vendor. Nor is a one-time code, with which an account is made, such as that of the first
+    one in the journal.
     """
     target.mkdir(parents=True, exist_ok=True)
     journal = subprocess.run(
@@ -296,9 +302,9 @@ def export_logs(box: Box, target: Path, ask: health.Ask = health.scanside) -> li
     slots = {slot: boot.state(slot) for slot in SLOTS}
     where = ("--json", "--config", str(box.configuration))
     files = {
-        "journal.txt": journal.stdout or journal.stderr,
+        "journal.txt": _CODE.sub("(code left out)", journal.stdout or journal.stderr),
         "history.json": json.dumps({"image": box.image(), "slots": slots, "history": box.history()}, indent=1),
-        "status.json": ask(("status", *where)).stdout,
+        "status.json": ask(("status", "--for-vendor", *where[1:])).stdout,
         "recount.json": _recount(ask(("ledger", "verify", *where))),
     }
     for name, text in files.items():

@@ -36,8 +36,14 @@ def take(
     said = outcome.said
     answer = folder / f"scanside-{provisioning.machine_id(box)}"
     try:
+        request = provisioning.request(box, f"scanside-{provisioning.machine_id(box)}")
+    except (OSError, ValueError) as error:
+        request = b""
+        said.append(f"there is no request for a certificate: {error}")
+    try:
         provisioning.export_logs(box, answer)
-        Files().write(answer / "request.csr", provisioning.request(box, f"scanside-{provisioning.machine_id(box)}"))
+        if request:
+            Files().write(answer / "request.csr", request)
         lines = (time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), *said, "")
         Files().write(answer / "what-happened.txt", "\n".join(lines).encode())
     except OSError as error:

@@ -3,7 +3,8 @@
 While a slot is on trial, the ports for the hospital stay closed (firmware/systemd/scanside-firewall.service), and the
 ledger as the earlier system left it is kept aside. So nothing is acknowledged by a system that may be sent back, and
 falling back gives the earlier system the ledger that it can read, even where the new one has brought it to a later
-schema.
+schema. What a power cut left in the spool's landing (`appliance/landing.py`) is kept with it: an image that was
+acknowledged may have its row nowhere else.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def prepare(box: Box) -> str:
 
     Returns what was done, as a sentence; empty where nothing was.
     """
+    shutil.rmtree(box.incoming, ignore_errors=True)
     boot = box.boot()
     kept = _kept(box)
     here = boot.state(boot.current())
@@ -66,6 +68,7 @@ def _keep(box: Box, kept: Path) -> None:
     ledger = box.data / _LEDGER
     if ledger.exists():
         _copy_database(ledger, kept / _LEDGER)
+    _link(_landing(box), kept / "landing")
     # The mark comes last: a copy without it is half a copy, and is made again.
     (kept / "whole").write_text(box.boot().current())
     flush_folder(kept)
@@ -84,7 +87,26 @@ def _bring_back(box: Box, kept: Path) -> None:
         _same_owner(box.data, temporary)
         temporary.replace(ledger)
         flush_folder(ledger.parent)
+    _link(kept / "landing", _landing(box))
     _forget(kept)
+
+
+def _landing(box: Box) -> Path:
+    return box.data / "spool" / "landing"
+
+
+def _link(source: Path, target: Path) -> None:
+    """The files of a folder in another one, too; those that are there stay."""
+    files = [path for path in source.glob("*") if path.is_file() and not path.is_symlink()]
+    if not files:
+        return
+    if not target.exists():
+        target.mkdir(parents=True)
+        _same_owner(target.parent, target)
+    for path in files:
+        if not (target / path.name).exists():
+            (target / path.name).hardlink_to(path)
+    flush_folder(target)
 
 
 def _copy_database(source: Path, target: Path) -> None:

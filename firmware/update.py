@@ -17,6 +17,7 @@ from firmware import bundle, health, trial
 from firmware.boot import BootBackend, named, other
 from firmware.box import Box
 from firmware.errors import FirmwareError, RefusedError
+from firmware.incoming import own_copy
 from firmware.policy import Offered, check, check_clock
 
 _PERCENT = re.compile(r"^\s*(\d+)%\s+(.*)$")
@@ -56,8 +57,9 @@ def install(box: Box, path: Path, say: Callable[[int, str], None], allow_older: 
         RAUC did not install it; the slot that runs stays what starts.
     """
     _refuse_on_trial(box)
-    offered = judge(box, path, allow_older)
-    write(box, path, offered, say)
+    with own_copy(box, path) as mine:
+        offered = judge(box, mine, allow_older)
+        write(box, mine, offered, say)
     return offered
 
 
@@ -113,26 +115,33 @@ def confirm(box: Box, look: Callable[[], Sequence[health.Finding]]) -> str:
     if not wrong:
         if on_trial:
             boot.mark_good(here)
-            box.remember("good", slot=here, version=box.release().version)
-        box.raise_floor()
+            box.remember_if_possible("good", slot=here, version=box.release().version)
+        box.raise_floor(here)
         trial.forget(box)
         return "good"
     if not on_trial:
-        box.remember("degraded", slot=here, why=wrong)
+        box.remember_if_possible("degraded", slot=here, why=wrong)
         return "degraded"
-    box.remember("failed", slot=here, version=box.release().version, why=wrong)
     boot.mark_bad(here)
+    box.remember_if_possible("failed", slot=here, version=box.release().version, why=wrong)
     return "failed"
 
 
 def roll_back(box: Box) -> None:
-    """A person wants the other slot back; it must have been good, and of the same epoch (it was installed after it)."""
+    """A person wants the other slot back; it must have been good, and of no earlier epoch than ran here."""
     boot = box.boot()
     target = other(boot.current())
     if boot.state(target) != "good":
         raise RefusedError(
             f"slot {target} is {boot.state(target)}, so there is nothing to go back to",
             hint="install a bundle instead",
+        )
+    epoch = box.proved_epoch(target)
+    if epoch is None or epoch < box.floor().epoch:
+        raise RefusedError(
+            f"slot {target} is of {'an unknown epoch' if epoch is None else f'epoch {epoch}'}, and a release of epoch "
+            f"{box.floor().epoch} ran here",
+            hint="install a bundle of this epoch or a later one",
         )
     boot.try_next(target, f"Scanside (slot {target}, on request)")
     box.remember("rolled_back", slot=target)

@@ -33,13 +33,24 @@ def run(config_path: Path | None, data_dir: Path | None) -> None:
 
 @click.command()
 @JSON
+@click.option(
+    "--for-vendor",
+    is_flag=True,
+    help="Print the JSON of a support bundle: no file's name, no peer's words, no patient's.",
+)
 @configured
-def status(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
+def status(as_json: bool, for_vendor: bool, config_path: Path | None, data_dir: Path | None) -> None:
     """Show the counts by state and the health of the device, whether or not the appliance runs."""
     from appliance.health import health
     from appliance.store import Store
 
     config = load(config_path, data_dir)
+    if for_vendor:
+        from appliance.support_bundle import told_health
+
+        existing_ledger(config)
+        click.echo(json.dumps(told_health(config), indent=1))
+        return
     found = health(config, Store(existing_ledger(config), read_only=True))
     if as_json:
         click.echo(json.dumps(found, indent=1))

@@ -211,6 +211,7 @@ def firewall(root: Path) -> None:
     """Load the packet filter: the configured ports, and none while a new system is on trial."""
     from firmware import firewall as filtering
 
-    text = filtering.apply(Box(root))
-    opened = [line.strip().removesuffix(" accept") for line in text.splitlines() if " tcp dport " in f" {line.strip()}"]
+    arriving = filtering.apply(Box(root)).partition("chain forward")[0]
+    lines = [line.strip() for line in arriving.splitlines()]
+    opened = [line.removesuffix(" accept") for line in lines if " tcp dport " in f" {line}"]
     click.echo(f"the packet filter is loaded; open: {', '.join(opened) or 'nothing'}")

@@ -15,7 +15,7 @@ from firmware.errors import FirmwareError
 from firmware.flash import manifest
 from firmware.image import debian, disk, sbom, wheels
 from firmware.image.boards import Board
-from firmware.image.chroot import bootstrap, call, inside, mounted, tools
+from firmware.image.chroot import bootstrap, call, inside, mounted, remove, tools
 from firmware.policy import Offered
 from firmware.steps import complete_step
 
@@ -47,7 +47,7 @@ def build(plan: Plan) -> dict[str, str]:
     What it was made from lies in ``work`` there meanwhile, and stays where the build fails.
     """
     work = plan.target / "work"
-    shutil.rmtree(work, ignore_errors=True)
+    remove(work)
     work.mkdir(parents=True)
     with complete_step("tools of the build (Debian 13)"):
         tree = tools(plan.cache, plan.mirror)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -71,7 +72,7 @@ def bootstrap(target: Path, packages: tuple[str, ...], components: str, mirror: 
         die("building an image needs root", "run it with sudo, or in a container")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    remove(part)
     call(
         "mmdebstrap",
         "--variant=minbase",
@@ -94,6 +95,26 @@ def tools(cache: Path, mirror: str) -> Path:
     if not target.exists():
         bootstrap(target, _TOOLS, "main", mirror, None)
     return target
+
+
+def mounts_below(folder: Path, table: Path = Path("/proc/self/mountinfo")) -> list[Path]:
+    """What is mounted in a folder, or over it; the latest first."""
+    octal = re.compile(r"\\([0-7]{3})")  # how the kernel writes a space
+    points = (octal.sub(lambda each: chr(int(each[1], 8)), line.split()[4]) for line in table.read_text().splitlines())
+    return [Path(each) for each in points if Path(each).is_relative_to(folder.resolve())][::-1]
+
+
+def remove(folder: Path) -> None:
+    """A folder of an earlier build, without what that left mounted in it where it was killed, such as /dev.
+
+    Raises
+    ------
+    FirmwareError
+        Something can't be unmounted; nothing is removed then.
+    """
+    for place in mounts_below(folder):
+        call("umount", "--lazy", place)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from appliance.history import Period
 from appliance.history_store import HistoryStore
 from appliance.log import Line
 from appliance.recount import Fault, Outcome
-from appliance.support_bundle import write
+from appliance.support_bundle import told_health, write
 from tests.appliance.conftest import account
 from tests.appliance.test_web import Box, quarantined
 from tests.running import scanside
@@ -221,6 +221,8 @@ def test_nothing_of_a_patient_and_no_secret_is_in_it(box: Box, tmp_path: Path) -
     to = tmp_path / "bundle.zip"
     names = write(box.config, to)
     assert leaks(to) == []
+    with zipfile.ZipFile(to) as bundle:
+        assert set(json.loads(bundle.read("health.json"))) == set(told_health(box.config))
     assert {"README.txt", "versions.json", "configuration.json", "health.json", "problems.json", "receipts.json",
             "ledger.json", "history/minutes.json", "history/hours.json", "history/days.json", "log.txt",
             "doctor.json"} == set(names)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import re
 import shutil
@@ -18,13 +19,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from appliance import package
 from appliance.accounts import Accounts
 from appliance.errors import LoginError
 from appliance.store import Store
-from firmware import keys, models, provisioning, service, signing, stick
+from firmware import health, keys, models, provisioning, service, signing, stick
 from firmware.box import Box
 from firmware.cli import main
+from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
+from tests import fake_package
 from tests.firmware.boxes import make_box
 from tests.running import CHECKOUT, PYTHON
 
@@ -222,22 +226,52 @@ def test_a_box_keeps_its_address_although_its_machine_id_changes() -> None:
 # --- models and sticks ---
 
 
-def test_a_model_comes_apart_from_the_system(box: Box, tmp_path: Path) -> None:
-    bundled = next((CHECKOUT / "appliance" / "bundled").glob("chest-pneumonia*.scanside"))
-    said = models.install(box, bundled)
-    assert "is whole and signed by trusted key" in said
-    tables = tomllib.loads(box.configuration.read_text())["models"]
-    assert len(tables["packages"]) == 1 and (box.data / tables["packages"][0]).exists()
-    models.install(box, bundled)  # again changes nothing
-    assert len(tomllib.loads(box.configuration.read_text())["models"]["packages"]) == 1
+def test_a_model_takes_the_place_of_its_own_id_alone(box: Box, publisher: Path, tmp_path: Path) -> None:
+    better = fake_package.version(tmp_path / "better", "1.3.1")
+    shutil.copytree(better.parent / "trusted", box.trust / "models")
+    provisioning.apply(box, site(tmp_path / "1", publisher, 1))
+    Store(box.data / "ledger.sqlite3").close()  # as the appliance makes it
+    bundled = {str(package.read(path, None)) for path in package.bundled()}
+    assert reads(box) == bundled
+    assert models.install(box, better) == "chest-pneumonia 1.3.1 is in force"
+    expected = {each for each in bundled if not each.startswith("chest-pneumonia")} | {"chest-pneumonia 1.3.1"}
+    assert reads(box) == expected
+    assert models.install(box, better) == "chest-pneumonia 1.3.1 is in force already"
+    provisioning.apply(box, site(tmp_path / "2", publisher, 2, "SECOND"))
+    assert reads(box) == expected
+    where = ("--config", str(box.configuration))
+    assert not health.scanside(("models", "rollback", "chest-pneumonia", "--why", "false alarms", *where)).returncode
+    assert "another one was chosen since" in models.install(box, better)  # a stick that is still there at a restart
+    assert reads(box) == bundled and not list(box.incoming.iterdir())
+
+
+def reads(box: Box) -> set[str]:
+    done = health.scanside(("models", "list", "--json", "--config", str(box.configuration)))
+    return {f"{row['model']} {row['version']}" for row in json.loads(done.stdout) if row["reads"]}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_what_the_appliance_makes_for_root_is_its_own_users(tmp_path: Path) -> None:
+    os.chown(tmp_path, 65534, 65533)
+    done = health.scanside((), program="id", owner=tmp_path)
+    assert re.findall(r"=(\d+)", done.stdout) == ["65534", "65533", "65533"], done
+
+
+def test_models_that_are_turned_away(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(box.data / "ledger.sqlite3").close()
+    before = reads(box)
+    with pytest.raises(RefusedError, match=r"chest-pneumonia.scanside is not taken: .* does not trust"):
+        models.install(box, fake_package.version(tmp_path / "foreign", "1.3.1"))
     damaged = tmp_path / "damaged.scanside"
-    content = bytearray(bundled.read_bytes())
+    content = bytearray(package.bundled()[0].read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
     with pytest.raises(RefusedError, match="is not taken"):
         models.install(box, damaged)
-    assert "damaged" not in box.configuration.read_text()
-    assert not list((box.data / "models").glob("*damaged*"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 30, 1 << 30, 9 << 20))
+    with pytest.raises(FirmwareError, match="the data partition only 9 MiB left"):
+        models.install(box, damaged)
+    assert reads(box) == before
 
 
 def test_a_stick_is_taken_and_answered(box: Box, publisher: Path, tmp_path: Path) -> None:
@@ -256,6 +290,44 @@ def test_a_stick_is_taken_and_answered(box: Box, publisher: Path, tmp_path: Path
     assert "REFUSED" in (answer / "what-happened.txt").read_text()
     assert x509.load_pem_x509_csr((answer / "request.csr").read_bytes())
     assert (answer / "history.json").exists()
+
+
+def test_a_stick_that_can_not_be_read_everywhere_is_answered(box: Box, publisher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stick"
+    site(folder, publisher, 3, "STICK")
+    (folder / "certificate.pem").mkdir()
+    (folder / "service.token").write_bytes(b"\xff\xfe")
+    said = stick.take(box, folder, restart=pytest.fail, reload=lambda _: None)
+    assert said[0] == "site.toml: configuration 1 is in place"
+    assert said[1].startswith("certificate.pem: REFUSED: it can't be taken: ") and "Is a directory" in said[1]
+    assert said[2].startswith("service.token: REFUSED: it can't be taken: ") and "decode" in said[2]
+    assert "Is a directory" in (folder / "scanside-5eedb0c5" / "what-happened.txt").read_text()
+
+
+def test_what_can_not_be_copied_leaves_nothing_beside(tmp_path: Path) -> None:
+    unreadable = Path("/proc/self/mem")  # its first byte answers EIO, as a worn stick's does
+    with pytest.raises(OSError, match="Input/output error"):
+        Files().copy(unreadable, tmp_path / "copy")
+    assert not list(tmp_path.iterdir())
+
+
+def test_exported_logs_hold_no_code_and_no_name_of_a_file(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(box.data / "ledger.sqlite3")
+    store.set_component("drop_folder", {"state": "ready", "problems": {"Doe^John.dcm": "can't be read"}})
+    accounts = Accounts(box.data / "ledger.sqlite3")
+    said = f"make the first account with the one-time code {accounts.new_code()}"
+    accounts.close()
+    store.close()
+    (tmp_path / "bin" / "journalctl").write_text(f"#!/bin/sh\necho '{said}'\n")
+    (tmp_path / "bin" / "journalctl").chmod(0o755)
+    provisioning.export_logs(box, tmp_path / "logs")
+    exported = {path.name: path.read_text() for path in (tmp_path / "logs").iterdir()}
+    assert exported["journal.txt"] == "make the first account with the one-time code (code left out)\n"
+    state = json.loads(exported["status.json"])
+    assert state["counts"]["received"] == 0 and "drop_folder" in state["parts"]
+    assert not any("Doe" in text for text in exported.values())
 
 
 def test_the_stick_has_the_code_for_the_first_account(box: Box, publisher: Path, tmp_path: Path) -> None:

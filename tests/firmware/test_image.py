@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,24 @@ def test_raucs_slots_and_handlers_are_ours() -> None:
     assert text.count("bootname=") == 2 and "bundle-formats=-plain" in text and "check-purpose=codesign" in text
     for name in re.findall(r"=/usr/lib/scanside/(rauc-\S+)", text):
         assert (FILES / "usr/lib/scanside" / name).stat().st_mode & 0o111, name
+
+
+def test_what_a_killed_build_left_mounted_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the /dev of the machine that builds."""
+    work, own = tmp_path / "a work", tmp_path / "dev"
+    for folder in (work / "root" / "dev", own):
+        folder.mkdir(parents=True)
+    (own / "null").touch()
+    if subprocess.run(["mount", "--bind", own, work / "root" / "dev"], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount")
+    assert chroot.mounts_below(work) == [work / "root" / "dev"]
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", str(tmp_path))
+        with pytest.raises(FirmwareError):  # it can't be unmounted
+            chroot.remove(work)
+    assert (work / "root" / "dev" / "null").exists()
+    chroot.remove(work)
+    assert (own / "null").exists() and not work.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may enter a tree")

@@ -34,7 +34,7 @@ def test_what_is_signed_is_taken_and_the_page_can_tell_it(box: Box, publisher: P
     said = inbox.take(box, restart=pytest.fail, reload=loaded.append)
     assert said[0] == "site.toml: configuration 1 is in place"
     assert said[1].startswith("broken.raucb: REFUSED")
-    assert loaded == [box] and not list(folder.iterdir()) and not (box.firmware_data / "incoming").exists()
+    assert loaded == [box] and not list(folder.iterdir()) and not (box.incoming / "page").exists()
     told = report(box)
     assert told["said"] == said and not told["working"] and told["box"] == "5eedb0c5"
     assert isinstance(told["request"], str) and x509.load_pem_x509_csr(told["request"].encode())
@@ -64,6 +64,17 @@ def test_links_and_pipes_of_the_pages_process_lead_nowhere(box: Box, tmp_path: P
     assert "of root" not in json.dumps(report(box))
 
 
+def test_an_inbox_that_is_a_link_leads_nowhere(box: Box, publisher: Path, tmp_path: Path) -> None:  # noqa: F811
+    elsewhere = tmp_path / "of root"
+    site(elsewhere, publisher, 3, "PAGE")
+    (elsewhere / "go").touch()
+    (elsewhere / "other").touch()
+    (box.data / "inbox").symlink_to(elsewhere)
+    assert inbox.take(box, restart=pytest.fail, reload=pytest.fail) == ["nothing that a box takes was handed over"]
+    assert {path.name for path in elsewhere.iterdir()} == {"site.toml", "site.toml.sig", "go", "other"}
+    assert not (box.data / "inbox").is_symlink()
+
+
 def test_an_update_shows_how_far_it_is_before_the_box_starts_again(
     box: Box,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
@@ -83,3 +94,16 @@ def test_an_update_shows_how_far_it_is_before_the_box_starts_again(
     inbox.take(box, restart=lambda: restarts.append(True), reload=pytest.fail)
     assert seen[0]["working"] and seen[0]["said"] == ["system.raucb:  50 %  copying image"]
     assert restarts == [True] and report(box)["said"] == ["system.raucb: 2.0 is installed"]
+
+
+def test_the_page_waits_no_longer_whatever_went_wrong(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    def take(_box: Box, _own: Path, say: inbox.handover.Say, by_hand: bool) -> inbox.handover.Outcome:
+        say("system.raucb:  50 %  copying image")
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(inbox.handover, "take", take)
+    hand_over(box)
+    with pytest.raises(RuntimeError):
+        inbox.take(box)
+    assert not report(box)["working"] and report(box)["said"] == ["system.raucb:  50 %  copying image"]
+    assert not (box.incoming / "page").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes.util
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,9 +14,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from appliance import machine
 from firmware import firewall
+from firmware.cli import main
+from tests.firmware.boxes import make_box
 from tests.running import CHECKOUT, RunningAppliance
 
 UNITS = CHECKOUT / "firmware" / "systemd"
@@ -125,15 +129,44 @@ def test_the_appliance_needs_no_more_kinds_of_sockets_than_its_unit_allows(tmp_p
 )
 def test_only_what_is_configured_is_open(configuration: str, opened: list[str], closed: list[str]) -> None:
     text = firewall.rules(tomllib.loads(configuration))
-    assert "policy drop" in text
+    assert "policy drop" in text and "hook output" not in text
     assert all(rule in text for rule in opened), text
     assert not any(rule in text for rule in closed), text
     _judged_by_nft(text)
 
 
+def test_whoever_judges_a_system_loads_the_filter_that_follows_from_it() -> None:
+    judges = [text for text in (path.read_text() for path in UNITS.glob("*.service")) if "update confirm" in text]
+    assert len(judges) == 2
+    assert all("\nExecStopPost=-/opt/scanside/bin/scanside-firmware firewall\n" in text for text in judges)
+
+
+def test_without_a_configuration_the_filter_is_loaded_although_data_can_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = make_box(tmp_path / "box")
+    box.configuration.unlink()
+    (box.firmware_data / "history.jsonl").mkdir(parents=True)
+    (tmp_path / "nft").write_text(f"#!/bin/sh\ncat > {tmp_path}/loaded\n")
+    (tmp_path / "nft").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    done = CliRunner().invoke(main, ["firewall", "--root", str(box.root)])
+    assert done.output == "the packet filter is loaded; open: nothing\n"
+    assert "policy drop" in (loaded := (tmp_path / "loaded").read_text()) and "dport 11112" not in loaded
+    entries = box.esp / "loader" / "entries"
+    (entries / "scanside-a.conf").rename(entries / "scanside-a+2-1.conf")
+    done = CliRunner().invoke(main, ["firewall", "--root", str(box.root)])
+    assert done.output == "the packet filter is loaded; open: nothing\n"
+    assert "hook output" in (tmp_path / "loaded").read_text()
+
+
 def test_a_system_on_trial_opens_nothing() -> None:
     text = firewall.rules({"web": {"host": "0.0.0.0"}}, on_trial=True)
     assert "dport 11112" not in text and "dport 8080" not in text
+    sent = text.partition("hook output")[2]
+    assert re.findall(r"policy \w+|dport .* accept|^ *reject$", sent, re.MULTILINE) == [
+        "policy drop", "dport { 53, 67, 123, 547 } accept", "dport 53 accept", "        reject",
+    ]  # fmt: skip
     _judged_by_nft(text)
 
 

@@ -16,7 +16,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from firmware import bundle, health, keys, trial, update
+from firmware import bundle, handover, health, keys, trial, update
 from firmware.box import Box
 from firmware.cli import main
 from firmware.errors import FirmwareError, RefusedError
@@ -95,6 +95,15 @@ def ledger_is(box: Box) -> tuple[int, int]:
     return version, count
 
 
+def on_trial(box: Box) -> Path:
+    """Version 2.0.0 runs in slot b for the first time; the folder of the loader's entries."""
+    entries = box.esp / "loader" / "entries"
+    (box.esp / "EFI/scanside/b.efi").write_text("b 2.0.0|whole")
+    (entries / "scanside-b+2-1.conf").write_text("version 2\nefi /EFI/scanside/b.efi\n")
+    start(box, "b", "2.0.0")
+    return entries
+
+
 # --- the whole way ---
 
 
@@ -160,6 +169,23 @@ def test_an_update_that_hangs_falls_back_with_its_ledger(box: Box, second: Path)
 
 
 @needs_rauc
+def test_an_update_that_hangs_is_not_tried_again_from_a_stick_that_is_still_there(box: Box, second: Path) -> None:
+    def brought() -> str:
+        (said,) = handover.take(box, second.parent, print, by_hand=True).said
+        return said
+
+    assert "is installed" in brought()
+    for _ in range(3):
+        assert loader_boots(box.esp) == "b"
+        start(box, "b", "2.0.0")
+    assert loader_boots(box.esp) == "a"
+    start(box, "a", "1.0.0")
+    assert "was tried here and used up its starts" in brought()
+    assert loader_boots(box.esp) == "a"
+    assert "is installed" in command(box, "install", second)  # who stands at the box may
+
+
+@needs_rauc
 def test_an_install_that_breaks_off_changes_nothing(box: Box, second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_RAUC_FAILS", "1")
     said = command(box, "install", second)
@@ -171,12 +197,60 @@ def test_an_install_that_breaks_off_changes_nothing(box: Box, second: Path, monk
 
 @needs_rauc
 def test_a_person_goes_back(box: Box, second: Path) -> None:
+    update.confirm(box, lambda: FINE)
     command(box, "install", second)
     loader_boots(box.esp)
     start(box, "b", "2.0.0")
     update.confirm(box, lambda: FINE)
     assert "starts next" in command(box, "roll-back")
     assert loader_boots(box.esp) == "a"
+
+
+@needs_rauc
+@pytest.mark.parametrize("known", [True, False])
+def test_a_person_does_not_go_back_to_an_earlier_epoch(box: Box, second: Path, known: bool) -> None:
+    if known:
+        update.confirm(box, lambda: FINE)
+    command(box, "install", second)
+    loader_boots(box.esp)
+    start(box, "b", "2.0.0", epoch=2 if known else 1)
+    update.confirm(box, lambda: FINE)
+    assert f"slot a is of {'epoch 1' if known else 'an unknown epoch'}" in command(box, "roll-back")
+    assert loader_boots(box.esp) == "b"
+
+
+@needs_rauc
+def test_what_is_installed_is_what_was_judged(
+    box: Box, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stick that answers otherwise the second time."""
+    stick, judged = tmp_path / "stick.raucb", update.judge
+    shutil.copy(second, stick)
+
+    def judge(box: Box, path: Path, allow_older: bool = False) -> Offered:
+        offered = judged(box, path, allow_older)
+        stick.write_bytes(b"evil")
+        return offered
+
+    monkeypatch.setattr(update, "judge", judge)
+    monkeypatch.setenv("FAKE_RAUC_READS", str(tmp_path / "read"))
+    assert "is installed" in command(box, "install", stick)
+    assert (tmp_path / "read").read_bytes() == second.read_bytes()
+    assert not list(box.incoming.iterdir())
+
+
+@needs_rauc
+def test_an_update_without_room_says_so(box: Box, second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 30, 1 << 30, 9 << 20))
+    assert "the data partition only 9 MiB left" in command(box, "install", second)
+    assert loader_boots(box.esp) == "a"
+
+
+def test_what_a_cut_left_of_a_copy_goes_at_the_next_start(box: Box) -> None:
+    (box.incoming / "update").mkdir(parents=True)
+    (box.incoming / "update" / "half.raucb").touch()
+    trial.prepare(box)
+    assert not box.incoming.exists()
 
 
 def test_nothing_to_go_back_to(box: Box) -> None:
@@ -196,13 +270,33 @@ def test_a_system_that_was_good_is_not_left_for_a_check_that_fails_today(box: Bo
                                  "why": ["receipt: none yet"]}  # fmt: skip
 
 
+def test_a_system_that_fails_is_left_although_data_can_not_be_written(box: Box) -> None:
+    on_trial(box)
+    (box.firmware_data / "history.jsonl").mkdir(parents=True)
+    assert update.confirm(box, lambda: BROKEN) == "failed"
+    assert loader_boots(box.esp) == "a"
+
+
+def test_what_a_power_cut_left_in_the_landing_survives_a_fall_back(box: Box) -> None:
+    """The new system gives it a row in its own ledger, and takes the slot away; the earlier ledger has no row of it."""
+    slot, other = box.data / "spool" / "landing" / "slot.part", box.data / "spool" / "landing" / "later.part"
+    slot.parent.mkdir(parents=True)
+    slot.write_bytes(b"acknowledged")
+    ledger(box, 5, 3)
+    entries = on_trial(box)
+    trial.prepare(box)
+    slot.unlink()
+    other.write_bytes(b"")  # one that the new system made ahead of time
+    (entries / "scanside-b+2-1.conf").rename(entries / "scanside-b+0-3.conf")
+    start(box, "a", "1.0.0")
+    trial.prepare(box)
+    assert slot.read_bytes() == b"acknowledged" and other.exists() and slot.stat().st_nlink == 1
+
+
 @pytest.mark.parametrize("cut", ["half", "mark"])
 def test_a_power_cut_while_the_ledger_is_kept_or_brought_back(box: Box, cut: str) -> None:
     ledger(box, 5, 3)
-    entries = box.esp / "loader" / "entries"
-    shutil.copy(box.esp / "EFI/scanside/a.efi", box.esp / "EFI/scanside/b.efi")
-    (entries / "scanside-b+2-1.conf").write_text("version 2\nefi /EFI/scanside/b.efi\n")
-    start(box, "b", "2.0.0")
+    entries = on_trial(box)
     kept = box.firmware_data / "before-trial"
     if cut == "half":  # no mark: it is made again
         kept.mkdir(parents=True)
