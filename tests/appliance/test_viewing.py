@@ -236,6 +236,8 @@ def test_the_cache_is_bounded_and_goes_with_the_image(tmp_path: Path, monkeypatc
     box.description(numbers[2])
     assert sorted(path.name for path in box.config.pixels_path.iterdir()) == ["1", "3"]
     custody = Custody(box.config.ledger_path)
+    for number in numbers:
+        custody.review(number)
     retention.remove(box.config, custody)
     custody.close()
     assert list(box.config.pixels_path.iterdir()) == []

@@ -69,6 +69,7 @@ def shown(page: Page) -> str:
     image = page.get_by_alt_text("The radiograph to judge")
     image.wait_for()
     assert width_once_loaded(image) > 0
+    page.wait_for_load_state()  # its script hears the keys from then on
     return page.locator(".progress b").inner_text()
 
 
