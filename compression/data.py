@@ -74,7 +74,7 @@ def fingerprint(build: Build) -> bytes:
 def run(build: Build) -> str:
     recipe = build.recipe
     folder = build.data_root / recipe.data.train
-    rows = [row for row in read_manifest(folder) if not row.get("exact_duplicate_of")]
+    rows = distinct_rows(folder)
     pixels = _pixels(build, folder, [folder / row["file"] for row in rows])
     labels = np.array([row["label"] == recipe.data.positive for row in rows])
     patients = np.array([row["patient_id"] for row in rows])
@@ -121,13 +121,13 @@ def read_manifest(folder: Path) -> list[dict[str, str]]:
 
 def training_rows(folder: Path) -> list[dict[str, str]]:
     """The list's rows of the training side, validation among them, without exact duplicates."""
-    rows = [row for row in read_manifest(folder) if row.get("split") == "train" and not row.get("exact_duplicate_of")]
+    rows = [row for row in distinct_rows(folder) if row.get("split") == "train"]
     if not rows:
         raise RecipeError(f"{_manifest(folder)} has no row with the split train")
     return rows
 
 
-def external_rows(folder: Path) -> list[dict[str, str]]:
+def distinct_rows(folder: Path) -> list[dict[str, str]]:
     """The list's rows without exact duplicates."""
     return [row for row in read_manifest(folder) if not row.get("exact_duplicate_of")]
 

@@ -132,7 +132,7 @@ def _contenders(build: Build) -> dict[str, Contender]:
 def _test(build: Build) -> Set:
     """The official test: the same rows as stage ``data`` took."""
     folder = build.data_root / build.recipe.data.train
-    rows = [row for row in data.read_manifest(folder) if not row.get("exact_duplicate_of") and row["split"] == "test"]
+    rows = [row for row in data.distinct_rows(folder) if row["split"] == "test"]
     return Set(
         data.load(build, "test"), tuple(row["file"] for row in rows), _columns(rows), hard_cases.columns(rows)
     )  # fmt: skip
@@ -141,7 +141,7 @@ def _test(build: Build) -> Set:
 def _external(build: Build) -> Set:
     assert build.recipe.data.external is not None
     folder = build.data_root / build.recipe.data.external
-    rows = data.external_rows(folder)
+    rows = data.distinct_rows(folder)
     images = data.Undecoded(
         [folder / row["file"] for row in rows],
         np.array([row["label"] == build.recipe.data.positive for row in rows]),

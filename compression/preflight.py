@@ -55,7 +55,7 @@ def check(build: Build) -> None:
 
 def _check_images(folder: Path) -> None:
     """Each can be decoded: those that learn are read at once, but these only after hours."""
-    for row in tqdm(data.external_rows(folder), desc=f"reading {folder.name}", unit="image"):
+    for row in tqdm(data.distinct_rows(folder), desc=f"reading {folder.name}", unit="image"):
         data.decode(folder / row["file"])
 
 

@@ -132,11 +132,11 @@ def review(
             custody.review(number)
         click.echo(f"image {number} is marked as reviewed")
     if rejected:
-        now = time.time()
+        now, worklists = time.time(), Worklists(config.ledger_path, read_only=True)
         wanted = Filter(state="rejected", unreviewed=True, end=now - days * 86400)
         with acting(config, "quarantine review", f"all that were rejected, received {days:g} days ago or before"):
             count = 0
-            while more := custody.review_rejected(Worklists(config.ledger_path, read_only=True).numbers(wanted), now):
+            while more := custody.review_rejected(worklists.numbers(wanted), now):
                 count += more
         click.echo(f"{count} that were rejected are marked as reviewed")
 
