@@ -30,7 +30,7 @@ from compression import (
     train,
 )
 from compression.calibrate import Calibration
-from compression.content import content_version
+from compression.content import external_fingerprint
 from compression.decision_curve import rules_that_look_at_nothing, treat_all
 from compression.inference import ACTIVATION_MAP, EMBEDDING, LOGITS, Network, tensors
 from compression.statistics import bootstrap, map_correlation
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from compression.recipe import EvaluateRecipe
 
 SECTIONS = ("input", "augment", "data", "evaluate", "calibrate")
+fingerprint = external_fingerprint
 UNPRUNED, PRUNED, EAGER = "unpruned float", "pruned float", "unpruned float, torch eager"
 _SMALLEST_SUBGROUP = 20
 _COLUMNS = ("sublabel", "view", "sex", "site", "device")
@@ -64,12 +65,6 @@ class Set:
     files: tuple[str, ...]
     columns: dict[str, np.ndarray]
     listed: dict[str, np.ndarray]
-
-
-def fingerprint(build: Build) -> bytes:
-    """Of the external set; the training set's is in the keys of the stages before."""
-    external = build.recipe.data.external
-    return content_version(build.data_root / external).encode() if external else b""
 
 
 def run(build: Build) -> str:

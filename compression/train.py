@@ -158,13 +158,14 @@ class Task:
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, labels = batch
-        own_logits, own_map, _ = network(inputs)
+        # Compared in float32, whatever the network computes in.
+        own_logits, own_map = (each.float() for each in network(inputs)[:2])
         loss = self._of(own_logits[:, 0], labels)
         teacher = self._tuning.teacher
         if teacher is None:
             return loss
         with torch.no_grad():
-            their_logits, their_map, _ = teacher.network.to(inputs.device)(inputs)
+            their_logits, their_map = (each.float() for each in teacher.network.to(inputs.device)(inputs)[:2])
         soft = functional.binary_cross_entropy_with_logits(own_logits[:, 0], torch.sigmoid(their_logits[:, 0]))
         maps = nn.functional.mse_loss(own_map, their_map) / their_map.var()
         return (1.0 - teacher.weight) * loss + teacher.weight * soft + teacher.map_weight * maps

@@ -59,12 +59,8 @@ def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
             done, again = act()
         except FirmwareError as error:
             outcome.said.append(f"{what}: REFUSED: {error}")
-        except (
-            OSError,
-            LookupError,
-            ValueError,
-            subprocess.SubprocessError,
-        ) as error:  # a worn stick, a full disk, no text
+        # A worn stick, a full disk, no text.
+        except (OSError, LookupError, ValueError, subprocess.SubprocessError) as error:
             outcome.said.append(f"{what}: REFUSED: it can't be taken: {error}")
         else:
             outcome.said.append(f"{what}: {done}")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from appliance.preprocess import preprocess, restore
 from appliance.probability import softmax
 from compression import tables
-from compression.content import content_version
+from compression.content import external_fingerprint
 from compression.inference import LOGITS, Network
 from compression.segmentation import cases, export, gate, measures, overlap, train
 from compression.segmentation.cases import Case
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from compression.segmentation.build import Build
 
 SECTIONS = ("input", "data", "evaluate")
+fingerprint = external_fingerprint
 UNPRUNED, PRUNED, AVERAGE = "unpruned float", "pruned float", "no model: the average mask"
 FIGURES = ("dice", "iou", "volume_error", "mean_surface_distance", "hausdorff_95")
 _VOLUME = FIGURES.index("volume_error")
@@ -42,12 +43,6 @@ class Contender:
 
     paths: tuple[Path, ...]
     target: str
-
-
-def fingerprint(build: Build) -> bytes:
-    """Of the external set; the training set's is in the keys of the stages before."""
-    external = build.recipe.data.external
-    return content_version(build.data_root / external).encode() if external else b""
 
 
 def run(build: Build) -> str:

@@ -146,7 +146,8 @@ class Task:
 
     def loss(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         given, wanted = batch
-        loss: Tensor = self._loss(network(given)[0], wanted)
+        # Of float32 whatever the network computes in: a sum over a volume needs its digits.
+        loss: Tensor = self._loss(network(given)[0].float(), wanted)
         return loss
 
     def validate(self, network: nn.Module) -> loop.Validation:

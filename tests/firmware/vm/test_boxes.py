@@ -300,14 +300,26 @@ def test_7_a_shell_by_a_signed_token_and_a_factory_reset(
     box.cut()
 
 
-def test_8_a_box_without_a_tpm_says_so(
+def test_8_a_box_without_a_tpm_says_so_and_takes_a_model(
     publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
 ) -> None:
+    """Its data is plain. A stick brings another model, which reads from then on beside the one of the configuration."""
     machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher, tpm=False)
-    plug(machine, tmp_path, publisher, site=site(pacs[0]))
+    stick = plug(machine, tmp_path, publisher, site=site(pacs[0]))
+    lungs = Path(shutil.copy(package.bundled("lungs")[0], tmp_path))
     try:
         machine.wait_for("data is NOT encrypted: this machine has no TPM 2.0", timeout=BOOT)
         assert machine.wait_for(*JUDGED, timeout=BOOT) == JUDGED[0]
+        answered(machine, stick, tmp_path / "answer")
+        machine.cut()
+        since = len(machine.log)
+        plug(machine, tmp_path / "model", publisher, lungs)
+        machine.wait_for(f"{lungs.name}: lungs {lungs.stem.split('-')[-1]} is in force", timeout=BOOT * 2, since=since)
+        send(machine, make_radiograph(tmp_path / "radiograph.dcm", seed=8), BOOT)
+        deadline = time.monotonic() + BOOT
+        while not list(pacs[1].glob("SG*")):
+            assert time.monotonic() < deadline, "no outline of the lungs came back"
+            time.sleep(2)
     finally:
         machine.cut()
 
