@@ -22,6 +22,7 @@ from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
     from compression.segmentation.build import Build
+    from compression.segmentation.recipe import DataRecipe
 
 SECTIONS = ("data", "input")
 
@@ -88,14 +89,14 @@ def fingerprint(build: Build) -> bytes:
 def list_digest(build: Build) -> str:
     """SHA-256 of what the list says of each case: the same cases are dealt alike."""
     digest = hashlib.sha256()
-    for case in listed(build.data_root / build.recipe.data.train, build.recipe.data.even):
+    for case in of_training(build.recipe.data, build.data_root):
         digest.update(f"{case.file}\0{case.mask}\0{case.patient}\0{case.group}\n".encode())
     return hashlib.sha256(digest.digest()).hexdigest()  # twice, as in packages that are out
 
 
 def run(build: Build) -> str:
     recipe, folder = build.recipe, build.data_root / build.recipe.data.train
-    cases = dealt(listed(folder, recipe.data.even), recipe.data.folds, recipe.data.seed)
+    cases = dealt(of_training(recipe.data, build.data_root), recipe.data.folds, recipe.data.seed)
     steps = recipe.input.steps[: recipe.input.augment_after]
     segments = [segment.label for segment in recipe.package.segments]
     pixels, labels = [], []
@@ -136,6 +137,15 @@ def split(build: Build, cases: Sequence[Case], fold: int) -> dict[str, np.ndarra
         "validation": np.flatnonzero((folds != fold) & validates),
         "test": np.flatnonzero(folds == fold),
     }
+
+
+def of_training(recipe: DataRecipe, data_root: Path) -> list[Case]:
+    """The cases of a recipe's training set, not yet dealt; raises `RecipeError`, for unknown patients, too."""
+    found = listed(data_root / recipe.train, recipe.even)
+    joined = {patient: group[0] for group in recipe.same_patient for patient in group}
+    if unknown := sorted(joined.keys() - {case.patient for case in found}):
+        raise RecipeError(f"data.same_patient: {recipe.train} has no patient {', '.join(unknown)}")
+    return [msgspec.structs.replace(case, patient=joined.get(case.patient, case.patient)) for case in found]
 
 
 def listed(folder: Path, even: str | None = None) -> list[Case]:

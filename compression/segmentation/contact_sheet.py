@@ -47,7 +47,7 @@ class Sheet:
 def of_recipe(recipe: SegmentationRecipe, data_root: Path, shown: int = _SHOWN, copies: int = _COPIES) -> Sheet:
     """Augment some training cases as training does; raises `RecipeError` where they can't be read."""
     folder, names = data_root / recipe.data.train, [each.label for each in recipe.package.segments]
-    listed = cases.listed(folder, recipe.data.even)
+    listed = cases.of_training(recipe.data, data_root)
     order = np.random.default_rng(recipe.data.seed).permutation(len(listed))[: max(shown, _MEASURED)]
     together = augment.compose(recipe.augment, recipe.augment_policy, len(recipe.input.shape), _SEED)
     steps, colors = recipe.input.steps[: recipe.input.augment_after], [each.color for each in recipe.package.segments]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from tqdm import tqdm
 
 from compression.recipe import RecipeError
 from compression.segmentation import augment, cases
+from compression.segmentation.cases import Case
 
 if TYPE_CHECKING:
     from compression.segmentation.build import Build
@@ -24,20 +26,20 @@ def check(build: Build) -> None:
     """
     recipe = build.recipe
     augment.compose(recipe.augment, recipe.augment_policy, len(recipe.input.shape), seed=0)
-    _check_cases(build.data_root / recipe.data.train, recipe.data.even)
+    _check_cases(build.data_root / recipe.data.train, cases.of_training(recipe.data, build.data_root))
     if recipe.data.external:
         folder = build.data_root / recipe.data.external
-        _check_cases(folder)
+        _check_cases(folder, cases.listed(folder))
         if not build.folder("train").exists():  # those that learn are read at once, but these only after hours
             segments = [segment.label for segment in recipe.package.segments]
             for case in tqdm(cases.listed(folder), desc=f"reading {folder.name}", unit="case"):
                 cases.read(folder, case, segments)
 
 
-def _check_cases(folder: Path, even: str | None = None) -> None:
+def _check_cases(folder: Path, listed: Sequence[Case]) -> None:
     """Each has a patient, an image and a mask that are there, and is listed once."""
     seen = set()
-    for case in cases.listed(folder, even):
+    for case in listed:
         if not case.patient:
             raise RecipeError(f"{folder}: {case.file} has no patient_id, so that no fold can keep its patient together")
         for what, name in (("image", case.file), ("mask", case.mask)):

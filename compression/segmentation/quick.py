@@ -26,7 +26,7 @@ def shrink(build: Build) -> Build:
     """The same build with small numbers, on some cases of its data set, its package in the work folder."""
     work = build.work.with_name(f"{build.work.name}-quick")
     root = work / "data-set"
-    _some_cases(build.data_root / build.recipe.data.train, root / build.recipe.data.train, build.recipe.data.even)
+    _some_cases(build, root / build.recipe.data.train)
     return dataclasses.replace(build, recipe=_small(build.recipe), data_root=root, work=work, out=work)
 
 
@@ -42,6 +42,7 @@ def _small(recipe: SegmentationRecipe) -> SegmentationRecipe:
             folds=_FOLDS,
             cross_validated=min(recipe.data.cross_validated, 2),
             validation_share=0.25,
+            same_patient=(),  # the small list has joined them
         ),
         input=replace(recipe.input, shape=shape, steps=tuple(_resized(step, shape) for step in recipe.input.steps)),
         network=replace(recipe.network, width=8, levels=3),
@@ -67,9 +68,10 @@ def _cropped(step: AugmentRecipe, shape: tuple[int, ...]) -> AugmentRecipe:
     return replace(step, parameters={**step.parameters, "size": list(shape)}) if "size" in step.parameters else step
 
 
-def _some_cases(source: Path, target: Path, even: str | None) -> None:
+def _some_cases(build: Build, target: Path) -> None:
     """A data set with links to the files of some cases, spread over the whole list."""
-    listed = cases.listed(source, even)
+    source, even = build.data_root / build.recipe.data.train, build.recipe.data.even
+    listed = cases.of_training(build.recipe.data, build.data_root)
     chosen = listed[:: max(len(listed) // _CASES, 1)][:_CASES]
     for case in chosen:
         for name in (case.file, case.mask):

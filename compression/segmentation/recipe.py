@@ -36,7 +36,8 @@ class DataRecipe(_Table, frozen=True):
 
     Patients are dealt to ``folds``, each of which is kept for a test once, in the first ``cross_validated`` of them;
     ``validation_share`` of a fold's training patients are for validation. ``even``: a column whose values are spread
-    evenly. ``external`` is only evaluated.
+    evenly. ``external`` is only evaluated. ``same_patient``: groups of patients of the list who are one person; without
+    a list, names of NIfTI files without their suffix.
     """
 
     train: str
@@ -46,6 +47,7 @@ class DataRecipe(_Table, frozen=True):
     seed: int
     external: str | None = None
     even: str | None = None
+    same_patient: tuple[tuple[str, ...], ...] = ()
 
 
 class InputRecipe(_Table, frozen=True):

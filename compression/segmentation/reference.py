@@ -46,7 +46,7 @@ def check_same(build: Build, before: Package) -> None:
 
 def _dealt(build: Build) -> list[cases.Case]:
     named = build.recipe.data
-    return cases.dealt(cases.listed(build.data_root / named.train, named.even), named.folds, named.seed)
+    return cases.dealt(cases.of_training(named, build.data_root), named.folds, named.seed)
 
 
 def _sources(build: Build, splits: tuple[str, ...], one_a_patient: bool = False) -> Iterator[Image | Volume]:

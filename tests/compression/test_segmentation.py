@@ -137,7 +137,9 @@ def test_a_volume_without_numbers_or_with_a_mask_elsewhere_is_refused(tmp_path: 
 
 def test_another_mask_of_the_same_name_is_another_data_set(tmp_path: Path) -> None:
     write_pair(tmp_path / "set", np.full((8, 6), 9, np.uint8), np.zeros((8, 6), np.uint8))
-    build = SimpleNamespace(data_root=tmp_path, recipe=SimpleNamespace(data=SimpleNamespace(train="set", even=None)))
+    build = SimpleNamespace(
+        data_root=tmp_path, recipe=SimpleNamespace(data=SimpleNamespace(train="set", even=None, same_patient=()))
+    )
     before, listed = cases.fingerprint(build), cases.list_digest(build)  # type: ignore[arg-type]
     write_pair(tmp_path / "set", np.full((8, 6), 9, np.uint8), np.full((8, 6), 255, np.uint8))
     assert cases.fingerprint(build) != before  # type: ignore[arg-type]
