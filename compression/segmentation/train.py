@@ -66,17 +66,22 @@ def log(build: Build, fold: int) -> list[dict[str, Any]]:
 
 
 def each_fold(build: Build, work: Callable[[Build, int], None]) -> None:
-    """Call ``work`` for each fold: several at once, each on one thread, where there are enough of them."""
-    at_once = min(build.threads, len(folds(build))) if build.group.size == 1 else 1
-    if at_once == 1:
-        distributed.use_threads(max(build.threads // build.group.size, 1))
-        for fold in folds(build):
-            work(build, fold)
-        return
+    """Call ``work`` for each fold: as many at once as there are threads, and those that are left on all threads."""
+    every = folds(build)
+    at_once = min(build.threads, len(every)) if build.group.size == 1 else 1
+    left = 0 if at_once == 1 else len(every) - len(every) % at_once
+    if left:
+        _side_by_side(build, work, every[:left], at_once)
+    distributed.use_threads(max(build.threads // build.group.size, 1))
+    for fold in every[left:]:
+        work(build, fold)
+
+
+def _side_by_side(build: Build, work: Callable[[Build, int], None], chosen: range, at_once: int) -> None:
     pool = ProcessPoolExecutor(at_once, get_context("spawn"))
     with checkpoint.ending():
         try:
-            for future in [pool.submit(_alone, build, work, fold) for fold in folds(build)]:
+            for future in [pool.submit(_alone, build, work, fold) for fold in chosen]:
                 future.result()
         except BaseException:
             for process in active_children():  # each saves where it stands and ends
