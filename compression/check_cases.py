@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from compression import balance, duplicates, imported, masks, sources, splits, tables
+from compression import balance, duplicates, gray_steps, imported, masks, sources, splits, tables
 from compression.content import MANIFEST, content_version
 from compression.masks import MaskLabelError, MaskSizeError
 from compression.problems import DataError, Problem, Severity, add
@@ -49,7 +50,10 @@ def check(recipe: SegmentationRecipe, data_root: Path) -> dict[str, Any]:
     begun = time.monotonic()
     names = [recipe.data.train, *([recipe.data.external] if recipe.data.external else [])]
     problems: list[Problem] = []
-    found = {name: _one_set(recipe, data_root / name, name, problems) for name in names}
+    listed = [cases.of_training(recipe.data, data_root), *(cases.listed(data_root / name) for name in names[1:])]
+    found = {
+        name: _one_set(recipe, data_root / name, name, each, problems) for name, each in zip(names, listed, strict=True)
+    }
     found[recipe.data.train] |= _amounts(recipe, found[recipe.data.train]["cases"])
     _between(found, problems)
     order = ("error", "warning", "note")
@@ -64,14 +68,16 @@ def check(recipe: SegmentationRecipe, data_root: Path) -> dict[str, Any]:
     }
 
 
-def _one_set(recipe: SegmentationRecipe, folder: Path, name: str, problems: list[Problem]) -> dict[str, Any]:
-    listed = cases.listed(folder)
+def _one_set(
+    recipe: SegmentationRecipe, folder: Path, name: str, listed: Sequence[Case], problems: list[Problem]
+) -> dict[str, Any]:
     segments = [segment.label for segment in recipe.package.segments]
     faults: dict[str, list[str]] = {}
     volumes = np.zeros(len(segments) + 1, dtype=np.int64)
     digests: dict[str, list[str]] = {}
     sizes: Counter[str] = Counter()
-    for case in tqdm(listed, desc=f"reading {name}", unit="case"):
+    steps: list[float | None] = [None] * len(listed)
+    for number, case in enumerate(tqdm(listed, desc=f"reading {name}", unit="case")):
         if not case.patient:
             faults.setdefault("no patient", []).append(f"{case.file}: patient_id is empty")
         pixels = _pixels(folder, case, faults)
@@ -79,6 +85,7 @@ def _one_set(recipe: SegmentationRecipe, folder: Path, name: str, problems: list
             continue
         sizes["x".join(str(each) for each in pixels.pixels.shape)] += 1
         digests.setdefault(duplicates.digest(pixels.pixels), []).append(case.file)
+        steps[number] = gray_steps.step(pixels.pixels)
         mask = _mask(folder, case, pixels, segments, faults)
         if mask is not None:
             volumes += np.bincount(mask.ravel(), minlength=len(volumes))
@@ -96,6 +103,15 @@ def _one_set(recipe: SegmentationRecipe, folder: Path, name: str, problems: list
         "the same image more than once",
         copies,
         "give the copies one patient, or take one out",
+    )
+    groups = gray_steps.shared(steps, [case.patient for case in listed])
+    add(
+        problems,
+        "warning",
+        name,
+        "volumes of several patients that look like one scan's: their grays are multiples of the same number",
+        [f"{' and '.join(listed[each].file for each in group)}: {steps[group[0]]:.8g}" for group in groups],
+        "two sides of one head, for instance: name those of one person in data.same_patient, and no fold parts them",
     )
     share = volumes[1:] / max(int(volumes.sum()), 1)
     return {
@@ -157,7 +173,7 @@ def _mask(
 def _splits(folder: Path, name: str, problems: list[Problem]) -> None:
     """Where the list has splits; training deals patients itself and never puts one into two folds."""
     if not (folder / MANIFEST).is_file():
-        hint = "a volume counts as a patient; where a patient has several, write manifest.csv with patient_id"
+        hint = "a volume counts as a patient; name those of one in data.same_patient, or write manifest.csv"
         add(problems, "note", name, "no list, so that patients are not known", [], hint, count=1)
         return
     rows = tables.read(folder / MANIFEST, ["patient_id"])

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image as PillowImage
 
-from compression import importing
+from compression import gray_steps, importing
 from compression.cli import main
 from compression.importers import IMPORTERS
 from compression.importing import Options
@@ -130,13 +130,48 @@ def test_each_defect_of_volumes_is_named_and_counted(tmp_path: Path) -> None:
             nibabel.save(nibabel.Nifti1Image(array, where), folder / kind / f"v{number}.nii.gz")
     path = folder / "images" / "v4.nii.gz"
     path.write_bytes(path.read_bytes()[:200])
-    problems = found(HIPPOCAMPUS, tmp_path)
+    problems = found(alone(tmp_path), tmp_path)
     assert problems["mask of another size"]["count"] == 2
     assert "5x7x8 and 6x7x8" in problems["mask of another size"]["examples"][0]
     assert "4.00 mm away" in problems["mask of another size"]["examples"][1]
     assert "labels/v3.nii.gz holds the label 3" in problems["label outside the set"]["examples"][0]
     assert "images/v4.nii.gz" in problems["corrupt image"]["examples"][0]
     assert problems["no list, so that patients are not known"]["severity"] == "note"
+
+
+def alone(folder: Path, same_patient: str = "") -> Path:
+    """The recipe for hippocampus, with other volumes of one patient."""
+    lines = HIPPOCAMPUS.read_text()
+    begin = lines.index("same_patient = [")
+    path = folder / "recipe.toml"
+    path.write_text(lines[:begin] + same_patient + lines[lines.index("\n]\n", begin) + 3 :])
+    return path
+
+
+def test_volumes_of_one_scan_under_two_patients_are_told_by_their_grays(tmp_path: Path) -> None:
+    """As of two sides of one head: other pixels, but levels that one factor scaled."""
+    factors = {"a": 5.9588623, "b": 5.9588623, "c": 5.9590, "d": 1.0, "e": 1.0, "f": 0.73}
+    for seed, (name, factor) in enumerate(factors.items()):
+        levels = np.random.default_rng(seed).integers(20 * seed, 400 + 90 * seed, (6, 7, 8)) * factor
+        for kind, array in (("images", levels.astype(np.float32)), ("labels", (levels > 300).astype(np.uint8))):
+            (tmp_path / "hippocampus" / kind).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "hippocampus" / kind / f"{name}.nii.gz")
+    (said,) = (each for what, each in found(alone(tmp_path), tmp_path).items() if "look like one scan's" in what)
+    assert said["severity"] == "warning" and said["count"] == 1
+    assert said["examples"][0].startswith("images/a.nii.gz and images/b.nii.gz: 5.95886")
+    joined = alone(tmp_path, 'same_patient = [["a", "b"]]\n')
+    assert not any("look like one scan's" in what for what in found(joined, tmp_path))
+    assert "5 patients" in check(joined, tmp_path).output
+    unknown = check(alone(tmp_path, 'same_patient = [["a", "x"]]\n'), tmp_path)
+    assert unknown.exit_code != 0 and "data.same_patient: hippocampus has no patient x" in unknown.output
+
+
+def test_a_step_that_many_scans_share_is_their_formats() -> None:
+    steps: list[float | None] = [0.5] * 9 + [None, None]
+    patients = [str(number) for number in range(11)]
+    assert gray_steps.shared(steps, patients) == []
+    assert gray_steps.shared(steps[5:], patients) == [[0, 1, 2, 3]]
+    assert gray_steps.shared(steps[5:], ["one"] * 6) == []
 
 
 def test_what_an_import_left_out_or_allowed_is_told_and_whether_it_is_still_the_same(pictures: Path) -> None:
