@@ -15,24 +15,36 @@ from firmware.durable import Files
 from firmware.errors import FirmwareError
 
 PYTHON = "3.13"  # Debian 13's
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64",
-             "manylinux_2_12_x86_64", "manylinux2010_x86_64")  # fmt: skip
+X86_64, AARCH64 = "x86_64", "aarch64"
+_MANYLINUX = {
+    X86_64: ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux_2_12", "manylinux2010"),
+    AARCH64: ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014"),
+}
 _SOURCES = ("appliance", "compression", "firmware", "pyproject.toml", "README.md", "LICENSE")
 
 
-def lock_of(board: str) -> Path:
-    return Path(__file__).with_name(f"{board}.lock")
+def lock_of(board: str, machine: str = X86_64) -> Path:
+    """A board's lock file; that of another machine than a box's is for containers."""
+    return Path(__file__).with_name(f"{board}.lock" if machine == X86_64 else f"{board}-{machine}.lock")
 
 
-def lock(project: Path, extras: tuple[str, ...] = ()) -> str:
-    """What the project's device needs, resolved for Debian 13 on x86-64: pinned, with hashes."""
+def lock(project: Path, extras: tuple[str, ...] = (), machine: str = X86_64) -> str:
+    """What the project's device needs, resolved for Debian 13 on such a machine: pinned, with hashes."""
     table = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     wanted = [*table["dependencies"], *(each for extra in extras for each in table["optional-dependencies"][extra])]
     report = _pip(
-        "install", "--dry-run", "--quiet", "--ignore-installed", "--no-cache-dir", "--report", "-", *_target(), *wanted
+        "install",
+        "--dry-run",
+        "--quiet",
+        "--ignore-installed",
+        "--no-cache-dir",
+        "--report",
+        "-",
+        *_target(machine),
+        *wanted,
     )
     lines = [
-        "# What a box runs on, for Python 3.13 on x86-64. Made by: scanside-firmware lock. Do not edit.",
+        f"# What a device runs on, for Python {PYTHON} on {machine}. Made by: scanside-firmware lock. Do not edit.",
         *sorted(
             f"{item['metadata']['name'].lower()}=={item['metadata']['version']}"
             f" --hash=sha256:{item['download_info']['archive_info']['hashes']['sha256']}"
@@ -42,14 +54,16 @@ def lock(project: Path, extras: tuple[str, ...] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_lock(project: Path, board: str, extras: tuple[str, ...]) -> Path:
-    Files().write(lock_of(board), lock(project, extras).encode())
-    return lock_of(board)
+def write_lock(project: Path, board: str, extras: tuple[str, ...], machine: str = X86_64) -> Path:
+    path = lock_of(board, machine)
+    Files().write(path, lock(project, extras, machine).encode())
+    return path
 
 
-def locked(board: str) -> dict[str, tuple[str, str]]:
-    """Name -> version and SHA-256, of a board's lock file."""
-    rows = (line.split() for line in lock_of(board).read_text().splitlines() if line and not line.startswith("#"))
+def locked(board: str, machine: str = X86_64) -> dict[str, tuple[str, str]]:
+    """Name -> version and SHA-256, of a lock file."""
+    lines = lock_of(board, machine).read_text().splitlines()
+    rows = (line.split() for line in lines if line and not line.startswith("#"))
     return {
         normal(pin.split("==")[0]): (pin.split("==")[1], digest.removeprefix("--hash=sha256:")) for pin, digest in rows
     }
@@ -86,8 +100,8 @@ def copy_sources(project: Path, target: Path) -> Path:
     return target
 
 
-def _target() -> list[str]:
-    platforms = [argument for each in PLATFORMS for argument in ("--platform", each)]
+def _target(machine: str = X86_64) -> list[str]:
+    platforms = [argument for each in _MANYLINUX[machine] for argument in ("--platform", f"{each}_{machine}")]
     return ["--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp", *platforms]
 
 

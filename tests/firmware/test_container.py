@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from firmware.image import wheels
 from tests.running import CHECKOUT
 
 FOLDER = CHECKOUT / "firmware" / "container"
@@ -60,6 +61,16 @@ def test_what_the_manifests_name_is_there(kinds: dict[str, dict[str, Any]]) -> N
 def test_one_ledger_has_one_appliance(kinds: dict[str, dict[str, Any]]) -> None:
     assert kinds["Deployment"]["spec"]["replicas"] == 1
     assert kinds["Deployment"]["spec"]["strategy"]["type"] == "Recreate"
+
+
+def test_a_container_on_arm64_has_the_same_packages() -> None:
+    versions = [{name: pin for name, (pin, _) in wheels.locked("generic", machine).items()} for machine in (
+        wheels.X86_64, wheels.AARCH64)]  # fmt: skip
+    assert versions[0] == versions[1], "scanside-firmware lock --board generic --machine aarch64"
+    lines = (FOLDER / "Containerfile").read_text().splitlines()
+    for docker, machine in (("amd64", wheels.X86_64), ("arm64", wheels.AARCH64)):
+        path = wheels.lock_of("generic", machine).relative_to(CHECKOUT)
+        assert f"COPY {path} /src/{docker}.lock" in lines
 
 
 def test_the_container_is_not_root_and_knows_its_files() -> None:

@@ -76,13 +76,15 @@ def test_the_bill_has_the_form_of_cyclonedx(tree: Path) -> None:
     assert document == sbom.make(tree, "1.0.0", "generic", 1_780_000_000)
 
 
-@pytest.mark.parametrize("name", sorted(BOARDS))
-def test_a_lock_pins_all_that_the_device_asks_for(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "machine"), [*((name, wheels.X86_64) for name in sorted(BOARDS)), ("generic", wheels.AARCH64)]
+)
+def test_a_lock_pins_all_that_the_device_asks_for(name: str, machine: str) -> None:
     import tomllib
 
     table = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     wanted = [*table["dependencies"], *(each for e in board(name).extras for each in table["optional-dependencies"][e])]
-    pins = wheels.locked(name)
+    pins = wheels.locked(name, machine)
     for each in wanted:
         package, pinned = re.match(r"([A-Za-z0-9_.-]+)(?:\[.*\])?(?:==([\w.]+))?", each).groups()  # type: ignore[union-attr]
         assert wheels.normal(package) in pins, f"{package} is missing: scanside-firmware lock --board {name}"
