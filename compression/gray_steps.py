@@ -14,7 +14,7 @@ import numpy as np
 _FEWEST_LEVELS = 16
 _OFF = 0.01  # of a step, by which grays may miss its multiples
 _SAME = 1e-6  # relative; of volumes that are known to be of one scan, measured: 1e-8
-_MOST_OF_A_SCAN = 8  # volumes; a step that more of them share is a format's, not a scan's
+_MOST_OF_A_SCAN = 8  # volumes; a step that more of them share, or half of all, is a format's, not a scan's
 
 
 def step(pixels: np.ndarray) -> float | None:
@@ -50,5 +50,5 @@ def shared(steps: Sequence[float | None], patients: Sequence[str]) -> list[list[
     return [
         sorted(group)
         for group in groups
-        if len({patients[index] for index in group}) > 1 and len(group) <= _MOST_OF_A_SCAN
+        if len({patients[index] for index in group}) > 1 and len(group) <= min(_MOST_OF_A_SCAN, len(steps) // 2)
     ]

@@ -167,11 +167,12 @@ def test_volumes_of_one_scan_under_two_patients_are_told_by_their_grays(tmp_path
 
 
 def test_a_step_that_many_scans_share_is_their_formats() -> None:
-    steps: list[float | None] = [0.5] * 9 + [None, None]
-    patients = [str(number) for number in range(11)]
-    assert gray_steps.shared(steps, patients) == []
-    assert gray_steps.shared(steps[5:], patients) == [[0, 1, 2, 3]]
-    assert gray_steps.shared(steps[5:], ["one"] * 6) == []
+    patients = [str(number) for number in range(40)]
+    others: list[float | None] = [None] * 20
+    assert gray_steps.shared([0.3] * 9 + others, patients) == []
+    assert gray_steps.shared([0.3] * 4 + others, patients) == [[0, 1, 2, 3]]
+    assert gray_steps.shared([0.3] * 4 + others, ["one"] * 40) == []
+    assert gray_steps.shared([0.3] * 4 + others[:3], patients) == []  # more than half of all
 
 
 def test_what_an_import_left_out_or_allowed_is_told_and_whether_it_is_still_the_same(pictures: Path) -> None:
