@@ -144,7 +144,8 @@ def of_training(recipe: DataRecipe, data_root: Path) -> list[Case]:
     found = listed(data_root / recipe.train, recipe.even)
     joined = {patient: group[0] for group in recipe.same_patient for patient in group}
     if unknown := sorted(joined.keys() - {case.patient for case in found}):
-        raise RecipeError(f"data.same_patient: {recipe.train} has no patient {', '.join(unknown)}")
+        names = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+        raise RecipeError(f"data.same_patient: {recipe.train} has no patient {names}; is this another data set?")
     return [msgspec.structs.replace(case, patient=joined.get(case.patient, case.patient)) for case in found]
 
 

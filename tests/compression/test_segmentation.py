@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,18 @@ from PIL import Image as PillowImage
 from appliance.preprocess import Step
 from compression.quantize import FLOAT
 from compression.recipe import AllowRecipe, AugmentPolicyRecipe, AugmentRecipe, RecipeError
-from compression.segmentation import augment, cases, choose, contact_sheet, evaluate, gate, measures, overlap, preflight
+from compression.segmentation import (
+    augment,
+    cases,
+    choose,
+    contact_sheet,
+    evaluate,
+    gate,
+    measures,
+    overlap,
+    preflight,
+    train,
+)
 from compression.segmentation.cases import Case
 from compression.segmentation.recipe import GateRecipe, read
 from compression.unet import UNet, unpruned
@@ -174,6 +186,24 @@ def test_an_external_mask_of_another_size_is_named_before_any_training(tmp_path:
     build = SimpleNamespace(data_root=tmp_path, recipe=given, folder=lambda stage: tmp_path / "work" / stage)
     with pytest.raises(RecipeError, match=r"a-mask\.png"):
         preflight.check(build)  # type: ignore[arg-type]
+
+
+def note_process(build: Any, fold: int) -> None:
+    (build.work / str(fold)).write_text(f"{os.getpid()} {torch.get_num_threads()}")
+
+
+def test_folds_that_are_left_over_get_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    of_recipe = SimpleNamespace(data=SimpleNamespace(cross_validated=3))
+    build = SimpleNamespace(recipe=of_recipe, threads=2, group=SimpleNamespace(size=1), work=tmp_path)
+    before = torch.get_num_threads()
+    try:
+        train.each_fold(build, note_process)  # type: ignore[arg-type]
+    finally:
+        torch.set_num_threads(before)
+    processes, threads = zip(*((tmp_path / str(fold)).read_text().split() for fold in range(3)), strict=True)
+    assert str(os.getpid()) not in processes[:2] and processes[2] == str(os.getpid())
+    assert threads == ("1", "1", str(min(2, len(os.sched_getaffinity(0)))))
 
 
 def write_pair(folder: Path, image: np.ndarray, mask: np.ndarray) -> Case:
