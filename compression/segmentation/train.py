@@ -69,11 +69,11 @@ def each_fold(build: Build, work: Callable[[Build, int], None]) -> None:
     """Call ``work`` for each fold: as many at once as there are threads, and those that are left on all threads."""
     every = folds(build)
     at_once = min(build.threads, len(every)) if build.group.size == 1 else 1
-    paired = 0 if at_once == 1 else len(every) - len(every) % at_once
-    if paired:
-        _side_by_side(build, work, every[:paired], at_once)
+    together = 0 if at_once == 1 else len(every) - len(every) % at_once
+    if together:
+        _side_by_side(build, work, every[:together], at_once)
     distributed.use_threads(max(build.threads // build.group.size, 1))
-    for fold in every[paired:]:
+    for fold in every[together:]:
         work(build, fold)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from firmware.image import wheels
 from firmware.image.boards import BOARDS
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -124,15 +125,12 @@ def build(
 @click.option("--board", required=True, type=click.Choice(sorted(BOARDS)))
 @click.option(
     "--machine",
-    default="x86_64",
-    type=click.Choice(["x86_64", "aarch64"]),
+    default=wheels.X86_64,
+    type=click.Choice(list(wheels.MANYLINUX)),
     show_default=True,
     help="Boards are x86_64; aarch64 is for containers.",
 )
 @click.option("--project", default=Path(), type=_FOLDER, show_default="here", help="The sources of Scanside.")
 def lock(board: str, machine: str, project: Path) -> None:
     """Resolve what the device needs anew, and pin it with hashes. Review the difference, then commit it."""
-    from firmware.image import wheels
-    from firmware.image.boards import BOARDS as ALL
-
-    click.echo(wheels.write_lock(project, board, ALL[board].extras, machine))
+    click.echo(wheels.write_lock(project, board, BOARDS[board].extras, machine))

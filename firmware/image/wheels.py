@@ -16,7 +16,7 @@ from firmware.errors import FirmwareError
 
 PYTHON = "3.13"  # Debian 13's
 X86_64, AARCH64 = "x86_64", "aarch64"
-_MANYLINUX = {
+MANYLINUX = {
     X86_64: ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux_2_12", "manylinux2010"),
     AARCH64: ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014"),
 }
@@ -32,17 +32,8 @@ def lock(project: Path, extras: tuple[str, ...] = (), machine: str = X86_64) -> 
     """What the project's device needs, resolved for Debian 13 on such a machine: pinned, with hashes."""
     table = tomllib.loads((project / "pyproject.toml").read_text())["project"]
     wanted = [*table["dependencies"], *(each for extra in extras for each in table["optional-dependencies"][extra])]
-    report = _pip(
-        "install",
-        "--dry-run",
-        "--quiet",
-        "--ignore-installed",
-        "--no-cache-dir",
-        "--report",
-        "-",
-        *_target(machine),
-        *wanted,
-    )
+    report = _pip("install", "--dry-run", "--quiet", "--ignore-installed", "--no-cache-dir", "--report", "-",
+                  *_target(machine), *wanted)  # fmt: skip
     lines = [
         f"# What a device runs on, for Python {PYTHON} on {machine}. Made by: scanside-firmware lock. Do not edit.",
         *sorted(
@@ -101,7 +92,7 @@ def copy_sources(project: Path, target: Path) -> Path:
 
 
 def _target(machine: str = X86_64) -> list[str]:
-    platforms = [argument for each in _MANYLINUX[machine] for argument in ("--platform", f"{each}_{machine}")]
+    platforms = [argument for each in MANYLINUX[machine] for argument in ("--platform", f"{each}_{machine}")]
     return ["--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp", *platforms]
 
 

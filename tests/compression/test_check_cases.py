@@ -130,7 +130,7 @@ def test_each_defect_of_volumes_is_named_and_counted(tmp_path: Path) -> None:
             nibabel.save(nibabel.Nifti1Image(array, where), folder / kind / f"v{number}.nii.gz")
     path = folder / "images" / "v4.nii.gz"
     path.write_bytes(path.read_bytes()[:200])
-    problems = found(alone(tmp_path), tmp_path)
+    problems = found(for_other_volumes(tmp_path), tmp_path)
     assert problems["mask of another size"]["count"] == 2
     assert "5x7x8 and 6x7x8" in problems["mask of another size"]["examples"][0]
     assert "4.00 mm away" in problems["mask of another size"]["examples"][1]
@@ -139,7 +139,7 @@ def test_each_defect_of_volumes_is_named_and_counted(tmp_path: Path) -> None:
     assert problems["no list, so that patients are not known"]["severity"] == "note"
 
 
-def alone(folder: Path, same_patient: str = "") -> Path:
+def for_other_volumes(folder: Path, same_patient: str = "") -> Path:
     """The recipe for hippocampus, with other volumes of one patient."""
     lines = HIPPOCAMPUS.read_text()
     begin = lines.index("same_patient = [")
@@ -156,13 +156,15 @@ def test_volumes_of_one_scan_under_two_patients_are_told_by_their_grays(tmp_path
         for kind, array in (("images", levels.astype(np.float32)), ("labels", (levels > 300).astype(np.uint8))):
             (tmp_path / "hippocampus" / kind).mkdir(parents=True, exist_ok=True)
             nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "hippocampus" / kind / f"{name}.nii.gz")
-    (said,) = (each for what, each in found(alone(tmp_path), tmp_path).items() if "look like one scan's" in what)
+    (said,) = (
+        each for what, each in found(for_other_volumes(tmp_path), tmp_path).items() if "look like one scan's" in what
+    )
     assert said["severity"] == "warning" and said["count"] == 1
     assert said["examples"][0].startswith("images/a.nii.gz and images/b.nii.gz: 5.95886")
-    joined = alone(tmp_path, 'same_patient = [["a", "b"]]\n')
+    joined = for_other_volumes(tmp_path, 'same_patient = [["a", "b"]]\n')
     assert not any("look like one scan's" in what for what in found(joined, tmp_path))
     assert "5 patients" in check(joined, tmp_path).output
-    unknown = check(alone(tmp_path, 'same_patient = [["a", "x"]]\n'), tmp_path)
+    unknown = check(for_other_volumes(tmp_path, 'same_patient = [["a", "x"]]\n'), tmp_path)
     assert unknown.exit_code != 0 and "data.same_patient: hippocampus has no patient x" in unknown.output
 
 

@@ -16,7 +16,7 @@ from PIL import Image as PillowImage
 from appliance import package, receipt, signature
 from appliance.backend import Options
 from compression.inference import RUNTIMES
-from tests.compression.test_check_cases import alone
+from tests.compression.test_check_cases import for_other_volumes
 from tests.running import CHECKOUT
 
 pytestmark = pytest.mark.slow  # a minute or two each
@@ -74,7 +74,7 @@ def test_a_segmentation_is_built_and_every_target_proves_itself(model, data_set,
     write(tmp_path / "data" / data_set)
     recipe, key = CHECKOUT / "models" / model / "recipe.toml", tmp_path / "key.pem"
     if model == "hippocampus":
-        recipe = alone(tmp_path)
+        recipe = for_other_volumes(tmp_path)
     keygen = [sys.executable, "-m", "compression", "keygen", str(key), "--trust", str(tmp_path / "trusted")]
     subprocess.run(keygen, check=True, capture_output=True, cwd=CHECKOUT)
     command = [

@@ -18,9 +18,14 @@ from tests.running import CHECKOUT
 FOLDER = CHECKOUT / "firmware" / "container"
 
 
+def manifests() -> dict[str, dict[str, Any]]:
+    """By their kind."""
+    return {each["kind"]: each for each in yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())}
+
+
 @pytest.fixture(scope="module")
 def kinds() -> dict[str, dict[str, Any]]:
-    return {each["kind"]: each for each in yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())}
+    return manifests()
 
 
 @pytest.mark.parametrize("version", ["1.29", "1.37"])

@@ -15,15 +15,13 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from tests.dicom_files import make_radiograph
+from tests.firmware.test_container import FOLDER, manifests
 from tests.running import CHECKOUT, PYTHON
 
-FOLDER = CHECKOUT / "firmware" / "container"
 _NEEDED = ("buildah", "mmdebstrap", "unshare", "nsenter", "setpriv", "ip", "storescp")
 _MISSING = [program for program in _NEEDED if shutil.which(program) is None]
 _MIRROR = "http://deb.debian.org/debian"
@@ -92,9 +90,7 @@ def base_of(buildah: Callable[..., str], machine: str, folder: Path) -> None:
 
 def probes() -> dict[str, list[str]]:
     """Commands by which an engine and a cluster ask whether it lives."""
-    manifests = yaml.safe_load_all((FOLDER / "kubernetes.yaml").read_text())
-    pod: Any = next(each for each in manifests if each["kind"] == "Deployment")["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
+    (container,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
     health = re.findall(r"(?m)^HEALTHCHECK .* CMD (\[.*\])$", (FOLDER / "Containerfile").read_text())
     return {
         "startupProbe": container["startupProbe"]["exec"]["command"],
