@@ -15,8 +15,8 @@ from compression.cli.options import DATA, RECIPE, WEIGHTS
 from compression.recipe import Recipe, RecipeError, read, task
 
 _STAGES = (
-    "data", "train", "prune", "choose", "export", "quantize", "gate", "ensemble", "golden", "evaluate", "report",
-    "pack",
+    "data", "train", "prune", "choose", "volumes", "export", "quantize", "gate", "ensemble", "golden", "evaluate",
+    "report", "pack",
 )  # fmt: skip
 _DEVELOPMENT_KEY = Path(".build") / "development.pem"
 

@@ -22,6 +22,7 @@ _STILL = (
     "RandStdShiftIntensity",
 )  # fmt: skip
 _TURNING = ("RandAffine", "RandRotate")
+_CUTTING = ("CenterSpatialCrop",)  # always, not by chance: the network learns on less than it will draw on
 
 
 def compose(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, dimensions: int, seed: int) -> Augment:
@@ -55,8 +56,11 @@ def _on_volumes(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, see
         keys = ("pixels", "labels") if moving else ("pixels",)
         known = inspect.signature(kind).parameters
         mode = {"mode": ("bilinear", "nearest")} if moving and "mode" in known else {}
+        chance = {"prob": step.p} if "prob" in known else {}
+        if not chance and step.p != 1.0:
+            raise RecipeError(f"augment {step.name}: it is always done; say p = 1.0")
         try:
-            transforms.append(kind(keys, prob=step.p, **mode, **step.parameters))
+            transforms.append(kind(keys, **chance, **mode, **step.parameters))
         except (TypeError, ValueError) as error:
             raise RecipeError(f"augment {step.name}: {error}") from error
     turned = sum(_tilt(step) for step in steps if step.name in _TURNING and step.name not in allowed)
@@ -81,7 +85,7 @@ def _on_volumes(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, see
 
 def _fault(step: AugmentRecipe) -> str | None:
     """What is unsafe about a transform of volumes; None where it is known to be safe."""
-    if step.name in _STILL or step.name == "RandZoom":
+    if step.name in (*_STILL, *_CUTTING, "RandZoom"):
         return None
     if "Flip" in step.name or "Rotate90" in step.name:
         return "flips and turns by 90 degrees show another anatomy"

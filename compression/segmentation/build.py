@@ -42,6 +42,7 @@ from compression.segmentation import (
     reference,
     report,
     train,
+    volumes,
 )
 from compression.segmentation.recipe import SegmentationRecipe
 from compression.stages import Stage
@@ -51,6 +52,7 @@ STAGES = (
     Stage("train", train, 62, (unet, augment, image_augment, augment_policy, transforms, overlap, *LOOP)),
     Stage("prune", prune, 27),
     Stage("choose", choose, 0.1),
+    Stage("volumes", volumes, 1),
     Stage("export", export, 1, (onnx_export,)),
     Stage("quantize", quantize, 3, (cpu, openvino, pt2e, qdq, static, tensorrt)),
     Stage("gate", gate, 2, (shipping, timing, measures)),

@@ -21,7 +21,7 @@ from compression import tables
 from compression.content import external_fingerprint
 from compression.inference import LOGITS, Network
 from compression.segmentation import cases, export, gate, measures, overlap, train
-from compression.segmentation.cases import Case
+from compression.segmentation.cases import Case, Source
 from compression.timing import milliseconds
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SECTIONS = ("input", "data", "evaluate")
 fingerprint = external_fingerprint
+MIRRORED = "mirrored"
 UNPRUNED, PRUNED, AVERAGE = "unpruned float", "pruned float", "no model: the average mask"
 FIGURES = ("dice", "iou", "volume_error", "mean_surface_distance", "hausdorff_95")
 _VOLUME = FIGURES.index("volume_error")
@@ -54,6 +55,8 @@ def run(build: Build) -> str:
     if recipe.data.external:
         listed = cases.listed(build.data_root / recipe.data.external)
         sets["external"] = _set(build, contenders, recipe.data.external, [(case, 0) for case in listed], average)
+    if recipe.evaluate.mirrored:
+        sets[MIRRORED] = _set(build, contenders, recipe.data.train, tested, average, mirrored=True)
     report = {"networks": _costs(build, contenders), "sets": sets}
     (build.folder("evaluate") / "report.json").write_text(json.dumps(report, indent=1))
     return "; ".join(
@@ -97,8 +100,9 @@ def _set(
     data_set: str,
     listed: Sequence[tuple[Case, int]],
     average: Sequence[np.ndarray],
+    mirrored: bool = False,
 ) -> dict[str, Any]:
-    """Figures of each network on the cases, each drawn by the network of the fold beside it."""
+    """Figures of each network on the cases, or on their mirror images, each drawn by the network of the fold beside it."""
     folder, steps = build.data_root / data_set, build.recipe.input.steps
     names = [segment.label for segment in build.recipe.package.segments]
     segments = len(names)
@@ -106,6 +110,8 @@ def _set(
     opened: dict[tuple[str, int], Network] = {}
     for case, fold in tqdm(listed, desc=f"evaluating {data_set}", unit="case"):
         source = cases.read(folder, case, names)
+        if mirrored:
+            source = _mirrored(source)
         given = preprocess(source.pixels, steps, source.spacing)
         for name in values:
             if name == AVERAGE:
@@ -145,6 +151,11 @@ def _set(
         },
         "hardest": {name: _hardest(figures[name], listed) for name in contenders},
     }
+
+
+def _mirrored(source: Source) -> Source:
+    """The same with left and right exchanged, which is the last axis of an image and of an axial volume."""
+    return Source(source.pixels[..., ::-1].copy(), source.labels[..., ::-1].copy(), source.spacing)
 
 
 def _columns(folder: Path, listed: Sequence[tuple[Case, int]]) -> dict[str, np.ndarray]:

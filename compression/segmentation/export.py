@@ -12,7 +12,7 @@ from torch import nn
 from compression import export
 from compression.inference import EMBEDDING, LOGITS, Network
 from compression.recipe import RecipeError
-from compression.segmentation import cases, choose, train
+from compression.segmentation import cases, train, volumes
 
 if TYPE_CHECKING:
     from compression.segmentation.build import Build
@@ -26,8 +26,8 @@ def run(build: Build) -> str:
     largest = 0.0
     for fold in train.folds(build):
         for network, target in (
-            (choose.load(build, fold), path(build, fold)),
-            (train.load(build, fold), unpruned_path(build, fold)),
+            (volumes.load(build, fold), path(build, fold)),
+            (volumes.load_unpruned(build, fold), unpruned_path(build, fold)),
         ):
             largest = max(largest, _write(build, network, target, fold))
     pruned, unpruned = (each.stat().st_size / 1e6 for each in (path(build, 0), unpruned_path(build, 0)))
@@ -45,7 +45,7 @@ def unpruned_path(build: Build, fold: int) -> Path:
 
 def source(build: Build, fold: int) -> export.Source:
     """The pruned network of a fold, for quantizers."""
-    return export.Source(path(build, fold), choose.load(build, fold), OUTPUTS)
+    return export.Source(path(build, fold), volumes.load(build, fold), OUTPUTS)
 
 
 def _write(build: Build, network: nn.Module, target: Path, fold: int) -> float:

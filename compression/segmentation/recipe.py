@@ -70,6 +70,12 @@ class PruneRecipe(_Table, frozen=True):
     train: loop.Settings
 
 
+class VolumesRecipe(_Table, frozen=True):
+    """``unbiased``: the median case is drawn as large as its mask; see `compression.segmentation.volumes`."""
+
+    unbiased: bool = False
+
+
 class QuantizeRecipe(_Table, frozen=True):
     targets: tuple[Literal["cpu", "openvino", "tensorrt"], ...]
     images: Count
@@ -97,7 +103,10 @@ class GoldenRecipe(_Table, frozen=True):
 
 
 class EvaluateRecipe(_Table, frozen=True):
+    """``mirrored``: the test cases are also drawn with left and right exchanged, as a set of their own."""
+
     bootstrap: Count
+    mirrored: bool = False
 
 
 class SegmentationRecipe(_Table, frozen=True):
@@ -115,6 +124,7 @@ class SegmentationRecipe(_Table, frozen=True):
     golden: GoldenRecipe
     evaluate: EvaluateRecipe
     augment_policy: AugmentPolicyRecipe = AugmentPolicyRecipe()
+    volumes: VolumesRecipe = VolumesRecipe()
 
 
 def read(path: Path) -> SegmentationRecipe:

@@ -13,6 +13,7 @@ from compression.page import drawing, interval, table
 from compression.report import NAME, STYLE
 from compression.report import published as published
 from compression.segmentation import choose, evaluate, gate, train
+from compression.segmentation.evaluate import MIRRORED
 from compression.shipping import summary
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def run(build: Build) -> str:
 
 def titles(build: Build) -> dict[str, str]:
     """Set -> how it is called."""
-    return {"test": build.recipe.card.test, "external": str(build.recipe.data.external)}
+    test = build.recipe.card.test
+    return {"test": test, "external": str(build.recipe.data.external), MIRRORED: f"{test}, mirrored left and right"}
 
 
 def _page(build: Build, whole: dict[str, Any]) -> str:

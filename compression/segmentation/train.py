@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,8 +81,13 @@ def _side_by_side(build: Build, work: Callable[[Build, int], None], chosen: rang
     pool = ProcessPoolExecutor(at_once, get_context("spawn"))
     with checkpoint.ending():
         try:
-            for future in [pool.submit(_alone, build, work, fold) for fold in chosen]:
-                future.result()
+            left, running = list(chosen), set[Future[None]]()
+            while left or running:  # no fold waits in the pool, where one that is told to stop would begin it
+                while left and len(running) < at_once:
+                    running.add(pool.submit(_alone, build, work, left.pop(0)))
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
         except BaseException:
             for process in active_children():  # each saves where it stands and ends
                 process.terminate()

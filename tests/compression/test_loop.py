@@ -305,7 +305,12 @@ def test_curves_and_faults_are_in_tensorboard(tmp_path: Path) -> None:
 
 def test_mixed_precision_only_where_the_hardware_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    for has, kind in (({}, None), ({"amx_bf16": True}, torch.bfloat16), ({"avx512_bf16": True}, torch.bfloat16)):
+    for has, kind in (
+        ({}, None),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, None),  # has it, and is slower in it
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+        ({"amx_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
+    ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: {"avx512_f": True, **has})
         assert precision.choose("auto", cpu).kind is kind
         assert precision.choose("off", cpu).kind is None

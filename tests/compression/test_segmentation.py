@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +20,7 @@ from msgspec.structs import replace
 from PIL import Image as PillowImage
 
 from appliance.preprocess import Step
+from compression import checkpoint
 from compression.quantize import FLOAT
 from compression.recipe import AllowRecipe, AugmentPolicyRecipe, AugmentRecipe, RecipeError
 from compression.segmentation import (
@@ -30,6 +34,7 @@ from compression.segmentation import (
     overlap,
     preflight,
     train,
+    volumes,
 )
 from compression.segmentation.cases import Case
 from compression.segmentation.recipe import GateRecipe, read
@@ -206,6 +211,30 @@ def test_folds_that_are_left_over_get_all_threads(tmp_path: Path) -> None:
     assert threads == ("1", "1", "2")
 
 
+def until_told(build: Any, fold: int) -> None:
+    (build.work / str(fold)).touch()
+    with checkpoint.watched() as signals:
+        for _ in range(600):
+            if signals.name:
+                raise checkpoint.StoppedError(signals.name)
+            time.sleep(0.05)
+
+
+def test_no_fold_is_begun_after_a_signal_to_stop(tmp_path: Path) -> None:
+    of_recipe = SimpleNamespace(data=SimpleNamespace(cross_validated=6))
+    build = SimpleNamespace(recipe=of_recipe, threads=2, group=SimpleNamespace(size=1), work=tmp_path)
+
+    def stop() -> None:
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(checkpoint.StoppedError):
+        train.each_fold(build, until_told)  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
+
+
 def write_pair(folder: Path, image: np.ndarray, mask: np.ndarray) -> Case:
     folder.mkdir(exist_ok=True)
     PillowImage.fromarray(image).save(folder / "a.png")
@@ -297,7 +326,7 @@ def test_volumes_are_not_turned_far_flipped_or_bent_and_an_exception_is_recorded
         with pytest.raises(RecipeError, match=word):
             augment.compose([step], policy, 3, 0)
 
-    none = recipe.augment_policy
+    none = AugmentPolicyRecipe()
     refused("RandAffine", {"rotate_range": [0.0, 0.4, 0.0]}, "more than 15", none)
     refused("RandAffine", {"rotate_range": [[-0.1, 0.4], 0.0, 0.0]}, "more than 15", none)
     refused("RandAffine", {"scale_range": 1.5}, "mirrors", none)
@@ -323,6 +352,17 @@ def test_volumes_are_augmented_with_their_masks() -> None:
         assert made[0].dtype == np.float32 and set(np.unique(made[1])) <= {0, 2}
 
 
+def test_volumes_are_cut_only_always() -> None:
+    pixels = np.random.default_rng(0).random((12, 16, 12)).astype(np.float32)
+    policy, size = AugmentPolicyRecipe(), {"roi_size": [8, 16, 10]}
+    cut = AugmentRecipe(name="CenterSpatialCrop", p=1.0, parameters=size)
+    made = augment.compose([cut], policy, 3, 0)(pixels, (pixels > 0.9).astype(np.uint8))
+    np.testing.assert_array_equal(made[0], pixels[2:10, :, 1:11])
+    np.testing.assert_array_equal(made[1], made[0] > 0.9)
+    with pytest.raises(RecipeError, match=r"always done; say p = 1\.0"):
+        augment.compose([replace(cut, p=0.5)], policy, 3, 0)
+
+
 # --- networks --------------------------------------------------------------------------------------------------------
 
 
@@ -335,6 +375,32 @@ def test_a_network_is_made_again_from_its_weights(dimensions: int) -> None:
     logits, embedding = network(given)
     assert logits.shape == (2, 3, *(16,) * dimensions) and embedding.shape == (2, 16)
     assert torch.equal(again(given)[0], logits)
+
+
+def test_constants_make_the_median_volume_that_of_the_masks() -> None:
+    chance = np.random.default_rng(0)
+    truth = np.zeros((9, 12, 20, 20), np.uint8)
+    truth[:, 2:6, 4:16, 4:16], truth[:, 6:10, 4:16, 4:16] = 1, 2
+    sure = np.stack([np.where(truth == label, 2.0, 0.0) for label in range(3)], axis=1)
+    logits = sure + chance.normal(0, 1, sure.shape)
+    logits[:, 2] += 0.3  # draws the second too large
+
+    def ratios(shift: np.ndarray) -> np.ndarray:
+        drawn = (logits + np.concatenate([[0.0], shift])[:, None, None, None]).argmax(1)
+        return np.array([np.median((drawn == k).sum((1, 2, 3)) / (truth == k).sum((1, 2, 3))) for k in (1, 2)])
+
+    assert ratios(np.zeros(2))[1] > 1.2
+    found = volumes.constants(iter(logits), truth)
+    assert np.abs(found).max() < volumes.LARGEST
+    np.testing.assert_allclose(ratios(found), 1.0, atol=0.01)
+
+
+def test_a_mirrored_case_has_its_sides_exchanged_and_nothing_else() -> None:
+    pixels = np.arange(24).reshape(2, 3, 4)
+    other = evaluate._mirrored(cases.Source(pixels, pixels % 3, (1.0, 2.0, 3.0)))
+    np.testing.assert_array_equal(other.pixels[..., ::-1], pixels)
+    np.testing.assert_array_equal(other.labels[..., ::-1], pixels % 3)
+    assert other.spacing == (1.0, 2.0, 3.0)
 
 
 # --- what ships ------------------------------------------------------------------------------------------------------
