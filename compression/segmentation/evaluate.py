@@ -1,6 +1,7 @@
 """Stage ``evaluate``: what each network draws on cases that chose nothing, on the grid of the source, with intervals.
 
-Each fold's networks draw that fold's test cases; the external set is drawn by the network that ships.
+Each fold's networks draw that fold's test cases, and their mirror images where the recipe asks for it; the external set is
+drawn by the network that ships.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def _set(
     average: Sequence[np.ndarray],
     mirrored: bool = False,
 ) -> dict[str, Any]:
-    """Figures of each network on the cases, or on their mirror images, each drawn by the network of the fold beside it."""
+    """Figures of each network on the cases, or their mirror images, each drawn by the network of the fold beside it."""
     folder, steps = build.data_root / data_set, build.recipe.input.steps
     names = [segment.label for segment in build.recipe.package.segments]
     segments = len(names)

@@ -319,8 +319,6 @@ def test_a_contact_sheet_shows_outlines_and_says_what_copies_lose(tmp_path: Path
 
 
 def test_volumes_are_not_turned_far_flipped_or_bent_and_an_exception_is_recorded() -> None:
-    recipe = read(HIPPOCAMPUS)
-
     def refused(name: str, parameters: dict[str, Any], word: str, policy: AugmentPolicyRecipe) -> None:
         step = AugmentRecipe(name=name, p=1.0, parameters=parameters)
         with pytest.raises(RecipeError, match=word):
