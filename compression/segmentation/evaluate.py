@@ -1,7 +1,7 @@
 """Stage ``evaluate``: what each network draws on cases that chose nothing, on the grid of the source, with intervals.
 
-Each fold's networks draw that fold's test cases, and their mirror images where the recipe asks for it; the external set is
-drawn by the network that ships.
+Each fold's networks draw that fold's test cases, and their mirror images where the recipe asks for it; the external set
+is drawn by the network that ships.
 """
 
 from __future__ import annotations
