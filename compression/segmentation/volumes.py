@@ -1,8 +1,8 @@
 """Stage ``volumes``: networks that draw each segment, in the median, as large as it is.
 
-A loss on voxels and on overlap leaves a bias of volumes, a share of every volume. Where the recipe asks for it, a constant
-is added to the logit of each segment (the bias of the last layer), such that half of the fold's training and validation
-cases come out larger than their masks and half smaller. Its test cases have no part in it.
+A loss on voxels and on overlap leaves a bias of volumes, a share of every volume. Where the recipe asks for it, a
+constant is added to the logit of each segment (the bias of the last layer), such that half of the fold's training and
+validation cases come out larger than their masks and half smaller. Its test cases have no part in it.
 """
 
 from __future__ import annotations
