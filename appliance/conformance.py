@@ -142,11 +142,13 @@ def _model(made: Document, config: Config) -> None:
     )
     made.heading(3, "3.2 Which images are read")
     made.table(
-        ("model", "task", "modalities", "body parts", "views", "intended use"),
+        ("model", "task", "modalities", "body parts", "views", "mm along each axis", "intended use"),
         [
             [
                 str(opened), opened.manifest.task, ", ".join(opened.manifest.accepts.modalities),
                 ", ".join(opened.manifest.accepts.body_parts), ", ".join(opened.manifest.accepts.views) or "any",
+                "{:g} to {:g}".format(*opened.manifest.accepts.millimeters) if opened.manifest.accepts.millimeters
+                else "any",
                 opened.manifest.intended_use.statement,
             ]
             for opened in installed.packages(config)

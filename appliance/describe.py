@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from appliance import backends
-from appliance.package import Package, Target
+from appliance.package import Accepts, Package, Target
 
 
 def describe(package: Package, signature: str) -> str:
@@ -19,12 +19,17 @@ def describe(package: Package, signature: str) -> str:
         f"accepts    {', '.join(manifest.accepts.modalities)}, {', '.join(manifest.accepts.body_parts)}, "
         f"view {', '.join(manifest.accepts.views) or 'any'}, "
         f"{', '.join(manifest.accepts.photometric_interpretations)}"
+        f"{_spacing(manifest.accepts)}"
         f"{'; a whole series as one volume' if package.takes_volumes else ''}",
         *_says(package),
     ]
     for name, target in manifest.targets.items():
         lines += ["", f"target {name}", *(f"  {line}" for line in _target(package, name, target))]
     return "\n".join([*lines, "", package.card])
+
+
+def _spacing(accepts: Accepts) -> str:
+    return ", {:g} to {:g} mm along each axis".format(*accepts.millimeters) if accepts.millimeters else ""
 
 
 def _says(package: Package) -> Iterator[str]:

@@ -36,6 +36,7 @@ CERTAINTY = _code(concepts.CERTAINTY)
 FINDING_SITE = _code(codes.SCT.FindingSite)
 SITE_MODIFIER = _code(codes.SCT.TopographicalModifier)
 COMMENT = _code(codes.DCM.Comment)
+LATERALITY = _code(codes.SCT.Laterality)
 VOLUME = _code(codes.SCT.Volume)
 AREA = _code(codes.SCT.Area)
 AREA_SHARE = _code(concepts.AREA_SHARE)
@@ -90,7 +91,8 @@ class Order:
     """Whom and which study a result is about, as far as its source says; what can't be read counts as not stated.
 
     ``names`` has an entry for each component group, None where there is none; ``issuer`` is the assigning authority of
-    the patient's ID by name, ``issuer_oid`` as an OID; ``utc_offset`` is the source's, as in ``+0100``.
+    the patient's ID by name, ``issuer_oid`` as an OID; ``utc_offset`` is the source's, as in ``+0100``. ``series`` is
+    its Series Description; ``laterality`` the side of a paired body part.
     """
 
     patient_id: str
@@ -101,6 +103,9 @@ class Order:
     sex: str
     accession_number: str
     study_instance_uid: str
+    series_instance_uid: str
+    series: str
+    laterality: Code | None
     study_date: date | None
     study_time: time | None
     utc_offset: str
@@ -123,6 +128,9 @@ class Order:
             sex=_text(header, "PatientSex"),
             accession_number=_text(header, "AccessionNumber"),
             study_instance_uid=_text(header, "StudyInstanceUID"),
+            series_instance_uid=_text(header, "SeriesInstanceUID"),
+            series=_text(header, "SeriesDescription"),
+            laterality=writer.laterality(image),
             study_date=_date(_text(header, "StudyDate")),
             study_time=_time(_text(header, "StudyTime")),
             utc_offset=offset if writer.is_utc_offset(offset) else "",

@@ -7,6 +7,7 @@ of a direction between them, several, the main one first.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,8 +21,6 @@ _ONE_OPPOSITE = str.maketrans("RLAPHF", "LRPAFH")
 _AXES = ("LR", "PA", "HF")  # where each of x, y and z leads to, and where it comes from
 _LEAST = 0.1  # of a direction's part along an axis; some 6 degrees
 
-AXIAL: Letters = ("L", "P")  # of a slice in the canonical orientation of `appliance.volume`
-
 
 def stated(header: Dataset) -> Letters | None:
     """Where rows and columns lead to by Patient Orientation; None where that is missing, or says nothing."""
@@ -32,9 +31,12 @@ def stated(header: Dataset) -> Letters | None:
 def measured(header: Dataset) -> Letters | None:
     """The same by Image Orientation (Patient) (PS3.3 section C.7.6.2.1.1)."""
     cosines = numbers(header, "ImageOrientationPatient", 6)
-    if cosines is None:
-        return None
-    along_rows, along_columns = _letters(cosines[:3]), _letters(cosines[3:])
+    return None if cosines is None else along(cosines[:3], cosines[3:])
+
+
+def along(rows: Sequence[float], columns: Sequence[float]) -> Letters | None:
+    """The same of two directions in the patient's coordinates."""
+    along_rows, along_columns = _letters(rows), _letters(columns)
     return (along_rows, along_columns) if along_rows and along_columns else None
 
 
@@ -56,7 +58,7 @@ def side_at_left(header: Dataset) -> tuple[Literal["R", "L"] | None, bool]:
     return ("R" if text(header, "ViewPosition").upper() in ("PA", "AP") else None), False
 
 
-def _letters(direction: list[float]) -> str:
+def _letters(direction: Sequence[float]) -> str:
     """The axes along which a direction goes, the main one first."""
     length = float(np.linalg.norm(direction))
     parts = sorted(((abs(part), axis, part < 0) for axis, part in enumerate(direction)), reverse=True)

@@ -51,7 +51,8 @@ class Accepts(_Strict, frozen=True):
     """The inputs that the model takes, in DICOM's terms.
 
     ``sop_classes`` are UIDs; ``body_parts`` are values of Body Part Examined (or words that occur in the
-    descriptions where that is empty); ``views`` are values of View Position, none where any is taken.
+    descriptions where that is empty); ``views`` are values of View Position, none where any is taken;
+    ``millimeters``: the least and the largest distance of neighbors along each axis, none where any is taken.
     """
 
     sop_classes: tuple[str, ...]
@@ -59,6 +60,7 @@ class Accepts(_Strict, frozen=True):
     body_parts: tuple[str, ...]
     views: tuple[str, ...]
     photometric_interpretations: tuple[str, ...] = ("MONOCHROME1", "MONOCHROME2")
+    millimeters: tuple[float, float] | None = None
 
 
 class InputSpec(_Strict, frozen=True):

@@ -263,6 +263,7 @@ class Pipeline:
         if resampled and source.spacing is None:
             raise NotAcceptedError("The image does not state its Pixel Spacing, without which it can't be read here.")
         spacing = source.spacing if resampled else None
+        route.check_spacing(engine.package, source.pixels.shape, source.spacing)
         if isinstance(source, Volume):
             warnings = (*warnings, *source.warnings)
         tensor = preprocess(source.pixels, spec.steps, spacing)

@@ -7,6 +7,7 @@ result goes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pydicom import Dataset
@@ -16,7 +17,9 @@ from appliance import described, orientation
 from appliance.errors import NO_BODY_PART, NO_PACKAGE, RAW_IMAGE, THIS_DEVICE_READS, NotAcceptedError
 from appliance.image import age_contradiction, age_years, text
 from appliance.package import Package
+from appliance.preprocess import Spacing, moves
 from appliance.result import AGE_NOT_STATED, NOT_UPRIGHT, OUTSIDE_VALIDATED_USE, VIEW_NOT_STATED
+from appliance.volume import MAX_VOXELS
 
 _FOR_PROCESSING = {
     "1.2.840.10008.5.1.4.1.1.1.1.1",  # Digital X-Ray
@@ -62,6 +65,35 @@ def companion(header: Dataset, packages: Sequence[Package], chosen: Package) -> 
         if package.segments and not package.takes_volumes and _refusal(header, package) is None:
             return package, _warnings(header, package)
     return None
+
+
+def check_spacing(package: Package, shape: tuple[int, ...], spacing: Spacing | None) -> None:
+    """Turn away what is sampled otherwise than what a package is for; a network would answer all the same.
+
+    Parameters
+    ----------
+    shape, spacing
+        Of the source's pixels, and the millimeters between neighbors along each axis, where known.
+
+    Raises
+    ------
+    NotAcceptedError
+        The spacing is outside of what the package accepts, or so large that it is no patient's.
+    """
+    if spacing is None:
+        return
+    said = f"{' x '.join(f'{each:.4g}' for each in spacing)} mm"
+    limits = package.manifest.accepts.millimeters
+    if limits is not None and not all(limits[0] <= each <= limits[1] for each in spacing):
+        raise NotAcceptedError(
+            f"The voxels are of {said}; {package} reads {limits[0]:g} to {limits[1]:g} mm along each axis.",
+            hint="send the series whose slices are thinnest",
+        )
+    if any(math.prod(move.after) > MAX_VOXELS for move in moves(package.manifest.input.steps, shape, spacing)):
+        raise NotAcceptedError(
+            f"The voxels are of {said}, which makes a volume larger than any patient.",
+            hint="look at Pixel Spacing and Image Position (Patient), and send the series again from the modality",
+        )
 
 
 def _refusal(header: Dataset, package: Package) -> tuple[int, str] | None:

@@ -184,7 +184,8 @@ def _read(sandbox: Sandbox, paths: Sequence[Path]) -> tuple[np.ndarray, Descript
         header, pixels = stack.images[len(stack.images) // 2].header, stack.pixels
         tall, wide = spacing = render.plane_spacing(stack, 0)
         shown = render.levels(stack) == render.window(header, pixels)
-        leads = orientation.AXIAL
+        _, down, right = stack.directions
+        leads = orientation.along(right.tolist(), down.tolist())
     inverted = image.text(header, "PhotometricInterpretation") == "MONOCHROME1"
     if inverted:
         pixels = pixels.max() + pixels.min() - pixels  # as `image` turned them around: the values themselves

@@ -26,7 +26,7 @@ MAX_VOXELS = 1 << 26  # 256 slices of 512 x 512: the probabilities of all segmen
 _MOST_DEGREES = 10.0  # off an axis of the patient, without a warning
 _SAME_DIRECTION = 1e-3  # of a direction cosine
 _SAME_MILLIMETERS = 0.01
-_SAME_STEP = 0.05  # of the distance between slices
+_SAME_STEP = 0.02  # of the distance between slices; what readers of the Segmentation take for even
 _SAME_TIME = 0.01  # of an echo or repetition time, which scanners round and adapt
 _SEND_ALL = "send the whole series again"
 _AXES = "left-right", "front-back", "foot-head"
@@ -49,6 +49,8 @@ class Volume:
         Sentences that the result must carry.
     order, flipped
         Which axis of the stacked images each axis of ``pixels`` is, and which of them run against it.
+    directions
+        Where each axis of ``pixels`` leads to, ``(3, 3)``: of length 1, in the patient's coordinates.
     """
 
     pixels: np.ndarray = field(repr=False)
@@ -57,6 +59,7 @@ class Volume:
     warnings: tuple[str, ...]
     order: tuple[int, int, int]
     flipped: tuple[int, ...]
+    directions: np.ndarray = field(repr=False)
 
     def align(self, grid: np.ndarray) -> np.ndarray:
         """A view with the source's axes of an array that ends in those of ``pixels``.
@@ -74,7 +77,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class _Plane:
-    """Where one slice lies: the ``position`` of its first pixel in mm, and Image Orientation (Patient)."""
+    """Where one slice lies: the ``position`` of its first pixel in mm, and directions of length 1."""
 
     uid: str
     position: np.ndarray
@@ -126,6 +129,7 @@ def stack(images: Sequence[Image]) -> Volume:
         (*_oblique(directions, axes), *_acquisitions([image.header for image in images])),
         order,
         flipped,
+        directions[list(order)] * np.where(np.isin(range(3), flipped), -1.0, 1.0)[:, None],
     )
 
 
@@ -202,11 +206,12 @@ def _plane(header: Dataset) -> _Plane:
         raise _no_geometry(uid, "Frame of Reference UID (0020,0052)")
     along_row, along_column = orientation[:3], orientation[3:]
     gram = [along_row @ along_row, along_column @ along_column, along_row @ along_column]
-    if not np.allclose(gram, [1.0, 1.0, 0.0], rtol=0.0, atol=0.01):
+    if not np.allclose(gram, [1.0, 1.0, 0.0], rtol=0.0, atol=0.01):  # written with few digits they are not quite
         raise ImageError(f"Image Orientation (Patient) of slice {uid} is not made of two orthogonal unit vectors.")
     if not (spacing > 0).all():
         raise ImageError(f"Pixel Spacing of slice {uid} is not above 0.")
-    return _Plane(uid, position, along_row, along_column, (float(spacing[0]), float(spacing[1])))
+    along_row, normal = (each / np.linalg.norm(each) for each in (along_row, np.cross(along_row, along_column)))
+    return _Plane(uid, position, along_row, np.cross(normal, along_row), (float(spacing[0]), float(spacing[1])))
 
 
 def _numbers(header: Dataset, uid: str, keyword: str, words: str, count: int) -> np.ndarray:
@@ -224,11 +229,11 @@ def _no_geometry(uid: str, words: str) -> ImageError:
 
 
 def _step(planes: Sequence[_Plane], normal: np.ndarray) -> float:
-    """The distance between slices that are in order; raises `ImageError` where it is not the same throughout."""
+    """The mean distance of slices that are in order; raises `ImageError` where it is not the same throughout."""
     positions = np.stack([plane.position for plane in planes])
     heights = positions @ normal
     steps = np.diff(heights)
-    step = float(np.median(steps))
+    usual = float(np.median(steps))
     pairs = list(itertools.pairwise(planes))
     for (one, other), distance, height in zip(pairs, steps, heights, strict=False):
         between = f"between {one.uid} and {other.uid}"
@@ -237,10 +242,10 @@ def _step(planes: Sequence[_Plane], normal: np.ndarray) -> float:
                 f"Two slices lie at the same position, {height:.2f} mm along the normal: {one.uid} and {other.uid}.",
                 hint="send one acquisition only",
             )
-        if abs(distance - step) > max(_SAME_STEP * step, _SAME_MILLIMETERS):
-            kind = "There is a gap" if distance > step else "The slices are not evenly spaced"
+        if abs(distance - usual) > max(_SAME_STEP * usual, _SAME_MILLIMETERS):
+            kind = "There is a gap" if distance > usual else "The slices are not evenly spaced"
             raise ImageError(
-                f"{kind}: {distance:.2f} mm {between}, where slices lie {step:.2f} mm apart.", hint=_SEND_ALL
+                f"{kind}: {distance:.2f} mm {between}, where slices lie {usual:.2f} mm apart.", hint=_SEND_ALL
             )
     aside = positions - positions[0] - np.outer(heights - heights[0], normal)
     drift = np.linalg.norm(aside, axis=1)
@@ -250,7 +255,7 @@ def _step(planes: Sequence[_Plane], normal: np.ndarray) -> float:
             f"of {planes[0].uid} (a tilted gantry?).",
             hint="send a series without tilt",
         )
-    return step
+    return float(steps.mean())
 
 
 def _oblique(directions: np.ndarray, axes: Sequence[int]) -> list[str]:

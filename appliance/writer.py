@@ -29,7 +29,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import validate_value
 
-from appliance.image import Image
+from appliance.image import Image, text
 from appliance.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, NAMESPACE
 from appliance.result import Code, Prediction, Provenance
 
@@ -53,6 +53,7 @@ _REQUIRED_EMPTY = (
     "StudyID", "AccessionNumber",
 )  # fmt: skip
 _SEXES = ("M", "F", "O")
+_SIDES = {"L": Code("7771000", "SCT", "Left"), "R": Code("24028007", "SCT", "Right")}
 _LONGEST_LO = 64
 _LONGEST_ST = 1024
 _UNREADABLE = "\N{REPLACEMENT CHARACTER}"
@@ -139,6 +140,12 @@ def tracking_uid(images: Sequence[Image], provenance: Provenance, label: str) ->
 
 def coded(code: Code) -> CodedConcept:
     return CodedConcept(code.value, code.scheme, ascii_text(code.meaning)[:_LONGEST_LO])
+
+
+def laterality(image: Image) -> Code | None:
+    """Which side of a paired body part the source says that it shows (Image Laterality, else Laterality)."""
+    with quiet():
+        return _SIDES.get(text(image.header, "ImageLaterality") or text(image.header, "Laterality"))
 
 
 def instance_number(image: Image) -> int:

@@ -60,7 +60,9 @@ class FhirBundleWriter:
         about, study = self._about(order, prediction, provenance), _study(order)
         drawn_by = prediction.segmented_by or provenance
         devices = {each.package_sha256: _device(each) for each in (provenance, drawn_by)}
-        observations = list(_observations(images, prediction, provenance, {**about, "derivedFrom": [study]}))
+        derived = {**study, **({"display": order.series} if order.series else {})}
+        shared = {**about, "derivedFrom": [derived]}
+        observations = list(_observations(images, prediction, provenance, shared, order.laterality))
         report = _report(
             prediction,
             {
@@ -142,12 +144,16 @@ def _report(prediction: Prediction, about: _Resource) -> _Resource:
 
 
 def _observations(
-    images: Sequence[Image], prediction: Prediction, provenance: Provenance, shared: _Resource
+    images: Sequence[Image], prediction: Prediction, provenance: Provenance, shared: _Resource, side: Code | None
 ) -> Iterator[_Resource]:
-    for finding in prediction.findings:
-        yield _of_finding(images, prediction, finding, provenance, shared)
-    for segment in prediction.segments:
-        yield _of_segment(images, prediction, segment, prediction.segmented_by or provenance, shared)
+    drawn_by = prediction.segmented_by or provenance
+    found = [_of_finding(images, prediction, each, provenance, shared) for each in prediction.findings]
+    drawn = [_of_segment(images, prediction, each, drawn_by, shared) for each in prediction.segments]
+    for observation in (*found, *drawn):
+        if side is not None:
+            component = {"code": _coded(message.LATERALITY), "valueCodeableConcept": _coded(side)}
+            observation["component"] = [*observation.get("component", []), component]
+        yield observation
 
 
 def _of_finding(

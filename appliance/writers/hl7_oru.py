@@ -13,7 +13,7 @@ from datetime import date, datetime
 from appliance import message, writer
 from appliance.config import Hl7
 from appliance.errors import ApplianceError
-from appliance.image import Image
+from appliance.image import Image, text
 from appliance.message import Order
 from appliance.result import Code, Finding, Prediction, Provenance, Segment
 
@@ -24,10 +24,12 @@ _ENCODINGS = {
 }  # fmt: skip
 _ESCAPES = str.maketrans({"|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\", "\\": "\\E\\"})  # section 2.7
 _STUDY = Code("113014", "DCM", "DICOM Study")
+_SERIES = Code("112002", "DCM", "Series Instance UID")
 _REPRESENTATIONS = "A", "I", "P"  # alphabetic, ideographic, phonetic: table 0465, in DICOM's order
 _SEXES = "M", "F", "O"
 _UNKNOWN_NAME = "^^^^^^U"  # table 0200: unspecified
 _CONTROL_ID = 20  # characters of MSH-10
+_OF_SOURCE = 8  # characters of OBX-4, which has 20
 _Observation = tuple[str, str, str, str, str, str]  # OBX-2 to OBX-6 and OBX-8
 
 
@@ -69,7 +71,7 @@ class Hl7OruWriter:
             _segment("ORC", {1: "RE", 3: _filler(order)}),
             _obr(order, made_at),
         ]
-        observed = list(_observations(prediction, provenance, order, self._label))
+        observed = list(_observations(prediction, provenance, order, _of_source(images, provenance), self._label))
         for number, (value_type, concept, sub_id, value, unit, flag) in enumerate(observed, 1):
             fields = {
                 1: str(number), 2: value_type, 3: concept, 4: sub_id, 5: value, 6: unit, 8: flag, 11: "P",
@@ -169,26 +171,39 @@ def _obr(order: Order, made_at: datetime) -> str:
     )  # fmt: skip
 
 
-def _observations(prediction: Prediction, provenance: Provenance, order: Order, label: str) -> Iterator[_Observation]:
-    yield "HD", _coded(_STUDY), "", f"^{order.study_instance_uid}^ISO", "", ""
+def _of_source(images: Sequence[Image], provenance: Provenance) -> str:
+    """What the groups of one image or volume begin with, the same when it is read again: a receiver that keeps one
+    statement for each OBX-3 and OBX-4 of a study keeps those of its other images, too."""
+    whole = images[0].sop_instance_uid if len(images) == 1 else text(images[0].header, "SeriesInstanceUID")
+    return control_id(writer.derived_uid(whole, provenance.package))[:_OF_SOURCE]
+
+
+def _observations(
+    prediction: Prediction, provenance: Provenance, order: Order, source: str, label: str
+) -> Iterator[_Observation]:
+    yield "HD", _coded(_STUDY), source, f"^{order.study_instance_uid}^ISO", "", ""
+    yield "HD", _coded(_SERIES), source, f"^{order.series_instance_uid}^ISO", "", ""
+    if order.laterality is not None:
+        yield "CE", _coded(message.LATERALITY), source, _coded(order.laterality), "", ""
     group = 0
     for finding in prediction.findings:
         group += 1
-        yield from _of_finding(str(group), finding, provenance)
+        yield from _of_finding(f"{source}.{group}", finding, provenance)
     for segment in prediction.segments:
         group += 1
-        yield from _of_segment(str(group), segment)
+        yield from _of_segment(f"{source}.{group}", segment)
     for concept, value in message.flags(prediction.warnings):
-        yield "CE", _coded(concept), "", _coded(value), "", "A"
+        yield "CE", _coded(concept), source, _coded(value), "", "A"
     drawn_by = prediction.segmented_by
     sentences = [
         *prediction.warnings,
         message.made_by(provenance),
+        *([f"Series: {order.series}"] if order.series else []),
         *([message.made_by(drawn_by)] if drawn_by is not None and drawn_by != provenance else []),
         f"{label}.",
     ]
     for number, sentence in enumerate(sentences, group + 1):  # OBX-3 with OBX-4 is one statement (section 7.4.2.4)
-        yield _comment(str(number), sentence)
+        yield _comment(f"{source}.{number}", sentence)
 
 
 def _of_finding(sub_id: str, finding: Finding, provenance: Provenance) -> Iterator[_Observation]:

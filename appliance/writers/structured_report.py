@@ -168,13 +168,19 @@ def _flags(flags: Sequence[tuple[CodedConcept, CodedConcept]]) -> ContainerConte
     return container
 
 
+def _side(images: Sequence[Image]) -> CodedConcept | None:
+    """Of a paired body part, as a modifier of its site."""
+    stated = writer.laterality(images[0])
+    return writer.coded(stated) if stated else None
+
+
 def _of_finding(images: Sequence[Image], finding: Finding, provenance: Provenance) -> _Group:
     """One finding as TID 1501: coded present, absent or indeterminate, its probability and what that is usual for."""
-    concept = writer.coded(finding.code)
+    concept, side = writer.coded(finding.code), _side(images)
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(images, finding.label, provenance),
         finding_type=concept,
-        finding_sites=[FindingSite(writer.coded(provenance.finding_site))] if provenance.finding_site else None,
+        finding_sites=[FindingSite(writer.coded(provenance.finding_site), side)] if provenance.finding_site else None,
         algorithm_id=_algorithm(
             provenance, {"operating point": f"{finding.operating_point}, threshold {finding.threshold:.6f}"}
         ),
@@ -230,7 +236,9 @@ def _of_segment(
     """
     drawn_by = prediction.segmented_by or provenance
     site = FindingSite(
-        writer.coded(segment.type), topographical_modifier=segment.modifier and writer.coded(segment.modifier)
+        writer.coded(segment.type),
+        _side(images),
+        topographical_modifier=segment.modifier and writer.coded(segment.modifier),
     )
     common: dict[str, Any] = {
         "tracking_identifier": _tracking(images, segment.label, drawn_by),

@@ -67,4 +67,4 @@ def as_read(source: cases.Source) -> Image | Volume:
     if source.pixels.ndim == 2:
         return reference.plain(source.pixels)
     depth, height, width = source.spacing
-    return Volume(source.pixels, (depth, height, width), (), (), (0, 1, 2), ())
+    return Volume(source.pixels, (depth, height, width), (), (), (0, 1, 2), (), np.eye(3)[::-1])

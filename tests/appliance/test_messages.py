@@ -190,8 +190,9 @@ def test_hl7_says_what_was_found(image: Image) -> None:
     assert segments(text, "PID")[0][3] == "TEST-0^^^HOSPITAL"
     assert orc[1:4] == ["RE", "", "A1"]
     assert (obr[3], obr[18], obr[24], obr[25]) == ("A1", "A1", "RAD", "P")
-    observed = {(obx[3].split("^")[0], obx[4]): obx for obx in segments(text, "OBX")}
-    study = str(image.header.StudyInstanceUID)
+    observed = {(obx[3].split("^")[0], obx[4][9:]): obx for obx in segments(text, "OBX")}
+    study, series = str(image.header.StudyInstanceUID), str(image.header.SeriesInstanceUID)
+    assert observed["112002", ""][5] == f"^{series}^ISO"
     assert observed["113014", ""][5] == f"^{study}^ISO"
     assert observed["233604007", "1"][5] == "52101004^Present^SCT"
     assert observed["233604007", "1"][8] == "A"
@@ -201,12 +202,29 @@ def test_hl7_says_what_was_found(image: Image) -> None:
     assert "NOT FOR DIAGNOSIS" in text
 
 
+def test_two_sides_of_one_study_are_kept_apart(tmp_path: Path) -> None:
+    study: dict[str, Any] = {"StudyInstanceUID": "1.2.3", "AccessionNumber": "A1"}
+    left = make(tmp_path / "left", SeriesDescription="Hippo L", Laterality="L", **study)
+    right = make(tmp_path / "right", SeriesDescription="Hippo R", ImageLaterality="R", seed=1, **study)
+    kept = [{(obx[3], obx[4]): obx[5] for obx in segments(hl7(each, drawn()), "OBX")} for each in (left, right)]
+    assert not kept[0].keys() & kept[1].keys()
+    for said, side, name in zip(kept, ("7771000^Left^SCT", "24028007^Right^SCT"), ("Hippo L", "Hippo R"), strict=True):
+        assert side in said.values() and f"Series: {name}" in said.values()
+    again = {(obx[3], obx[4]): obx[5] for obx in segments(hl7(left, drawn()), "OBX")}
+    assert again.keys() == kept[0].keys()
+    for each, display in ((left, "Left"), (right, "Right")):
+        for observation in resources(fhir(each, drawn()), "Observation"):
+            sides = [part for part in observation["component"] if "valueCodeableConcept" in part]
+            assert [part["valueCodeableConcept"]["coding"][0]["display"] for part in sides] == [display]
+            assert observation["derivedFrom"][0]["display"].startswith("Hippo")
+
+
 def test_hl7_says_what_was_drawn(image: Image) -> None:
     observed = segments(hl7(image, drawn()), "OBX")
-    first = [obx for obx in observed if obx[4] == "1"]
+    first = [obx for obx in observed if obx[4].endswith(".1")]
     assert [obx[3].split("^")[1] for obx in first] == ["Finding Site", "Topographical modifier", "Volume", "Comment"]
     assert first[2][5:7] == ["1.623", "mL^milliliter^UCUM"]
-    assert next(obx for obx in observed if obx[4] == "2" and "Volume" in obx[3])[5] == "0"
+    assert next(obx for obx in observed if obx[4].endswith(".2") and "Volume" in obx[3])[5] == "0"
     both = hl7(image, lungs_beside(found()))
     assert "|25.14|%^percent^UCUM|" in both
     assert "|51234.6|mm2^square millimeter^UCUM|" in both

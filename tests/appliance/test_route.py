@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
 from appliance import package
 from appliance.errors import NotAcceptedError
 from appliance.image import read_header
-from appliance.route import route
+from appliance.preprocess import Step
+from appliance.route import check_spacing, route
 from tests.dicom_files import DX, make_radiograph
 from tests.running import CHECKOUT
 
@@ -54,6 +56,24 @@ def test_frontal_chest_radiographs_are_read_without_a_warning(
     chosen, warnings = route(read_header(make_radiograph(tmp_path / "a.dcm", **attributes)), [bundled])
     assert chosen is bundled
     assert warnings == ()
+
+
+def test_voxels_that_a_package_was_not_made_for_are_turned_away(bundled: package.Package) -> None:
+    accepts = replace(bundled.manifest.accepts, millimeters=(0.5, 2.0))
+    thin = package.Package(bundled.path, "", replace(bundled.manifest, accepts=accepts), {}, None)
+    check_spacing(thin, (30, 50, 40), (2.0, 0.5, 1.0))
+    check_spacing(thin, (500, 400), None)
+    for spacing in ((2.2, 1.0, 1.0), (1.0, 1.0, 0.4)):
+        with pytest.raises(NotAcceptedError, match=r"voxels are of .* mm; \S+ \S+ reads 0\.5 to 2 mm along each axis"):
+            check_spacing(thin, (30, 50, 40), spacing)
+
+
+def test_a_spacing_that_no_patient_has_is_turned_away_before_it_takes_the_memory(bundled: package.Package) -> None:
+    spec = replace(bundled.manifest.input, steps=(Step("resample", {"millimeters": 1.0}),))
+    volumes = package.Package(bundled.path, "", replace(bundled.manifest, input=spec), {}, None)
+    check_spacing(volumes, (12, 51, 35), (3.0, 2.0, 2.0))
+    with pytest.raises(NotAcceptedError, match="larger than any patient"):
+        check_spacing(volumes, (12, 51, 35), (1.0, 300.0, 300.0))
 
 
 @pytest.mark.parametrize(

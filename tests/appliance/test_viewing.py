@@ -197,9 +197,13 @@ def test_the_patients_sides_are_those_that_the_header_states(
     assert box.description(number).edges == edges
 
 
-def test_a_series_is_a_stack_of_axial_slices(box: Box) -> None:
+@pytest.mark.parametrize("oblique", [False, True])
+def test_a_series_is_a_stack_of_axial_slices(oblique: bool, tmp_path: Path) -> None:
+    box = Box(tmp_path)
     pixels = hippocampus_pixels(6, 10, 8)
-    paths = make_series(box.folder / "series", pixels, spacing=(2.0, 1.0, 0.5), order=(1, 0, 2), flipped=(1,))
+    tilted = np.array([[0, -0.6, 0.8], [0, 0.8, 0.6], [1, 0, 0]]) if oblique else np.eye(3)[::-1]
+    cut = {"spacing": (2.0, 1.0, 0.5), "order": (1, 0, 2), "flipped": (1,), "directions": tilted}
+    paths = make_series(box.folder / "series", pixels, **cut)
     members = [box.add(path, in_series=True) for path in paths]
     places = tuple(image.place_in_series(image.read_header(path)) for path in paths)
     box.store.start_series(Gathered(members[0], len(paths), "", places, (), 0.0, None), "by hand")
@@ -208,10 +212,12 @@ def test_a_series_is_a_stack_of_axial_slices(box: Box) -> None:
     for number in (members[0], members[1]):  # a slice leads to its series
         told = box.description(number)
         assert (told.slices, told.rows, told.columns, told.spacing) == (6, 10, 8, (1.0, 0.5))
-        assert told.edges == ("R", "L", "A", "P")  # whatever the slices of the scanner were
+        # Whatever the slices of the scanner were; and those that are not quite axial are not said to be.
+        assert told.edges == (("R", "L", "AF", "PH") if oblique else ("R", "L", "A", "P"))
     for place in range(6):
         assert (box.values(members[0], place) == pixels[place]).all()
     assert box.client.get(f"/study/{members[0]}/pixels/6.raw").status_code == 404
+    box.store.close()
 
 
 def test_what_can_not_be_shown_is_said(box: Box) -> None:

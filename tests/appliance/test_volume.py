@@ -84,6 +84,7 @@ def test_an_oblique_series_is_read_and_beyond_ten_degrees_warned_of(degrees: int
     files = make_series(tmp_path, PIXELS, directions=np.eye(3)[::-1] @ turn, flipped=(1,), order=(0, 2, 1))
     volume = loaded(files)
     np.testing.assert_array_equal(volume.pixels, PIXELS)
+    np.testing.assert_allclose(volume.directions, np.eye(3)[::-1] @ turn, atol=1e-6)
     assert bool(volume.warnings) == (degrees > 10)
     assert all(f"{degrees} degrees" in warning for warning in volume.warnings)
 
@@ -91,6 +92,22 @@ def test_an_oblique_series_is_read_and_beyond_ten_degrees_warned_of(degrees: int
 def test_the_distance_of_slices_is_measured_not_believed(tmp_path: Path) -> None:
     volume = loaded(make_series(tmp_path, PIXELS, spacing=(2.5, 1.0, 1.0), SliceThickness=9))
     assert volume.spacing == pytest.approx((2.5, 1.0, 1.0))
+
+
+def test_slices_that_are_not_quite_even_are_measured_over_all(tmp_path: Path) -> None:
+    files = by_height(make_series(tmp_path, hippocampus_pixels(9, 6, 7)))
+    heights = np.concatenate([np.arange(5), 4 + 1.015 * np.arange(1, 5)])
+    for path, height in zip(files, heights, strict=True):
+        changed(path, ImagePositionPatient=[0, 0, float(height)])
+    assert loaded(files).spacing[0] == pytest.approx(heights[-1] / 8)
+
+
+@pytest.mark.parametrize("length", [0.9955, 1.004])
+def test_directions_that_are_not_quite_of_length_1_measure_nothing(length: float, tmp_path: Path) -> None:
+    files = by_height(make_series(tmp_path, hippocampus_pixels(60, 6, 7)))
+    for path in files:
+        changed(path, ImageOrientationPatient=[length, 0, 0, 0, length, 0])
+    assert loaded(files).spacing == pytest.approx((1.0, 1.0, 1.0))
 
 
 # --- what is no volume ----------------------------------------------------------------------------------------------

@@ -121,6 +121,10 @@ NOT_READ = (
     m("The image has no valid %(attributes)s, so no result could be filed with its study."),
     m("Send it again from the modality with these attributes."),
     m("The image does not state its Pixel Spacing, without which it can't be read here."),
+    m("The voxels are of %(name)s mm; %(package)s reads %(number)s to %(number_2)s mm along each axis."),
+    m("Send the series whose slices are thinnest."),
+    m("The voxels are of %(name)s mm, which makes a volume larger than any patient."),
+    m("Look at Pixel Spacing and Image Position (Patient), and send the series again from the modality."),
     # it is damaged, or can't be decoded
     m("Send it again."), m("Send the whole series again."), m("The file is empty (0 bytes)."),
     m("The file is not DICOM."), m("Export it from the modality or the PACS as DICOM."),
