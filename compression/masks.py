@@ -15,7 +15,7 @@ from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 
 from compression.problems import DataError
-from compression.sources import PICTURES, UNREADABLE, Source, is_nifti
+from compression.sources import PICTURES, UNREADABLE, Source, check_to_its_end, is_nifti
 
 _WHITE = 255
 _SAME_MILLIMETERS = 0.01
@@ -99,6 +99,7 @@ def _picture(path: Path, segments: Sequence[str]) -> np.ndarray:
 
 def _nifti(path: Path, source: Source) -> np.ndarray:
     try:
+        check_to_its_end(path)
         volume = nibabel.load(path)
         values = np.asarray(volume.dataobj)
     except UNREADABLE as error:

@@ -110,8 +110,7 @@ def _picture(path: Path) -> Source:
 
 def _nifti(path: Path) -> Source:
     try:
-        if path.name.lower().endswith(".gz"):
-            _check_to_its_end(path)
+        check_to_its_end(path)
         volume = nibabel.load(path)
         if len(volume.shape) != 3:
             raise DataError(f"{path} has {len(volume.shape)} axes; a volume has 3")
@@ -125,8 +124,13 @@ def _nifti(path: Path) -> Source:
     return Source(pixels, volume.affine, bits=8 * pixels.dtype.itemsize)
 
 
-def _check_to_its_end(path: Path) -> None:
-    """nibabel stops reading where the voxels end, before the checksum of what was compressed."""
+def check_to_its_end(path: Path) -> None:
+    """Raise one of `UNREADABLE` where a ``.nii.gz`` is damaged.
+
+    nibabel stops reading where the voxels end, before the checksum of what was compressed.
+    """
+    if not path.name.lower().endswith(".gz"):
+        return
     with gzip.open(path) as file:
         while file.read(1 << 20):
             pass

@@ -249,3 +249,16 @@ def test_a_nifti_mask_must_lie_where_its_image_lies(tmp_path: Path) -> None:
     with pytest.raises(MaskLabelError, match="no whole numbers"):
         masks.read(mask(values.astype(np.float32) / 4, affine), source, NAMES)
     assert not masks.read(mask(values * 0, affine), source, NAMES).any()
+
+
+@pytest.mark.parametrize("at", [-6, 60])
+def test_a_compressed_mask_is_read_to_its_checksum(at: int, tmp_path: Path) -> None:
+    image, mask, affine = tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", np.eye(4)
+    values = np.random.default_rng(0).integers(0, 3, (16, 15, 14)).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), affine), image)
+    nibabel.save(nibabel.Nifti1Image(values, affine), mask)
+    whole = bytearray(mask.read_bytes())
+    whole[at] ^= 0x5A
+    mask.write_bytes(whole)
+    with pytest.raises(DataError, match=r"mask\.nii\.gz can't be decoded"):
+        masks.read(mask, sources.read([image]), NAMES)
