@@ -24,13 +24,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     ``spike``: see `compression.spikes`. ``amp``: see `compression.precision`.
     """
 
-    epochs: int
-    batch: int
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.01
+    epochs: Count
+    batch: Count
+    learning_rate: Annotated[float, Meta(gt=0)] = 1e-4
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     clip: Annotated[float, Meta(ge=0)] = 1.0
-    average_decay: float = 0.99
-    patience: int = 15
+    average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.99
+    patience: Count = 15
     keep: Literal["best", "last"] = "best"
     schedule: optimization.Schedule = "one_cycle"
     accumulate: Count = 1
