@@ -83,7 +83,9 @@ class Prepared:
 
 
 def fingerprint(build: Build) -> bytes:
-    return content_version(build.data_root / build.recipe.data.train).encode()
+    """Of the files, and of what labels 1, 2... of a mask are; not of the segments' colors and codes."""
+    segments = [segment.label for segment in build.recipe.package.segments]
+    return content_version(build.data_root / build.recipe.data.train).encode() + msgspec.json.encode(segments)
 
 
 def list_digest(build: Build) -> str:
@@ -162,13 +164,23 @@ def listed(folder: Path, even: str | None = None) -> list[Case]:
 
 
 def dealt(cases: Sequence[Case], folds: int, seed: int) -> list[Case]:
-    """Each case with its fold: no patient in two, groups spread evenly."""
+    """Each case with its fold: no patient in two, groups spread evenly; raises `RecipeError` where that can't be."""
     groups, patients = [case.group for case in cases], [case.patient for case in cases]
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     given = np.full(len(cases), -1)
-    for number, (_, test) in enumerate(splitter.split(patients, groups, patients)):
-        given[test] = number
+    try:
+        for number, (_, test) in enumerate(splitter.split(patients, groups, patients)):
+            given[test] = number
+    except ValueError as error:
+        raise RecipeError(_undealt(cases, folds, str(error))) from error
+    if empty := set(range(folds)) - set(given.tolist()):
+        raise RecipeError(_undealt(cases, folds, f"{len(empty)} would be empty"))
     return [msgspec.structs.replace(case, fold=int(fold)) for case, fold in zip(cases, given, strict=True)]
+
+
+def _undealt(cases: Sequence[Case], folds: int, why: str) -> str:
+    patients = len({case.patient for case in cases})
+    return f"data.folds: {patients} patients can't be dealt to {folds} folds ({why}); bring more, or lower data.folds"
 
 
 def read(folder: Path, case: Case, segments: Sequence[str]) -> Source:
