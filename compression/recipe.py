@@ -297,12 +297,17 @@ def read(path: Path) -> Recipe:
         raise RecipeError(f'{path}: train.sampling_column needs train.sampling = "balanced"')
     if recipe.check.labels and recipe.data.positive not in recipe.check.labels:
         raise RecipeError(f"{path}: data.positive {recipe.data.positive!r} is not among check.labels")
-    if recipe.augment_policy.may_flip and recipe.augment_policy.anatomy in _WITH_SIDES:
+    check_flips(path, recipe.augment_policy)
+    return recipe
+
+
+def check_flips(path: Path, policy: AugmentPolicyRecipe) -> None:
+    """Raise `RecipeError` where a recipe of any task says that anatomy with sides may be flipped."""
+    if policy.may_flip and policy.anatomy in _WITH_SIDES:
         raise RecipeError(
-            f"{path}: augment_policy.may_flip: a {recipe.augment_policy.anatomy} has sides; where a flip is right "
+            f"{path}: augment_policy.may_flip: a {policy.anatomy} has sides; where a flip is right "
             "nonetheless, augment_policy.allow names it with a reason"
         )
-    return recipe
 
 
 def _line(text: str, fault: str) -> str:

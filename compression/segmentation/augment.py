@@ -22,6 +22,8 @@ _STILL = (
     "RandStdShiftIntensity",
 )  # fmt: skip
 _TURNING = ("RandAffine", "RandRotate")
+# What an axis of an axial volume, as `compression.segmentation.cases.read` lays it out, runs along.
+_FLIPS = {0: "head-foot", 2: "left-right"}
 _CUTTING = ("CenterSpatialCrop",)  # always, not by chance: the network learns on less than it will draw on
 
 
@@ -49,7 +51,7 @@ def _on_volumes(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, see
         kind = getattr(monai.transforms, f"{step.name}d", None)
         if kind is None:
             raise RecipeError(f"augment {step.name}: MONAI {monai.__version__} has no such transform of dictionaries")
-        fault = None if step.name in allowed else _fault(step)
+        fault = None if step.name in allowed else _fault(step, policy)
         if fault:
             raise RecipeError(f"augment {step.name}: {fault}. {augment_policy.hint(step.name)}")
         moving = step.name not in _STILL
@@ -83,12 +85,17 @@ def _on_volumes(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, see
     return run
 
 
-def _fault(step: AugmentRecipe) -> str | None:
+def _fault(step: AugmentRecipe, policy: AugmentPolicyRecipe) -> str | None:
     """What is unsafe about a transform of volumes; None where it is known to be safe."""
-    if step.name in (*_STILL, *_CUTTING, "RandZoom"):
+    if step.name in (*_STILL, *_CUTTING):
         return None
+    if step.name == "RandFlip":
+        return _fault_of_flip(step, policy)
     if "Flip" in step.name or "Rotate90" in step.name:
         return "flips and turns by 90 degrees show another anatomy"
+    if step.name == "RandZoom":
+        zooms = [end for name in ("min_zoom", "max_zoom") for end in _ends(step, name)]
+        return "a zoom of 0 or less mirrors the volume" if min(zooms, default=1.0) <= 0 else None
     if step.name not in _TURNING:
         return "how far it turns, mirrors or bends has no bound that is known here"
     if _largest(step, "scale_range") >= 1:
@@ -98,6 +105,19 @@ def _fault(step: AugmentRecipe) -> str | None:
     return None
 
 
+def _fault_of_flip(step: AugmentRecipe, policy: AugmentPolicyRecipe) -> str | None:
+    given = step.parameters.get("spatial_axis", [0, 1, 2])  # MONAI's default: all of them
+    axes = [axis % 3 if isinstance(axis, int) else axis for axis in (given if isinstance(given, list) else [given])]
+    wanted = [_FLIPS.get(axis) for axis in axes]
+    if all(direction in policy.may_flip for direction in wanted):
+        return None
+    known = ", ".join(f'"{direction}" spatial_axis {axis}' for axis, direction in _FLIPS.items())
+    return (
+        "flips and turns by 90 degrees show another anatomy; of one that has no sides, augment_policy.may_flip says so "
+        f"and permits {known}"
+    )
+
+
 def _tilt(step: AugmentRecipe) -> float:
     """By how many degrees it tilts a volume about an axis at most, shears included."""
     turn = max(_largest(step, name) for name in ("rotate_range", "range_x", "range_y", "range_z"))
@@ -105,8 +125,15 @@ def _tilt(step: AugmentRecipe) -> float:
 
 
 def _largest(step: AugmentRecipe, name: str) -> float:
+    return max((abs(end) for end in _ends(step, name)), default=0.0)
+
+
+def _ends(step: AugmentRecipe, name: str) -> list[float]:
     """MONAI takes a number, one for each axis, or the two ends for each axis."""
-    given = step.parameters.get(name, 0.0)
+    given = step.parameters.get(name, [])
     ends = [end for axis in (given if isinstance(given, list) else [given])
             for end in (axis if isinstance(axis, list) else [axis])]  # fmt: skip
-    return max(abs(float(end)) for end in ends)
+    try:
+        return [float(end) for end in ends]
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"augment {step.name}: {name} = {given!r}: {error}") from error

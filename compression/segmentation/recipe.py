@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,11 +10,21 @@ import msgspec
 from msgspec import Meta
 
 from appliance.package import Accepts, IntendedUse, SegmentSpec
-from appliance.preprocess import MOVING, Step
+from appliance.preprocess import MOVING, STEPS, Step
 from appliance.result import Code
 from compression import loop
-from compression.recipe import AugmentPolicyRecipe, AugmentRecipe, CardRecipe, Count, RecipeError, Share, decode
+from compression.recipe import (
+    AugmentPolicyRecipe,
+    AugmentRecipe,
+    CardRecipe,
+    Count,
+    RecipeError,
+    Share,
+    check_flips,
+    decode,
+)
 
+_TO_0_TO_1 = ("percentile_stretch", "window")
 _Limit = Annotated[float, Meta(ge=0)]
 
 
@@ -55,7 +66,7 @@ class InputRecipe(_Table, frozen=True):
 
     shape: tuple[Count, ...]
     steps: tuple[Step, ...]
-    augment_after: int
+    augment_after: Annotated[int, Meta(ge=0)]
 
 
 class NetworkRecipe(_Table, frozen=True):
@@ -137,9 +148,47 @@ def read(path: Path) -> SegmentationRecipe:
         raise RecipeError(
             f"{path}: each of input.shape must be a multiple of {multiple}, for {recipe.network.levels} levels"
         )
-    early = recipe.input.steps[: recipe.input.augment_after]
-    if len(recipe.input.shape) == 2 and any(step.name not in MOVING for step in early):
+    check_flips(path, recipe.augment_policy)
+    for number, step in enumerate(recipe.input.steps, start=1):
+        _check_step(path, number, step)
+    _check_place_of_augmentation(path, recipe.input)
+    return recipe
+
+
+def _check_step(path: Path, number: int, step: Step) -> None:
+    if step.name not in STEPS:
+        raise RecipeError(
+            f"{path}: input.steps: step {number} is {step.name!r}, which there is not; there are {', '.join(STEPS)}"
+        )
+    spacing = {"spacing": ()} if step.name == "resample" else {}
+    try:
+        inspect.signature(STEPS[step.name]).bind(None, **step.parameters, **spacing)
+    except TypeError as error:
+        raise RecipeError(f"{path}: input.steps: step {number}, {step.name}: {error}") from error
+
+
+def _check_place_of_augmentation(path: Path, recipe: InputRecipe) -> None:
+    """Where values are changed before, at or after augmentation, such that training would see others than the device.
+
+    Images are augmented at 8 bits, whatever they are stored with: only percentile stretching undoes that scale. Volumes
+    are augmented in 0 to 1, and what augmentation takes beyond is cut off.
+    """
+    early, late = recipe.steps[: recipe.augment_after], recipe.steps[recipe.augment_after :]
+    changing = [step.name for step in early if step.name not in MOVING]
+    if len(recipe.shape) > 2:
+        if not changing or changing[-1] not in _TO_0_TO_1:
+            raise RecipeError(
+                f"{path}: input.augment_after: volumes are augmented in 0 to 1, so that of the steps before, the last "
+                f"that changes values must be {' or '.join(_TO_0_TO_1)}, not {changing[-1] if changing else 'none'}"
+            )
+    elif changing:
         raise RecipeError(
             f"{path}: input.augment_after: images are augmented at 8 bits, before any step but {', '.join(MOVING)}"
         )
-    return recipe
+    elif not late or late[0].name != "percentile_stretch":
+        first = late[0].name if late else "none"
+        raise RecipeError(
+            f"{path}: input.steps: percentile_stretch must be the first step after input.augment_after, not {first}: "
+            "images are augmented at 8 bits, whose scale it alone undoes; others would see other values on a device "
+            "than in training"
+        )

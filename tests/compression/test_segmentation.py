@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from PIL import Image as PillowImage
 
-from appliance.preprocess import Step
+from appliance.preprocess import Step, preprocess
 from compression import checkpoint
 from compression.quantize import FLOAT
 from compression.recipe import AllowRecipe, AugmentPolicyRecipe, AugmentRecipe, RecipeError
@@ -154,13 +154,36 @@ def test_a_volume_without_numbers_or_with_a_mask_elsewhere_is_refused(tmp_path: 
 
 def test_another_mask_of_the_same_name_is_another_data_set(tmp_path: Path) -> None:
     write_pair(tmp_path / "set", np.full((8, 6), 9, np.uint8), np.zeros((8, 6), np.uint8))
+    recipe = read(LUNGS)
     build = SimpleNamespace(
-        data_root=tmp_path, recipe=SimpleNamespace(data=SimpleNamespace(train="set", even=None, same_patient=()))
+        data_root=tmp_path, recipe=replace(recipe, data=replace(recipe.data, train="set", even=None))
     )
     before, listed = cases.fingerprint(build), cases.list_digest(build)  # type: ignore[arg-type]
     write_pair(tmp_path / "set", np.full((8, 6), 9, np.uint8), np.full((8, 6), 255, np.uint8))
     assert cases.fingerprint(build) != before  # type: ignore[arg-type]
     assert cases.list_digest(build) == listed  # type: ignore[arg-type]
+
+
+def test_another_order_of_segments_is_another_data_set_but_another_title_is_not(tmp_path: Path) -> None:
+    write_pair(tmp_path / "hippocampus", np.full((8, 6), 9, np.uint8), np.zeros((8, 6), np.uint8))
+    recipe = read(HIPPOCAMPUS)
+
+    def fingerprint(**changed: Any) -> bytes:
+        given = replace(recipe, package=replace(recipe.package, **changed))
+        return cases.fingerprint(SimpleNamespace(data_root=tmp_path, recipe=given))  # type: ignore[arg-type]
+
+    one, other = recipe.package.segments
+    assert fingerprint() == fingerprint(
+        version="9.9.9", title="another", segments=(replace(one, color=(1, 2, 3)), other)
+    )
+    assert len({fingerprint(), fingerprint(segments=(other, one)), fingerprint(segments=(one,))}) == 3
+
+
+def test_more_folds_than_patients_are_named() -> None:
+    listed = [Case(f"{n}.png", f"{n}-mask.png", f"patient {n % 3}", -1, "") for n in range(30)]
+    with pytest.raises(RecipeError, match=r"data\.folds: 3 patients can't be dealt to 5 folds .*lower data\.folds"):
+        cases.dealt(listed, 5, 0)
+    assert {case.fold for case in cases.dealt(listed, 3, 0)} == {0, 1, 2}
 
 
 @pytest.mark.parametrize(
@@ -330,6 +353,8 @@ def test_volumes_are_not_turned_far_flipped_or_bent_and_an_exception_is_recorded
     refused("RandAffine", {"scale_range": 1.5}, "mirrors", none)
     refused("RandRotate", {"range_x": 1.0}, "more than 15", none)
     refused("RandFlip", {}, "another anatomy", none)
+    refused("RandZoom", {"min_zoom": -0.5, "max_zoom": 1.1}, "mirrors", none)
+    refused("RandZoom", {"min_zoom": "small"}, "min_zoom = 'small'", none)
     refused("Rand3DElastic", {"sigma_range": [5, 7], "magnitude_range": [50, 150]}, "no bound", none)
     refused("RandRotate", {"range_q": 1.0}, "range_q", none)
     allow = replace(none, allow=(AllowRecipe(transform="RandFlip", reason="halves of a phantom"),))
@@ -339,6 +364,27 @@ def test_volumes_are_not_turned_far_flipped_or_bent_and_an_exception_is_recorded
     made = augment.compose([flip], allow, 3, 0)(pixels, (pixels > 0.9).astype(np.uint8))
     np.testing.assert_array_equal(made[0], pixels[::-1])
     np.testing.assert_array_equal(made[1], pixels[::-1] > 0.9)  # what moves the volume moves its mask
+
+
+@pytest.mark.parametrize(("direction", "axis"), [("left-right", 2), ("head-foot", 0), ("left-right", -1)])
+def test_volumes_of_what_has_no_sides_may_be_flipped_along_the_axis_that_the_policy_names(
+    direction: Any, axis: int
+) -> None:
+    policy = AugmentPolicyRecipe(anatomy="phantom", may_flip=(direction,))
+    pixels = np.random.default_rng(0).random((12, 16, 10)).astype(np.float32)
+    labels = (pixels > 0.9).astype(np.uint8)
+
+    def flip(axes: object) -> AugmentRecipe:
+        return AugmentRecipe(name="RandFlip", p=1.0, parameters={} if axes is None else {"spatial_axis": axes})
+
+    made = augment.compose([flip(axis)], policy, 3, 0)(pixels, labels)
+    np.testing.assert_array_equal(made[0], np.flip(pixels, axis))
+    np.testing.assert_array_equal(made[1], np.flip(labels, axis))
+    for refused in (None, 1, [0, 2], 2 - axis % 3):
+        with pytest.raises(RecipeError, match=r"RandFlip: .*may_flip"):
+            augment.compose([flip(refused)], policy, 3, 0)
+    with pytest.raises(RecipeError, match=r"RandAxisFlip: .*another anatomy"):
+        augment.compose([AugmentRecipe(name="RandAxisFlip", p=1.0)], policy, 3, 0)
 
 
 def test_volumes_are_augmented_with_their_masks() -> None:
@@ -444,19 +490,56 @@ def test_the_smallest_network_that_loses_nothing_goes_on() -> None:
     assert [row["chosen"] for row in choose.choose(rows, 0.001)] == [True, False, False]
 
 
+_WINDOW = 'name = "window"\nparameters = { center = 2000.0, width = 4000.0 }'
+_STRETCH = 'name = "percentile_stretch"'
+
+
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("before", "after", "said"),
     [
-        ("levels = 5", "levels = 10"),
-        ("cross_validated = 1", "cross_validated = 9"),
-        ("width = 12", "widht = 12"),
-        ("augment_after = 1", "augment_after = 2"),
+        ("levels = 5", "levels = 10", "input.shape must be a multiple"),
+        ("cross_validated = 1", "cross_validated = 9", "data.cross_validated is more"),
+        ("width = 12", "widht = 12", "widht"),
+        ("augment_after = 1", "augment_after = 2", "input.augment_after: images are augmented at 8 bits"),
+        ("augment_after = 1", "augment_after = 0", "input.steps: .*first step after input.augment_after, not resize"),
+        (f"{_STRETCH}\nparameters = {{ low = 1.0, high = 99.0 }}", _WINDOW, "input.steps: .*, not window"),
+        (_STRETCH, 'name = "percentile_strech"', "input.steps: step 2 is 'percentile_strech'.* there are resize, "),
+        ("low = 1.0, high", "lo = 1.0, high", "input.steps: step 2, percentile_stretch: .*argument"),
+        ("[gate]", '[augment_policy]\nmay_flip = ["left-right"]\n\n[gate]', "may_flip: a chest has sides"),
+        ("\nbatch = ", "\nbatch = 0 #", "batch"),
+        ("\nepochs = ", "\nepochs = 0 #", "epochs"),
+        ("\nlearning_rate = ", "\nlearning_rate = -0.1 #", "learning_rate"),
+        ("\nweight_decay = ", "\nweight_decay = -0.1 #", "weight_decay"),
     ],
 )
-def test_a_wrong_recipe_is_named(tmp_path: Path, change: str, said: str) -> None:
-    path = tmp_path / "recipe.toml"
-    path.write_text(LUNGS.read_text().replace(change, said))
-    with pytest.raises(
-        RecipeError, match=r"input.shape must be a multiple|data.cross_validated is more|widht|augment_after: images"
-    ):
+def test_a_wrong_recipe_is_named(tmp_path: Path, before: str, after: str, said: str) -> None:
+    path, text = tmp_path / "recipe.toml", LUNGS.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    with pytest.raises(RecipeError, match=said) as error:
         read(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(("after", "last"), [(1, "none"), (4, "normalize")])
+def test_volumes_are_augmented_only_where_their_values_are_0_to_1(tmp_path: Path, after: int, last: str) -> None:
+    path, text = tmp_path / "recipe.toml", HIPPOCAMPUS.read_text()
+    path.write_text(text.replace("augment_after = 3", f"augment_after = {after}"))
+    with pytest.raises(RecipeError, match=rf"input\.augment_after: volumes are augmented in 0 to 1.*, not {last}"):
+        read(path)
+    path.write_text(text.replace("augment_after = 3", "augment_after = 2"))
+    assert read(path).input.augment_after == 2
+
+
+def test_a_deep_image_is_learned_from_as_the_device_sees_it() -> None:
+    recipe, chance = read(LUNGS), np.random.default_rng(0)
+    image = chance.integers(0, 4096, (300, 280)).astype(np.uint16)
+    after = recipe.input.augment_after
+    source = cases.Source(image, np.zeros(image.shape, np.uint8), (1.0, 1.0))
+    pixels, _ = cases.prepare(source, recipe.input.steps[:after])
+    trained, given = preprocess(pixels, recipe.input.steps[after:]), preprocess(image, recipe.input.steps)
+    stretched = preprocess(image, recipe.input.steps[:after])
+    low, high = np.percentile(stretched, (1, 99))
+    deviation = float(recipe.input.steps[-1].parameters["std"])
+    level = (stretched.max() - stretched.min()) / (high - low) / 255 / deviation
+    assert np.abs(trained - given).max() <= level
