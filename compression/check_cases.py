@@ -1,7 +1,8 @@
 """``check-data`` for segmentation: images and volumes with masks, by a list or as NIfTI pairs.
 
 Each case is checked: that image and mask can be decoded, have the same size and lie at the same place, that the mask
-holds declared labels only and marks something, and that a patient is in one split.
+holds declared labels only and marks something, that it is listed once, and that a patient is in one split. A build
+refuses what is an error here, in the same words.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from compression import balance, duplicates, gray_steps, imported, masks, source
 from compression.content import MANIFEST, content_version
 from compression.masks import MaskLabelError, MaskSizeError
 from compression.problems import DataError, Problem, Severity, add
+from compression.recipe import RecipeError
 from compression.segmentation import cases
 from compression.segmentation.cases import Case
 from compression.segmentation.recipe import SegmentationRecipe
@@ -33,6 +35,7 @@ _HINTS = {
     "corrupt mask": "fetch it again or take its row out of the list",
     "mask of another size": "export the mask on its image's grid",
     "label outside the set": "declare it as a segment, or mend the mask",
+    "listed twice": "keep one of the two rows",
     "no patient": "without patients no split can keep them together",
     "empty mask": "right where there is nothing to mark; else mend it",
 }
@@ -74,7 +77,9 @@ def _one_set(
     segments = [segment.label for segment in recipe.package.segments]
     faults: dict[str, list[str]] = {}
     volumes = np.zeros(len(segments) + 1, dtype=np.int64)
-    digests: dict[str, list[str]] = {}
+    same: dict[str, list[Case]] = {}
+    if twice := [file for file, times in Counter(case.file for case in listed).items() if times > 1]:
+        faults["listed twice"] = twice
     sizes: Counter[str] = Counter()
     steps: list[float | None] = [None] * len(listed)
     for number, case in enumerate(tqdm(listed, desc=f"reading {name}", unit="case")):
@@ -84,7 +89,7 @@ def _one_set(
         if pixels is None:
             continue
         sizes["x".join(str(each) for each in pixels.pixels.shape)] += 1
-        digests.setdefault(duplicates.digest(pixels.pixels), []).append(case.file)
+        same.setdefault(duplicates.digest(pixels.pixels), []).append(case)
         steps[number] = gray_steps.step(pixels.pixels)
         mask = _mask(folder, case, pixels, segments, faults)
         if mask is not None:
@@ -95,15 +100,12 @@ def _one_set(
     _splits(folder, name, problems)
     version = content_version(folder)
     imported.check(folder, name, version, problems)
-    copies = [" = ".join(files) for files in digests.values() if len(files) > 1]
-    add(
-        problems,
-        "warning",
-        name,
-        "the same image more than once",
-        copies,
-        "give the copies one patient, or take one out",
-    )
+    copies = [each for each in same.values() if len(each) > 1]
+    of_two = [each for each in copies if len({case.patient for case in each}) > 1]
+    hint = "give the copies one patient, or take one out"
+    add(problems, "error", name, "the same image under two patients", [_equal(each) for each in of_two], hint)
+    of_one = [_equal(each) for each in copies if each not in of_two]
+    add(problems, "warning", name, "the same image more than once", of_one, "take one out: each counts")
     groups = gray_steps.shared(steps, [case.patient for case in listed])
     add(
         problems,
@@ -121,8 +123,12 @@ def _one_set(
         "faults": faults,
         "sizes": dict(sizes.most_common(5)),
         "share_of_segments": {label: round(float(each), 5) for label, each in zip(segments, share, strict=True)},
-        "digests": digests,
+        "digests": {digest: each[0].file for digest, each in same.items()},
     }
+
+
+def _equal(copies: Sequence[Case]) -> str:
+    return " = ".join(case.file for case in copies)
 
 
 def _amounts(recipe: SegmentationRecipe, count: int) -> dict[str, Any]:
@@ -143,8 +149,8 @@ def _pixels(folder: Path, case: Case, faults: dict[str, list[str]]) -> sources.S
         faults.setdefault("missing file", []).append(f"{case.file} is not there")
         return None
     try:
-        source = sources.read([folder / case.file])
-    except DataError as error:
+        source = cases.decode(folder, case)
+    except RecipeError as error:
         faults.setdefault("corrupt image", []).append(str(error))
         return None
     if source.pixels.min() == source.pixels.max():
@@ -188,6 +194,6 @@ def _between(found: dict[str, dict[str, Any]], problems: list[Problem]) -> None:
     if len(found) < 2:
         return
     training, external = (each["digests"] for each in found.values())
-    seen = [f"{external[digest][0]} = {training[digest][0]}" for digest in external if digest in training]
+    seen = [f"{external[digest]} = {training[digest]}" for digest in external if digest in training]
     hint = "take them out of one: what was trained on tests nothing"
     add(problems, "error", " and ".join(found), "the same image in training and external set", seen, hint)

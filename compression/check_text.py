@@ -16,7 +16,7 @@ def report(found: dict[str, Any]) -> str:
     for name, each in found["sets"].items():
         lines += _set(name, each)
     lines += _duplicates(found["duplicates"])
-    lines += _problems(found["problems"])
+    lines += problems(found["problems"])
     lines.append(f"{found['seconds']} s, {found['memory_mb']} MB at most")
     return "\n".join(lines)
 
@@ -35,7 +35,7 @@ def cases(found: dict[str, Any]) -> str:
                 f"parameters per training case: {each['parameters_per_case']:,}; each of its pixels has a label, so a "
                 "U-Net takes more of them than a classifier"
             )
-    lines += _problems(found["problems"])
+    lines += problems(found["problems"])
     lines.append(f"{found['seconds']} s")
     return "\n".join(lines)
 
@@ -177,13 +177,13 @@ def _duplicates(found: dict[str, Any]) -> Iterator[str]:
         yield from table(("pair", "splits", "patient", "distance"), rows)
 
 
-def _problems(problems: list[dict[str, Any]]) -> Iterator[str]:
+def problems(found: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield ""
-    for each in problems:
+    for each in found:
         yield f"{each['severity'].upper()}: {each['data_set']}: {each['what']}: {each['count']}"
         yield from (f"    {example}" for example in each["examples"])
         if each["count"] > len(each["examples"]) > 0:
             yield f"    and {each['count'] - len(each['examples'])} more"
         yield f"    -> {each['hint']}"
-    numbers = {name: sum(each["severity"] == name for each in problems) for name in ("error", "warning", "note")}
+    numbers = {name: sum(each["severity"] == name for each in found) for name in ("error", "warning", "note")}
     yield "\n" + ", ".join(f"{number} {name}{'' if number == 1 else 's'}" for name, number in numbers.items())

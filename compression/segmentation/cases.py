@@ -193,10 +193,7 @@ def read(folder: Path, case: Case, segments: Sequence[str]) -> Source:
     RecipeError
         A file can't be read, the mask has another size or lies elsewhere, or a label that is none of the segments.
     """
-    path = folder / case.file
-    if not (sources.is_nifti(path) or path.suffix.lower() in sources.PICTURES):  # import looks whether DICOM identifies
-        raise RecipeError(f"{path} is neither a picture nor NIfTI; bring it in first: python -m compression import")
-    source = sources.read([path])
+    source = decode(folder, case)
     labels = masks.read(folder / case.mask, source, segments)
     if source.affine is None:
         return Source(source.pixels, labels, (1.0, 1.0))
@@ -204,6 +201,14 @@ def read(folder: Path, case: Case, segments: Sequence[str]) -> Source:
     labels, _ = sources.to_ras(labels, source.affine)
     columns, rows, slices = (float(value) for value in voxel_sizes(affine))
     return Source(_axial(pixels), _axial(labels), (slices, rows, columns))
+
+
+def decode(folder: Path, case: Case) -> sources.Source:
+    """A case's image as it lies in its file; raises `RecipeError` where it can't be read."""
+    path = folder / case.file
+    if not (sources.is_nifti(path) or path.suffix.lower() in sources.PICTURES):  # import looks whether DICOM identifies
+        raise RecipeError(f"{path} is neither a picture nor NIfTI; bring it in first: python -m compression import")
+    return sources.read([path])
 
 
 def _axial(array: np.ndarray) -> np.ndarray:

@@ -1,50 +1,43 @@
-"""What can be told to be wrong before any long work starts; what lies in the files, `compression.check_cases` tells."""
+"""What can be told to be wrong before any long work starts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import hashlib
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
+from compression import check_cases, check_text
+from compression.content import external_fingerprint
 from compression.recipe import RecipeError
 from compression.segmentation import augment, cases
-from compression.segmentation.cases import Case
 
 if TYPE_CHECKING:
     from compression.segmentation.build import Build
 
+_CHECKED = "checked"
+
 
 def check(build: Build) -> None:
-    """Look at the recipe's transforms and at every case of its data sets.
+    """Look at the recipe's transforms, its folds, and at every case of its data sets.
 
     Raises
     ------
     RecipeError
-        Naming the transform, or the data set and the case.
+        Naming the transform or the key, or the data sets' cases as `check-data` does.
     """
     recipe = build.recipe
     augment.compose(recipe.augment, recipe.augment_policy, len(recipe.input.shape), seed=0)
-    _check_cases(build.data_root / recipe.data.train, cases.of_training(recipe.data, build.data_root))
-    if recipe.data.external:
-        folder = build.data_root / recipe.data.external
-        _check_cases(folder, cases.listed(folder))
-        if not build.folder("train").exists():  # those that learn are read at once, but these only after hours
-            segments = [segment.label for segment in recipe.package.segments]
-            for case in tqdm(cases.listed(folder), desc=f"reading {folder.name}", unit="case"):
-                cases.read(folder, case, segments)
+    cases.dealt(cases.of_training(recipe.data, build.data_root), recipe.data.folds, recipe.data.seed)
+    _check_cases(build)
 
 
-def _check_cases(folder: Path, listed: Sequence[Case]) -> None:
-    """Each has a patient, an image and a mask that are there, and is listed once."""
-    seen = set()
-    for case in listed:
-        if not case.patient:
-            raise RecipeError(f"{folder}: {case.file} has no patient_id, so that no fold can keep its patient together")
-        for what, name in (("image", case.file), ("mask", case.mask)):
-            if not name or not (folder / name).is_file():
-                raise RecipeError(f"{folder}: the {what} {name or '(none)'} of {case.file or 'a row'} is not there")
-        if case.file in seen:
-            raise RecipeError(f"{folder}: {case.file} is listed twice; keep one of the two")
-        seen.add(case.file)
+def _check_cases(build: Build) -> None:
+    """Refuse what `check-data` calls an error; the same files are read for it once."""
+    mark = build.work / _CHECKED
+    key = hashlib.sha256(cases.fingerprint(build) + external_fingerprint(build)).hexdigest()
+    if mark.exists() and mark.read_text() == key:
+        return
+    found = check_cases.check(build.recipe, build.data_root)["problems"]
+    if errors := [problem for problem in found if problem["severity"] == "error"]:
+        raise RecipeError("the data can't be learned from:" + "\n".join(check_text.problems(errors)))
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.write_text(key)

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from PIL import Image as PillowImage
 
 from appliance.preprocess import Step, preprocess
-from compression import checkpoint
+from compression import check_cases, checkpoint
 from compression.quantize import FLOAT
 from compression.recipe import AllowRecipe, AugmentPolicyRecipe, AugmentRecipe, RecipeError
 from compression.segmentation import (
@@ -186,34 +186,66 @@ def test_more_folds_than_patients_are_named() -> None:
     assert {case.fold for case in cases.dealt(listed, 3, 0)} == {0, 1, 2}
 
 
+def of_two_sets(folder: Path) -> Any:
+    """A build that learns from four patients and is tested on another hospital's, before its first stage."""
+    for name, seed in (("train", 0), ("external", 100)):
+        write_patients(folder / name, 4, seed)
+    recipe = read(LUNGS)
+    data = replace(recipe.data, train="train", external="external", even=None, folds=3, cross_validated=1)
+    return SimpleNamespace(data_root=folder, recipe=replace(recipe, data=data), work=folder / "work")
+
+
+def write_patients(folder: Path, count: int, seed: int) -> None:
+    folder.mkdir(exist_ok=True)
+    rows = ["file,mask,patient_id"]
+    for number in range(count):
+        image = np.random.default_rng(seed + number).integers(0, 255, (8, 6)).astype(np.uint8)
+        PillowImage.fromarray(image).save(folder / f"{number}.png")
+        PillowImage.fromarray((image > 99).astype(np.uint8)).save(folder / f"{number}-mask.png")
+        rows.append(f"{number}.png,{number}-mask.png,p{number}")
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize("name", ["train", "external"])
 @pytest.mark.parametrize(
-    ("rows", "word"),
+    ("before", "after", "word"),
     [
-        ("a.png,a-mask.png,\n", "a.png has no patient_id"),
-        ("a.png,b-mask.png,p1\n", "the mask b-mask.png of a.png is not there"),
-        ("a.png,a-mask.png,p1\na.png,a-mask.png,p2\n", "a.png is listed twice"),
+        ("0-mask.png,p0", "0-mask.png,", "no patient: 1\n    0.png"),
+        ("0-mask.png,p0", "no-mask.png,p0", "missing mask: 1\n    no-mask.png of 0.png is not there"),
+        ("1.png,1-mask.png,p1", "0.png,0-mask.png,p0", "listed twice: 1\n    0.png"),
+        ("0.png,0-mask.png,p0", "flat.png,0-mask.png,p0", "constant image: 1\n    flat.png: every pixel is 9"),
+        ("0.png,0-mask.png,p0", "0.png,wide.png,p0", "mask of another size: 1\n    wide.png"),
+        ("0.png,0-mask.png,p0", "a.dcm,0-mask.png,p0", "corrupt image: 1\n    a.dcm is neither a picture nor NIfTI"),
+        ("0.png,0-mask.png,p0", "copy.png,0-mask.png,p0", "the same image under two patients: 1\n    copy.png = 1.png"),
     ],
 )
-def test_a_bad_external_case_is_named_before_any_training(tmp_path: Path, rows: str, word: str) -> None:
-    for name in ("train", "external"):
-        write_pair(tmp_path / name, np.full((8, 6), 9, np.uint8), np.zeros((8, 6), np.uint8))
-    recipe = read(LUNGS)
-    given = replace(recipe, data=replace(recipe.data, train="train", external="external", even=None))
-    build = SimpleNamespace(data_root=tmp_path, recipe=given, folder=lambda stage: tmp_path / "work" / stage)
-    preflight.check(build)  # type: ignore[arg-type]
-    (tmp_path / "external" / "manifest.csv").write_text(f"file,mask,patient_id\n{rows}")
-    with pytest.raises(RecipeError, match=word):
-        preflight.check(build)  # type: ignore[arg-type]
+def test_a_build_refuses_what_check_data_calls_an_error_before_any_training(
+    tmp_path: Path, name: str, before: str, after: str, word: str
+) -> None:
+    build = of_two_sets(tmp_path)
+    preflight.check(build)
+    folder = tmp_path / name
+    PillowImage.fromarray(np.full((8, 6), 9, np.uint8)).save(folder / "flat.png")
+    PillowImage.fromarray(np.zeros((8, 7), np.uint8)).save(folder / "wide.png")
+    (folder / "a.dcm").write_bytes(b"DICM")
+    (folder / "copy.png").write_bytes((folder / "1.png").read_bytes())
+    text = (folder / "manifest.csv").read_text()
+    assert before in text
+    (folder / "manifest.csv").write_text(text.replace(before, after))
+    with pytest.raises(RecipeError) as error:
+        preflight.check(build)
+    assert f"ERROR: {name}: {word}" in str(error.value)
+    (folder / "manifest.csv").write_text(text)
+    preflight.check(build)
 
 
-def test_an_external_mask_of_another_size_is_named_before_any_training(tmp_path: Path) -> None:
-    write_pair(tmp_path / "train", np.full((8, 6), 9, np.uint8), np.zeros((8, 6), np.uint8))
-    write_pair(tmp_path / "external", np.full((8, 6), 9, np.uint8), np.zeros((8, 7), np.uint8))
-    recipe = read(LUNGS)
-    given = replace(recipe, data=replace(recipe.data, train="train", external="external", even=None))
-    build = SimpleNamespace(data_root=tmp_path, recipe=given, folder=lambda stage: tmp_path / "work" / stage)
-    with pytest.raises(RecipeError, match=r"a-mask\.png"):
-        preflight.check(build)  # type: ignore[arg-type]
+def test_a_build_does_not_read_every_case_again_while_the_files_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = of_two_sets(tmp_path)
+    preflight.check(build)
+    monkeypatch.setattr(check_cases, "check", None)
+    preflight.check(build)
 
 
 def note_process(build: Any, fold: int) -> None:
