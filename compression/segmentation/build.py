@@ -9,6 +9,7 @@ from appliance import preprocess
 from compression import augment as image_augment
 from compression import (
     augment_policy,
+    columns,
     data,
     diagnosis,
     masks,
@@ -31,6 +32,7 @@ from compression.segmentation import (
     choose,
     evaluate,
     export,
+    gaps,
     gate,
     golden,
     measures,
@@ -57,7 +59,7 @@ STAGES = (
     Stage("quantize", quantize, 3, (cpu, openvino, pt2e, qdq, static, tensorrt)),
     Stage("gate", gate, 2, (shipping, timing, measures)),
     Stage("golden", golden, 1),
-    Stage("evaluate", evaluate, 3),
+    Stage("evaluate", evaluate, 3, (gaps, columns)),
     Stage("report", report, 0.1, (page, diagnosis)),
     Stage("pack", pack, 1, (card, reference, drift)),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from appliance.package import Manifest
@@ -22,11 +23,14 @@ def write_card(build: Build, manifest: Manifest, measured: dict[str, Any]) -> st
         "## How well it draws",
         "",
         "On the grid of the source, with 95 % intervals by a bootstrap over patients. Nothing was chosen on test or "
-        "external data. `report.html` has subgroups, hard cases and all that was tried.",
+        "external data. `report.html` has subgroups, hard cases and all that was tried. Distances are in "
+        f"{measured['distance_unit']}; where one of the masks has none of a segment, there is none, and the case is in "
+        "no mean of distances.",
     ]
+    shipped = {evaluate.name_of_shipped(build, name) for name in manifest.targets}
     for name, title in report.titles(build).items():
         if name in measured["sets"]:
-            lines += _set_lines(title, measured["sets"][name])
+            lines += _set_lines(title, measured["sets"][name], measured["distance_unit"], shipped)
     if recipe.card.external_note:
         lines += ["", recipe.card.external_note]
     lines += [
@@ -60,13 +64,13 @@ def write_card(build: Build, manifest: Manifest, measured: dict[str, Any]) -> st
     return "\n".join(lines)
 
 
-def _set_lines(title: str, found: dict[str, Any]) -> list[str]:
+def _set_lines(title: str, found: dict[str, Any], unit: str, shipped: set[str]) -> list[str]:
     lines = [
         "",
         f"### {title}: {found['cases']} cases of {found['patients']} patients",
         "",
-        "| network | segment | Dice | mean surface distance | volume error, median |",
-        "|---|---|---|---|---|",
+        f"| network | segment | Dice | mean surface distance, {unit} | cases without | volume error, median |",
+        "|---|---|---|---|---|---|",
     ]
     for network, segments in found["networks"].items():
         for segment, figures in segments.items():
@@ -74,12 +78,14 @@ def _set_lines(title: str, found: dict[str, Any]) -> list[str]:
                 volume = figures["volume_error"]
                 lines.append(
                     f"| {network} | {segment} | {_cell(figures['dice'], 3)} "
-                    f"| {_cell(figures['mean_surface_distance'], 2)} "
+                    f"| {_cell(figures['mean_surface_distance'], 2)} | {figures['without_distance']} "
                     f"| {volume[0]:.1%} [{volume[1]:.1%}, {volume[2]:.1%}] |"
                 )
+    if alarmed := sorted({row["subgroup"] for name in shipped for row in evaluate.alarms(found, name)}):
+        lines += ["", f"Draws worse than in the rest of its set, see the report: {', '.join(alarmed)}."]
     return lines
 
 
 def _cell(figure: list[float], digits: int) -> str:
     value, low, high = figure
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return "none" if math.isnan(value) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -7,6 +7,7 @@ is drawn by the network that ships.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,11 +19,12 @@ from tqdm import tqdm
 
 from appliance.preprocess import preprocess, restore
 from appliance.probability import softmax
-from compression import tables
+from compression import columns, tables
 from compression.content import external_fingerprint
 from compression.inference import LOGITS, Network
 from compression.segmentation import cases, export, gate, measures, overlap, train
 from compression.segmentation.cases import Case, Source
+from compression.segmentation.gaps import gaps
 from compression.timing import milliseconds
 
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ fingerprint = external_fingerprint
 MIRRORED = "mirrored"
 UNPRUNED, PRUNED, AVERAGE = "unpruned float", "pruned float", "no model: the average mask"
 FIGURES = ("dice", "iou", "volume_error", "mean_surface_distance", "hausdorff_95")
-_VOLUME = FIGURES.index("volume_error")
-_SUBGROUPS = ("label", "finding", "view", "sex", "site")
+_DICE, _VOLUME, _DISTANCE = (FIGURES.index(name) for name in ("dice", "volume_error", "mean_surface_distance"))
+_SUBGROUPS = ("label", "finding", "view", "sex")
 _SMALLEST_SUBGROUP = 10
 _HARDEST = 8
 
@@ -58,18 +60,34 @@ def run(build: Build) -> str:
         sets["external"] = _set(build, contenders, recipe.data.external, [(case, 0) for case in listed], average)
     if recipe.evaluate.mirrored:
         sets[MIRRORED] = _set(build, contenders, recipe.data.train, tested, average, mirrored=True)
-    report = {"networks": _costs(build, contenders), "sets": sets}
+    report = {
+        "networks": _costs(build, contenders),
+        "sets": sets,
+        "distance_unit": "pixels" if len(recipe.input.shape) == 2 else "mm",
+        "subgroup_margin": recipe.evaluate.subgroup_margin,
+    }
     (build.folder("evaluate") / "report.json").write_text(json.dumps(report, indent=1))
-    return "; ".join(
+    said = [
         f"{name}: Dice " + ", ".join(f"{key} {each['mean']['dice'][0]:.4f}" for key, each in found["networks"].items())
         for name, found in sets.items()
-    )
+    ]
+    alarmed = sorted({row["subgroup"] for found in sets.values() for name in contenders for row in alarms(found, name)})
+    return "; ".join([*said, f"alarms: {', '.join(alarmed)}" if alarmed else "no subgroup alarm"])
 
 
 def load(build: Build) -> dict[str, Any]:
-    """The figures: of each network its costs; of each set, network and segment ``[value, low, high]``."""
+    """The figures: of each network its costs; of each set, network and segment ``[value, low, high]``.
+
+    Beside them ``without_distance``: so many cases are in no mean of distances, for one of the masks has none of the
+    segment (of the mean of all segments, of any of them).
+    """
     report: dict[str, Any] = json.loads((build.folder("evaluate") / "report.json").read_text())
     return report
+
+
+def alarms(found: dict[str, Any], network: str) -> list[dict[str, Any]]:
+    """The subgroups of a set for which a network draws worse, as `compression.segmentation.gaps.gaps` has them."""
+    return [row for row in found["gaps"][network] if row.get("alarm")]
 
 
 def _contenders(build: Build) -> dict[str, Contender]:
@@ -135,20 +153,24 @@ def _set(
             )  # fmt: skip
     figures = {name: np.stack(each) for name, each in values.items()}  # (cases, figures, segments)
     patients = np.array([case.patient for case, _ in listed])
-    columns = _columns(folder, listed)
+    known = _columns(folder, listed)
     everyone = np.ones(len(patients), dtype=bool)
     return {
         "cases": len(listed),
         "patients": len(set(patients)),
         "networks": _figures(build, figures, patients, everyone),
         "subgroups": {
-            f"{column} {value}": {
+            f"{column}: {value}": {
                 "cases": int((each == value).sum()),
                 "networks": _figures(build, figures, patients, each == value),
             }
-            for column, each in columns.items()
+            for column, each in known.items()
             for value in sorted(set(each))
             if (each == value).sum() >= _SMALLEST_SUBGROUP
+        },
+        "gaps": {
+            name: gaps(figures[name][:, _DICE].mean(axis=1), patients, known, build.recipe.evaluate.subgroup_margin)
+            for name in contenders
         },
         "hardest": {name: _hardest(figures[name], listed) for name in contenders},
     }
@@ -164,48 +186,59 @@ def _columns(folder: Path, listed: Sequence[tuple[Case, int]]) -> dict[str, np.n
     manifest = folder / "manifest.csv"
     if not manifest.is_file():
         return {}
-    rows = {row["file"]: row for row in tables.read(manifest, ("file",))}
-    columns = {
-        name: np.array([rows[case.file][name] for case, _ in listed])
-        for name in _SUBGROUPS
-        if all(name in row for row in rows.values())
-    }
-    return {name: values for name, values in columns.items() if len(set(values)) > 1}
+    by_file = {row["file"]: row for row in tables.read(manifest, ("file",))}
+    rows = [by_file[case.file] for case, _ in listed]
+    names = {name: name for name in _SUBGROUPS if name in rows[0]}
+    names |= {"site": columns.site(rows[0]) or "", "device": columns.device(rows[0]) or ""}
+    known = {name: np.array([row[each] or columns.UNKNOWN for row in rows]) for name, each in names.items() if each}
+    if "age" in rows[0]:
+        known["age"] = np.array([columns.age_group(row["age"]) for row in rows])
+    return {name: values for name, values in known.items() if len(set(values)) > 1}
 
 
 def _figures(
     build: Build, figures: dict[str, np.ndarray], patients: np.ndarray, chosen: np.ndarray
-) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """Network -> segment, or "mean" of all -> figure -> ``[value, low, high]``."""
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Network -> segment, or "mean" of all -> figure -> ``[value, low, high]``, and ``without_distance``."""
     labels = [segment.label for segment in build.recipe.package.segments]
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for name, signed in figures.items():
         # Of the mean of all segments, sizes of errors are averaged: with their signs, one would make up for another.
         values = np.concatenate([signed, signed[:, [_VOLUME]]], axis=1)
         values[:, _VOLUME] = np.abs(values[:, _VOLUME])
         parts = {label: values[chosen, :, number] for number, label in enumerate(labels)}
         parts["mean"] = values[chosen].mean(axis=2)
-        found[name] = {part: _intervals(each, patients[chosen], build.recipe.evaluate.bootstrap)
-                       for part, each in parts.items()}  # fmt: skip
+        found[name] = {
+            part: {
+                **_intervals(each, patients[chosen], build.recipe.evaluate.bootstrap),
+                "without_distance": int(np.isnan(each[:, _DISTANCE]).sum()),
+            }
+            for part, each in parts.items()
+        }
     return found
 
 
 def _intervals(values: np.ndarray, patients: np.ndarray, resamples: int) -> dict[str, list[float]]:
     """Of values ``(cases, figures)`` with ``volume_bias`` last, with 95 % intervals by a bootstrap over patients.
 
-    Overlaps and distances are means over cases; the volume's error is the median of its size, and ``volume_bias`` its
-    median with the sign.
+    Overlaps are means over cases, distances over those that have one; the volume's error is the median of its size, and
+    ``volume_bias`` its median with the sign.
     """
     _, index = np.unique(patients, return_inverse=True)
     members = [np.flatnonzero(index == number) for number in range(index.max() + 1)]
     chance = np.random.default_rng(0)
-    drawn = [
-        _summary(values[np.concatenate([members[number] for number in chance.integers(0, len(members), len(members))])])
-        for _ in range(resamples)
-    ]
-    low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice|All-NaN slice", RuntimeWarning)  # no case has a distance
+        drawn = [
+            _summary(
+                values[np.concatenate([members[number] for number in chance.integers(0, len(members), len(members))])]
+            )
+            for _ in range(resamples)
+        ]
+        low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+        value = _summary(values)
     names = (*FIGURES, "volume_bias")
-    triples = zip(names, _summary(values), low, high, strict=True)
+    triples = zip(names, value, low, high, strict=True)
     return {name: [round(float(each), 4) for each in triple] for name, *triple in triples}
 
 
@@ -217,7 +250,7 @@ def _summary(values: np.ndarray) -> np.ndarray:
 
 def _hardest(values: np.ndarray, listed: Sequence[tuple[Case, int]]) -> list[dict[str, Any]]:
     """The cases with the least mean Dice coefficient, worst first."""
-    dice = values[:, FIGURES.index("dice")].mean(axis=1)
+    dice = values[:, _DICE].mean(axis=1)
     return [
         {"file": listed[number][0].file, "dice": round(float(dice[number]), 4)}
         for number in np.argsort(dice)[:_HARDEST]

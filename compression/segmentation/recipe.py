@@ -114,10 +114,14 @@ class GoldenRecipe(_Table, frozen=True):
 
 
 class EvaluateRecipe(_Table, frozen=True):
-    """``mirrored``: the test cases are also drawn with left and right exchanged, as a set of their own."""
+    """``mirrored``: the test cases are also drawn with left and right exchanged, as a set of their own.
+
+    ``subgroup_margin``: by how much a subgroup's Dice coefficient may be worse than the rest's without an alarm.
+    """
 
     bootstrap: Count
     mirrored: bool = False
+    subgroup_margin: Share = 0.05
 
 
 class SegmentationRecipe(_Table, frozen=True):

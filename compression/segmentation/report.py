@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot
@@ -30,6 +31,7 @@ _WORDS = {
     "volume_error": "volume error, median",
     "volume_bias": "with its sign",
 }
+_DISTANCES = ("mean_surface_distance", "hausdorff_95")
 
 
 def run(build: Build) -> str:
@@ -57,10 +59,12 @@ def titles(build: Build) -> dict[str, str]:
 
 
 def _page(build: Build, whole: dict[str, Any]) -> str:
+    unit, margin = whole["distance_unit"], whole["subgroup_margin"]
     parts = [
         f"<h1>{html.escape(whole['package'])}: from float to int8</h1>",
         f"<p>{html.escape(build.recipe.package.intended_use.statement)} Drawn on the grid of the source. Intervals are "
-        "of 95 %, by a bootstrap over patients. Nothing was chosen on test or external data.</p>",
+        "of 95 %, by a bootstrap over patients. Nothing was chosen on test or external data. Distances are in "
+        f"{unit}, means over the cases that have one; where one of the masks has none of a segment, there is none.</p>",
         *(
             f"<p class='bad'>{html.escape(each)}.</p>"
             for each in augment_policy.exceptions(build.recipe.augment_policy)
@@ -111,7 +115,7 @@ def _page(build: Build, whole: dict[str, Any]) -> str:
         drawing(_curves(whole["training"])),
     ]  # fmt: skip
     for name, found in whole["sets"].items():
-        parts += _of_set(titles(build)[name], found)
+        parts += _of_set(titles(build)[name], found, unit, margin)
     if build.recipe.card.external_note:
         parts.append(f"<p><strong>{html.escape(build.recipe.card.external_note)}</strong></p>")
     title = html.escape(whole["package"])
@@ -131,12 +135,14 @@ def _side_by_side(build: Build, sets: dict[str, Any]) -> str:
     return table((*header, *(["lost"] if len(names) > 1 else [])), rows)
 
 
-def _of_set(title: str, found: dict[str, Any]) -> list[str]:
+def _of_set(title: str, found: dict[str, Any], unit: str, margin: float) -> list[str]:
     parts = [f"<h2>{html.escape(title)}</h2><p>{found['cases']} cases of {found['patients']} patients.</p>"]
-    parts.append(_figures(found["networks"]))
+    parts.append(_figures(found["networks"], unit))
     for name, subgroup in found["subgroups"].items():
         parts.append(f"<h3>{html.escape(name)} <small>{subgroup['cases']} cases</small></h3>")
-        parts.append(_figures(subgroup["networks"], only_mean=True))
+        parts.append(_figures(subgroup["networks"], unit, only_mean=True))
+    if any(found["gaps"].values()):
+        parts += _gaps(found, margin)
     rows = [
         (name, ", ".join(f"{each['file']} ({each['dice']:.3f})" for each in hardest))
         for name, hardest in found["hardest"].items()
@@ -145,19 +151,50 @@ def _of_set(title: str, found: dict[str, Any]) -> list[str]:
     return parts
 
 
-def _figures(networks: dict[str, Any], only_mean: bool = False) -> str:
+def _gaps(found: dict[str, Any], margin: float) -> list[str]:
+    """Alarms in plain sight; all comparisons folded away."""
+    said = [
+        f"{network}, {row['subgroup']}: Dice {row['values'][0][0]:.3f}, of the rest {row['values'][1][0]:.3f}; "
+        f"gap {interval(row['gap'], 3)}"
+        for network in found["gaps"]
+        for row in evaluate.alarms(found, network)
+    ]
+    rows = [(network, row["subgroup"], " / ".join(map(str, row["patients"])), *_compared(row))
+            for network, each in found["gaps"].items() for row in each]  # fmt: skip
+    header = ("network", "subgroup", "patients / rest", "subgroup's", "the rest's", "gap", "p (Holm)", "")
+    return [
+        "<h3>Gaps between subgroups</h3>",
+        f"<p>Of mean Dice, each patient counted once. An alarm: worse than the rest by more than {margin:.0%}, the "
+        "interval of the gap excludes 0, and p is below 0.05 after Holm's correction for all comparisons of a network "
+        "here (Welch's test). No alarm does not show that there is no gap: see how far the interval reaches.</p>",
+        *([f"<p class='bad'>{html.escape(each)}</p>" for each in said] or ["<p>No alarm.</p>"]),
+        f"<details><summary>All comparisons</summary>{table(header, rows)}</details>",
+    ]
+
+
+def _compared(row: dict[str, Any]) -> tuple[str, ...]:
+    if "gap" not in row:
+        return "", "", "", "", "too few patients to tell"
+    p = f"{row['p_holm']:.4f}" if row["p_holm"] >= 1e-4 else "< 0.0001"
+    triples = (interval(each, 3) for each in (*row["values"], row["gap"]))
+    return *triples, p, "ALARM" if row["alarm"] else ""
+
+
+def _figures(networks: dict[str, Any], unit: str, only_mean: bool = False) -> str:
     rows = []
     for name, segments in networks.items():
         for segment, figures in segments.items():
             if segment == "mean" or (not only_mean and len(segments) > 2):
-                rows.append((name, segment, *(_cell(figure, figures[figure]) for figure in _WORDS)))
-    return table(("network", "segment", *_WORDS.values()), rows)
+                cells = [_cell(figure, figures[figure]) for figure in _WORDS]
+                rows.append((name, segment, *cells, figures["without_distance"]))
+    words = (f"{words}, {unit}" if figure in _DISTANCES else words for figure, words in _WORDS.items())
+    return table(("network", "segment", *words, "cases without a distance"), rows)
 
 
 def _cell(figure: str, triple: list[float]) -> str:
     if figure.startswith("volume"):
         return f"{triple[0]:.1%} [{triple[1]:.1%}, {triple[2]:.1%}]"
-    return interval(triple, 4 if figure in ("dice", "iou") else 2)
+    return "none" if math.isnan(triple[0]) else interval(triple, 2 if figure in _DISTANCES else 4)
 
 
 def _curves(training: dict[str, list[dict[str, Any]]]) -> Figure:

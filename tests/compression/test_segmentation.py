@@ -29,6 +29,7 @@ from compression.segmentation import (
     choose,
     contact_sheet,
     evaluate,
+    gaps,
     gate,
     measures,
     overlap,
@@ -65,6 +66,56 @@ def test_one_segments_error_does_not_make_up_for_anothers() -> None:
     figures = evaluate._figures(given, {"a": values}, np.arange(3), np.ones(3, dtype=bool))["a"]
     assert [part["volume_error"][0] for part in figures.values()] == pytest.approx([0.1, 0.2, 0.15])
     assert [part["volume_bias"][0] for part in figures.values()] == pytest.approx([0.1, -0.2, -0.05])
+
+
+def test_cases_without_a_distance_are_counted_beside_the_mean_of_the_others() -> None:
+    recipe = read(HIPPOCAMPUS)
+    values = np.ones((4, len(evaluate.FIGURES), 2))
+    near = evaluate.FIGURES.index("mean_surface_distance")
+    values[0, near], values[1, near, 1] = np.nan, np.nan
+    given: Any = SimpleNamespace(recipe=replace(recipe, evaluate=replace(recipe.evaluate, bootstrap=5)))
+    everyone = np.ones(4, dtype=bool)
+    figures = evaluate._figures(given, {"a": values}, np.arange(4), everyone)["a"]
+    assert [part["without_distance"] for part in figures.values()] == [1, 2, 2]
+    assert [part["mean_surface_distance"][0] for part in figures.values()] == [1.0, 1.0, 1.0]
+    values[:, near] = np.nan
+    figures = evaluate._figures(given, {"a": values}, np.arange(4), everyone)["a"]
+    assert [part["without_distance"] for part in figures.values()] == [4, 4, 4]
+    assert np.isnan(figures["mean"]["mean_surface_distance"]).all()
+
+
+def test_subgroups_are_of_age_device_and_site_too(tmp_path: Path) -> None:
+    case = write_pair(tmp_path, np.full((8, 6), 9, np.uint8), np.zeros((8, 6), np.uint8))
+    (tmp_path / "manifest.csv").write_text(
+        "file,mask,patient_id,age,scanner,location,sex\n"
+        "a.png,a-mask.png,p1,7,one,north,F\nb.png,a-mask.png,p2,70,two,,F\nc.png,a-mask.png,p3,,one,north,F\n"
+    )
+    listed = [(replace(case, file=f"{name}.png"), 0) for name in "abc"]
+    assert {name: values.tolist() for name, values in evaluate._columns(tmp_path, listed).items()} == {
+        "age": ["under 18", "65 and more", "unknown"],
+        "device": ["one", "two", "one"],
+        "site": ["north", "unknown", "north"],
+    }
+
+
+def test_an_alarm_names_the_subgroup_that_is_drawn_worse() -> None:
+    chance = np.random.default_rng(0)
+    patients = np.arange(120) // 2  # two cases of each
+    dice = np.clip(0.9 + chance.normal(0, 0.03, 120), 0, 1)
+    columns = {
+        "sex": np.array(["F", "M"])[patients % 2],
+        "site": np.array(list("abc"))[patients % 3],
+        "device": np.where(patients < 4, "old", "new"),
+    }
+    rows = gaps.gaps(dice, patients, columns, 0.05)
+    assert not any(row.get("alarm") for row in rows)
+    assert [row["subgroup"] for row in rows[-2:]] == ["device: new", "device: old"] and "gap" not in rows[-1]
+    dice[columns["site"] == "c"] -= 0.1
+    (alarm,) = (row for row in gaps.gaps(dice, patients, columns, 0.05) if row.get("alarm"))
+    assert alarm["subgroup"] == "site: c" and alarm["patients"] == [20, 40]
+    assert alarm["gap"][0] == pytest.approx(-0.1, abs=0.02) and alarm["gap"][1] < alarm["gap"][0] < alarm["gap"][2] < 0
+    assert not any(row.get("alarm") for row in gaps.gaps(dice, patients, columns, 0.2))
+    assert not any(row.get("alarm") for row in gaps.gaps(np.ones(120), patients, columns, 0.05))
 
 
 def test_a_segment_that_neither_mask_has_agrees() -> None:
