@@ -51,6 +51,8 @@ def _on_volumes(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, see
         kind = getattr(monai.transforms, f"{step.name}d", None)
         if kind is None:
             raise RecipeError(f"augment {step.name}: MONAI {monai.__version__} has no such transform of dictionaries")
+        if min([*_ends(step, "min_zoom"), *_ends(step, "max_zoom")], default=1.0) <= 0:
+            raise RecipeError(f"augment {step.name}: min_zoom and max_zoom must be above 0, which leaves nothing")
         fault = None if step.name in allowed else _fault(step, policy)
         if fault:
             raise RecipeError(f"augment {step.name}: {fault}. {augment_policy.hint(step.name)}")
@@ -87,15 +89,12 @@ def _on_volumes(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, see
 
 def _fault(step: AugmentRecipe, policy: AugmentPolicyRecipe) -> str | None:
     """What is unsafe about a transform of volumes; None where it is known to be safe."""
-    if step.name in (*_STILL, *_CUTTING):
+    if step.name in (*_STILL, *_CUTTING, "RandZoom"):
         return None
     if step.name == "RandFlip":
         return _fault_of_flip(step, policy)
     if "Flip" in step.name or "Rotate90" in step.name:
         return "flips and turns by 90 degrees show another anatomy"
-    if step.name == "RandZoom":
-        zooms = [end for name in ("min_zoom", "max_zoom") for end in _ends(step, name)]
-        return "a zoom of 0 or less mirrors the volume" if min(zooms, default=1.0) <= 0 else None
     if step.name not in _TURNING:
         return "how far it turns, mirrors or bends has no bound that is known here"
     if _largest(step, "scale_range") >= 1:

@@ -169,6 +169,11 @@ def _check_step(path: Path, number: int, step: Step) -> None:
         inspect.signature(STEPS[step.name]).bind(None, **step.parameters, **spacing)
     except TypeError as error:
         raise RecipeError(f"{path}: input.steps: step {number}, {step.name}: {error}") from error
+    for name in ("std", "width"):
+        if step.parameters.get(name) == 0:
+            raise RecipeError(
+                f"{path}: input.steps: step {number}, {step.name}: {name} is 0, by which nothing is divided"
+            )
 
 
 def _check_place_of_augmentation(path: Path, recipe: InputRecipe) -> None:

@@ -436,7 +436,7 @@ def test_volumes_are_not_turned_far_flipped_or_bent_and_an_exception_is_recorded
     refused("RandAffine", {"scale_range": 1.5}, "mirrors", none)
     refused("RandRotate", {"range_x": 1.0}, "more than 15", none)
     refused("RandFlip", {}, "another anatomy", none)
-    refused("RandZoom", {"min_zoom": -0.5, "max_zoom": 1.1}, "mirrors", none)
+    refused("RandZoom", {"min_zoom": -0.5, "max_zoom": 1.1}, "above 0", none)
     refused("RandZoom", {"min_zoom": "small"}, "min_zoom = 'small'", none)
     refused("Rand3DElastic", {"sigma_range": [5, 7], "magnitude_range": [50, 150]}, "no bound", none)
     refused("RandRotate", {"range_q": 1.0}, "range_q", none)
@@ -588,6 +588,7 @@ _STRETCH = 'name = "percentile_stretch"'
         (f"{_STRETCH}\nparameters = {{ low = 1.0, high = 99.0 }}", _WINDOW, "input.steps: .*, not window"),
         (_STRETCH, 'name = "percentile_strech"', "input.steps: step 2 is 'percentile_strech'.* there are resize, "),
         ("low = 1.0, high", "lo = 1.0, high", "input.steps: step 2, percentile_stretch: .*argument"),
+        ("std = 0.27", "std = 0", "input.steps: step 3, normalize: std is 0"),
         ("[gate]", '[augment_policy]\nmay_flip = ["left-right"]\n\n[gate]', "may_flip: a chest has sides"),
         ("\nbatch = ", "\nbatch = 0 #", "batch"),
         ("\nepochs = ", "\nepochs = 0 #", "epochs"),

@@ -91,7 +91,9 @@ def test_a_segmentation_is_built_and_every_target_proves_itself(model, data_set,
     figures = json.loads((out / "report.json").read_text())["sets"]["test"]["networks"]
     drawn, average = (figures[name]["mean"]["dice"][0] for name in ("unpruned float", "no model: the average mask"))
     assert drawn > average  # it looks at the image
-    assert "| unpruned float |" in (out / "card.md").read_text()
+    unit, card = "mm" if model == "hippocampus" else "pixels", (out / "card.md").read_text()
+    assert "| unpruned float |" in card and f"mean surface distance, {unit} | cases without |" in card
+    assert f"mean surface distance, {unit}</th>" in (out / "report.html").read_text()
     for target in ("cpu", "openvino"):
         backend = RUNTIMES[target].open(opened.artifact(target), Options(threads=1, device="CPU"))
         proved = receipt.prove(opened, RUNTIMES[target], backend, Options(threads=1, device="CPU"))
