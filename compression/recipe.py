@@ -15,6 +15,7 @@ from appliance.result import Code
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
+Rate = Annotated[float, Meta(gt=0)]
 T = TypeVar("T")
 # The heart and the liver are on one side: mirrored, another anatomy is shown, and a rare disease of its own.
 _WITH_SIDES = ("chest", "heart", "abdomen")
@@ -52,19 +53,22 @@ class DataRecipe(_Table, frozen=True):
     train: str
     positive: str
     validation_folds: Annotated[int, Meta(ge=2)]
-    seed: int
+    seed: Annotated[int, Meta(ge=0, lt=1 << 31)]
     external: str | None = None
 
 
 class InputRecipe(_Table, frozen=True):
-    """``aspect``: an image of other proportions is squashed to the network's, or padded to them."""
+    """``mean`` and ``std`` are of images after the stretch, which lie between 0 and 1.
+
+    ``aspect``: an image of other proportions is squashed to the network's, or padded to them.
+    """
 
     rows: Count
     columns: Count
-    percentile_low: float
-    percentile_high: float
-    mean: float
-    std: float
+    percentile_low: Annotated[float, Meta(ge=0, lt=100)]
+    percentile_high: Annotated[float, Meta(gt=0, le=100)]
+    mean: Annotated[float, Meta(ge=0, le=1)]
+    std: Annotated[float, Meta(gt=0, le=1)]
     aspect: Literal["squash", "pad"] = "squash"
 
     def geometry(self) -> tuple[Step, ...]:
@@ -100,8 +104,8 @@ class TrainRecipe(_Table, frozen=True, kw_only=True):
     weights: str = ""
     epochs: Count
     batch: Count
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.01
+    learning_rate: Rate = 1e-4
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.25
     average_decay: Share
     threads: Count
@@ -151,17 +155,17 @@ class PruneRecipe(_Table, frozen=True):
     most_of_a_layer: Share
     round_to: Count
     epochs: Count
-    learning_rate: float
+    learning_rate: Rate
     distillation: Annotated[float, Meta(ge=0, le=1)]
     map_distillation: Annotated[float, Meta(ge=0)]
 
 
 class QuantizeRecipe(_Table, frozen=True):
-    targets: tuple[Literal["cpu", "openvino", "tensorrt"], ...]
-    images: Count
+    targets: Annotated[tuple[Literal["cpu", "openvino", "tensorrt"], ...], Meta(min_length=1)]
+    images: Annotated[int, Meta(ge=2)]
     method: Literal["MinMax", "Entropy", "Percentile"]
     aware_epochs: Count
-    aware_learning_rate: float
+    aware_learning_rate: Rate
 
 
 class PointRecipe(_Table, frozen=True):
@@ -204,9 +208,11 @@ class EnsembleRecipe(_Table, frozen=True):
 
 
 class GoldenRecipe(_Table, frozen=True):
-    count: Count
+    """``count``: half of them positive."""
+
+    count: Annotated[int, Meta(ge=2, multiple_of=2)]
     components: Count
-    spread: float
+    spread: Annotated[float, Meta(gt=0, le=10)]
     rows: Count
     columns: Count
     probability_tolerance: Share
@@ -290,7 +296,19 @@ def decode(path: Path, kind: type[T]) -> T:
 def read(path: Path) -> Recipe:
     """Read the recipe of a classification; raises `RecipeError`."""
     recipe = decode(path, Recipe)
+    if recipe.input.percentile_low >= recipe.input.percentile_high:
+        raise RecipeError(
+            f"{path}: input.percentile_low {recipe.input.percentile_low:g} is not below input.percentile_high "
+            f"{recipe.input.percentile_high:g}, so that every image would be flat; swap or mend them"
+        )
+    ages = recipe.package.intended_use.age_years
+    if ages is not None and not 0 <= ages[0] < ages[1]:
+        raise RecipeError(f"{path}: package.intended_use.age_years must be from a lower to a higher age, not {ages}")
     names = [point.name for point in recipe.calibrate.operating_points]
+    for key, values in (("calibrate.operating_points", names), ("quantize.targets", recipe.quantize.targets)):
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise RecipeError(f"{path}: {key} has {', '.join(twice)} more than once; keep one of each")
     if recipe.calibrate.default_operating_point not in names:
         raise RecipeError(f"{path}: calibrate.default_operating_point is none of {', '.join(names)}")
     if recipe.train.sampling_column and recipe.train.sampling == "uniform":
