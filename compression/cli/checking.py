@@ -7,10 +7,8 @@ from pathlib import Path
 
 import click
 
-from compression.cli.options import DATA, JSON, RECIPE, WEIGHTS
+from compression.cli.options import DATA, JSON, RECIPE, SHARE, WEIGHTS, Number
 from compression.recipe import read, task
-
-_SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
 @click.command("check-data")
@@ -143,18 +141,18 @@ def _contact_sheet_of_segmentation(
 
 
 @click.command("sample-size")
-@click.option("--sensitivity", type=_SHARE, required=True, help="What you expect, from a pilot or a report.")
-@click.option("--specificity", type=_SHARE, help="The same of images without the finding; they are counted, too.")
-@click.option("--margin", type=_SHARE, default=0.05, show_default=True,
+@click.option("--sensitivity", type=SHARE, required=True, help="What you expect, from a pilot or a report.")
+@click.option("--specificity", type=SHARE, help="The same of images without the finding; they are counted, too.")
+@click.option("--margin", type=SHARE, default=0.05, show_default=True,
               help="Half the width of the interval that you can live with.")  # fmt: skip
-@click.option("--prevalence", type=_SHARE, required=True, help="Share of the study's images that have the finding.")
-@click.option("--sensitivity-floor", type=_SHARE,
+@click.option("--prevalence", type=SHARE, required=True, help="Share of the study's images that have the finding.")
+@click.option("--sensitivity-floor", type=SHARE,
               help="What the study must show sensitivity to be above.  [default: sensitivity less margin]")  # fmt: skip
-@click.option("--specificity-floor", type=_SHARE,
+@click.option("--specificity-floor", type=SHARE,
               help="What it must show specificity to be above.  [default: specificity less margin]")  # fmt: skip
-@click.option("--power", type=_SHARE, default=0.9, show_default=True,
+@click.option("--power", type=SHARE, default=0.9, show_default=True,
               help="How likely the study shall succeed if the model is as good as you expect.")  # fmt: skip
-@click.option("--confidence", type=_SHARE, default=0.95, show_default=True,
+@click.option("--confidence", type=Number(0.5, 1 - 1e-6), default=0.95, show_default=True,
               help="Of the two-sided interval; the one-sided test has half of what is left.")  # fmt: skip
 @JSON
 def sample_size(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from compression.cli.options import JSON
+from compression.cli.options import JSON, Number
 
 
 @click.command()
@@ -60,7 +60,9 @@ def explain(package_path: Path, paths: tuple[Path, ...], target: str, as_json: b
 @click.option("--scores", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="CSV: image, score, threshold, as from scanside study export --scores.")  # fmt: skip
 @click.option("--positive", default="present", show_default=True, help="The truth's label that means present.")
-@click.option("--threshold", type=float, help="From which score on the model says present.  [default: the scores' own]")
+@click.option(
+    "--threshold", type=Number(), help="From which score on the model says present.  [default: the scores' own]"
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the page, one HTML file, here.")
 @JSON
 def reader_study(
