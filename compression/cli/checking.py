@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from compression.cli.options import DATA, JSON, RECIPE, SHARE, WEIGHTS, Number
+from compression.cli.options import DATA, FILE, FOLDER, JSON, RECIPE, SHARE, WEIGHTS, Number
 from compression.recipe import read, task
 
 
@@ -16,10 +16,9 @@ from compression.recipe import read, task
 @DATA
 @click.option("--weights", type=click.Path(path_type=Path), default=Path("../shared/weights"), show_default=True,
               help="Folder of the initial weights; labels are judged on pixels where they are not there.")  # fmt: skip
-@click.option("--work", type=click.Path(path_type=Path), help="Folder for the page with images.  [default: .build/ID]")
+@click.option("--work", type=FOLDER, help="Folder for the page with images.  [default: .build/ID]")
 @JSON
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
-              help="Also write JSON and a page without images into this folder.")  # fmt: skip
+@click.option("--out", type=FOLDER, help="Also write JSON and a page without images into this folder.")
 def check_data(
     recipe_path: Path, data: Path, weights: Path, work: Path | None, as_json: bool, out: Path | None
 ) -> None:
@@ -94,7 +93,7 @@ def linear_probe(
 @click.command("contact-sheet")
 @RECIPE
 @DATA
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--out", type=FILE,
               help="The sheet, .html or .png.  [default: .build/ID/contact-sheet.html]")  # fmt: skip
 @click.option("--images", type=click.IntRange(1), default=8, show_default=True, help="Training images to show.")
 @click.option("--copies", type=click.IntRange(1, 8), default=4, show_default=True, help="Augmented copies of each.")
