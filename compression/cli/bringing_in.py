@@ -124,15 +124,16 @@ def deidentify(source: Path, target: Path, key: Path | None, label_file: Path | 
     from compression import deidentify_files
     from compression.pseudonyms import Pseudonyms, load_or_create_key
 
+    labels = deidentify_files.read_labels(label_file) if label_file is not None else None
     path = key or target.with_name(f"{target.name}.pseudonyms.key")
     secret, is_new = load_or_create_key(path, target)
     if is_new:
         click.echo(f"Made the key {path}; keep it secret and apart from the data.")
     pseudonyms = Pseudonyms(secret)
     report = deidentify_files.run(source, target, pseudonyms, deidentify_files.Options(**given))
-    if label_file is not None:
+    if labels is not None:
         translated = target.with_name(f"{target.name}.labels.csv")
-        deidentify_files.translate(label_file, translated, pseudonyms)
+        deidentify_files.write_labels(labels, translated, pseudonyms)
         click.echo(f"Labels by pseudonyms: {translated}")
     click.echo(f"{report.files} files of {len(report.patients)} patients, {report.removed.total()} elements removed, "
                f"{report.changed.total()} replaced; pixels are as they were")  # fmt: skip
