@@ -267,6 +267,7 @@ class Recipe(_Table, frozen=True):
     ensemble: EnsembleRecipe = EnsembleRecipe()
     check: CheckRecipe = CheckRecipe()
     augment_policy: AugmentPolicyRecipe = AugmentPolicyRecipe()
+    task: Literal["classification"] = "classification"
 
 
 def task(path: Path) -> str:
@@ -295,6 +296,11 @@ def decode(path: Path, kind: type[T]) -> T:
 
 def read(path: Path) -> Recipe:
     """Read the recipe of a classification; raises `RecipeError`."""
+    if task(path) == "segmentation":
+        raise RecipeError(
+            f"{path} is the recipe of a segmentation, and this is for classifications only; for both are check-data, "
+            "contact-sheet, build and add-reference"
+        )
     recipe = decode(path, Recipe)
     if recipe.input.percentile_low >= recipe.input.percentile_high:
         raise RecipeError(

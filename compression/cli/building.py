@@ -133,7 +133,13 @@ def add_reference(recipe_path: Path, package_path: Path, data: Path, work: Path 
 
     private_key, _ = load_or_create_private_key(key)
     before = package.read(package_path, load_trusted_keys((TRUSTED_KEYS,)))
-    drawn = task(recipe_path) == "segmentation"
+    made = task(recipe_path)
+    if made != before.manifest.task:
+        raise RecipeError(
+            f"{package_path} is of a {before.manifest.task} and {recipe_path} of a {made}; give the package's own "
+            "recipe"
+        )
+    drawn = made == "segmentation"
     recipe = segmentation_recipe.read(recipe_path) if drawn else read(recipe_path)
     named = recipe.package
     given = recipe_path, data, Path(), work or Path(".build") / named.id, private_key, recipe_path.parent

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from PIL import Image as PillowImage
 from compression import data, evaluate
 from compression.build import Build
 from compression.calibrate import expected_calibration_error, fit_conformal, fit_logistic
+from compression.cli import main
 from compression.content import content_version
 from compression.recipe import Recipe, RecipeError, read
 from tests.dicom_files import chest_pixels
@@ -118,6 +120,33 @@ def test_numbers_that_do_not_go_together_are_named(old: str, new: str, word: str
     with pytest.raises(RecipeError, match=word) as fault:
         read(path)
     assert str(path) in str(fault.value)
+
+
+def test_what_is_for_classifications_alone_says_so_of_a_segmentation(tmp_path: Path) -> None:
+    lungs = CHECKOUT / "models" / "lungs" / "recipe.toml"
+    said = "is the recipe of a segmentation, and this is for classifications only; for both are check-data, contact-sh"
+    with pytest.raises(RecipeError, match=said) as fault:
+        read(lungs)
+    assert str(lungs) in str(fault.value)
+    refused = CliRunner().invoke(main, ["linear-probe", str(lungs), "--data", str(tmp_path)])
+    assert refused.exit_code == 1
+    assert said in refused.output
+    for recipe, other in ((lungs, "chest-pneumonia"), (RECIPE, "lungs")):
+        (package,) = (CHECKOUT / "models" / other).glob("*.scanside")
+        key = tmp_path / "key.pem"
+        CliRunner().invoke(main, ["keygen", str(key)])
+        arguments = ["add-reference", str(recipe), str(package), "--key", str(key), "--work", str(tmp_path / "work")]
+        refused = CliRunner().invoke(main, arguments)
+        assert refused.exit_code == 1
+        assert "give the package's own recipe" in refused.output
+        assert not (tmp_path / "work").exists()
+
+
+def test_a_recipe_may_say_that_it_is_of_a_classification(tmp_path: Path) -> None:
+    path = changed(tmp_path, "[package]", 'task = "classification"\n[package]')
+    assert read(path) == read(RECIPE)
+    with pytest.raises(RecipeError, match="task 'detection' is none of"):
+        read(changed(tmp_path, "[package]", 'task = "detection"\n[package]'))
 
 
 def write_data_set(folder: Path, patients: int, images_each: int = 2) -> Path:
