@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 from tqdm import tqdm
 
 from appliance.preprocess import Step, preprocess
-from compression import clipping, confounders, data, duplicates
+from compression import clipping, confounders, data, duplicates, sources
 from compression.recipe import RecipeError
 
 SIDE = 128  # of the small copies, in pixels
@@ -202,6 +202,7 @@ def _mask(folder: Path, row: dict[str, str], pixels: np.ndarray, found: list[Fau
         return ""
     try:
         with PillowImage.open(folder / file) as image:
+            sources.check_one_page(image)
             mask = np.asarray(image)
     except _UNREADABLE as error:
         found.append(Fault("corrupt mask", file, str(error).replace(f"{folder}/", "")))
