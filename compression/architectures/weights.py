@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,6 +53,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         return dict(load_file(path))
+    if zipfile.is_zipfile(path):  # of which torch looks at no checksum; older files have none
+        with zipfile.ZipFile(path) as archive:
+            if changed := archive.testzip():
+                raise ValueError(f"{changed} is not what was written")
     return dict(torch.load(path, weights_only=True, map_location="cpu"))
 
 

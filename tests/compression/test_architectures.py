@@ -257,6 +257,20 @@ def test_a_damaged_file_of_weights_is_named_with_what_to_do(suffix: str, damage:
         architectures.new("resnet18", 0.0, path)
 
 
+@pytest.mark.parametrize("suffix", ["npz", "pt"])
+def test_one_changed_bit_among_weights_is_noticed_where_there_is_a_checksum(suffix: str, tmp_path: Path) -> None:
+    path, state = tmp_path / f"weights.{suffix}", colored("resnet18")
+    if suffix == "npz":
+        np.savez(path, **{name: value.numpy() for name, value in state.items()})
+    else:
+        torch.save(state, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=rf"initial weights {path} .*damaged.*fetch the file again"):
+        architectures.new("resnet18", 0.0, path)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
     state = colored("resnet18")
