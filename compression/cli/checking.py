@@ -18,7 +18,8 @@ from compression.recipe import read, task
               help="Folder of the initial weights; labels are judged on pixels where they are not there.")  # fmt: skip
 @click.option("--work", type=FOLDER, help="Folder for the page with images.  [default: .build/ID]")
 @JSON
-@click.option("--out", type=FOLDER, help="Also write JSON and a page without images into this folder.")
+@click.option("--out", type=FOLDER,
+              help="Also write JSON and a page without images into this folder.")  # fmt: skip
 def check_data(
     recipe_path: Path, data: Path, weights: Path, work: Path | None, as_json: bool, out: Path | None
 ) -> None:
