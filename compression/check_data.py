@@ -33,7 +33,6 @@ from compression.problems import Problem, Severity, add
 from compression.recipe import Recipe, RecipeError
 
 NAME = "check-data"
-_SPLITS = ("train", "test")  # validation is taken from train
 _STOPPING = {
     "missing file", "corrupt image", "constant image", "label", "no patient", "missing mask", "corrupt mask",
     "mask of another size",
@@ -204,8 +203,8 @@ def _splits(
             hint = str(error)
         add(problems, "error", taken.name, "no splits", [], hint, count=1)
         return
-    other = sorted(set(split.tolist()) - set(_SPLITS))
-    add(problems, "error", taken.name, "unknown splits", other, f"known are {', '.join(_SPLITS)}")
+    other = sorted(set(split.tolist()) - set(splits.NAMES))
+    add(problems, "error", taken.name, "unknown splits", other, f"known are {', '.join(splits.NAMES)}")
     leaks = splits.leaks(taken.column("patient_id"), split)
     found["patients_in_two_splits"] = leaks
     examples = [f"{patient} in {' and '.join(names)}" for patient, names in leaks.items()]
@@ -218,7 +217,7 @@ def _splits(
         "what was learned of a patient is known in the test: keep each patient in one split",
     )
     missing = []
-    for name in _SPLITS:
+    for name in splits.expected(split[taken.used]):
         there = set((content.labels[taken.used & (split == name)] == positive).tolist())
         missing += [
             f"{name}: no {'positive' if which else 'negative'}" for which in (True, False) if which not in there

@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 from sklearn.model_selection import StratifiedGroupKFold
 
 from appliance.preprocess import Step, preprocess
-from compression import cache, sources, tables
+from compression import cache, sources, splits, tables
 from compression.content import content_version
 from compression.recipe import RecipeError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from compression.recipe import InputRecipe
 
 SECTIONS = ("data", "input")
-SPLITS = ("train", "validation", "test")
+SPLITS = splits.NAMES
 _MADE_BY = (Path(__file__), Path(str(sources.__file__)), Path(inspect.getfile(preprocess)))
 
 
@@ -79,9 +79,11 @@ def run(build: Build) -> str:
     labels = np.array([row["label"] == recipe.data.positive for row in rows])
     patients = np.array([row["patient_id"] for row in rows])
     split = np.array([row["split"] for row in rows], dtype=object)
-    split[_validation(split, labels, patients, recipe.data.validation_folds, recipe.data.seed)] = "validation"
+    dealt = "validation" not in splits.expected(split)
+    if dealt:
+        split[_validation(split, labels, patients, recipe.data.validation_folds, recipe.data.seed)] = "validation"
     _check_disjoint(split, patients)
-    _check_classes(split, labels, recipe.data.validation_folds)
+    _check_classes(split, labels, recipe.data.validation_folds if dealt else None)
     counts = []
     for name in SPLITS:
         chosen = split == name
@@ -121,7 +123,7 @@ def read_manifest(folder: Path) -> list[dict[str, str]]:
 
 def training_rows(folder: Path) -> list[dict[str, str]]:
     """The list's rows of the training side, validation among them, without exact duplicates."""
-    rows = [row for row in distinct_rows(folder) if row.get("split") == "train"]
+    rows = [row for row in distinct_rows(folder) if row.get("split") in ("train", "validation")]
     if not rows:
         raise RecipeError(f"{_manifest(folder)} has no row with the split train")
     return rows
@@ -190,14 +192,15 @@ def _validation(split: np.ndarray, labels: np.ndarray, patients: np.ndarray, fol
     return training[validation]
 
 
-def _check_classes(split: np.ndarray, labels: np.ndarray, folds: int) -> None:
-    """What learns and what it is judged by hold both classes."""
+def _check_classes(split: np.ndarray, labels: np.ndarray, folds: int | None) -> None:
+    """What learns and what it is judged by hold both classes; ``folds``: those that validation was dealt from."""
+    otherwise = f", or lower data.validation_folds from {folds}" if folds else ""
     for name in ("train", "validation"):
         found = labels[split == name]
         if found.all() or not found.any():
             raise RecipeError(
                 f"all {len(found)} images of {name} are {'positive' if found.all() else 'negative'}, of which nothing "
-                f"can be learned; bring more patients of the other class, or lower data.validation_folds from {folds}"
+                f"can be learned; bring more patients of the other class{otherwise}"
             )
 
 

@@ -49,6 +49,10 @@ class PackageRecipe(_Table, frozen=True):
 
 
 class DataRecipe(_Table, frozen=True):
+    """``validation_folds``: one of so many groups of the training patients is for validation, unless the list's column
+    ``split`` says itself which patients are.
+    """
+
     train: str
     positive: str
     validation_folds: Annotated[int, Meta(ge=2)]

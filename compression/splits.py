@@ -101,6 +101,11 @@ def hold_out_site(content: Content, site: str) -> np.ndarray:
     return split.astype(str)
 
 
+def expected(given: np.ndarray) -> tuple[str, ...]:
+    """The splits that a list must have images for, by those it gives; without validation, it is dealt out of train."""
+    return NAMES if "validation" in given else ("train", "test")
+
+
 def leaks(patients: np.ndarray, split: np.ndarray) -> dict[str, list[str]]:
     """Patients in more than one split, and in which."""
     found: dict[str, set[str]] = {}

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image as PillowImage
 
+from appliance.signature import load_or_create_private_key
 from compression import check_data, confounders, duplicates, inventory, label_errors
 from compression.architectures.mobilenet_v2 import MobileNetV2
 from compression.cli import main
@@ -60,6 +61,17 @@ class DataSet:
         arguments = ["check-data", str(self.write()), "--data", str(self.root / "data"), "--weights", str(self.root),
                      "--work", str(self.root / "work"), *options]  # fmt: skip
         return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+    def build(self) -> Result:
+        """Stage data of a build of the same recipe, from scratch, since no test has initial weights."""
+        recipe = self.write()
+        lines = [line for line in recipe.read_text().splitlines() if not line.startswith("weights =")]
+        recipe.write_text("\n".join(lines))
+        load_or_create_private_key(self.root / "key.pem")
+        arguments = ["build", str(recipe), "--data", str(self.root / "data"), "--weights", str(self.root),
+                     "--work", str(self.root / "work"), "--key", str(self.root / "key.pem"),
+                     "--stage", "data"]  # fmt: skip
+        return CliRunner().invoke(main, arguments)
 
     def report(self) -> dict[str, Any]:
         """What the command writes as JSON, without the page, which takes longer."""
@@ -277,6 +289,37 @@ def test_without_splits_one_is_proposed(data_set: DataSet) -> None:
     assert set(proposed.values()) == {"train", "validation", "test"}
     patients = {(row["patient_id"], proposed[row["file"]]) for row in data_set.rows}
     assert len(patients) == 40
+    for row in data_set.rows:
+        row["split"] = proposed[row["file"]]
+    joined = data_set.run("--json")
+    assert joined.exit_code == 0, joined.output
+    counts = json.loads(joined.stdout)["sets"]["chest-kermany"]["counts"]["by"]["split"]
+    assert set(counts) == {"train", "validation", "test"}
+
+
+def test_a_proposed_split_can_be_built_from(data_set: DataSet) -> None:
+    for row in data_set.rows:
+        del row["split"]
+    data_set.run()
+    with (data_set.root / "work" / "check-data" / "split.csv").open(newline="") as file:
+        proposed = {row["file"]: row["split"] for row in csv.DictReader(file)}
+    for row in data_set.rows:
+        row["split"] = proposed[row["file"]]
+    built = data_set.build()
+    assert built.exit_code == 0, built.output
+    counts = {name: list(proposed.values()).count(name) for name in ("train", "validation", "test")}
+    for name, count in counts.items():
+        assert f"{name} {count} (" in built.output
+
+
+def test_a_validation_of_one_class_is_told_by_both(data_set: DataSet) -> None:
+    for number in data_set.of("NORMAL", "train")[:6]:
+        data_set.rows[number]["split"] = "validation"
+    words = problem(data_set.report(), "splits without one of the classes")["examples"]
+    assert words == ["validation: no positive"]
+    built = data_set.build()
+    assert built.exit_code == 1
+    assert "validation holds no 'PNEUMONIA'" in built.output
 
 
 def test_readers_of_the_recipe_are_compared_with_the_list(data_set: DataSet) -> None:
