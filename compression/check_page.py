@@ -81,7 +81,8 @@ def _set(name: str, found: dict[str, Any], taken: Inventory, pictures: bool, num
     counts, each = found["counts"], found["counts"]["images_per_patient"]
     parts = [
         f"<h2>{html.escape(name)}</h2>",
-        f"<p>Version <code>{found['version']}</code>, from what the images show, labels and patients.</p>",
+        f"<p>Version <code>{found['version']}</code>, from what the images show, labels, patients, "
+        "and sites and splits that the list gives: all that a split depends on.</p>",
         f"<p>{counts['listed']} listed, {counts['readable']} usable, {counts['left_out_as_duplicates']} left out as "
         f"duplicates, {counts['used']} used, of {counts['patients']} patients (median {each['median']:g} images, at "
         f"most {each['most']}); {counts['patients_with_several_labels']} patients have images with different "

@@ -238,10 +238,11 @@ class CardRecipe(_Table, frozen=True):
 
 
 class CheckRecipe(_Table, frozen=True):
-    """What ``check-data`` reads, and a build before its first stage: a change here makes no stage run again.
+    """What ``check-data`` reads, and a build before its first stage: a change here makes no stage learn again.
 
     ``labels``: all that the list may hold; a list of more than two needs them. ``site``: its column that tells the
-    hospital or scanner. ``readers``: a CSV of image, reader, label in the data set's folder.
+    hospital, which is a subgroup of the report, too. ``readers``: a CSV of image, reader, label in the data set's
+    folder.
     """
 
     labels: tuple[str, ...] = ()

@@ -284,8 +284,7 @@ def test_without_splits_one_is_proposed(data_set: DataSet) -> None:
     result = data_set.run("--json")
     assert result.exit_code == 1  # training wants one
     assert "split.csv" in problem(json.loads(result.stdout), "no splits")["hint"]
-    with (data_set.root / "work" / "check-data" / "split.csv").open(newline="") as file:
-        proposed = {row["file"]: row["split"] for row in csv.DictReader(file)}
+    proposed = {row["file"]: row["split"] for row in proposed_split(data_set)}
     assert set(proposed.values()) == {"train", "validation", "test"}
     patients = {(row["patient_id"], proposed[row["file"]]) for row in data_set.rows}
     assert len(patients) == 40
@@ -301,8 +300,7 @@ def test_a_proposed_split_can_be_built_from(data_set: DataSet) -> None:
     for row in data_set.rows:
         del row["split"]
     data_set.run()
-    with (data_set.root / "work" / "check-data" / "split.csv").open(newline="") as file:
-        proposed = {row["file"]: row["split"] for row in csv.DictReader(file)}
+    proposed = {row["file"]: row["split"] for row in proposed_split(data_set)}
     for row in data_set.rows:
         row["split"] = proposed[row["file"]]
     built = data_set.build()
@@ -310,6 +308,42 @@ def test_a_proposed_split_can_be_built_from(data_set: DataSet) -> None:
     counts = {name: list(proposed.values()).count(name) for name in ("train", "validation", "test")}
     for name, count in counts.items():
         assert f"{name} {count} (" in built.output
+
+
+def proposed_split(data_set: DataSet) -> list[dict[str, str]]:
+    with (data_set.root / "work" / "check-data" / "split.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_folds_and_a_held_out_site_are_proposed_where_they_are_asked_for(data_set: DataSet) -> None:
+    """Whether the list has a split or not."""
+    for row in data_set.rows:
+        row["hospital"] = "north" if int(row["patient_id"][1:]) % 8 < 2 else "south"
+    result = data_set.run("--folds", "5")
+    assert result.exit_code == 0, result.output
+    assert "5 folds, the first for the test" in result.stdout
+    rows = proposed_split(data_set)
+    assert [*rows[0]] == ["file", "split", "fold"]
+    assert {row["fold"] for row in rows} == {"1", "2", "3", "4", "5"}
+    data_set.run("--hold-out-site", "north")
+    found = {row["file"]: row["split"] for row in proposed_split(data_set)}
+    assert set(found.values()) == {"train", "validation", "test"}
+    assert {row["hospital"] for row in data_set.rows if found[row["file"]] == "test"} == {"north"}
+    nowhere = data_set.run("--hold-out-site", "west")
+    assert nowhere.exit_code == 1
+    assert "its sites are 'north', 'south'" in nowhere.output
+    assert data_set.run("--hold-out-site", "north", "--folds", "5").exit_code == 2
+
+
+def test_lists_with_and_without_a_split_have_two_versions(data_set: DataSet) -> None:
+    versions = {data_set.report()["sets"]["chest-kermany"]["version"]}
+    for row in data_set.rows:
+        row["site"] = "north"
+    versions.add(data_set.report()["sets"]["chest-kermany"]["version"])
+    for row in data_set.rows:
+        del row["split"]
+    versions.add(data_set.report()["sets"]["chest-kermany"]["version"])
+    assert len(versions) == 3
 
 
 def test_a_validation_of_one_class_is_told_by_both(data_set: DataSet) -> None:
