@@ -24,6 +24,7 @@ from compression import (
     imported,
     inventory,
     label_errors,
+    normalization,
     readers,
     splits,
 )
@@ -164,6 +165,9 @@ def _one_set(
         if taken.has("split"):
             chosen = np.flatnonzero(taken.used & (taken.column("split") == "train"))
         found |= _amounts(recipe, taken, chosen, problems)
+        if len(chosen):
+            prepared = {name: values[chosen] for name, values in taken.prepared.items()}
+            found["normalization"] = normalization.check(taken.name, recipe.input, prepared, problems)
     found["confounders"] = _confounders(recipe, taken, chosen, problems)
     found["label_errors"] = _label_errors(recipe, taken, weights, problems)
     if training and recipe.check.readers:

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image as PillowImage
 
-from compression import clipping, confounders, duplicates
+from compression import clipping, confounders, duplicates, normalization
 from compression.check_text import kappa
 from compression.inventory import Inventory
 from compression.page import drawing, table
@@ -98,6 +98,8 @@ def _set(name: str, found: dict[str, Any], taken: Inventory, pictures: bool, num
         drawing(_bars(counts), f"counts-{number}"),
     ]
     parts.append(f"<p>{html.escape(clipping.in_words(found['clipping']))}.</p>")
+    if "normalization" in found:
+        parts.append(f"<p>{html.escape(normalization.in_words(found['normalization']))}.</p>")
     if "weighting" in found:
         weighting = found["weighting"]
         parts += [

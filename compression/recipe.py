@@ -68,7 +68,7 @@ class InputRecipe(_Table, frozen=True):
     percentile_low: float
     percentile_high: float
     mean: float
-    std: float
+    std: Annotated[float, Meta(gt=0)]
     aspect: Literal["squash", "pad"] = "squash"
 
     def geometry(self) -> tuple[Step, ...]:

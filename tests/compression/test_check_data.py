@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image as PillowImage
 
+from appliance.preprocess import preprocess
 from appliance.signature import load_or_create_private_key
 from compression import check_data, confounders, duplicates, inventory, label_errors
 from compression.architectures.mobilenet_v2 import MobileNetV2
@@ -34,6 +35,7 @@ class DataSet:
         with (self.folder / "manifest.csv").open(newline="") as file:
             self.rows: list[dict[str, str]] = list(csv.DictReader(file))
         self.extra = ""
+        self.replaced: dict[str, str] = {}
 
     def path(self, number: int) -> Path:
         return self.folder / self.rows[number]["file"]
@@ -53,7 +55,10 @@ class DataSet:
             writer.writerows(self.rows)
         recipe = self.root / "recipe.toml"
         lines = [line for line in RECIPE.read_text().splitlines() if not line.startswith("external =")]
-        recipe.write_text("\n".join(lines) + f"\n{self.extra}\n")
+        text = "\n".join(lines) + f"\n{self.extra}\n"
+        for old, new in self.replaced.items():
+            text = text.replace(old, new)
+        recipe.write_text(text)
         return recipe
 
     def run(self, *options: str) -> Result:
@@ -354,6 +359,25 @@ def test_a_validation_of_one_class_is_told_by_both(data_set: DataSet) -> None:
     built = data_set.build()
     assert built.exit_code == 1
     assert "validation holds no 'PNEUMONIA'" in built.output
+
+
+def test_the_training_images_mean_and_spread_are_told_and_another_normalization_is_a_warning(data_set: DataSet) -> None:
+    report = data_set.report()
+    found = report["sets"]["chest-kermany"]["normalization"]
+    recipe = read(data_set.write())
+    training = [
+        preprocess(data_set.pixels(number), recipe.input.steps()[:-1])
+        for label in ("NORMAL", "PNEUMONIA")
+        for number in data_set.of(label, "train")
+    ]
+    pixels = np.concatenate([each.ravel() for each in training])
+    assert found["mean"] == pytest.approx(pixels.mean(), abs=1e-3)
+    assert found["std"] == pytest.approx(pixels.std(), abs=1e-3)
+    told = problem(report, "normalization that is not the training images'")
+    assert told["severity"] == "warning"
+    assert f"mean = {found['mean']:.3f} and std = {found['std']:.3f}" in told["hint"]
+    data_set.replaced = {"mean = 0.5 ": f"mean = {found['mean']}", "std = 0.25": f"std = {found['std']}"}
+    assert not problems(data_set.report(), "normalization that is not the training images'")
 
 
 def test_readers_of_the_recipe_are_compared_with_the_list(data_set: DataSet) -> None:

@@ -46,6 +46,8 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
         ('default_operating_point = "balanced"', 'default_operating_point = "best"', "default_operating_point"),
         ("sensitivity = 0.98", "sensitivity = 1.5", "sensitivity"),
         ("[input]", "[input", "recipe.toml"),
+        ("std = 0.25", "std = 0.0", "std"),
+        ("std = 0.25", "std = -0.25", "std"),
         ('weights = "mobilenet_v2_imagenet_folded.npz"', 'network = "vgg16"', "vgg16"),
     ],
 )
