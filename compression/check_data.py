@@ -35,7 +35,7 @@ from compression.problems import Problem, Severity, add
 from compression.recipe import Recipe, RecipeError
 
 NAME = "check-data"
-SPLIT = "split.csv"
+SPLIT, CLIPPED = "split.csv", "clipped.csv"
 _STOPPING = {
     "missing file", "corrupt image", "constant image", "label", "no patient", "missing mask", "corrupt mask",
     "mask of another size",
@@ -109,11 +109,20 @@ def check(recipe: Recipe, data_root: Path, weights_root: Path, plan: splits.Plan
 
 
 def write(checked: Checked, work: Path, out: Path | None) -> Path:
-    """Write JSON and HTML: with pictures into the work folder, without into ``out``; the page with pictures."""
+    """Write JSON and HTML: with pictures into the work folder, without into ``out``; the page with pictures.
+
+    The work folder also gets what is of single images: how much of each is clipped, and a proposed split.
+    """
     for folder, pictures in ((work, True), *(((out, False),) if out else ())):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{NAME}.json").write_text(json.dumps(checked.report, indent=1) + "\n")
         (folder / f"{NAME}.html").write_text(check_page.page(checked.report, checked.sets, pictures))
+    with (work / CLIPPED).open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["data_set", "file", "clipped", "black", "white"])
+        for taken in checked.sets:
+            for row, (black, white) in zip(taken.rows, taken.clipped.tolist(), strict=True):
+                rows.writerow([taken.name, row["file"], *(f"{each:.4f}" for each in (black + white, black, white))])
     training = checked.sets[0]
     proposed = checked.report["sets"][training.name].get("proposed_split")
     if proposed:

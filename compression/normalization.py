@@ -1,6 +1,6 @@
 """Whether a recipe's normalization is that of its training images: their mean and standard deviation, all pixels alike.
 
-A network learns with any, but initial weights expect what theirs was trained on: about 0 in the mean, about 1 in spread.
+A network learns with any, but initial weights expect what they were trained on: a mean of about 0, a spread of about 1.
 """
 
 from __future__ import annotations
@@ -43,6 +43,6 @@ def check(
 
 def in_words(found: dict[str, Any]) -> str:
     return (
-        f"gray levels of the training images before normalization, 0 to 1: mean {found['mean']:.3f}, standard deviation "
+        f"training images before normalization, from 0 to 1: mean {found['mean']:.3f}, standard deviation "
         f"{found['std']:.3f}; the recipe has {found['recipe']['mean']:g} and {found['recipe']['std']:g}"
     )
