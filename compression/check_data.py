@@ -207,7 +207,7 @@ def _labels(recipe: Recipe, taken: Inventory, problems: list[Problem]) -> None:
     positive = recipe.data.positive
     if not recipe.check.labels:
         quoted = ", ".join(json.dumps(label) for label in labels)
-        severity: Severity = "note" if len(labels) <= 2 else "warning"
+        severity: Severity = "error" if recipe.check.must_declare(labels) else "note"
         hint = f"all but {positive!r} count as negative; to have others refused: [check] labels = [{quoted}]"
         add(problems, severity, taken.name, "labels that the recipe does not declare", labels, hint)
     if positive not in labels:

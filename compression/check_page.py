@@ -275,6 +275,7 @@ def _histograms(found: dict[str, Any], taken: Inventory) -> Figure:
         low, high = (float(each) for each in np.percentile(values, [0.5, 99.5]))
         edges = np.linspace(low, high if high > low else low + 1, 41)
         axis.set_axis_on()
+        values = np.clip(values, edges[0], edges[-1])  # the rarest label may have all of its images outside
         for label in np.unique(labels):
             axis.hist(values[labels == label], edges, density=True, histtype="step", label=label)
         axis.set(title=name, yticks=[])

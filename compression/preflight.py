@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from tqdm import tqdm
 
 from compression import architectures, data, export, quantize, splits, train
 from compression.augment import compose
+from compression.inventory import spelled_twice
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from compression.recipe import Recipe
 
 _NEEDED = {"openvino": ("openvino", "nncf"), "cpu": ("onnxruntime",), "tensorrt": ("onnxruntime",)}
-_CLASSES = 2  # labels that need no declaration
 
 
 def check(build: Build) -> None:
@@ -49,14 +48,6 @@ def check(build: Build) -> None:
             _check_list(build.data_root / name, recipe.data.positive, has_splits)
     if not build.folder("train").exists():
         _check_operators(build)
-        if recipe.data.external:
-            _check_images(build.data_root / recipe.data.external)
-
-
-def _check_images(folder: Path) -> None:
-    """Each can be decoded: those that learn are read at once, but these only after hours."""
-    for row in tqdm(data.distinct_rows(folder), desc=f"reading {folder.name}", unit="image"):
-        data.decode(folder / row["file"])
 
 
 def _check_operators(build: Build) -> None:
@@ -75,7 +66,13 @@ def _check_labels(folder: Path, recipe: Recipe) -> None:
     """All labels but the positive one count as negative, so a misspelled one would teach that a finding is none."""
     rows, path, declared = data.read_manifest(folder), folder / "manifest.csv", recipe.check.labels
     found = sorted({row["label"] for row in rows if row["label"]})
-    if not declared and len(found) > _CLASSES:
+    twins = spelled_twice([row["label"] for row in rows])
+    for line, row in enumerate(rows, start=2):
+        if row["label"] in twins:
+            raise RecipeError(
+                f"{path}, line {line}: label {row['label']!r}, but most are spelled {twins[row['label']]!r}; mend it"
+            )
+    if recipe.check.must_declare(found):
         quoted = ", ".join(json.dumps(label) for label in found)
         raise RecipeError(
             f"{path} holds {len(found)} labels, and all but {recipe.data.positive!r} would count as negative; mend it, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,6 +17,7 @@ from appliance.result import Code
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
 T = TypeVar("T")
+_CLASSES = 2  # labels that need no declaration
 # The heart and the liver are on one side: mirrored, another anatomy is shown, and a rare disease of its own.
 _WITH_SIDES = ("chest", "heart", "abdomen")
 NetworkName = Literal["mobilenet_v2", "resnet18", "resnet50", "densenet121", "efficientnet_b0"]
@@ -248,6 +250,10 @@ class CheckRecipe(_Table, frozen=True):
     labels: tuple[str, ...] = ()
     site: str | None = None
     readers: str | None = None
+
+    def must_declare(self, labels: Collection[str]) -> bool:
+        """Whether a misspelled label may be among these: all but the positive one count as negative."""
+        return not self.labels and len(labels) > _CLASSES
 
 
 class Recipe(_Table, frozen=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +242,57 @@ def test_the_same_picture_with_two_labels_stops(data_set: DataSet) -> None:
     one, other = data_set.of("NORMAL", "train")[0], data_set.of("PNEUMONIA", "train")[0]
     PillowImage.fromarray(data_set.pixels(one)).save(data_set.path(other))
     assert problem(data_set.report(), "the same picture with two labels")["severity"] == "error"
+
+
+def make_constant(data_set: DataSet) -> None:
+    number = data_set.of("NORMAL", "train")[0]
+    PillowImage.fromarray(np.full((96, 96), 7, dtype=np.uint8)).save(data_set.path(number))
+
+
+def copy_to_the_test(data_set: DataSet) -> None:
+    train, test = data_set.of("NORMAL", "train")[0], data_set.of("NORMAL", "test")[0]
+    PillowImage.fromarray(data_set.pixels(train)).save(data_set.path(test))
+
+
+def copy_to_the_other_label(data_set: DataSet) -> None:
+    one, other = data_set.of("NORMAL", "train")[0], data_set.of("PNEUMONIA", "train")[0]
+    PillowImage.fromarray(data_set.pixels(one)).save(data_set.path(other))
+
+
+def add_a_label(data_set: DataSet) -> None:
+    data_set.rows[data_set.of("NORMAL", "train")[0]]["label"] = "EFFUSION"
+
+
+def spell_a_label_otherwise(data_set: DataSet) -> None:
+    data_set.rows[data_set.of("NORMAL", "train")[0]]["label"] = "Normal"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (make_constant, "every pixel is 7"),
+        (copy_to_the_test, "the same picture in two splits"),
+        (copy_to_the_other_label, "the same picture with two labels"),
+        (add_a_label, '[check] labels = ["EFFUSION", "NORMAL", "PNEUMONIA"]'),
+        (spell_a_label_otherwise, "most are spelled 'NORMAL'"),
+    ],
+)
+def test_what_stops_in_check_data_stops_a_build(
+    spoil: Callable[[DataSet], None], words: str, data_set: DataSet
+) -> None:
+    spoil(data_set)
+    for result in (data_set.run(), data_set.build()):
+        assert result.exit_code == 1
+        assert words in result.output
+
+
+def test_a_training_picture_in_the_external_set_stops_both(data_set: DataSet) -> None:
+    shutil.copytree(data_set.folder, data_set.root / "data" / "elsewhere")
+    data_set.replaced = {'train = "chest-kermany" ': 'external = "elsewhere"\ntrain = "chest-kermany" '}
+    checked, built = data_set.run(), data_set.build()
+    assert checked.exit_code == built.exit_code == 1
+    assert "the same picture in two splits: 80" in checked.output
+    assert "the same picture in two splits, 80 times: chest-kermany/images/" in built.output
 
 
 def test_flipped_labels_stand_at_the_top_of_the_ranking(tmp_path: Path) -> None:
