@@ -91,15 +91,15 @@ class InputRecipe(_Table, frozen=True):
 class TrainRecipe(_Table, frozen=True, kw_only=True):
     """How the network learns, with AdamW.
 
-    What most trainings do well with: ``learning_rate`` 1e-4, ``dropout`` 0.2 to 0.3, ``weight_decay`` 0.01, ``clip``
-    1.0, ``patience`` 10 to 15 with ``keep`` "best". Where a key is left out:
+    What most trainings do well with, and what holds where a key is left out: ``learning_rate`` 1e-4, ``dropout`` 0.2 to
+    0.3, ``weight_decay`` 0.01, ``clip`` 1.0, ``patience`` 10 to 15 with ``keep`` "best".
 
     ``loss``: bce, weighted inversely to how often each class is drawn, or focal with ``focal_gamma``. ``missed_cost``:
     how much worse a missed finding is than a false alarm. ``sampling``: balanced draws both classes equally often, with
     ``sampling_column``, of the manifest, each class equally often in each of its values, a site for instance.
-    ``clip``: the largest norm of a gradient, 0: any. ``keep``: the epoch whose weights go on. The rest is explained at
-    `compression.loop.Settings`. ``weights``: a file below the folder of the initial weights; empty means training from
-    scratch.
+    ``clip``: the largest norm of a gradient, 0: any. ``keep``: the epoch whose weights go on, the best on validation or
+    the last. The rest is explained at `compression.loop.Settings`. ``weights``: a file below the folder of the initial
+    weights; empty means training from scratch.
     """
 
     network: NetworkName = "mobilenet_v2"
@@ -118,9 +118,9 @@ class TrainRecipe(_Table, frozen=True, kw_only=True):
     sampling_column: str | None = None
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     accumulate: Count = 1
-    clip: Annotated[float, Meta(ge=0)] = 0.0
+    clip: Annotated[float, Meta(ge=0)] = 1.0
     patience: Count = 15
-    keep: Literal["best", "last"] = "last"
+    keep: Literal["best", "last"] = "best"
     checkpoint_every: Count = 5
     spike: Annotated[float, Meta(gt=1)] = 10.0
     amp: Literal["auto", "off"] = "auto"
