@@ -226,7 +226,7 @@ def _check_pictures(build: Build, rows: Sequence[dict[str, str]], digests: Seque
             for group in wrong.groups[:_NAMED]
         ]  # fmt: skip
         raise RecipeError(
-            f"{wrong.what}, {len(wrong.groups)} times: {'; '.join(names)}; {wrong.hint}. check-data lists all"
+            f"{wrong.what} ({len(wrong.groups)}): {'; '.join(names)}; {wrong.hint}. check-data lists them"
         )
 
 

@@ -292,7 +292,7 @@ def test_a_training_picture_in_the_external_set_stops_both(data_set: DataSet) ->
     checked, built = data_set.run(), data_set.build()
     assert checked.exit_code == built.exit_code == 1
     assert "the same picture in two splits: 80" in checked.output
-    assert "the same picture in two splits, 80 times: chest-kermany/images/" in built.output
+    assert "the same picture in two splits (80): chest-kermany/images/" in built.output
 
 
 def test_flipped_labels_stand_at_the_top_of_the_ranking(tmp_path: Path) -> None:
@@ -391,6 +391,9 @@ def test_folds_and_a_held_out_site_are_proposed_where_they_are_asked_for(data_se
     assert nowhere.exit_code == 1
     assert "its sites are 'north', 'south'" in nowhere.output
     assert data_set.run("--hold-out-site", "north", "--folds", "5").exit_code == 2
+    drawn = CliRunner().invoke(main, ["check-data", str(CHECKOUT / "models/lungs/recipe.toml"), "--folds", "5"])
+    assert drawn.exit_code == 2
+    assert "data.folds" in drawn.output
 
 
 def test_lists_with_and_without_a_split_have_two_versions(data_set: DataSet) -> None:
