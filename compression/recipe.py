@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,6 +18,7 @@ Share = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
 Rate = Annotated[float, Meta(gt=0)]
 T = TypeVar("T")
+_CLASSES = 2  # labels that need no declaration
 # The heart and the liver are on one side: mirrored, another anatomy is shown, and a rare disease of its own.
 _WITH_SIDES = ("chest", "heart", "abdomen")
 NetworkName = Literal["mobilenet_v2", "resnet18", "resnet50", "densenet121", "efficientnet_b0"]
@@ -50,6 +52,10 @@ class PackageRecipe(_Table, frozen=True):
 
 
 class DataRecipe(_Table, frozen=True):
+    """``validation_folds``: one of so many groups of the training patients is for validation, unless the list's column
+    ``split`` says itself which patients are.
+    """
+
     train: str
     positive: str
     validation_folds: Annotated[int, Meta(ge=2)]
@@ -89,15 +95,15 @@ class InputRecipe(_Table, frozen=True):
 class TrainRecipe(_Table, frozen=True, kw_only=True):
     """How the network learns, with AdamW.
 
-    What most trainings do well with: ``learning_rate`` 1e-4, ``dropout`` 0.2 to 0.3, ``weight_decay`` 0.01, ``clip``
-    1.0, ``patience`` 10 to 15 with ``keep`` "best". Where a key is left out:
+    What most trainings do well with, and what holds where a key is left out: ``learning_rate`` 1e-4, ``dropout`` 0.2 to
+    0.3, ``weight_decay`` 0.01, ``clip`` 1.0, ``patience`` 10 to 15 with ``keep`` "best".
 
     ``loss``: bce, weighted inversely to how often each class is drawn, or focal with ``focal_gamma``. ``missed_cost``:
     how much worse a missed finding is than a false alarm. ``sampling``: balanced draws both classes equally often, with
     ``sampling_column``, of the manifest, each class equally often in each of its values, a site for instance.
-    ``clip``: the largest norm of a gradient, 0: any. ``keep``: the epoch whose weights go on. The rest is explained at
-    `compression.loop.Settings`. ``weights``: a file below the folder of the initial weights; empty means training from
-    scratch.
+    ``clip``: the largest norm of a gradient, 0: any. ``keep``: the epoch whose weights go on, the best on validation or
+    the last. The rest is explained at `compression.loop.Settings`. ``weights``: a file below the folder of the initial
+    weights; empty means training from scratch.
     """
 
     network: NetworkName = "mobilenet_v2"
@@ -116,9 +122,9 @@ class TrainRecipe(_Table, frozen=True, kw_only=True):
     sampling_column: str | None = None
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     accumulate: Count = 1
-    clip: Annotated[float, Meta(ge=0)] = 0.0
+    clip: Annotated[float, Meta(ge=0)] = 1.0
     patience: Count = 15
-    keep: Literal["best", "last"] = "last"
+    keep: Literal["best", "last"] = "best"
     checkpoint_every: Count = 5
     spike: Annotated[float, Meta(gt=1)] = 10.0
     amp: Literal["auto", "off"] = "auto"
@@ -240,15 +246,20 @@ class CardRecipe(_Table, frozen=True):
 
 
 class CheckRecipe(_Table, frozen=True):
-    """What ``check-data`` reads, and a build before its first stage: a change here makes no stage run again.
+    """What ``check-data`` reads, and a build before its first stage: a change here makes no stage learn again.
 
     ``labels``: all that the list may hold; a list of more than two needs them. ``site``: its column that tells the
-    hospital or scanner. ``readers``: a CSV of image, reader, label in the data set's folder.
+    hospital, which is a subgroup of the report, too. ``readers``: a CSV of image, reader, label in the data set's
+    folder.
     """
 
     labels: tuple[str, ...] = ()
     site: str | None = None
     readers: str | None = None
+
+    def must_declare(self, labels: Collection[str]) -> bool:
+        """Whether a misspelled label may be among these: all but the positive one count as negative."""
+        return not self.labels and len(labels) > _CLASSES
 
 
 class Recipe(_Table, frozen=True):

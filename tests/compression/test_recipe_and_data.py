@@ -49,6 +49,8 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
         ('default_operating_point = "balanced"', 'default_operating_point = "best"', "default_operating_point"),
         ("sensitivity = 0.98", "sensitivity = 1.5", "sensitivity"),
         ("[input]", "[input", "recipe.toml"),
+        ("std = 0.25", "std = 0.0", "std"),
+        ("std = 0.25", "std = -0.25", "std"),
         ('weights = "mobilenet_v2_imagenet_folded.npz"', 'network = "vgg16"', "vgg16"),
     ],
 )
@@ -199,6 +201,21 @@ def prepared(recipe: Recipe, root: Path) -> dict[str, data.Images]:
     build.folder("data").mkdir(parents=True)
     data.run(build)
     return {split: data.load(build, split) for split in data.SPLITS}
+
+
+def test_patients_whom_the_list_gives_to_validation_are_the_validation(recipe: Recipe, tmp_path: Path) -> None:
+    folder = write_data_set(tmp_path / "data" / "chest-kermany", patients=60)
+    listed = folder / "manifest.csv"
+    given = {f"p{number}" for number in range(60) if number % 5 == 3}
+    lines = [
+        line.replace(",train", ",validation") if line.split(",")[2] in given else line
+        for line in listed.read_text().splitlines()
+    ]
+    listed.write_text("\n".join(lines))
+    found = prepared(recipe, tmp_path)
+    assert set(found["validation"].patients) == given
+    assert set(found["train"].patients) == {f"p{number}" for number in range(60) if number % 5 in (2, 4)}
+    assert {row["split"] for row in data.training_rows(folder)} == {"train", "validation"}
 
 
 def test_the_same_version_and_seed_give_the_same_split_wherever_the_files_lie(recipe: Recipe, tmp_path: Path) -> None:
