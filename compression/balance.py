@@ -14,8 +14,6 @@ import numpy as np
 
 from compression.inventory import Inventory
 
-SITE_COLUMNS = ("site", "source", "hospital", "center", "location")
-
 Band = tuple[float, str, str]  # up to this, in plain words, source
 
 TRAINING_IMAGES: tuple[Band, ...] = (
@@ -53,10 +51,6 @@ def band(value: float, bands: Sequence[Band]) -> dict[str, Any]:
     """A value with the plain words for it and their source."""
     words, source = next((words, source) for limit, words, source in bands if value < limit)
     return {"value": value, "in_words": words, "source": source}
-
-
-def site_column(taken: Inventory, named: str | None) -> str | None:
-    return named or next((name for name in SITE_COLUMNS if taken.has(name)), None)
 
 
 def counts(taken: Inventory, site: str | None) -> dict[str, Any]:

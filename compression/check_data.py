@@ -19,10 +19,12 @@ from compression import (
     check_page,
     check_pairs,
     clipping,
+    columns,
     confounders,
     imported,
     inventory,
     label_errors,
+    normalization,
     readers,
     splits,
 )
@@ -33,7 +35,7 @@ from compression.problems import Problem, Severity, add
 from compression.recipe import Recipe, RecipeError
 
 NAME = "check-data"
-_SPLITS = ("train", "test")  # validation is taken from train
+SPLIT, CLIPPED = "split.csv", "clipped.csv"
 _STOPPING = {
     "missing file", "corrupt image", "constant image", "label", "no patient", "missing mask", "corrupt mask",
     "mask of another size",
@@ -71,13 +73,15 @@ class Checked:
         return any(problem["severity"] == "error" for problem in self.report["problems"])
 
 
-def check(recipe: Recipe, data_root: Path, weights_root: Path) -> Checked:
+def check(recipe: Recipe, data_root: Path, weights_root: Path, plan: splits.Plan | None = None) -> Checked:
     """Look at the training set of a recipe and at its external set, if it has one.
+
+    A split of the training set is proposed where there is a ``plan`` for it, or its list has none.
 
     Raises
     ------
     RecipeError
-        Where a list can't be read at all; all else is reported.
+        Where a list can't be read at all, or can't be split as planned; all else is reported.
     """
     begun = time.monotonic()
     steps = recipe.input.steps()[:-1]
@@ -87,7 +91,7 @@ def check(recipe: Recipe, data_root: Path, weights_root: Path) -> Checked:
     weights = imagenet if imagenet.is_file() else None
     problems: list[Problem] = []
     found = {
-        taken.name: _one_set(recipe, data_root, taken, weights, problems, training=number == 0)
+        taken.name: _one_set(recipe, data_root, taken, weights, problems, training=number == 0, plan=plan)
         for number, taken in enumerate(sets)
     }
     twice = check_pairs.find(sets, problems)
@@ -105,18 +109,27 @@ def check(recipe: Recipe, data_root: Path, weights_root: Path) -> Checked:
 
 
 def write(checked: Checked, work: Path, out: Path | None) -> Path:
-    """Write JSON and HTML: with pictures into the work folder, without into ``out``; the page with pictures."""
+    """Write JSON and HTML: with pictures into the work folder, without into ``out``; the page with pictures.
+
+    The work folder also gets what is of single images: how much of each is clipped, and a proposed split.
+    """
     for folder, pictures in ((work, True), *(((out, False),) if out else ())):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{NAME}.json").write_text(json.dumps(checked.report, indent=1) + "\n")
         (folder / f"{NAME}.html").write_text(check_page.page(checked.report, checked.sets, pictures))
+    with (work / CLIPPED).open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["data_set", "file", "clipped", "black", "white"])
+        for taken in checked.sets:
+            for row, (black, white) in zip(taken.rows, taken.clipped.tolist(), strict=True):
+                rows.writerow([taken.name, row["file"], *(f"{each:.4f}" for each in (black + white, black, white))])
     training = checked.sets[0]
     proposed = checked.report["sets"][training.name].get("proposed_split")
     if proposed:
-        with (work / "split.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["file", "split"])
-            writer.writerows(proposed.items())
+        with (work / SPLIT).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(proposed[0]))
+            writer.writeheader()
+            writer.writerows(proposed)
     return work / f"{NAME}.html"
 
 
@@ -124,16 +137,23 @@ def write(checked: Checked, work: Path, out: Path | None) -> Path:
 
 
 def _one_set(
-    recipe: Recipe, data_root: Path, taken: Inventory, weights: Path | None, problems: list[Problem], training: bool
+    recipe: Recipe,
+    data_root: Path,
+    taken: Inventory,
+    weights: Path | None,
+    problems: list[Problem],
+    training: bool,
+    plan: splits.Plan | None,
 ) -> dict[str, Any]:
-    site = balance.site_column(taken, recipe.check.site)
-    if training and site and not taken.has(site):
-        add(problems, "error", taken.name, "no such column", [site], "is check.site right?")
+    if training and recipe.check.site and not taken.has(recipe.check.site):
+        add(problems, "error", taken.name, "no such column", [recipe.check.site], "is check.site right?")
+    site = columns.site(taken.rows[0], recipe.check.site)
     content = splits.Content(
         np.char.add(taken.digests, taken.mask_digests),
         taken.column("label"),
         taken.column("patient_id"),
-        taken.column(site) if site and taken.has(site) else None,
+        taken.column(site) if site else None,
+        taken.column("split") if taken.has("split") else None,
     )
     files = content_version(data_root / taken.name)
     imported.check(data_root / taken.name, taken.name, files, problems)
@@ -147,10 +167,16 @@ def _one_set(
     _labels(recipe, taken, problems)
     chosen = np.flatnonzero(taken.used)
     if training:
-        _splits(taken, content, recipe.data.positive, found, problems)
+        if plan or not taken.has("split"):
+            _propose(taken, content, plan, found, problems)
+        if taken.has("split"):
+            _splits(taken, content, recipe.data.positive, found, problems)
         if taken.has("split"):
             chosen = np.flatnonzero(taken.used & (taken.column("split") == "train"))
         found |= _amounts(recipe, taken, chosen, problems)
+        if len(chosen):
+            prepared = {name: values[chosen] for name, values in taken.prepared.items()}
+            found["normalization"] = normalization.check(taken.name, recipe.input, prepared, problems)
     found["confounders"] = _confounders(recipe, taken, chosen, problems)
     found["label_errors"] = _label_errors(recipe, taken, weights, problems)
     if training and recipe.check.readers:
@@ -181,7 +207,7 @@ def _labels(recipe: Recipe, taken: Inventory, problems: list[Problem]) -> None:
     positive = recipe.data.positive
     if not recipe.check.labels:
         quoted = ", ".join(json.dumps(label) for label in labels)
-        severity: Severity = "note" if len(labels) <= 2 else "warning"
+        severity: Severity = "error" if recipe.check.must_declare(labels) else "note"
         hint = f"all but {positive!r} count as negative; to have others refused: [check] labels = [{quoted}]"
         add(problems, severity, taken.name, "labels that the recipe does not declare", labels, hint)
     if positive not in labels:
@@ -190,22 +216,34 @@ def _labels(recipe: Recipe, taken: Inventory, problems: list[Problem]) -> None:
         add(problems, "error", taken.name, "one label only", labels, "both classes are needed")
 
 
+def _propose(
+    taken: Inventory, content: splits.Content, plan: splits.Plan | None, found: dict[str, Any], problems: list[Problem]
+) -> None:
+    """A split for the list; where none was asked for, that it can't be made is one more thing to tell."""
+    wanted = plan or splits.Plan()
+    hint = (
+        f"a column split is needed; {NAME}/{SPLIT} of the work folder proposes one, by patient: {wanted.in_words()}. "
+        "Join it to the list by the column file"
+    )
+    try:
+        proposed = {"file": taken.column("file").tolist(), **wanted.columns(content)}
+        found["proposed_split"] = [
+            dict(zip(proposed, values, strict=True)) for values in zip(*proposed.values(), strict=True)
+        ]
+    except RecipeError as error:
+        if plan:
+            raise
+        hint = str(error)
+    if not taken.has("split"):
+        add(problems, "error", taken.name, "no splits", [], hint, count=1)
+
+
 def _splits(
     taken: Inventory, content: splits.Content, positive: str, found: dict[str, Any], problems: list[Problem]
 ) -> None:
     split = taken.column("split")
-    if not taken.has("split"):
-        hint = "a column split is needed; check-data/split.csv of the work folder proposes one, by patient, 70/20/10"
-        try:
-            found["proposed_split"] = dict(
-                zip(taken.column("file").tolist(), splits.three_way(content).tolist(), strict=True)
-            )
-        except RecipeError as error:
-            hint = str(error)
-        add(problems, "error", taken.name, "no splits", [], hint, count=1)
-        return
-    other = sorted(set(split.tolist()) - set(_SPLITS))
-    add(problems, "error", taken.name, "unknown splits", other, f"known are {', '.join(_SPLITS)}")
+    other = sorted(set(split.tolist()) - set(splits.NAMES))
+    add(problems, "error", taken.name, "unknown splits", other, f"known are {', '.join(splits.NAMES)}")
     leaks = splits.leaks(taken.column("patient_id"), split)
     found["patients_in_two_splits"] = leaks
     examples = [f"{patient} in {' and '.join(names)}" for patient, names in leaks.items()]
@@ -218,7 +256,7 @@ def _splits(
         "what was learned of a patient is known in the test: keep each patient in one split",
     )
     missing = []
-    for name in _SPLITS:
+    for name in splits.expected(split[taken.used]):
         there = set((content.labels[taken.used & (split == name)] == positive).tolist())
         missing += [
             f"{name}: no {'positive' if which else 'negative'}" for which in (True, False) if which not in there

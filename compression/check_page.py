@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image as PillowImage
 
-from compression import clipping, confounders, duplicates
+from compression import clipping, confounders, duplicates, normalization
 from compression.check_text import kappa
 from compression.inventory import Inventory
 from compression.page import drawing, table
@@ -81,7 +81,8 @@ def _set(name: str, found: dict[str, Any], taken: Inventory, pictures: bool, num
     counts, each = found["counts"], found["counts"]["images_per_patient"]
     parts = [
         f"<h2>{html.escape(name)}</h2>",
-        f"<p>Version <code>{found['version']}</code>, from what the images show, labels and patients.</p>",
+        f"<p>Version <code>{found['version']}</code>, from what the images show, labels, patients, "
+        "and sites and splits that the list gives: all that a split depends on.</p>",
         f"<p>{counts['listed']} listed, {counts['readable']} usable, {counts['left_out_as_duplicates']} left out as "
         f"duplicates, {counts['used']} used, of {counts['patients']} patients (median {each['median']:g} images, at "
         f"most {each['most']}); {counts['patients_with_several_labels']} patients have images with different "
@@ -97,6 +98,8 @@ def _set(name: str, found: dict[str, Any], taken: Inventory, pictures: bool, num
         drawing(_bars(counts), f"counts-{number}"),
     ]
     parts.append(f"<p>{html.escape(clipping.in_words(found['clipping']))}.</p>")
+    if "normalization" in found:
+        parts.append(f"<p>{html.escape(normalization.in_words(found['normalization']))}.</p>")
     if "weighting" in found:
         weighting = found["weighting"]
         parts += [
@@ -272,6 +275,7 @@ def _histograms(found: dict[str, Any], taken: Inventory) -> Figure:
         low, high = (float(each) for each in np.percentile(values, [0.5, 99.5]))
         edges = np.linspace(low, high if high > low else low + 1, 41)
         axis.set_axis_on()
+        values = np.clip(values, edges[0], edges[-1])  # the rarest label may have all of its images outside
         for label in np.unique(labels):
             axis.hist(values[labels == label], edges, density=True, histtype="step", label=label)
         axis.set(title=name, yticks=[])

@@ -34,11 +34,14 @@ def find(sets: Sequence[Inventory], problems: list[Problem]) -> dict[str, Any]:
     everything = _all(sets)
     digests = np.concatenate([taken.digests[taken.used] for taken in sets])
     small = np.concatenate([taken.small[taken.used] for taken in sets])
-    groups = duplicates.exact(digests)
+    groups = duplicates.exact(digests.tolist())
     described = duplicates.descriptors(small)
     pairs = [pair for pair in duplicates.near(described) if digests[pair.one] != digests[pair.other]]
     nearest = duplicates.nearest_other_patient(described, np.array(everything.patients))
     all_names = " and ".join(taken.name for taken in sets)
+    for each in duplicates.contradictions(digests.tolist(), everything.splits, everything.labels):
+        examples = [everything.describe(group) for group in each.groups]
+        add(problems, "error", all_names, each.what, examples, each.hint)
     _exact_problems(everything, groups, all_names, problems)
     _near_problems(everything, pairs, all_names, problems)
     for taken in sets:
@@ -92,17 +95,14 @@ def _pair(everything: _All, pair: duplicates.Pair) -> dict[str, Any]:
 
 
 def _exact_problems(everything: _All, groups: list[list[int]], name: str, problems: list[Problem]) -> None:
-    def those(differ: list[str]) -> list[str]:
-        return [everything.describe(group) for group in groups if len({differ[index] for index in group}) > 1]
-
-    add(problems, "error", name, "the same picture in two splits", those(everything.splits), "keep one of them")
-    add(problems, "error", name, "the same picture with two labels", those(everything.labels), "settle the label")
+    patients = everything.patients
+    of_two = [group for group in groups if len({patients[index] for index in group}) > 1]
     add(
         problems,
         "warning",
         name,
         "the same picture under two patients",
-        those(everything.patients),
+        [everything.describe(group) for group in of_two],
         "one person may be in training and validation: join the two identifiers",
     )
     hint = "name the first one in the column exact_duplicate_of of the others: training then leaves them out"

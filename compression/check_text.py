@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from compression import clipping
+from compression import clipping, normalization
 
 _SHOWN = 10
 
@@ -88,6 +88,8 @@ def _set(name: str, found: dict[str, Any]) -> Iterator[str]:
         f"duplicates, {counts['used']} used, {counts['patients']} patients"
     )
     yield clipping.in_words(found["clipping"])
+    if "normalization" in found:
+        yield normalization.in_words(found["normalization"])
     each = counts["images_per_patient"]
     yield (
         f"images per patient: median {each['median']:g}, most {each['most']} ({each['patient_with_most']}); "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import signal
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compression import durable
 from compression.recipe import RecipeError
 
 VERSION = 1
@@ -33,7 +33,7 @@ def write(path: Path, state: dict[str, Any]) -> None:
 
 
 def save(path: Path, state: dict[str, Any], what: str = "the network") -> None:
-    """Write what torch keeps: temporary file, fsync, rename, fsync of the folder.
+    """Write what torch keeps, as `compression.durable` does.
 
     Raises
     ------
@@ -42,20 +42,9 @@ def save(path: Path, state: dict[str, Any], what: str = "the network") -> None:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    beside = path.with_name(f"{path.name}.tmp")
     try:
-        with beside.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        durable.write(path, buffer.getbuffer())
     except OSError as error:
-        beside.unlink(missing_ok=True)
         size, free = buffer.getbuffer().nbytes / 1e6, shutil.disk_usage(path.parent).free / 1e6
         before = "the one before is as it was" if path.exists() else "there was none before"
         raise RecipeError(

@@ -1,7 +1,8 @@
 """The version of a data set by its content: the same files and the same list have the same version, wherever they lie.
 
-`compression.splits.version` is of what the images show; this one is of the bytes, so that it can be told without
-decoding and says whether a cache or a split was made of exactly these files.
+`compression.splits.version` is of what the images show and of what deals them to splits; this one is of the bytes, all
+columns of the list among them, so that it can be told without decoding and says whether a cache or a split was made of
+exactly these files.
 """
 
 from __future__ import annotations

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image as PillowImage
 from sklearn.model_selection import StratifiedGroupKFold
+from tqdm import tqdm
 
 from appliance.preprocess import Step, preprocess
-from compression import cache, sources, tables
+from compression import cache, duplicates, sources, splits, tables
 from compression.content import content_version
 from compression.recipe import RecipeError
 
@@ -22,8 +23,17 @@ if TYPE_CHECKING:
     from compression.recipe import InputRecipe
 
 SECTIONS = ("data", "input")
-SPLITS = ("train", "validation", "test")
-_MADE_BY = (Path(__file__), Path(str(sources.__file__)), Path(inspect.getfile(preprocess)))
+SPLITS = splits.NAMES
+_NAMED = 3
+_MADE_BY = (
+    Path(__file__),
+    *(Path(str(each.__file__)) for each in (sources, duplicates)),
+    Path(inspect.getfile(preprocess)),
+)
+
+
+class ConstantImageError(RecipeError):
+    """Every pixel of a listed image has the same value, so that it shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +74,7 @@ class Undecoded:
 
     @property
     def pixels(self) -> Iterator[np.ndarray]:
-        return (decode(path) for path in self.paths)
+        return (decode_listed(path) for path in self.paths)
 
 
 def fingerprint(build: Build) -> bytes:
@@ -75,13 +85,16 @@ def run(build: Build) -> str:
     recipe = build.recipe
     folder = build.data_root / recipe.data.train
     rows = distinct_rows(folder)
-    pixels = _pixels(build, folder, [folder / row["file"] for row in rows])
+    pixels, digests = _pixels(build, folder, [folder / row["file"] for row in rows])
+    _check_pictures(build, rows, digests)
     labels = np.array([row["label"] == recipe.data.positive for row in rows])
     patients = np.array([row["patient_id"] for row in rows])
     split = np.array([row["split"] for row in rows], dtype=object)
-    split[_validation(split, labels, patients, recipe.data.validation_folds, recipe.data.seed)] = "validation"
+    dealt = "validation" not in splits.expected(split)
+    if dealt:
+        split[_validation(split, labels, patients, recipe.data.validation_folds, recipe.data.seed)] = "validation"
     _check_disjoint(split, patients)
-    _check_classes(split, labels, recipe.data.validation_folds)
+    _check_classes(split, labels, recipe.data.validation_folds if dealt else None)
     counts = []
     for name in SPLITS:
         chosen = split == name
@@ -121,7 +134,7 @@ def read_manifest(folder: Path) -> list[dict[str, str]]:
 
 def training_rows(folder: Path) -> list[dict[str, str]]:
     """The list's rows of the training side, validation among them, without exact duplicates."""
-    rows = [row for row in distinct_rows(folder) if row.get("split") == "train"]
+    rows = [row for row in distinct_rows(folder) if row.get("split") in ("train", "validation")]
     if not rows:
         raise RecipeError(f"{_manifest(folder)} has no row with the split train")
     return rows
@@ -145,9 +158,17 @@ def decode(path: Path) -> np.ndarray:
         raise RecipeError(f"{path} can't be decoded: {error}") from error
 
 
+def decode_listed(path: Path) -> np.ndarray:
+    """As `decode`, of an image that a list names; raises `ConstantImageError` where it shows nothing."""
+    pixels = decode(path)
+    if pixels.min() == pixels.max():
+        raise ConstantImageError(f"{path}: every pixel is {pixels.min()}; mend it or take its row out of the list")
+    return pixels
+
+
 def decode_to(path: Path, recipe: InputRecipe) -> np.ndarray:
-    """An image file at the network's size, uint8 ``(rows, columns)``, as the stages keep it."""
-    return eight_bits(decode(path), recipe.geometry())
+    """A listed image at the network's size, uint8 ``(rows, columns)``, as the stages keep it."""
+    return eight_bits(decode_listed(path), recipe.geometry())
 
 
 def eight_bits(pixels: np.ndarray, geometry: Sequence[Step]) -> np.ndarray:
@@ -164,16 +185,49 @@ def eight_bits(pixels: np.ndarray, geometry: Sequence[Step]) -> np.ndarray:
     return np.clip(resized + 0.5, 0, 255).astype(np.uint8)
 
 
-def _pixels(build: Build, folder: Path, paths: list[Path]) -> np.ndarray:
-    """All images at the network's size, uint8 ``(count, rows, columns)``, from the cache where it has them."""
+def _pixels(build: Build, folder: Path, paths: list[Path]) -> tuple[np.ndarray, list[str]]:
+    """All images at the network's size, uint8 ``(count, rows, columns)``, and digests of what was decoded.
+
+    Both come from the cache where it has them.
+    """
     recipe = build.recipe.input
+
+    def make(number: int) -> dict[str, np.ndarray]:
+        pixels = decode_listed(paths[number])
+        digest = np.frombuffer(bytes.fromhex(duplicates.digest(pixels)), dtype=np.uint8)
+        return {"pixels": eight_bits(pixels, recipe.geometry()), "digest": digest}
+
     arrays = cache.load(
         build.work / "cache" / f"{folder.name}-{recipe.rows}x{recipe.columns}.h5",
         cache.key(folder, [*recipe.geometry(), Step("eight_bits")], _MADE_BY),
         len(paths),
-        lambda number: {"pixels": decode_to(paths[number], recipe)},
+        make,
     )
-    return arrays["pixels"]
+    return arrays["pixels"], [each.tobytes().hex() for each in arrays["digest"]]
+
+
+def _check_pictures(build: Build, rows: Sequence[dict[str, str]], digests: Sequence[str]) -> None:
+    """No picture is in two splits, of which the external set is one, or has two labels.
+
+    The external set is read for it, so that what is wrong with it is known before hours of training. That it is there
+    a build has made sure of before; what measures nothing, such as add-reference, does without.
+    """
+    listed, digests = [(build.recipe.data.train, row, row["split"]) for row in rows], list(digests)
+    external = build.recipe.data.external
+    if external and (folder := build.data_root / external).is_dir():
+        for row in tqdm(distinct_rows(folder), desc=f"reading {external}", unit="image"):
+            digests.append(duplicates.digest(decode_listed(folder / row["file"])))
+            listed.append((external, row, external))
+    labels = [row["label"] for _, row, _ in listed]
+    for wrong in duplicates.contradictions(digests, [split for *_, split in listed], labels):
+        names = [
+            " = ".join(f"{listed[index][0]}/{listed[index][1]['file']} ({listed[index][2]}, {labels[index]})"
+                       for index in group)
+            for group in wrong.groups[:_NAMED]
+        ]  # fmt: skip
+        raise RecipeError(
+            f"{wrong.what} ({len(wrong.groups)}): {'; '.join(names)}; {wrong.hint}. check-data lists them"
+        )
 
 
 def _validation(split: np.ndarray, labels: np.ndarray, patients: np.ndarray, folds: int, seed: int) -> np.ndarray:
@@ -190,14 +244,15 @@ def _validation(split: np.ndarray, labels: np.ndarray, patients: np.ndarray, fol
     return training[validation]
 
 
-def _check_classes(split: np.ndarray, labels: np.ndarray, folds: int) -> None:
-    """What learns and what it is judged by hold both classes."""
+def _check_classes(split: np.ndarray, labels: np.ndarray, folds: int | None) -> None:
+    """What learns and what it is judged by hold both classes; ``folds``: those that validation was dealt from."""
+    otherwise = f", or lower data.validation_folds from {folds}" if folds else ""
     for name in ("train", "validation"):
         found = labels[split == name]
         if found.all() or not found.any():
             raise RecipeError(
                 f"all {len(found)} images of {name} are {'positive' if found.all() else 'negative'}, of which nothing "
-                f"can be learned; bring more patients of the other class, or lower data.validation_folds from {folds}"
+                f"can be learned; bring more patients of the other class{otherwise}"
             )
 
 

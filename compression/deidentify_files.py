@@ -9,7 +9,6 @@ import json
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +28,7 @@ from compression.identifying import burned_in, identifying
 from compression.problems import DataError
 from compression.pseudonyms import Pseudonyms
 
+_IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -173,27 +173,35 @@ def _elements(dataset: Dataset) -> dict[BaseTag, str]:
         return {element.tag: str(element.value) for element in dataset if element.keyword != "PixelData"}
 
 
-def translate(source: Path, target: Path, pseudonyms: Pseudonyms) -> None:
-    """Write a CSV of labels by PatientID or UIDs with pseudonyms in their place; other columns stay as they are.
+def read_labels(source: Path) -> list[dict[str, str]]:
+    """Rows of a CSV of labels by PatientID or UIDs.
 
     Raises
     ------
     DataError
-        It has none of these columns, or can't be read or written.
+        It has none of these columns, or can't be read.
     """
     rows = tables.read(source, [])
-    replacing: dict[str, Callable[[str], str]] = {
-        "PatientID": pseudonyms.patient,
-        **dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"), pseudonyms.uid),
-    }
-    if not rows or not replacing.keys() & rows[0].keys():
-        raise DataError(f"{source} has none of the columns {', '.join(replacing)}")
-    for row in rows:
-        row.update({name: replace(row[name]) for name, replace in replacing.items() if row.get(name)})
+    if not rows or not set(_IDENTIFIERS) & rows[0].keys():
+        raise DataError(f"{source} needs rows and one of the columns {', '.join(_IDENTIFIERS)}; name what it has so")
+    return rows
+
+
+def write_labels(rows: list[dict[str, str]], target: Path, pseudonyms: Pseudonyms) -> None:
+    """Write labels with pseudonyms in the place of identifiers; other columns stay as they are.
+
+    Raises
+    ------
+    DataError
+        The file can't be written.
+    """
+    replacing = {name: pseudonyms.patient if name == "PatientID" else pseudonyms.uid for name in _IDENTIFIERS}
     try:
         with target.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows)
+            for row in rows:
+                known = {name: replace(row[name]) for name, replace in replacing.items() if row.get(name)}
+                writer.writerow({**row, **known})
     except OSError as error:
         raise DataError(f"{target} can't be written: {error.strerror}") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,12 +44,34 @@ def digest(pixels: np.ndarray) -> str:
     return hashed.hexdigest()
 
 
-def exact(digests: np.ndarray) -> list[list[int]]:
+def exact(digests: Sequence[str]) -> list[list[int]]:
     """Groups of two or more images with equal digests, as indices."""
     groups: dict[str, list[int]] = {}
     for index, value in enumerate(digests):
-        groups.setdefault(str(value), []).append(index)
+        groups.setdefault(value, []).append(index)
     return [group for group in groups.values() if len(group) > 1]
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Equal pictures that can't all be right, as groups of indices: what is wrong with them, and what to do."""
+
+    what: str
+    hint: str
+    groups: list[list[int]]
+
+
+def contradictions(digests: Sequence[str], splits: Sequence[str], labels: Sequence[str]) -> list[Contradiction]:
+    """What must stop a training: the same picture in two splits, or with two labels. Those that are, if any."""
+    found = []
+    for what, hint, differ in (
+        ("the same picture in two splits", "keep one of them", splits),
+        ("the same picture with two labels", "settle the label", labels),
+    ):
+        groups = [group for group in exact(digests) if len({differ[index] for index in group}) > 1]
+        if groups:
+            found.append(Contradiction(what, hint, groups))
+    return found
 
 
 def descriptor(image: np.ndarray) -> np.ndarray:

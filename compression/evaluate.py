@@ -17,6 +17,7 @@ import torch
 from appliance.probability import spread
 from compression import (
     abstention,
+    columns,
     data,
     decisions,
     ensemble,
@@ -42,10 +43,9 @@ if TYPE_CHECKING:
     from compression.recipe import EvaluateRecipe
 
 SECTIONS = ("input", "augment", "data", "evaluate", "calibrate")
-fingerprint = external_fingerprint
 UNPRUNED, PRUNED, EAGER = "unpruned float", "pruned float", "unpruned float, torch eager"
 _SMALLEST_SUBGROUP = 20
-_COLUMNS = ("sublabel", "view", "sex", "site", "device")
+_COLUMNS = ("sublabel", "view", "sex")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ class Set:
     files: tuple[str, ...]
     columns: dict[str, np.ndarray]
     listed: dict[str, np.ndarray]
+
+
+def fingerprint(build: Build) -> bytes:
+    return external_fingerprint(build) + (build.recipe.check.site or "").encode()
 
 
 def run(build: Build) -> str:
@@ -129,8 +133,11 @@ def _test(build: Build) -> Set:
     folder = build.data_root / build.recipe.data.train
     rows = [row for row in data.distinct_rows(folder) if row["split"] == "test"]
     return Set(
-        data.load(build, "test"), tuple(row["file"] for row in rows), _columns(rows), hard_cases.columns(rows)
-    )  # fmt: skip
+        data.load(build, "test"),
+        tuple(row["file"] for row in rows),
+        subgroup_columns(rows, build.recipe.check.site),
+        hard_cases.columns(rows),
+    )
 
 
 def _external(build: Build) -> Set:
@@ -142,22 +149,22 @@ def _external(build: Build) -> Set:
         np.array([row["label"] == build.recipe.data.positive for row in rows]),
         np.array([row["patient_id"] for row in rows]),
     )
-    return Set(images, tuple(row["file"] for row in rows), _columns(rows), hard_cases.columns(rows))
+    return Set(
+        images,
+        tuple(row["file"] for row in rows),
+        subgroup_columns(rows, build.recipe.check.site),
+        hard_cases.columns(rows),
+    )
 
 
-def _columns(rows: list[dict[str, str]]) -> dict[str, np.ndarray]:
-    """What a list knows about its images that may make subgroups."""
-    columns = {name: np.array([row[name] or "unknown" for row in rows]) for name in _COLUMNS if name in rows[0]}
+def subgroup_columns(rows: list[dict[str, str]], site: str | None = None) -> dict[str, np.ndarray]:
+    """What a list knows about its images that may make subgroups; ``site``: the recipe's ``check.site``."""
+    names = {name: name for name in _COLUMNS if name in rows[0]}
+    names |= {"site": columns.site(rows[0], site) or "", "device": columns.device(rows[0]) or ""}
+    known = {name: np.array([row[each] or columns.UNKNOWN for row in rows]) for name, each in names.items() if each}
     if "age" in rows[0]:
-        columns["age"] = np.array([_age_group(row["age"]) for row in rows])
-    return columns
-
-
-def _age_group(years: str) -> str:
-    if not years.isdigit():
-        return "unknown"
-    return next((name for limit, name in ((18, "under 18"), (40, "18 to 39"), (65, "40 to 64")) if int(years) < limit),
-                "65 and more")  # fmt: skip
+        known["age"] = np.array([columns.age_group(row["age"]) for row in rows])
+    return known
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

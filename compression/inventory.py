@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 from tqdm import tqdm
 
 from appliance.preprocess import Step, preprocess
-from compression import clipping, confounders, data, duplicates
+from compression import clipping, confounders, data, duplicates, sources
 from compression.recipe import RecipeError
 
 SIDE = 128  # of the small copies, in pixels
@@ -102,7 +102,7 @@ def take_rows(
     folder: Path, listed: Sequence[dict[str, str]], labels: Sequence[str], steps: Sequence[Step]
 ) -> Inventory:
     """`take` for some rows of a list."""
-    twins = _spelled_twice([row["label"] for row in listed])
+    twins = spelled_twice([row["label"] for row in listed])
     faults: list[Fault] = []
     kept, digests, mask_digests, small, clipped = [], [], [], [], []
     stored: list[dict[str, float]] = []
@@ -166,7 +166,7 @@ def _faults_of_row(row: dict[str, str], labels: Sequence[str], twins: dict[str, 
     return found
 
 
-def _spelled_twice(labels: Sequence[str]) -> dict[str, str]:
+def spelled_twice(labels: Sequence[str]) -> dict[str, str]:
     """Rarer spellings of a label (case, spaces) and the most frequent one."""
     spellings: dict[str, dict[str, int]] = {}
     for label in labels:
@@ -184,14 +184,11 @@ def _pixels(folder: Path, file: str, found: list[Fault]) -> np.ndarray | None:
         found.append(Fault("missing file", file, "is not there"))
         return None
     try:
-        pixels = data.decode(folder / file)
+        return data.decode_listed(folder / file)
     except _UNREADABLE as error:
-        found.append(Fault("corrupt image", file, str(error).replace(f"{folder}/", "")))
+        kind = "constant image" if isinstance(error, data.ConstantImageError) else "corrupt image"
+        found.append(Fault(kind, file, str(error).replace(f"{folder}/", "").removeprefix(f"{file}: ")))
         return None
-    if pixels.min() == pixels.max():
-        found.append(Fault("constant image", file, f"every pixel is {pixels.min()}"))
-        return None
-    return pixels
 
 
 def _mask(folder: Path, row: dict[str, str], pixels: np.ndarray, found: list[Fault]) -> str:
@@ -202,6 +199,7 @@ def _mask(folder: Path, row: dict[str, str], pixels: np.ndarray, found: list[Fau
         return ""
     try:
         with PillowImage.open(folder / file) as image:
+            sources.check_one_page(image)
             mask = np.asarray(image)
     except _UNREADABLE as error:
         found.append(Fault("corrupt mask", file, str(error).replace(f"{folder}/", "")))

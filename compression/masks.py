@@ -15,7 +15,7 @@ from pydicom import Dataset
 from pydicom.errors import InvalidDicomError
 
 from compression.problems import DataError
-from compression.sources import PICTURES, UNREADABLE, Source, check_to_its_end, is_nifti
+from compression.sources import PICTURES, UNREADABLE, Source, check_one_page, check_to_its_end, is_nifti
 
 _WHITE = 255
 _SAME_MILLIMETERS = 0.01
@@ -87,6 +87,7 @@ def _labels(values: np.ndarray, path: Path, count: int) -> np.ndarray:
 def _picture(path: Path, segments: Sequence[str]) -> np.ndarray:
     try:
         with PillowImage.open(path) as picture:
+            check_one_page(picture)
             if picture.mode not in ("1", "L", "P", "I", "I;16"):
                 raise MaskLabelError(f"{path} is in color (mode {picture.mode}); a mask holds one label for each pixel")
             values = np.asarray(picture).astype(np.int32)  # of a palette, the indices

@@ -8,11 +8,12 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
-from tqdm import tqdm
 
-from compression import architectures, data, export, quantize, train
+from compression import architectures, data, export, quantize, splits, train
 from compression.augment import compose
+from compression.inventory import spelled_twice
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from compression.recipe import Recipe
 
 _NEEDED = {"openvino": ("openvino", "nncf"), "cpu": ("onnxruntime",), "tensorrt": ("onnxruntime",)}
-_SPLITS = ("train", "test")
-_CLASSES = 2  # labels that need no declaration
 
 
 def check(build: Build) -> None:
@@ -43,20 +42,12 @@ def check(build: Build) -> None:
         raise RecipeError(f"the initial weights {weights} are not there; is --weights right?")
     if list(recipe.prune.ratios) != sorted(set(recipe.prune.ratios)):
         raise RecipeError(f"{build.recipe_path}: prune.ratios must rise from step to step")
-    for name, splits in ((recipe.data.train, True), (recipe.data.external, False)):
+    for name, has_splits in ((recipe.data.train, True), (recipe.data.external, False)):
         if name:
             _check_labels(build.data_root / name, recipe)
-            _check_list(build.data_root / name, recipe.data.positive, splits)
+            _check_list(build.data_root / name, recipe.data.positive, has_splits)
     if not build.folder("train").exists():
         _check_operators(build)
-        if recipe.data.external:
-            _check_images(build.data_root / recipe.data.external)
-
-
-def _check_images(folder: Path) -> None:
-    """Each can be decoded: those that learn are read at once, but these only after hours."""
-    for row in tqdm(data.distinct_rows(folder), desc=f"reading {folder.name}", unit="image"):
-        data.decode(folder / row["file"])
 
 
 def _check_operators(build: Build) -> None:
@@ -75,7 +66,13 @@ def _check_labels(folder: Path, recipe: Recipe) -> None:
     """All labels but the positive one count as negative, so a misspelled one would teach that a finding is none."""
     rows, path, declared = data.read_manifest(folder), folder / "manifest.csv", recipe.check.labels
     found = sorted({row["label"] for row in rows if row["label"]})
-    if not declared and len(found) > _CLASSES:
+    twins = spelled_twice([row["label"] for row in rows])
+    for line, row in enumerate(rows, start=2):
+        if row["label"] in twins:
+            raise RecipeError(
+                f"{path}, line {line}: label {row['label']!r}, but most are spelled {twins[row['label']]!r}; mend it"
+            )
+    if recipe.check.must_declare(found):
         quoted = ", ".join(json.dumps(label) for label in found)
         raise RecipeError(
             f"{path} holds {len(found)} labels, and all but {recipe.data.positive!r} would count as negative; mend it, "
@@ -89,11 +86,14 @@ def _check_labels(folder: Path, recipe: Recipe) -> None:
             )
 
 
-def _check_list(folder: Path, positive: str, splits: bool) -> None:
+def _check_list(folder: Path, positive: str, has_splits: bool) -> None:
     """Each row has a label, a patient, a file that is there, and a known split; both classes are in each split."""
     rows, path = data.read_manifest(folder), folder / "manifest.csv"
-    if splits and "split" not in rows[0]:
-        raise RecipeError(f"{path} needs the column split, with the values {' and '.join(_SPLITS)}")
+    if has_splits and "split" not in rows[0]:
+        raise RecipeError(
+            f"{path} needs the column split, with the values {', '.join(splits.NAMES)}; check-data proposes one. "
+            "Without validation, a part of train is taken"
+        )
     labels: dict[str, set[bool]] = {}
     split_of: dict[str, tuple[str, int]] = {}
     for line, row in enumerate(rows, start=2):
@@ -102,16 +102,16 @@ def _check_list(folder: Path, positive: str, splits: bool) -> None:
                 raise RecipeError(f"{path}, line {line}: {column} is empty")
         if not (folder / row["file"]).is_file():
             raise RecipeError(f"{path}, line {line}: {row['file']} is not there")
-        split = row["split"] if splits else ""
-        if splits and split not in _SPLITS:
-            raise RecipeError(f"{path}, line {line}: split {split!r} is neither {' nor '.join(_SPLITS)}")
+        split = row["split"] if has_splits else ""
+        if has_splits and split not in splits.NAMES:
+            raise RecipeError(f"{path}, line {line}: split {split!r} is none of {', '.join(splits.NAMES)}")
         before, where = split_of.setdefault(row["patient_id"], (split, line))
         if before != split:
             raise RecipeError(
                 f"{path}, line {line}: patient {row['patient_id']} is in {split} here and in {before} on line {where}"
             )
         labels.setdefault(split, set()).add(row["label"] == positive)
-    for split in _SPLITS if splits else ("",):
+    for split in splits.expected(np.array(list(labels))) if has_splits else ("",):
         found = labels.get(split, set())
         if found != {True, False}:
             held = f"only {positive!r}" if found == {True} else f"no {positive!r}" if found else "no image"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from compression.build import Build
 
 _SIDE = 96
-_PATIENTS = {"train": 60, "test": 20}  # of each class
+_PATIENTS = {"train": 60, "validation": 20, "test": 20}  # of each class
 
 
 def shrink(build: Build) -> Build:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,7 +16,9 @@ from appliance.result import Code
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
+Rate = Annotated[float, Meta(gt=0)]
 T = TypeVar("T")
+_CLASSES = 2  # labels that need no declaration
 # The heart and the liver are on one side: mirrored, another anatomy is shown, and a rare disease of its own.
 _WITH_SIDES = ("chest", "heart", "abdomen")
 NetworkName = Literal["mobilenet_v2", "resnet18", "resnet50", "densenet121", "efficientnet_b0"]
@@ -49,22 +52,29 @@ class PackageRecipe(_Table, frozen=True):
 
 
 class DataRecipe(_Table, frozen=True):
+    """``validation_folds``: one of so many groups of the training patients is for validation, unless the list's column
+    ``split`` says itself which patients are.
+    """
+
     train: str
     positive: str
     validation_folds: Annotated[int, Meta(ge=2)]
-    seed: int
+    seed: Annotated[int, Meta(ge=0, lt=1 << 31)]
     external: str | None = None
 
 
 class InputRecipe(_Table, frozen=True):
-    """``aspect``: an image of other proportions is squashed to the network's, or padded to them."""
+    """``mean`` and ``std`` are of images after the stretch, which lie between 0 and 1.
+
+    ``aspect``: an image of other proportions is squashed to the network's, or padded to them.
+    """
 
     rows: Count
     columns: Count
-    percentile_low: float
-    percentile_high: float
-    mean: float
-    std: float
+    percentile_low: Annotated[float, Meta(ge=0, lt=100)]
+    percentile_high: Annotated[float, Meta(gt=0, le=100)]
+    mean: Annotated[float, Meta(ge=0, le=1)]
+    std: Annotated[float, Meta(gt=0, le=1)]
     aspect: Literal["squash", "pad"] = "squash"
 
     def geometry(self) -> tuple[Step, ...]:
@@ -85,23 +95,23 @@ class InputRecipe(_Table, frozen=True):
 class TrainRecipe(_Table, frozen=True, kw_only=True):
     """How the network learns, with AdamW.
 
-    What most trainings do well with: ``learning_rate`` 1e-4, ``dropout`` 0.2 to 0.3, ``weight_decay`` 0.01, ``clip``
-    1.0, ``patience`` 10 to 15 with ``keep`` "best". Where a key is left out:
+    What most trainings do well with, and what holds where a key is left out: ``learning_rate`` 1e-4, ``dropout`` 0.2 to
+    0.3, ``weight_decay`` 0.01, ``clip`` 1.0, ``patience`` 10 to 15 with ``keep`` "best".
 
     ``loss``: bce, weighted inversely to how often each class is drawn, or focal with ``focal_gamma``. ``missed_cost``:
     how much worse a missed finding is than a false alarm. ``sampling``: balanced draws both classes equally often, with
     ``sampling_column``, of the manifest, each class equally often in each of its values, a site for instance.
-    ``clip``: the largest norm of a gradient, 0: any. ``keep``: the epoch whose weights go on. The rest is explained at
-    `compression.loop.Settings`. ``weights``: a file below the folder of the initial weights; empty means training from
-    scratch.
+    ``clip``: the largest norm of a gradient, 0: any. ``keep``: the epoch whose weights go on, the best on validation or
+    the last. The rest is explained at `compression.loop.Settings`. ``weights``: a file below the folder of the initial
+    weights; empty means training from scratch.
     """
 
     network: NetworkName = "mobilenet_v2"
     weights: str = ""
     epochs: Count
     batch: Count
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.01
+    learning_rate: Rate = 1e-4
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.25
     average_decay: Share
     threads: Count
@@ -112,9 +122,9 @@ class TrainRecipe(_Table, frozen=True, kw_only=True):
     sampling_column: str | None = None
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     accumulate: Count = 1
-    clip: Annotated[float, Meta(ge=0)] = 0.0
+    clip: Annotated[float, Meta(ge=0)] = 1.0
     patience: Count = 15
-    keep: Literal["best", "last"] = "last"
+    keep: Literal["best", "last"] = "best"
     checkpoint_every: Count = 5
     spike: Annotated[float, Meta(gt=1)] = 10.0
     amp: Literal["auto", "off"] = "auto"
@@ -151,17 +161,17 @@ class PruneRecipe(_Table, frozen=True):
     most_of_a_layer: Share
     round_to: Count
     epochs: Count
-    learning_rate: float
+    learning_rate: Rate
     distillation: Annotated[float, Meta(ge=0, le=1)]
     map_distillation: Annotated[float, Meta(ge=0)]
 
 
 class QuantizeRecipe(_Table, frozen=True):
-    targets: tuple[Literal["cpu", "openvino", "tensorrt"], ...]
-    images: Count
+    targets: Annotated[tuple[Literal["cpu", "openvino", "tensorrt"], ...], Meta(min_length=1)]
+    images: Annotated[int, Meta(ge=2)]
     method: Literal["MinMax", "Entropy", "Percentile"]
     aware_epochs: Count
-    aware_learning_rate: float
+    aware_learning_rate: Rate
 
 
 class PointRecipe(_Table, frozen=True):
@@ -204,9 +214,11 @@ class EnsembleRecipe(_Table, frozen=True):
 
 
 class GoldenRecipe(_Table, frozen=True):
-    count: Count
+    """``count``: half of them positive."""
+
+    count: Annotated[int, Meta(ge=2, multiple_of=2)]
     components: Count
-    spread: float
+    spread: Annotated[float, Meta(gt=0, le=10)]
     rows: Count
     columns: Count
     probability_tolerance: Share
@@ -234,15 +246,20 @@ class CardRecipe(_Table, frozen=True):
 
 
 class CheckRecipe(_Table, frozen=True):
-    """What ``check-data`` reads, and a build before its first stage: a change here makes no stage run again.
+    """What ``check-data`` reads, and a build before its first stage: a change here makes no stage learn again.
 
     ``labels``: all that the list may hold; a list of more than two needs them. ``site``: its column that tells the
-    hospital or scanner. ``readers``: a CSV of image, reader, label in the data set's folder.
+    hospital, which is a subgroup of the report, too. ``readers``: a CSV of image, reader, label in the data set's
+    folder.
     """
 
     labels: tuple[str, ...] = ()
     site: str | None = None
     readers: str | None = None
+
+    def must_declare(self, labels: Collection[str]) -> bool:
+        """Whether a misspelled label may be among these: all but the positive one count as negative."""
+        return not self.labels and len(labels) > _CLASSES
 
 
 class Recipe(_Table, frozen=True):
@@ -261,6 +278,7 @@ class Recipe(_Table, frozen=True):
     ensemble: EnsembleRecipe = EnsembleRecipe()
     check: CheckRecipe = CheckRecipe()
     augment_policy: AugmentPolicyRecipe = AugmentPolicyRecipe()
+    task: Literal["classification"] = "classification"
 
 
 def task(path: Path) -> str:
@@ -289,8 +307,25 @@ def decode(path: Path, kind: type[T]) -> T:
 
 def read(path: Path) -> Recipe:
     """Read the recipe of a classification; raises `RecipeError`."""
+    if task(path) == "segmentation":
+        raise RecipeError(
+            f"{path} is the recipe of a segmentation, and this is for classifications only; for both are check-data, "
+            "contact-sheet, build and add-reference"
+        )
     recipe = decode(path, Recipe)
+    if recipe.input.percentile_low >= recipe.input.percentile_high:
+        raise RecipeError(
+            f"{path}: input.percentile_low {recipe.input.percentile_low:g} is not below input.percentile_high "
+            f"{recipe.input.percentile_high:g}, so that every image would be flat; swap or mend them"
+        )
+    ages = recipe.package.intended_use.age_years
+    if ages is not None and not 0 <= ages[0] < ages[1]:
+        raise RecipeError(f"{path}: package.intended_use.age_years must be from a lower to a higher age, not {ages}")
     names = [point.name for point in recipe.calibrate.operating_points]
+    for key, values in (("calibrate.operating_points", names), ("quantize.targets", recipe.quantize.targets)):
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise RecipeError(f"{path}: {key} has {', '.join(twice)} more than once; keep one of each")
     if recipe.calibrate.default_operating_point not in names:
         raise RecipeError(f"{path}: calibrate.default_operating_point is none of {', '.join(names)}")
     if recipe.train.sampling_column and recipe.train.sampling == "uniform":

@@ -101,7 +101,7 @@ def for_precision(rate: float, margin: float, confidence: float) -> int:
     It is Wald's interval, and it is expected: half of all studies find a rate whose interval is wider.
     """
     z = float(norm.ppf((1 + confidence) / 2))
-    return math.ceil(round(z**2 * rate * (1 - rate) / margin**2, 9))
+    return max(1, math.ceil(round(z**2 * rate * (1 - rate) / margin**2, 9)))
 
 
 def in_all(of_class: int, share: float) -> int:
@@ -136,5 +136,11 @@ def for_power(rate: float, floor: float, power: float, level: float, most: int =
     sizes = np.arange(1, bound + 1)
     pass_at = binom.isf(level, sizes, floor).astype(int) + 1
     reached = binom.sf(pass_at - 1, sizes, rate)
-    size = int(np.flatnonzero(reached < power)[-1]) + 2
+    short = np.flatnonzero(reached < power)
+    size = int(short[-1]) + 2 if len(short) else 1
+    if size > bound:
+        raise SampleSizeError(
+            f"no size up to {bound:,} images shows that {rate:.3g} is above {floor:.3g} with such a power; lower the "
+            "floor, the power or the confidence"
+        )
     return Power(size, int(pass_at[size - 1]), float(reached[size - 1]))

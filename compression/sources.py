@@ -87,8 +87,10 @@ def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def gray(picture: PillowImage.Image) -> np.ndarray:
     """Gray levels ``(rows, columns)`` at the picture's depth: uint8, or as stored where it has more than 8 bits.
 
-    Pillow's own conversion to 8 bits cuts 16-bit levels off at 255.
+    Pillow's own conversion to 8 bits cuts 16-bit levels off at 255. Raises `ValueError` for several pages, and for
+    levels that are no numbers.
     """
+    check_one_page(picture)
     if picture.mode.startswith(("I", "F")):
         deep = np.asarray(picture)
         if not np.isfinite(deep).all():
@@ -97,11 +99,15 @@ def gray(picture: PillowImage.Image) -> np.ndarray:
     return np.asarray(picture.convert("L"))
 
 
+def check_one_page(picture: PillowImage.Image) -> None:
+    """Raise `ValueError` where a file holds several pictures, of which Pillow gives the first."""
+    if (pages := getattr(picture, "n_frames", 1)) > 1:
+        raise ValueError(f"it has {pages} pages; give each image a file of its own")
+
+
 def _picture(path: Path) -> Source:
     try:
         with PillowImage.open(path) as picture:
-            if (pages := getattr(picture, "n_frames", 1)) > 1:
-                raise DataError(f"{path} has {pages} pages; give each image a file of its own")
             pixels = gray(picture)
     except UNREADABLE as error:
         raise DataError(f"{path} can't be decoded: {error}") from error

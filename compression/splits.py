@@ -1,4 +1,8 @@
-"""Splits by patient, and the version of a data set: the same content gives the same version, and so the same split."""
+"""Splits by patient, and the version of a data set: the same version has the same split, whatever its files are called.
+
+What is dealt depends on pixels, labels, patients and sites alone, all of which the version covers, as it does a split
+that the list gives itself.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from compression import columns
 from compression.recipe import RecipeError
 
 NAMES = ("train", "validation", "test")
@@ -27,20 +32,30 @@ class Content:
         str ``(count,)``.
     sites
         str ``(count,)``, or None where the site is not known.
+    given
+        str ``(count,)``: the split that the list gives; None where it gives none.
     """
 
     digests: np.ndarray
     labels: np.ndarray
     patients: np.ndarray
     sites: np.ndarray | None = None
+    given: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 def version(content: Content) -> str:
-    """SHA-256 of what the images show and of their labels and patients; names and order of files don't matter."""
-    return hashlib.sha256("\n".join(sorted(_keys(content))).encode()).hexdigest()
+    """SHA-256 of all that a split depends on: what the images show, labels, patients, and sites and splits if given.
+
+    Names and order of files don't matter.
+    """
+    keys = _keys(content)
+    for name, values in (("site", content.sites), ("split", content.given)):
+        if values is not None:
+            keys = [f"{key} {name} {value!r}" for key, value in zip(keys, values.tolist(), strict=True)]
+    return _hash(keys)
 
 
 def three_way(content: Content) -> np.ndarray:
@@ -74,7 +89,7 @@ def k_fold(content: Content, folds: int) -> Iterator[tuple[np.ndarray, np.ndarra
     order = np.argsort(np.array(_keys(content)), kind="stable")
     strata = _strata(content, folds)[order]
     # A seed of the content, so that another data set is not split along the same lines.
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=int(version(content)[:8], 16))
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=int(_hash(_keys(content))[:8], 16))
     for training, held in splitter.split(strata, strata, content.patients[order]):
         yield np.sort(order[training]), np.sort(order[held])
 
@@ -89,8 +104,14 @@ def hold_out_site(content: Content, site: str) -> np.ndarray:
     RecipeError
         Where there is no such site, or nothing but it.
     """
-    if content.sites is None or site not in content.sites:
-        raise RecipeError(f"there is no site {site!r} in the data set")
+    if content.sites is None:
+        raise RecipeError(
+            f"there is no site {site!r}: the list has no column for it ({', '.join(columns.SITE)}); add one, or name "
+            "another with check.site"
+        )
+    if site not in content.sites:
+        there = ", ".join(repr(str(each)) for each in np.unique(content.sites))
+        raise RecipeError(f"there is no site {site!r} in the data set; its sites are {there}")
     test = np.isin(content.patients, content.patients[content.sites == site])
     if test.all():
         raise RecipeError(f"all patients are of the site {site!r}: nothing is left for training")
@@ -99,6 +120,42 @@ def hold_out_site(content: Content, site: str) -> np.ndarray:
     split = np.where(test, "test", "train").astype(object)
     split[np.flatnonzero(~test)[validation]] = "validation"
     return split.astype(str)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to split: grouped ``folds``, or a test on one whole ``site``; without either 70/20/10."""
+
+    folds: int | None = None
+    site: str | None = None
+
+    def in_words(self) -> str:
+        if self.site is not None:
+            return f"the site {self.site!r} for the test, the rest 80/20"
+        return f"{self.folds} folds, the first for the test" if self.folds else "70/20/10"
+
+    def columns(self, content: Content) -> dict[str, list[str]]:
+        """Columns for the list, by name: ``split``, and of folds the number of each, from 1 on, as ``fold``.
+
+        Raises
+        ------
+        RecipeError
+            There is no such site, or a label has too few patients.
+        """
+        if self.site is not None:
+            return {"split": hold_out_site(content, self.site).tolist()}
+        if self.folds is None:
+            return {"split": three_way(content).tolist()}
+        number = np.zeros(len(content), dtype=int)
+        for fold, (_, held) in enumerate(k_fold(content, self.folds), start=1):
+            number[held] = fold
+        split = np.where(number == 1, "test", "train")
+        return {"split": split.tolist(), "fold": number.astype(str).tolist()}
+
+
+def expected(given: np.ndarray) -> tuple[str, ...]:
+    """The splits that a list must have images for, by those it gives; without validation, it is dealt out of train."""
+    return NAMES if "validation" in given else ("train", "test")
 
 
 def leaks(patients: np.ndarray, split: np.ndarray) -> dict[str, list[str]]:
@@ -116,6 +173,10 @@ def folds_or_none(labels: np.ndarray, patients: np.ndarray, folds: int) -> list[
         return list(k_fold(Content(places, labels, patients), folds))
     except RecipeError:
         return None
+
+
+def _hash(keys: list[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
 
 
 def _keys(content: Content) -> list[str]:

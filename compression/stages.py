@@ -27,6 +27,7 @@ import click
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from compression import durable
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _run(build: Build, stages: Sequence[Stage], last: str | None, force: Sequenc
             group.wait()
             if group.main:
                 done = {"key": key, "summary": summary, "published": _published(build, module)}
-                (build.folder(name) / _MARK).write_text(json.dumps(done))
+                _write(build.folder(name) / _MARK, json.dumps(done))
                 click.echo(f"{name:<10} {time.monotonic() - start:.0f} s: {summary}")
                 _say_what_is_left(stages, stage, time.monotonic() - start)
         if (build.folder(name) / _ADOPTED).exists():
@@ -166,22 +167,42 @@ def _to_do(build: Build, stage: Stage, key: str, forced: bool, adopt: bool) -> b
     name = stage.name
     folder, mark = build.folder(name), build.folder(name) / _MARK
     begun, adopted = folder / "begun", folder / _ADOPTED
-    if adopt and begun.exists() and begun.read_text() != key:
+    done = _done(mark)
+    if adopt and begun.exists() and begun.read_bytes() != key.encode():
         adopted.touch()
-        begun.write_text(key)
-        if mark.exists():
-            mark.write_text(json.dumps({**json.loads(mark.read_text()), "key": key}))
-    if not forced and mark.exists() and (done := json.loads(mark.read_text()))["key"] == key:
+        _write(begun, key)
+        if done:
+            done = {**done, "key": key}
+            _write(mark, json.dumps(done))
+    if not forced and done.get("key") == key:
         if done.get("published", {}) == _published(build, stage.module):
             click.echo(f"{name:<10} kept{', adopted' if adopted.exists() else ''}: {done['summary']}")
             return False
         click.echo(f"{name:<10} again: what it had published was changed or removed")
     # What an interrupted run with the same key left is taken up again, anything else is thrown away.
-    if folder.exists() and (not begun.exists() or begun.read_text() != key or forced):
+    if folder.exists() and (not begun.exists() or begun.read_bytes() != key.encode() or forced):
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    begun.write_text(key)
+    _write(begun, key)
     return True
+
+
+def _done(mark: Path) -> dict[str, Any]:
+    """What a finished stage wrote last; empty where it has not, or where that can't be read."""
+    try:
+        found = json.loads(mark.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and {"key", "summary"} <= found.keys() else {}
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        durable.write(path, text.encode())
+    except OSError as error:
+        raise RecipeError(
+            f"{path} can't be written: {error.strerror}; make room there and build again: it goes on from this stage"
+        ) from error
 
 
 def _published(build: Build, module: ModuleType) -> dict[str, str | None]:

@@ -56,7 +56,11 @@ def run(build: Build) -> str:
         checkpoint.save(folder / "network.pt", average.state_dict())
         (folder / "log.json").write_text(json.dumps(log))
     begun = "from scratch" if weights is None else f"from {weights.name}"
-    return f"{recipe.network} {begun}, {len(log)} epochs, validation AUC {log[-1]['score']:.4f}"
+    kept = max(log, key=lambda entry: entry["score"]) if recipe.keep == "best" else log[-1]
+    return (
+        f"{recipe.network} {begun}, {len(log)} epochs, validation AUC {kept['score']:.4f} of epoch {kept['epoch']}, "
+        "which is kept"
+    )
 
 
 def _show_augmentation(build: Build) -> None:

@@ -261,7 +261,7 @@ def test_training_uses_only_the_contracts_of_the_device() -> None:
 def test_the_training_loop_knows_no_task() -> None:
     """Classification and segmentation come to the loop, and their stages to it; never the other way."""
     below = {f"compression.{name}" for name in ("recipe", "precision", "optimization", "distributed", "spikes",
-                                                "diagnosis")}  # fmt: skip
+                                                "diagnosis", "durable")}  # fmt: skip
     middle = {f"compression.{name}" for name in ("checkpoint", "journal", "task", "losses", "sampling")}
     modules = dict(_modules("compression"))
     for names, allowed in ((below, {"compression.recipe"}), (middle, below), ({"compression.loop"}, below | middle)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,33 +24,40 @@ def read(path: Path) -> dict[str, Tensor]:
         raise RecipeError(f"the initial weights {path} are none of {', '.join(SUFFIXES)}: convert the file")
     try:
         tensors = _tensors(path)
-    except OSError as error:
-        raise RecipeError(f"the initial weights {path} can't be read: {error}; is --weights right?") from error
-    except (ValueError, RuntimeError, EOFError, pickle.UnpicklingError, _safetensors_error()) as error:
+    except FileNotFoundError as error:
+        raise RecipeError(f"the initial weights {path} are not there; is --weights right?") from error
+    except Exception as error:  # what a damaged file makes three libraries raise is not written down anywhere
+        said = (str(error) or type(error).__name__).splitlines()[0]
         raise RecipeError(
-            f"the initial weights {path} are damaged or hold more than tensors: {error}; fetch the file again, or save "
-            "a plain state dict"
+            f"the initial weights {path} can't be read, are damaged or hold more than tensors ({said}); fetch the file "
+            "again, or save a plain state dict"
         ) from error
-    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
+    named = all(isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items())
+    if not tensors or not named:
         raise RecipeError(f"the initial weights {path} are no plain state dict; save network.state_dict()")
-    return {name: value.float() for name, value in tensors.items()}
+    tensors = {name: value.float() for name, value in tensors.items()}
+    broken = [name for name, value in tensors.items() if not value.isfinite().all()]
+    if broken:
+        raise RecipeError(
+            f"the initial weights {path} are damaged: {broken[0]} holds values that are no numbers; fetch the file "
+            "again"
+        )
+    return tensors
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".npz":
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:  # numpy leaves a damaged one open
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return dict(load_file(path))
+    if zipfile.is_zipfile(path):  # of which torch looks at no checksum; older files have none
+        with zipfile.ZipFile(path) as archive:
+            if changed := archive.testzip():
+                raise ValueError(f"{changed} is not what was written")
     return dict(torch.load(path, weights_only=True, map_location="cpu"))
-
-
-def _safetensors_error() -> type[Exception]:
-    from safetensors import SafetensorError
-
-    return SafetensorError
 
 
 def of_features(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -63,16 +70,19 @@ def of_features(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def folded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each batch normalization folded into the convolution that stands one place before it; folded ones stay so."""
+    """Each batch normalization folded into the convolution that stands one place before it; folded ones stay so.
+
+    What is of another network stays as it is; `check` names it.
+    """
     found = dict(tensors)
     for name in tensors:
-        if name.endswith(".running_var"):
-            normalization = name.removesuffix(".running_var")
-            parent, _, place = normalization.rpartition(".")
-            convolution = f"{parent}.{int(place) - 1}"
-            mean, variance, gain, shift = (
-                found.pop(f"{normalization}.{each}") for each in ("running_mean", "running_var", "weight", "bias")
-            )
+        normalization, ending, _ = name.rpartition(".running_var")
+        parent, _, place = normalization.rpartition(".")
+        convolution = f"{parent}.{int(place) - 1}" if ending and place.isdecimal() else ""
+        parts = [f"{normalization}.{each}" for each in ("running_mean", "running_var", "weight", "bias")]
+        width = found[f"{convolution}.weight"].shape[:1] if f"{convolution}.weight" in found else None
+        if all(part in found and found[part].shape == width for part in parts):
+            mean, variance, gain, shift = (found.pop(part) for part in parts)
             scale = gain / torch.sqrt(variance + _EPSILON)
             found[f"{convolution}.weight"] = found[f"{convolution}.weight"] * scale[:, None, None, None]
             found[f"{convolution}.bias"] = shift - mean * scale
@@ -89,12 +99,15 @@ def check(path: Path, network: str, given: Mapping[str, Tensor], wanted: Mapping
     names = {name for name in wanted if name.startswith(_FEATURES) and not name.endswith("num_batches_tracked")}
     apart = sorted(names ^ set(given))
     if not apart:
-        apart = sorted(
-            name for name in names if (given[name].shape != wanted[name].shape and name != first)
-            or (name == first and given[name].shape[0] != wanted[name].shape[0])
-        )  # fmt: skip
+        apart = sorted(name for name in names if _shape(given, name, first) != _shape(wanted, name, first))
     if apart:
         raise RecipeError(
             f"{path} is not of {network}: {len(apart)} layers differ, {', '.join(apart[:3])}; "
             "does train.network name the network of train.weights?"
         )
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str, first: str) -> tuple[int, ...]:
+    """Of a layer's tensor; of the first convolution, whatever the number of its channels."""
+    shape = tuple(tensors[name].shape)
+    return (shape[0], *shape[2:]) if name == first and len(shape) > 1 else shape

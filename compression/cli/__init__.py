@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from appliance.errors import ApplianceError
-from compression.cli import bringing_in, building, checking, reading
+from compression.cli import bringing_in, building, checking, options, reading
 from compression.recipe import RecipeError
 
 
 class _Commands(click.Group):
-    """Commands in the order of their use; an error of the recipe, its data or a package becomes a line and code 1."""
+    """Commands in the order of their use; an error of recipe, data, package or file becomes a line and code 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)
@@ -22,6 +22,10 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except (RecipeError, ApplianceError) as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if not (said := options.in_words(error)):
+                raise
+            raise click.ClickException(said) from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from compression.cli.options import FOLDER
+
 _SHOWN = 5
 _LAYOUTS = ("folder", "dicom-tree", "nifti", "nih")
 
@@ -20,7 +22,7 @@ def _skip(name: str, what: str) -> Any:
 @click.command("import")
 @click.argument("layout", type=click.Choice(_LAYOUTS))
 @click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", type=FOLDER)
 @click.option("--label", "labels", multiple=True, help="A label that may occur; give each. [default: any]")
 @click.option("--segment", "segments", multiple=True,
               help="Name of the masks' label 1, then 2...; of a DICOM SEG, any order.  [default: any]")  # fmt: skip
@@ -96,7 +98,7 @@ def _pairs(columns: tuple[str, ...]) -> dict[str, str]:
 
 @click.command()
 @click.argument("source", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target", type=FOLDER)
 @click.option("--key", type=click.Path(dir_okay=False, path_type=Path),
               help="Secret file of the pseudonyms.  [default: TARGET.pseudonyms.key, made beside TARGET]")  # fmt: skip
 @click.option("--label-file", type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -122,15 +124,16 @@ def deidentify(source: Path, target: Path, key: Path | None, label_file: Path | 
     from compression import deidentify_files
     from compression.pseudonyms import Pseudonyms, load_or_create_key
 
+    labels = deidentify_files.read_labels(label_file) if label_file is not None else None
     path = key or target.with_name(f"{target.name}.pseudonyms.key")
     secret, is_new = load_or_create_key(path, target)
     if is_new:
         click.echo(f"Made the key {path}; keep it secret and apart from the data.")
     pseudonyms = Pseudonyms(secret)
     report = deidentify_files.run(source, target, pseudonyms, deidentify_files.Options(**given))
-    if label_file is not None:
+    if labels is not None:
         translated = target.with_name(f"{target.name}.labels.csv")
-        deidentify_files.translate(label_file, translated, pseudonyms)
+        deidentify_files.write_labels(labels, translated, pseudonyms)
         click.echo(f"Labels by pseudonyms: {translated}")
     click.echo(f"{report.files} files of {len(report.patients)} patients, {report.removed.total()} elements removed, "
                f"{report.changed.total()} replaced; pixels are as they were")  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
 
 import click
@@ -11,7 +10,7 @@ from appliance.backend import cores
 from appliance.errors import ApplianceError
 from appliance.signature import key_id, load_or_create_private_key
 from compression import stages
-from compression.cli.options import DATA, RECIPE, WEIGHTS
+from compression.cli.options import DATA, FILE, FOLDER, RECIPE, WEIGHTS, WORK
 from compression.recipe import Recipe, RecipeError, read, task
 
 _STAGES = (
@@ -25,12 +24,11 @@ _DEVELOPMENT_KEY = Path(".build") / "development.pem"
 @RECIPE
 @DATA
 @WEIGHTS
-@click.option("--work", type=click.Path(path_type=Path), help="Folder for the stages' results.  [default: .build/ID]")
+@WORK
 @click.option("--key", type=click.Path(path_type=Path),
               help=f"Private key that signs.  [default: {_DEVELOPMENT_KEY}, made where there is none]")  # fmt: skip
 @click.option("--release", is_flag=True, help="Sign for users: needs --key, and refuses the development key.")
-@click.option("--trust", type=click.Path(file_okay=False, path_type=Path),
-              help="Also write the public key into this folder.")  # fmt: skip
+@click.option("--trust", type=FOLDER, help="Also write the public key into this folder.")
 @click.option("--quick", is_flag=True, help="A toy package, to see that it works, in under two minutes.")
 @click.option("--stage", type=click.Choice(_STAGES), help="Stop after this stage.")
 @click.option("--force", type=click.Choice(_STAGES), multiple=True, help="Run this stage again though nothing changed.")
@@ -98,12 +96,6 @@ def build(
                 click.echo(f"Wrote {write_public_key(private_key, trust)}: devices with this file trust the package.")
     except (RecipeError, ApplianceError) as error:
         raise click.ClickException(f"process {rank}: {error}" if rank else str(error)) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise click.ClickException(
-            "no room left on the disk for a stage's results; free some space and build again: it goes on from there"
-        ) from error
 
 
 def _signing_key(key: Path | None, release: bool) -> Path:
@@ -122,7 +114,7 @@ def _signing_key(key: Path | None, release: bool) -> Path:
 @RECIPE
 @click.argument("package_path", metavar="PACKAGE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @DATA
-@click.option("--work", type=click.Path(path_type=Path), help="Folder for the stages' results.  [default: .build/ID]")
+@WORK
 @click.option("--key", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="Private key that signs.")  # fmt: skip
 def add_reference(recipe_path: Path, package_path: Path, data: Path, work: Path | None, key: Path) -> None:
@@ -141,7 +133,13 @@ def add_reference(recipe_path: Path, package_path: Path, data: Path, work: Path 
 
     private_key, _ = load_or_create_private_key(key)
     before = package.read(package_path, load_trusted_keys((TRUSTED_KEYS,)))
-    drawn = task(recipe_path) == "segmentation"
+    made = task(recipe_path)
+    if made != before.manifest.task:
+        raise RecipeError(
+            f"{package_path} is of a {before.manifest.task} and {recipe_path} of a {made}; give the package's own "
+            "recipe"
+        )
+    drawn = made == "segmentation"
     recipe = segmentation_recipe.read(recipe_path) if drawn else read(recipe_path)
     named = recipe.package
     given = recipe_path, data, Path(), work or Path(".build") / named.id, private_key, recipe_path.parent
@@ -171,8 +169,8 @@ def add_reference(recipe_path: Path, package_path: Path, data: Path, work: Path 
 
 
 @click.command()
-@click.argument("path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--trust", type=click.Path(file_okay=False, path_type=Path), help="Write the public key into this "
+@click.argument("path", metavar="FILE", type=FILE)
+@click.option("--trust", type=FOLDER, help="Write the public key into this "
               "folder, as devices want it.  [default: beside FILE]")  # fmt: skip
 def keygen(path: Path, trust: Path | None) -> None:
     """Make a key that signs packages. Keep FILE secret and safe; devices need the .pub file."""

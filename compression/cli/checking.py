@@ -7,10 +7,8 @@ from pathlib import Path
 
 import click
 
-from compression.cli.options import DATA, JSON, RECIPE, WEIGHTS
+from compression.cli.options import DATA, FILE, FOLDER, JSON, RECIPE, SHARE, WEIGHTS, Number
 from compression.recipe import read, task
-
-_SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
 @click.command("check-data")
@@ -18,31 +16,65 @@ _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 @DATA
 @click.option("--weights", type=click.Path(path_type=Path), default=Path("../shared/weights"), show_default=True,
               help="Folder of the initial weights; labels are judged on pixels where they are not there.")  # fmt: skip
-@click.option("--work", type=click.Path(path_type=Path), help="Folder for the page with images.  [default: .build/ID]")
+@click.option("--work", type=FOLDER, help="Folder for the page with images.  [default: .build/ID]")
 @JSON
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path),
+@click.option("--out", type=FOLDER,
               help="Also write JSON and a page without images into this folder.")  # fmt: skip
+@click.option("--folds", type=click.IntRange(2), metavar="K",
+              help="Propose K folds instead of 70/20/10: for few patients, each of whom is tested once.")  # fmt: skip
+@click.option("--hold-out-site", metavar="NAME",
+              help="Propose one whole site as the test: how well does a model do where it never learned?")  # fmt: skip
 def check_data(
-    recipe_path: Path, data: Path, weights: Path, work: Path | None, as_json: bool, out: Path | None
+    recipe_path: Path,
+    data: Path,
+    weights: Path,
+    work: Path | None,
+    as_json: bool,
+    out: Path | None,
+    folds: int | None,
+    hold_out_site: str | None,
 ) -> None:
     """Tell what is wrong with a recipe's data before hours of training.
 
     Counts, duplicates, patients in two splits, damaged files, labels that look wrong, and what tells the label without
     looking at anatomy. Of a segmentation's cases: damaged files, masks of another size, labels outside the set and
     patients in two splits, without a page. Ends with 1 where something must stop a training.
+
+    A split is proposed in check-data/split.csv of the work folder where the list has none, or where an option asks for
+    one; join it to the list by the column file. No patient is in two parts, and labels and sites (the columns site,
+    source, hospital, center or location, or check.site) are spread evenly. The same data give the same split.
+
+    \b
+      (neither option)      70/20/10 for training, validation and test
+      --folds 5             a column fold from 1 to 5, too; split has the first
+                            for the test. For the others, write test where fold
+                            is that one and train elsewhere, and build again
+      --hold-out-site NAME  all patients of that site for the test, the others
+                            80/20 for training and validation
     """
     from compression import check_data as checker
     from compression import check_text
+    from compression.splits import Plan
 
+    if folds is not None and hold_out_site is not None:
+        raise click.UsageError("--folds and --hold-out-site are two splits; ask for one of them")
+    plan = Plan(folds, hold_out_site) if folds is not None or hold_out_site is not None else None
+    if plan and task(recipe_path) == "segmentation":
+        raise click.UsageError(
+            "--folds and --hold-out-site are for classifications: a segmentation's build deals its folds itself, see "
+            "data.folds and data.even of its recipe"
+        )
     if task(recipe_path) == "segmentation":
         _check_cases(recipe_path, data, as_json, out)
         return
     recipe = read(recipe_path)
-    checked = checker.check(recipe, data, weights)
+    checked = checker.check(recipe, data, weights, plan)
     folder = (work or Path(".build") / recipe.package.id) / checker.NAME
     page = checker.write(checked, folder, out)
     click.echo(json.dumps(checked.report, indent=1) if as_json else check_text.report(checked.report))
     click.echo(f"With the images to look at: {page}", err=as_json)
+    if plan:
+        click.echo(f"A split, {plan.in_words()}: {folder / checker.SPLIT}", err=as_json)
     if checked.stops:
         raise click.exceptions.Exit(1)
 
@@ -96,7 +128,7 @@ def linear_probe(
 @click.command("contact-sheet")
 @RECIPE
 @DATA
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--out", type=FILE,
               help="The sheet, .html or .png.  [default: .build/ID/contact-sheet.html]")  # fmt: skip
 @click.option("--images", type=click.IntRange(1), default=8, show_default=True, help="Training images to show.")
 @click.option("--copies", type=click.IntRange(1, 8), default=4, show_default=True, help="Augmented copies of each.")
@@ -143,18 +175,18 @@ def _contact_sheet_of_segmentation(
 
 
 @click.command("sample-size")
-@click.option("--sensitivity", type=_SHARE, required=True, help="What you expect, from a pilot or a report.")
-@click.option("--specificity", type=_SHARE, help="The same of images without the finding; they are counted, too.")
-@click.option("--margin", type=_SHARE, default=0.05, show_default=True,
+@click.option("--sensitivity", type=SHARE, required=True, help="What you expect, from a pilot or a report.")
+@click.option("--specificity", type=SHARE, help="The same of images without the finding; they are counted, too.")
+@click.option("--margin", type=SHARE, default=0.05, show_default=True,
               help="Half the width of the interval that you can live with.")  # fmt: skip
-@click.option("--prevalence", type=_SHARE, required=True, help="Share of the study's images that have the finding.")
-@click.option("--sensitivity-floor", type=_SHARE,
+@click.option("--prevalence", type=SHARE, required=True, help="Share of the study's images that have the finding.")
+@click.option("--sensitivity-floor", type=SHARE,
               help="What the study must show sensitivity to be above.  [default: sensitivity less margin]")  # fmt: skip
-@click.option("--specificity-floor", type=_SHARE,
+@click.option("--specificity-floor", type=SHARE,
               help="What it must show specificity to be above.  [default: specificity less margin]")  # fmt: skip
-@click.option("--power", type=_SHARE, default=0.9, show_default=True,
+@click.option("--power", type=SHARE, default=0.9, show_default=True,
               help="How likely the study shall succeed if the model is as good as you expect.")  # fmt: skip
-@click.option("--confidence", type=_SHARE, default=0.95, show_default=True,
+@click.option("--confidence", type=Number(0.5, 1 - 1e-6), default=0.95, show_default=True,
               help="Of the two-sided interval; the one-sided test has half of what is left.")  # fmt: skip
 @JSON
 def sample_size(

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from compression.cli.options import JSON
+from compression.cli.options import FILE, JSON, Number, writing
 
 
 @click.command()
 @click.argument("path", metavar="FILE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @JSON
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+@click.option("--out", type=FILE,
               help="Write the adjudicated labels into this CSV, ties with an empty label.")  # fmt: skip
 def readers(path: Path, as_json: bool, out: Path | None) -> None:
     """Tell how far several readers agree: FILE is a CSV with the columns image, reader, label."""
@@ -24,7 +24,8 @@ def readers(path: Path, as_json: bool, out: Path | None) -> None:
     found = reading.agreement(readings)
     decided, ties = reading.adjudicate(readings)
     if out is not None:
-        reading.write(out, readings)
+        with writing(out):
+            reading.write(out, readings)
     if as_json:
         click.echo(json.dumps({**found, "adjudicated": decided, "ties": ties}, indent=1))
     else:
@@ -60,8 +61,10 @@ def explain(package_path: Path, paths: tuple[Path, ...], target: str, as_json: b
 @click.option("--scores", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="CSV: image, score, threshold, as from scanside study export --scores.")  # fmt: skip
 @click.option("--positive", default="present", show_default=True, help="The truth's label that means present.")
-@click.option("--threshold", type=float, help="From which score on the model says present.  [default: the scores' own]")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the page, one HTML file, here.")
+@click.option(
+    "--threshold", type=Number(), help="From which score on the model says present.  [default: the scores' own]"
+)
+@click.option("--out", type=FILE, help="Write the page, one HTML file, here.")
 @JSON
 def reader_study(
     answers: Path,
@@ -84,5 +87,6 @@ def reader_study(
     found = analysis.analyze(study)
     agreement = readers.agreement(readers.read(answers))
     if out is not None:
-        out.write_text(reader_page.page(found, agreement, answers.stem))
+        with writing(out):
+            out.write_text(reader_page.page(found, agreement, answers.stem))
     click.echo(json.dumps({**found, "agreement": agreement}, indent=1) if as_json else reader_page.text(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import get_args
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from compression import architectures, export, optimization, prune, quantize
@@ -175,8 +177,6 @@ def colored(name: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "densenet121", "efficientnet_b0"])
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt"])
 def test_weights_of_colors_are_summed_to_gray(name: str, suffix: str, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     state, path = colored(name), tmp_path / f"weights{suffix}"
     if suffix == ".npz":
         np.savez(path, **{key: value.numpy() for key, value in state.items()})
@@ -223,8 +223,10 @@ def test_batch_normalization_is_folded_into_a_network_that_has_none(tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "content", "word"),
     [
-        ("weights.npz", None, "can't be read"),
+        ("weights.npz", None, "are not there; is --weights right"),
+        ("weights.npz", b"not a file of numpy", "damaged"),
         ("weights.pt", b"not a file of torch", "damaged"),
+        ("weights.pt", b"junk", "damaged"),
         ("weights.safetensors", b"not a file of safetensors", "damaged"),
         ("weights.onnx", b"", "convert the file"),
     ],
@@ -234,6 +236,72 @@ def test_a_wrong_file_of_weights_is_named(name: str, content: bytes | None, word
         (tmp_path / name).write_bytes(content)
     with pytest.raises(RecipeError, match=rf"{name}.*{word}"):
         architectures.new("resnet18", 0.0, tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "pt", "safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_damaged_file_of_weights_is_named_with_what_to_do(suffix: str, damage: str, tmp_path: Path) -> None:
+    path, state = tmp_path / f"weights.{suffix}", colored("resnet18")
+    if suffix == "npz":
+        np.savez(path, **{name: value.numpy() for name, value in state.items()})
+    elif suffix == "pt":
+        torch.save(state, path)
+    else:
+        save_file({name: value.contiguous() for name, value in state.items()}, path)
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":  # the head, the middle and the end, where each form keeps what it is
+        for at in (0, 7, len(content) // 2, len(content) - 20, len(content) - 100):
+            content[at] ^= 0xFF
+    path.write_bytes(content[: len(content) // 3] if damage == "cut" else b"" if damage == "empty" else content)
+    with pytest.raises(RecipeError, match=rf"initial weights {path} .*damaged.*fetch the file again"):
+        architectures.new("resnet18", 0.0, path)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "pt"])
+def test_one_changed_bit_among_weights_is_noticed_where_there_is_a_checksum(suffix: str, tmp_path: Path) -> None:
+    path, state = tmp_path / f"weights.{suffix}", colored("resnet18")
+    if suffix == "npz":
+        np.savez(path, **{name: value.numpy() for name, value in state.items()})
+    else:
+        torch.save(state, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=rf"initial weights {path} .*damaged.*fetch the file again"):
+        architectures.new("resnet18", 0.0, path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    state = colored("resnet18")
+    state["conv1.weight"][0, 0, 0, 0] = value
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(RecipeError, match=r"weights.pt are damaged: conv1.weight holds values that are no numbers"):
+        architectures.new("resnet18", 0.0, tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("state", [{1: torch.zeros(1)}, {}, {"a": 1}])
+def test_what_is_no_state_dict_is_refused(state: dict[object, object], tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(RecipeError, match=r"weights.pt are no plain state dict"):
+        architectures.new("resnet18", 0.0, tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("network", ["mobilenet_v2", "resnet18"])
+def test_a_first_convolution_of_another_form_is_refused(network: str, tmp_path: Path) -> None:
+    state = colored(network)
+    first = next(iter(state))
+    for other in (torch.zeros(()), torch.zeros(4), state[first][..., :2]):
+        torch.save({**state, first: other}, tmp_path / "weights.pt")
+        with pytest.raises(RecipeError, match=r"weights.pt is not of .*: 1 layers differ"):
+            architectures.new(network, 0.0, tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("network", ["densenet121", "mobilenet_v2"])
+def test_weights_of_a_resnet_are_refused_by_all_others(network: str, tmp_path: Path) -> None:
+    torch.save(colored("resnet18"), tmp_path / "other.pt")
+    with pytest.raises(RecipeError, match=r"other.pt is not of"):
+        architectures.new(network, 0.0, tmp_path / "other.pt")
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image as PillowImage
 
+from appliance.preprocess import preprocess
+from appliance.signature import load_or_create_private_key
 from compression import check_data, confounders, duplicates, inventory, label_errors
 from compression.architectures.mobilenet_v2 import MobileNetV2
 from compression.cli import main
@@ -33,6 +37,7 @@ class DataSet:
         with (self.folder / "manifest.csv").open(newline="") as file:
             self.rows: list[dict[str, str]] = list(csv.DictReader(file))
         self.extra = ""
+        self.replaced: dict[str, str] = {}
 
     def path(self, number: int) -> Path:
         return self.folder / self.rows[number]["file"]
@@ -52,7 +57,10 @@ class DataSet:
             writer.writerows(self.rows)
         recipe = self.root / "recipe.toml"
         lines = [line for line in RECIPE.read_text().splitlines() if not line.startswith("external =")]
-        recipe.write_text("\n".join(lines) + f"\n{self.extra}\n")
+        text = "\n".join(lines) + f"\n{self.extra}\n"
+        for old, new in self.replaced.items():
+            text = text.replace(old, new)
+        recipe.write_text(text)
         return recipe
 
     def run(self, *options: str) -> Result:
@@ -60,6 +68,17 @@ class DataSet:
         arguments = ["check-data", str(self.write()), "--data", str(self.root / "data"), "--weights", str(self.root),
                      "--work", str(self.root / "work"), *options]  # fmt: skip
         return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+    def build(self) -> Result:
+        """Stage data of a build of the same recipe, from scratch, since no test has initial weights."""
+        recipe = self.write()
+        lines = [line for line in recipe.read_text().splitlines() if not line.startswith("weights =")]
+        recipe.write_text("\n".join(lines))
+        load_or_create_private_key(self.root / "key.pem")
+        arguments = ["build", str(recipe), "--data", str(self.root / "data"), "--weights", str(self.root),
+                     "--work", str(self.root / "work"), "--key", str(self.root / "key.pem"),
+                     "--stage", "data"]  # fmt: skip
+        return CliRunner().invoke(main, arguments)
 
     def report(self) -> dict[str, Any]:
         """What the command writes as JSON, without the page, which takes longer."""
@@ -225,6 +244,57 @@ def test_the_same_picture_with_two_labels_stops(data_set: DataSet) -> None:
     assert problem(data_set.report(), "the same picture with two labels")["severity"] == "error"
 
 
+def make_constant(data_set: DataSet) -> None:
+    number = data_set.of("NORMAL", "train")[0]
+    PillowImage.fromarray(np.full((96, 96), 7, dtype=np.uint8)).save(data_set.path(number))
+
+
+def copy_to_the_test(data_set: DataSet) -> None:
+    train, test = data_set.of("NORMAL", "train")[0], data_set.of("NORMAL", "test")[0]
+    PillowImage.fromarray(data_set.pixels(train)).save(data_set.path(test))
+
+
+def copy_to_the_other_label(data_set: DataSet) -> None:
+    one, other = data_set.of("NORMAL", "train")[0], data_set.of("PNEUMONIA", "train")[0]
+    PillowImage.fromarray(data_set.pixels(one)).save(data_set.path(other))
+
+
+def add_a_label(data_set: DataSet) -> None:
+    data_set.rows[data_set.of("NORMAL", "train")[0]]["label"] = "EFFUSION"
+
+
+def spell_a_label_otherwise(data_set: DataSet) -> None:
+    data_set.rows[data_set.of("NORMAL", "train")[0]]["label"] = "Normal"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (make_constant, "every pixel is 7"),
+        (copy_to_the_test, "the same picture in two splits"),
+        (copy_to_the_other_label, "the same picture with two labels"),
+        (add_a_label, '[check] labels = ["EFFUSION", "NORMAL", "PNEUMONIA"]'),
+        (spell_a_label_otherwise, "most are spelled 'NORMAL'"),
+    ],
+)
+def test_what_stops_in_check_data_stops_a_build(
+    spoil: Callable[[DataSet], None], words: str, data_set: DataSet
+) -> None:
+    spoil(data_set)
+    for result in (data_set.run(), data_set.build()):
+        assert result.exit_code == 1
+        assert words in result.output
+
+
+def test_a_training_picture_in_the_external_set_stops_both(data_set: DataSet) -> None:
+    shutil.copytree(data_set.folder, data_set.root / "data" / "elsewhere")
+    data_set.replaced = {'train = "chest-kermany" ': 'external = "elsewhere"\ntrain = "chest-kermany" '}
+    checked, built = data_set.run(), data_set.build()
+    assert checked.exit_code == built.exit_code == 1
+    assert "the same picture in two splits: 80" in checked.output
+    assert "the same picture in two splits (80): chest-kermany/images/" in built.output
+
+
 def test_flipped_labels_stand_at_the_top_of_the_ranking(tmp_path: Path) -> None:
     data_set = DataSet(tmp_path, patients=80)
     flipped = [*data_set.of("NORMAL", "train")[:4], *data_set.of("PNEUMONIA", "train")[-4:]]
@@ -272,11 +342,98 @@ def test_without_splits_one_is_proposed(data_set: DataSet) -> None:
     result = data_set.run("--json")
     assert result.exit_code == 1  # training wants one
     assert "split.csv" in problem(json.loads(result.stdout), "no splits")["hint"]
-    with (data_set.root / "work" / "check-data" / "split.csv").open(newline="") as file:
-        proposed = {row["file"]: row["split"] for row in csv.DictReader(file)}
+    proposed = {row["file"]: row["split"] for row in proposed_split(data_set)}
     assert set(proposed.values()) == {"train", "validation", "test"}
     patients = {(row["patient_id"], proposed[row["file"]]) for row in data_set.rows}
     assert len(patients) == 40
+    for row in data_set.rows:
+        row["split"] = proposed[row["file"]]
+    joined = data_set.run("--json")
+    assert joined.exit_code == 0, joined.output
+    counts = json.loads(joined.stdout)["sets"]["chest-kermany"]["counts"]["by"]["split"]
+    assert set(counts) == {"train", "validation", "test"}
+
+
+def test_a_proposed_split_can_be_built_from(data_set: DataSet) -> None:
+    for row in data_set.rows:
+        del row["split"]
+    data_set.run()
+    proposed = {row["file"]: row["split"] for row in proposed_split(data_set)}
+    for row in data_set.rows:
+        row["split"] = proposed[row["file"]]
+    built = data_set.build()
+    assert built.exit_code == 0, built.output
+    counts = {name: list(proposed.values()).count(name) for name in ("train", "validation", "test")}
+    for name, count in counts.items():
+        assert f"{name} {count} (" in built.output
+
+
+def proposed_split(data_set: DataSet) -> list[dict[str, str]]:
+    with (data_set.root / "work" / "check-data" / "split.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_folds_and_a_held_out_site_are_proposed_where_they_are_asked_for(data_set: DataSet) -> None:
+    """Whether the list has a split or not."""
+    for row in data_set.rows:
+        row["hospital"] = "north" if int(row["patient_id"][1:]) % 8 < 2 else "south"
+    result = data_set.run("--folds", "5")
+    assert result.exit_code == 0, result.output
+    assert "5 folds, the first for the test" in result.stdout
+    rows = proposed_split(data_set)
+    assert [*rows[0]] == ["file", "split", "fold"]
+    assert {row["fold"] for row in rows} == {"1", "2", "3", "4", "5"}
+    data_set.run("--hold-out-site", "north")
+    found = {row["file"]: row["split"] for row in proposed_split(data_set)}
+    assert set(found.values()) == {"train", "validation", "test"}
+    assert {row["hospital"] for row in data_set.rows if found[row["file"]] == "test"} == {"north"}
+    nowhere = data_set.run("--hold-out-site", "west")
+    assert nowhere.exit_code == 1
+    assert "its sites are 'north', 'south'" in nowhere.output
+    assert data_set.run("--hold-out-site", "north", "--folds", "5").exit_code == 2
+    drawn = CliRunner().invoke(main, ["check-data", str(CHECKOUT / "models/lungs/recipe.toml"), "--folds", "5"])
+    assert drawn.exit_code == 2
+    assert "data.folds" in drawn.output
+
+
+def test_lists_with_and_without_a_split_have_two_versions(data_set: DataSet) -> None:
+    versions = {data_set.report()["sets"]["chest-kermany"]["version"]}
+    for row in data_set.rows:
+        row["site"] = "north"
+    versions.add(data_set.report()["sets"]["chest-kermany"]["version"])
+    for row in data_set.rows:
+        del row["split"]
+    versions.add(data_set.report()["sets"]["chest-kermany"]["version"])
+    assert len(versions) == 3
+
+
+def test_a_validation_of_one_class_is_told_by_both(data_set: DataSet) -> None:
+    for number in data_set.of("NORMAL", "train")[:6]:
+        data_set.rows[number]["split"] = "validation"
+    words = problem(data_set.report(), "splits without one of the classes")["examples"]
+    assert words == ["validation: no positive"]
+    built = data_set.build()
+    assert built.exit_code == 1
+    assert "validation holds no 'PNEUMONIA'" in built.output
+
+
+def test_the_training_images_mean_and_spread_are_told_and_another_normalization_is_a_warning(data_set: DataSet) -> None:
+    report = data_set.report()
+    found = report["sets"]["chest-kermany"]["normalization"]
+    recipe = read(data_set.write())
+    training = [
+        preprocess(data_set.pixels(number), recipe.input.steps()[:-1])
+        for label in ("NORMAL", "PNEUMONIA")
+        for number in data_set.of(label, "train")
+    ]
+    pixels = np.concatenate([each.ravel() for each in training])
+    assert found["mean"] == pytest.approx(pixels.mean(), abs=1e-3)
+    assert found["std"] == pytest.approx(pixels.std(), abs=1e-3)
+    told = problem(report, "normalization that is not the training images'")
+    assert told["severity"] == "warning"
+    assert f"mean = {found['mean']:.3f} and std = {found['std']:.3f}" in told["hint"]
+    data_set.replaced = {"mean = 0.5 ": f"mean = {found['mean']}", "std = 0.25": f"std = {found['std']}"}
+    assert not problems(data_set.report(), "normalization that is not the training images'")
 
 
 def test_readers_of_the_recipe_are_compared_with_the_list(data_set: DataSet) -> None:

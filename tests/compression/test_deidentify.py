@@ -265,6 +265,20 @@ def test_labels_are_translated_with_the_same_key(tmp_path: Path) -> None:
     assert pydicom.dcmread(written).PatientID == pseudonym
 
 
+@pytest.mark.parametrize("text", ["patient,label\nMRN-1,NORMAL\n", "PatientID,label\n", "", "PatientID,label\na,b,c\n"])
+def test_labels_that_can_t_be_used_are_told_before_anything_is_written(text: str, tmp_path: Path) -> None:
+    make_radiograph(tmp_path / "in" / "a.dcm", PatientID="MRN-1")
+    labels = tmp_path / "labels.csv"
+    labels.write_text(text)
+    arguments = ["deidentify", str(tmp_path / "in"), str(tmp_path / "out"), "--label-file", str(labels)]
+    refused = CliRunner().invoke(main, arguments)
+    assert refused.exit_code == 1
+    assert str(labels) in refused.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "labels.csv"]
+    labels.write_text("PatientID,label\nMRN-1,NORMAL\n")
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+
+
 @pytest.mark.skipif(not SERIES.is_dir(), reason="the MR series is not beside the checkout: shared/dicom/mr-hippocampus")
 def test_a_real_series_stays_one_series(tmp_path: Path) -> None:
     report = run(SERIES, tmp_path / "out", Pseudonyms(KEY), Options())

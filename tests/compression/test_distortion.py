@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -113,6 +114,11 @@ def test_check_data_names_the_image_that_is_mostly_border(tmp_path: Path) -> Non
     assert "clipped pixels per image" in check_text.report(checked.report)
     page = check_data.write(checked, tmp_path / "work", None)
     assert "clipped pixels per image" in page.read_text()
+    with (page.parent / check_data.CLIPPED).open(newline="") as listed:
+        shares = {row["file"]: float(row["clipped"]) for row in csv.DictReader(listed)}
+    assert len(shares) == 80
+    assert max(shares, key=lambda each: shares[each]) == "images/4-0.png"
+    assert shares["images/4-0.png"] == pytest.approx(found["percentiles"]["100"], abs=1e-4)
 
 
 def run(*options: str) -> subprocess.CompletedProcess[str]:

@@ -303,6 +303,45 @@ def test_curves_and_faults_are_in_tensorboard(tmp_path: Path) -> None:
     assert events.Tags()["tensors"]  # the text
 
 
+def test_a_disk_too_full_for_curves_ends_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "whole").mkdir()
+    whole, log = fit(tmp_path / "whole", epochs=21)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def at(call: int) -> float:
+        if call == STEPS + 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        return 1.0
+
+    task = Task(at=at)  # full after the first epoch, which leaves no checkpoint, and not from the second on
+
+    def full() -> None:
+        if task.calls == STEPS:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+
+    task.validated = full
+    capsys.readouterr()
+    try:
+        tuned, found = fit(tmp_path, task, epochs=21)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert found == log
+    assert same(tuned.state_dict(), whole.state_dict())
+    said = "".join(capsys.readouterr())
+    assert said.count("can't be written: File too large; no more curves, the training goes on") == 1
+    assert str(tmp_path / "tensorboard" / "tiny" / "events.out.tfevents.") in said
+    assert "Traceback" not in said
+
+
+def test_a_folder_of_curves_that_can_t_be_made_ends_no_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tensorboard").touch()
+    _, log = fit(tmp_path, Task(at=among(5)))
+    assert len(log) == 4
+    assert capsys.readouterr().out.count("no more curves") == 1
+
+
 def test_mixed_precision_only_where_the_hardware_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     for has, kind in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from compression import data, losses, sampling, train
 from compression.architectures.mobilenet_v2 import UNPRUNED, MobileNetV2
 from compression.distributed import Group
+from compression.loop import Settings
 from compression.recipe import RecipeError, read
 from tests.compression.test_recipe_and_data import RECIPE, changed, make_build, write_data_set
 
@@ -99,8 +101,36 @@ def test_wrong_keys_of_training_are_named(key: str, word: str, tmp_path: Path) -
 
 
 def test_keys_that_are_left_out_change_nothing(tmp_path: Path) -> None:
-    keys = 'loss = "bce"\nmissed_cost = 1.0\nsampling = "uniform"\naccumulate = 1\nclip = 0.0\nkeep = "last"\n'
+    keys = 'loss = "bce"\nmissed_cost = 1.0\nsampling = "uniform"\naccumulate = 1\n'
     assert read(changed(tmp_path, "batch = 32", f"batch = 32\n{keys}")).train == read(changed(tmp_path, "[", "[")).train
+
+
+def test_a_recipe_that_does_not_say_otherwise_clips_and_keeps_the_best_epoch_as_segmentations_do(
+    tmp_path: Path,
+) -> None:
+    lines = [line for line in RECIPE.read_text().splitlines() if not line.startswith(("clip =", "keep ="))]
+    (tmp_path / "recipe.toml").write_text("\n".join(lines))
+    trained = read(tmp_path / "recipe.toml").train
+    usual = Settings(epochs=1, batch=1)
+    assert (trained.clip, trained.keep) == (usual.clip, usual.keep) == (1.0, "best")
+
+
+def test_the_settings_of_the_package_that_ships_are_those_it_was_trained_with() -> None:
+    trained = read(RECIPE).train
+    assert (trained.clip, trained.keep) == (0.0, "last")
+
+
+@pytest.mark.parametrize(("keep", "epoch", "score"), [("best", 2, "0.9100"), ("last", 3, "0.8700")])
+def test_stage_train_says_which_epoch_it_kept(
+    keep: Literal["best", "last"], epoch: int, score: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = read(RECIPE)
+    started = make_build(replace(recipe, train=replace(recipe.train, keep=keep, weights="")), tmp_path)
+    started.folder("train").mkdir(parents=True)
+    log = [{"epoch": number, "score": each} for number, each in enumerate((0.85, 0.91, 0.87), start=1)]
+    monkeypatch.setattr(train, "_show_augmentation", lambda _: None)
+    monkeypatch.setattr(train, "fit", lambda _, network, *__: (network, log))
+    assert f"validation AUC {score} of epoch {epoch}, which is kept" in train.run(started)
 
 
 def test_a_recipe_balances_classes_and_sites_and_weighs_a_missed_finding(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from PIL import Image as PillowImage
 from compression import data, evaluate
 from compression.build import Build
 from compression.calibrate import expected_calibration_error, fit_conformal, fit_logistic
+from compression.cli import main
 from compression.content import content_version
 from compression.recipe import Recipe, RecipeError, read
 from tests.dicom_files import chest_pixels
@@ -46,6 +49,8 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
         ('default_operating_point = "balanced"', 'default_operating_point = "best"', "default_operating_point"),
         ("sensitivity = 0.98", "sensitivity = 1.5", "sensitivity"),
         ("[input]", "[input", "recipe.toml"),
+        ("std = 0.25", "std = 0.0", "std"),
+        ("std = 0.25", "std = -0.25", "std"),
         ('weights = "mobilenet_v2_imagenet_folded.npz"', 'network = "vgg16"', "vgg16"),
     ],
 )
@@ -57,6 +62,93 @@ def test_a_wrong_recipe_is_named(old: str, new: str, word: str, tmp_path: Path) 
     if word != "default_operating_point":  # which is no fault of one line alone
         line = next(number for number, text in enumerate(path.read_text().splitlines(), start=1) if new in text)
         assert f"line {line}" in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("learning_rate = 3e-4  ", "learning_rate = -3e-4", "train.learning_rate"),
+        ("learning_rate = 3e-4  ", "learning_rate = 0.0", "train.learning_rate"),
+        ("learning_rate = 3e-4  ", "learning_rate = nan", "train.learning_rate"),
+        ("weight_decay = 0.01", "weight_decay = -0.01", "train.weight_decay"),
+        ("dropout = 0.2", "dropout = 1.0", "train.dropout"),
+        ("epochs = 5 ", "epochs = 0 ", "train.epochs"),
+        ("batch = 32", "batch = 0", "train.batch"),
+        ("threads = 2", "threads = 0", "train.threads"),
+        ("average_decay = 0.998", "average_decay = 1.0", "train.average_decay"),
+        ("rows = 224", "rows = 0", "input.rows"),
+        ("percentile_low = 1.0", "percentile_low = -1.0", "input.percentile_low"),
+        ("percentile_high = 99.0", "percentile_high = 199.0", "input.percentile_high"),
+        ("mean = 0.5", "mean = inf", "input.mean"),
+        ("std = 0.25", "std = 0.0", "input.std"),
+        ("std = 0.25", "std = -0.25", "input.std"),
+        ("std = 0.25", "std = inf", "input.std"),
+        ("seed = 20260101", "seed = -1", "data.seed"),
+        ("seed = 20260101", "seed = 4294967296", "data.seed"),
+        ("learning_rate = 3e-4\n", "learning_rate = -3e-4\n", "prune.learning_rate"),
+        ("ratios = [0.3, 0.4, 0.5]", "ratios = [0.3, 1.4]", "prune.ratios"),
+        ("most_of_a_layer = 0.75", "most_of_a_layer = 0.0", "prune.most_of_a_layer"),
+        ("distillation = 0.9", "distillation = 1.9", "prune.distillation"),
+        ("aware_learning_rate = 5e-5", "aware_learning_rate = 0", "quantize.aware_learning_rate"),
+        ('targets = ["cpu", "openvino", "tensorrt"]', "targets = []", "quantize.targets"),
+        ("images = 200", "images = 1", "quantize.images"),
+        ("coverage = 0.90", "coverage = 9.0", "calibrate.coverage"),
+        ("augmented_copies = 3", "augmented_copies = 0", "calibrate.augmented_copies"),
+        ("flips = 0.02", "flips = 2", "gate.flips"),
+        ("count = 16", "count = 1", "golden.count"),
+        ("count = 16", "count = 15", "golden.count"),
+        ("spread = 0.9", "spread = 0.0", "golden.spread"),
+        ("bootstrap = 2000", "bootstrap = 0", "evaluate.bootstrap"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_named_with_its_line(old: str, new: str, key: str, tmp_path: Path) -> None:
+    path = changed(tmp_path, old, new)
+    with pytest.raises(RecipeError, match=rf"recipe\.toml, line \d+: .*`\$\.{re.escape(key)}(\[\d\])?`"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ("percentile_low = 1.0", "percentile_low = 99.5", "input.percentile_low 99.5 is not below input.percentile_hi"),
+        ("percentile_high = 99.0", "percentile_high = 1.0", "every image would be flat"),
+        ("age_years = [1.0, 5.0]", "age_years = [5.0, 1.0]", "package.intended_use.age_years"),
+        ('name = "high_sensitivity"', 'name = "balanced"', "calibrate.operating_points has balanced more than once"),
+        ('targets = ["cpu", ', 'targets = ["cpu", "cpu", ', "quantize.targets has cpu more than once"),
+    ],
+)
+def test_numbers_that_do_not_go_together_are_named(old: str, new: str, word: str, tmp_path: Path) -> None:
+    path = changed(tmp_path, old, new)
+    with pytest.raises(RecipeError, match=word) as fault:
+        read(path)
+    assert str(path) in str(fault.value)
+
+
+def test_what_is_for_classifications_alone_says_so_of_a_segmentation(tmp_path: Path) -> None:
+    lungs = CHECKOUT / "models" / "lungs" / "recipe.toml"
+    said = "is the recipe of a segmentation, and this is for classifications only; for both are check-data, contact-sh"
+    with pytest.raises(RecipeError, match=said) as fault:
+        read(lungs)
+    assert str(lungs) in str(fault.value)
+    refused = CliRunner().invoke(main, ["linear-probe", str(lungs), "--data", str(tmp_path)])
+    assert refused.exit_code == 1
+    assert said in refused.output
+    for recipe, other in ((lungs, "chest-pneumonia"), (RECIPE, "lungs")):
+        (package,) = (CHECKOUT / "models" / other).glob("*.scanside")
+        key = tmp_path / "key.pem"
+        CliRunner().invoke(main, ["keygen", str(key)])
+        arguments = ["add-reference", str(recipe), str(package), "--key", str(key), "--work", str(tmp_path / "work")]
+        refused = CliRunner().invoke(main, arguments)
+        assert refused.exit_code == 1
+        assert "give the package's own recipe" in refused.output
+        assert not (tmp_path / "work").exists()
+
+
+def test_a_recipe_may_say_that_it_is_of_a_classification(tmp_path: Path) -> None:
+    path = changed(tmp_path, "[package]", 'task = "classification"\n[package]')
+    assert read(path) == read(RECIPE)
+    with pytest.raises(RecipeError, match="task 'detection' is none of"):
+        read(changed(tmp_path, "[package]", 'task = "detection"\n[package]'))
 
 
 def write_data_set(folder: Path, patients: int, images_each: int = 2) -> Path:
@@ -109,6 +201,21 @@ def prepared(recipe: Recipe, root: Path) -> dict[str, data.Images]:
     build.folder("data").mkdir(parents=True)
     data.run(build)
     return {split: data.load(build, split) for split in data.SPLITS}
+
+
+def test_patients_whom_the_list_gives_to_validation_are_the_validation(recipe: Recipe, tmp_path: Path) -> None:
+    folder = write_data_set(tmp_path / "data" / "chest-kermany", patients=60)
+    listed = folder / "manifest.csv"
+    given = {f"p{number}" for number in range(60) if number % 5 == 3}
+    lines = [
+        line.replace(",train", ",validation") if line.split(",")[2] in given else line
+        for line in listed.read_text().splitlines()
+    ]
+    listed.write_text("\n".join(lines))
+    found = prepared(recipe, tmp_path)
+    assert set(found["validation"].patients) == given
+    assert set(found["train"].patients) == {f"p{number}" for number in range(60) if number % 5 in (2, 4)}
+    assert {row["split"] for row in data.training_rows(folder)} == {"train", "validation"}
 
 
 def test_the_same_version_and_seed_give_the_same_split_wherever_the_files_lie(recipe: Recipe, tmp_path: Path) -> None:

@@ -102,9 +102,35 @@ def test_the_command_answers_both_questions() -> None:
         (("--sensitivity", "0.9", "--prevalence", "0.2", "--sensitivity-floor", "0.95"), "lower the floor"),
         (("--sensitivity", "0.9", "--prevalence", "0.2", "--specificity-floor", "0.8"), "needs --specificity"),
         (("--sensitivity", "0.2", "--prevalence", "0.2", "--margin", "0.3"), "leaves no floor"),
+        (("--sensitivity", "nan", "--prevalence", "0.2"), "nan is no number"),
+        (("--sensitivity", "0.9", "--prevalence", "nan"), "nan is no number"),
+        (("--sensitivity", "0.9", "--prevalence", "1e-300"), "1e-300 is not in the range"),
+        (("--sensitivity", "0.9", "--prevalence", "0.2", "--margin", "1e-200"), "1e-200 is not in the range"),
+        (("--sensitivity", "0.9", "--prevalence", "0.5", "--confidence", "0.01"), "0.01 is not in the range 0.5<=x<="),
     ],
 )
 def test_a_question_without_an_answer_is_named(options: tuple[str, ...], word: str) -> None:
     refused = CliRunner().invoke(main, ["sample-size", *options])
     assert refused.exit_code != 0
+    assert isinstance(refused.exception, SystemExit)
     assert word in refused.output
+
+
+@pytest.mark.parametrize("rate", [1e-6, 0.5, 0.9, 1 - 1e-6])
+@pytest.mark.parametrize("floor", [1e-9, 0.05, 0.4, 0.8])
+@pytest.mark.parametrize("power", [1e-6, 0.5, 1 - 1e-6])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 1 - 1e-6])
+def test_every_question_in_the_range_has_an_answer_or_a_sentence(
+    rate: float, floor: float, power: float, confidence: float
+) -> None:
+    try:
+        found = for_power(rate, floor, power, (1 - confidence) / 2)
+    except SampleSizeError as error:
+        assert "lower the floor" in str(error)
+    else:
+        assert 1 <= found.pass_at <= found.images
+        assert found.power >= power
+
+
+def test_a_study_that_any_size_would_pass_needs_one_image() -> None:
+    assert for_power(0.9, 0.4, 0.5, 0.495).images == 1

@@ -100,8 +100,10 @@ def test_a_whole_site_can_be_the_test() -> None:
     assert set(split[content.sites == "c"]) == {"test"}
     assert set(split[content.sites != "c"]) == {"train", "validation"}
     assert splits.leaks(content.patients, split) == {}
-    with pytest.raises(RecipeError, match="'d'"):
+    with pytest.raises(RecipeError, match="'d' in the data set; its sites are 'a', 'b', 'c'"):
         splits.hold_out_site(content, "d")
+    with pytest.raises(RecipeError, match="no column for it"):
+        splits.hold_out_site(replace(content, sites=None), "c")
 
 
 def test_a_patient_who_was_seen_at_two_sites_goes_with_the_one_held_out() -> None:
@@ -118,6 +120,31 @@ def test_too_few_patients_are_named() -> None:
     content = make_content(patients=12)
     with pytest.raises(RecipeError, match="'NORMAL' has 3 patients"):
         splits.three_way(content)
+
+
+def test_a_version_covers_all_that_a_split_depends_on() -> None:
+    """Sites deal, too, and a list that gives splits itself is another one than the same list without."""
+    content = make_content()
+    assert content.sites is not None
+    moved = content.sites.copy()
+    moved[0] = "b" if moved[0] == "a" else "a"
+    given = np.where(content.sites == "c", "test", "train")
+    turned = np.where(content.sites == "c", "train", "test")
+    others = (
+        content, replace(content, sites=None), replace(content, sites=moved), replace(content, given=given),
+        replace(content, given=turned),
+    )  # fmt: skip
+    assert len({splits.version(each) for each in others}) == len(others)
+
+
+def test_a_plan_gives_columns_for_the_list() -> None:
+    content = make_content()
+    found = splits.Plan(folds=4).columns(content)
+    assert set(found["fold"]) == {"1", "2", "3", "4"}
+    assert [name == "test" for name in found["split"]] == [fold == "1" for fold in found["fold"]]
+    assert splits.leaks(content.patients, np.array(found["fold"])) == {}
+    assert splits.Plan(site="c").columns(content) == {"split": splits.hold_out_site(content, "c").tolist()}
+    assert splits.Plan().columns(content) == {"split": splits.three_way(content).tolist()}
 
 
 def test_leaks_name_the_patient_and_both_splits() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compression import evaluate
 from compression.subgroups import Sample, compare, gaps, holm
 
 
@@ -23,6 +24,35 @@ def drawn(seed: int, images: int = 600) -> tuple[Sample, dict[str, np.ndarray]]:
         "site": np.array(list("abcd"))[np.arange(images) % 4],
     }
     return sample, columns
+
+
+@pytest.mark.parametrize(
+    ("stated", "group"),
+    [
+        ("57", "40 to 64"), ("57.0", "40 to 64"), ("4.5", "under 18"), ("005Y", "under 18"), ("18M", "under 18"),
+        ("216M", "18 to 39"), ("003W", "under 18"), ("010D", "under 18"), ("018Y", "18 to 39"), ("065Y", "65 and more"),
+        ("", "unknown"), ("Y", "unknown"), ("-3", "unknown"), ("nan", "unknown"), ("inf", "unknown"),
+        ("999Y", "unknown"), ("old", "unknown"),
+    ],
+)  # fmt: skip
+def test_ages_are_numbers_or_dicoms_age_strings(stated: str, group: str) -> None:
+    (found,) = evaluate.subgroup_columns([{"file": "a.png", "age": stated}])["age"]
+    assert found == group
+
+
+@pytest.mark.parametrize(
+    ("column", "named", "subgroup"),
+    [
+        ("site", None, "site"), ("hospital", None, "site"), ("center", None, "site"), ("ward", "ward", "site"),
+        ("ward", None, None), ("device", None, "device"), ("scanner", None, "device"), ("view", None, "view"),
+    ],
+)  # fmt: skip
+def test_columns_that_check_data_and_importers_know_make_subgroups(
+    column: str, named: str | None, subgroup: str | None
+) -> None:
+    rows = [{"file": "a.png", column: "A"}, {"file": "b.png", column: ""}]
+    found = {name: values.tolist() for name, values in evaluate.subgroup_columns(rows, named).items()}
+    assert found == ({subgroup: ["A", "unknown"]} if subgroup else {})
 
 
 def test_an_alarm_names_the_subgroup_that_fares_worse() -> None:

@@ -1,0 +1,48 @@
+"""Whether a recipe's normalization is that of its training images: their mean and standard deviation, all pixels alike.
+
+A network learns with any, but initial weights expect what they were trained on: a mean of about 0, a spread of about 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from compression.problems import Problem, add
+from compression.recipe import InputRecipe
+
+_APART = 0.1  # standard deviations between the means, and of one standard deviation to the other
+
+
+def check(
+    data_set: str, recipe: InputRecipe, prepared: Mapping[str, np.ndarray], problems: list[Problem]
+) -> dict[str, Any]:
+    """What is measured and what the recipe has; among the problems where they are apart.
+
+    Parameters
+    ----------
+    prepared
+        Of the training images before ``normalize``, `confounders.measure` of each, all of one size.
+    """
+    means, spreads = prepared["mean"] / 255, prepared["contrast"] / 255
+    mean = float(means.mean())
+    std = float(np.sqrt((spreads**2 + means**2).mean() - mean**2))
+    if std > 0 and (abs(recipe.mean - mean) > _APART * std or abs(recipe.std - std) > _APART * std):
+        add(
+            problems,
+            "warning",
+            data_set,
+            "normalization that is not the training images'",
+            [f"the recipe has mean {recipe.mean:g} and std {recipe.std:g}, the images {mean:.3f} and {std:.3f}"],
+            f"[input] mean = {mean:.3f} and std = {std:.3f}, unless others are meant: then the recipe should say why",
+        )
+    return {"mean": round(mean, 4), "std": round(std, 4), "recipe": {"mean": recipe.mean, "std": recipe.std}}
+
+
+def in_words(found: dict[str, Any]) -> str:
+    return (
+        f"training images before normalization, from 0 to 1: mean {found['mean']:.3f}, standard deviation "
+        f"{found['std']:.3f}; the recipe has {found['recipe']['mean']:g} and {found['recipe']['std']:g}"
+    )
