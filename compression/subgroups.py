@@ -106,12 +106,17 @@ def gaps(sample: Sample, columns: dict[str, np.ndarray], margin: float) -> list[
                 elif patients > 0:
                     images = [int(each.images_of(figure).sum()) for each in (inside, rest)]
                     too_few.append({**row, "images": images})
-    for row, p in zip(judged, holm(np.array([row["p"] for row in judged])), strict=True):
+    return alarmed(judged, margin) + too_few
+
+
+def alarmed(rows: list[dict[str, Any]], margin: float) -> list[dict[str, Any]]:
+    """Comparisons with ``gap`` and ``p``, worst first, each with ``p_holm`` and ``alarm``."""
+    for row, p in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
         low, high = row["gap"][1:]
         row["p_holm"] = round(float(p), 6)
         row["alarm"] = bool(row["gap"][0] < -margin and not low <= 0 <= high and p < _LEVEL)
         row["p"] = round(row["p"], 6)
-    return sorted(judged, key=lambda row: row["gap"][0]) + too_few
+    return sorted(rows, key=lambda row: row["gap"][0])
 
 
 def holm(p: np.ndarray) -> np.ndarray:

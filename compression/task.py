@@ -10,7 +10,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from compression import optimization, precision
-from compression.recipe import Count
+from compression.recipe import Count, Rate
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -26,7 +26,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     epochs: Count
     batch: Count
-    learning_rate: Annotated[float, Meta(gt=0)] = 1e-4
+    learning_rate: Rate = 1e-4
     weight_decay: Annotated[float, Meta(ge=0)] = 0.01
     clip: Annotated[float, Meta(ge=0)] = 1.0
     average_decay: Annotated[float, Meta(ge=0, lt=1)] = 0.99

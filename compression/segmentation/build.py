@@ -17,6 +17,7 @@ from compression import (
     shipping,
     sources,
     stages,
+    subgroups,
     timing,
     transforms,
     unet,
@@ -59,7 +60,7 @@ STAGES = (
     Stage("quantize", quantize, 3, (cpu, openvino, pt2e, qdq, static, tensorrt)),
     Stage("gate", gate, 2, (shipping, timing, measures)),
     Stage("golden", golden, 1),
-    Stage("evaluate", evaluate, 3, (gaps, columns)),
+    Stage("evaluate", evaluate, 3, (gaps, subgroups, columns)),
     Stage("report", report, 0.1, (page, diagnosis)),
     Stage("pack", pack, 1, (card, reference, drift)),
 )

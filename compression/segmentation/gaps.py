@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-from compression.subgroups import FEWEST_PATIENTS, holm, rounded
-
-_LEVEL = 0.05
+from compression.subgroups import FEWEST_PATIENTS, alarmed, rounded
 
 
 def gaps(dice: np.ndarray, patients: np.ndarray, columns: dict[str, np.ndarray], margin: float) -> list[dict[str, Any]]:
@@ -45,12 +43,7 @@ def gaps(dice: np.ndarray, patients: np.ndarray, columns: dict[str, np.ndarray],
                 judged.append({**row, **_compare(inside, rest)})
             else:
                 too_few.append(row)
-    for row, p in zip(judged, holm(np.array([row["p"] for row in judged])), strict=True):
-        low, high = row["gap"][1:]
-        row["p_holm"] = round(float(p), 6)
-        row["alarm"] = bool(row["gap"][0] < -margin and not low <= 0 <= high and p < _LEVEL)
-        row["p"] = round(row["p"], 6)
-    return sorted(judged, key=lambda row: row["gap"][0]) + too_few
+    return alarmed(judged, margin) + too_few
 
 
 def _of_patients(dice: np.ndarray, patients: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ class DataRecipe(_Table, frozen=True):
     folds: Annotated[int, Meta(ge=2)]
     cross_validated: Count
     validation_share: Share
-    seed: int
+    seed: Annotated[int, Meta(ge=0, lt=1 << 31)]
     external: str | None = None
     even: str | None = None
     same_patient: tuple[tuple[str, ...], ...] = ()

@@ -590,6 +590,7 @@ _STRETCH = 'name = "percentile_stretch"'
         ("low = 1.0, high", "lo = 1.0, high", "input.steps: step 2, percentile_stretch: .*argument"),
         ("std = 0.27", "std = 0", "input.steps: step 3, normalize: std is 0"),
         ("[gate]", '[augment_policy]\nmay_flip = ["left-right"]\n\n[gate]', "may_flip: a chest has sides"),
+        ("\nseed = ", "\nseed = -1 #", "seed"),
         ("\nbatch = ", "\nbatch = 0 #", "batch"),
         ("\nepochs = ", "\nepochs = 0 #", "epochs"),
         ("\nlearning_rate = ", "\nlearning_rate = -0.1 #", "learning_rate"),
