@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import logging
+import re
 import shutil
 import socket
 import sqlite3
