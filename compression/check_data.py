@@ -171,7 +171,6 @@ def _one_set(
             _propose(taken, content, plan, found, problems)
         if taken.has("split"):
             _splits(taken, content, recipe.data.positive, found, problems)
-        if taken.has("split"):
             chosen = np.flatnonzero(taken.used & (taken.column("split") == "train"))
         found |= _amounts(recipe, taken, chosen, problems)
         if len(chosen):

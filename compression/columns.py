@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+
+import numpy as np
 
 SITE = ("site", "source", "hospital", "center", "location")
 DEVICE = ("device", "scanner")
@@ -22,6 +24,21 @@ def site(names: Collection[str], named: str | None = None) -> str | None:
 def device(names: Collection[str]) -> str | None:
     """The column that tells the device; importers write ``scanner``."""
     return next((name for name in DEVICE if name in names), None)
+
+
+def of_subgroups(
+    rows: Sequence[dict[str, str]], others: Sequence[str], named_site: str | None = None
+) -> dict[str, np.ndarray]:
+    """What a list knows about its rows that may make subgroups: site, device, age group and ``others``, if it has them.
+
+    ``named_site``: the recipe's ``check.site``. Returns name -> value of each row, str ``(rows,)``.
+    """
+    names = {name: name for name in others if name in rows[0]}
+    names |= {"site": site(rows[0], named_site) or "", "device": device(rows[0]) or ""}
+    known = {name: np.array([row[each] or UNKNOWN for row in rows]) for name, each in names.items() if each}
+    if "age" in rows[0]:
+        known["age"] = np.array([age_group(row["age"]) for row in rows])
+    return known
 
 
 def age_years(stated: str) -> float | None:

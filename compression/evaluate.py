@@ -159,12 +159,7 @@ def _external(build: Build) -> Set:
 
 def subgroup_columns(rows: list[dict[str, str]], site: str | None = None) -> dict[str, np.ndarray]:
     """What a list knows about its images that may make subgroups; ``site``: the recipe's ``check.site``."""
-    names = {name: name for name in _COLUMNS if name in rows[0]}
-    names |= {"site": columns.site(rows[0], site) or "", "device": columns.device(rows[0]) or ""}
-    known = {name: np.array([row[each] or columns.UNKNOWN for row in rows]) for name, each in names.items() if each}
-    if "age" in rows[0]:
-        known["age"] = np.array([columns.age_group(row["age"]) for row in rows])
-    return known
+    return columns.of_subgroups(rows, _COLUMNS, site)
 
 
 # --- figures ---------------------------------------------------------------------------------------------------------

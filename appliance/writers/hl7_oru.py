@@ -13,7 +13,7 @@ from datetime import date, datetime
 from appliance import message, writer
 from appliance.config import Hl7
 from appliance.errors import ApplianceError
-from appliance.image import Image, text
+from appliance.image import Image
 from appliance.message import Order
 from appliance.result import Code, Finding, Prediction, Provenance, Segment
 
@@ -71,7 +71,8 @@ class Hl7OruWriter:
             _segment("ORC", {1: "RE", 3: _filler(order)}),
             _obr(order, made_at),
         ]
-        observed = list(_observations(prediction, provenance, order, _of_source(images, provenance), self._label))
+        source = _of_source(images, order, provenance)
+        observed = list(_observations(prediction, provenance, order, source, self._label))
         for number, (value_type, concept, sub_id, value, unit, flag) in enumerate(observed, 1):
             fields = {
                 1: str(number), 2: value_type, 3: concept, 4: sub_id, 5: value, 6: unit, 8: flag, 11: "P",
@@ -171,10 +172,10 @@ def _obr(order: Order, made_at: datetime) -> str:
     )  # fmt: skip
 
 
-def _of_source(images: Sequence[Image], provenance: Provenance) -> str:
+def _of_source(images: Sequence[Image], order: Order, provenance: Provenance) -> str:
     """What the groups of one image or volume begin with, the same when it is read again: a receiver that keeps one
     statement for each OBX-3 and OBX-4 of a study keeps those of its other images, too."""
-    whole = images[0].sop_instance_uid if len(images) == 1 else text(images[0].header, "SeriesInstanceUID")
+    whole = images[0].sop_instance_uid if len(images) == 1 else order.series_instance_uid
     return control_id(writer.derived_uid(whole, provenance.package))[:_OF_SOURCE]
 
 

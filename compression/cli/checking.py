@@ -59,12 +59,13 @@ def check_data(
     if folds is not None and hold_out_site is not None:
         raise click.UsageError("--folds and --hold-out-site are two splits; ask for one of them")
     plan = Plan(folds, hold_out_site) if folds is not None or hold_out_site is not None else None
-    if plan and task(recipe_path) == "segmentation":
+    drawn = task(recipe_path) == "segmentation"
+    if plan and drawn:
         raise click.UsageError(
             "--folds and --hold-out-site are for classifications: a segmentation's build deals its folds itself, see "
             "data.folds and data.even of its recipe"
         )
-    if task(recipe_path) == "segmentation":
+    if drawn:
         _check_cases(recipe_path, data, as_json, out)
         return
     recipe = read(recipe_path)

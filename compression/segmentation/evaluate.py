@@ -188,11 +188,7 @@ def _columns(folder: Path, listed: Sequence[tuple[Case, int]]) -> dict[str, np.n
         return {}
     by_file = {row["file"]: row for row in tables.read(manifest, ("file",))}
     rows = [by_file[case.file] for case, _ in listed]
-    names = {name: name for name in _SUBGROUPS if name in rows[0]}
-    names |= {"site": columns.site(rows[0]) or "", "device": columns.device(rows[0]) or ""}
-    known = {name: np.array([row[each] or columns.UNKNOWN for row in rows]) for name, each in names.items() if each}
-    if "age" in rows[0]:
-        known["age"] = np.array([columns.age_group(row["age"]) for row in rows])
+    known = columns.of_subgroups(rows, _SUBGROUPS)
     return {name: values for name, values in known.items() if len(set(values)) > 1}
 
 

@@ -28,23 +28,26 @@ _ROUNDS, _HALVINGS = 4, 12  # a segment's constant moves its neighbor's volume, 
 
 
 def run(build: Build) -> str:
-    said = []
+    found, prepared = cases.load(build)
+    unbiased, said = build.recipe.volumes.unbiased, []
     for fold in tqdm(train.folds(build), desc="volumes", unit="fold"):
-        for network, path in (
-            (choose.load(build, fold), _path(build, fold)),
-            (train.load(build, fold), _unpruned_path(build, fold)),
-        ):
-            shift = np.zeros(len(build.recipe.package.segments))
-            if build.recipe.volumes.unbiased:
-                found, prepared = cases.load(build)
-                parts = cases.split(build, found, fold)
-                seen = prepared.where(np.concatenate([parts["train"], parts["validation"]]))
-                shift = constants(_logits(build, network, seen), seen.labels)
-                network.head.bias.data[1:] += torch.from_numpy(shift).float()
-            checkpoint.save(path, network.state_dict())
-            if path == _path(build, fold):
-                said.append(f"fold {fold} " + ", ".join(f"{each:+.2f}" for each in shift))
-    return "; ".join(said) if build.recipe.volumes.unbiased else "as they were trained"
+        chosen, unpruned = choose.load(build, fold), train.load(build, fold)
+        if unbiased:
+            parts = cases.split(build, found, fold)
+            seen = prepared.where(np.concatenate([parts["train"], parts["validation"]]))
+            shift = _shifted(build, chosen, seen)
+            _shifted(build, unpruned, seen)
+            said.append(f"fold {fold} " + ", ".join(f"{each:+.2f}" for each in shift))
+        checkpoint.save(_path(build, fold), chosen.state_dict())
+        checkpoint.save(_unpruned_path(build, fold), unpruned.state_dict())
+    return "; ".join(said) if unbiased else "as they were trained"
+
+
+def _shifted(build: Build, network: UNet, seen: cases.Prepared) -> np.ndarray:
+    """Add its constants to a network; what they are."""
+    shift = constants(_logits(build, network, seen), seen.labels)
+    network.head.bias.data[1:] += torch.from_numpy(shift).float()
+    return shift
 
 
 def load(build: Build, fold: int) -> UNet:
