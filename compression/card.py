@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from appliance.package import Manifest
-from compression import augment_policy, evaluate
-from compression.recipe import Recipe
+from compression import augment_policy, evaluate, external
+
+if TYPE_CHECKING:
+    from compression.build import Build
+    from compression.recipe import Recipe
 
 
-def write_card(recipe: Recipe, manifest: Manifest, report: dict[str, Any]) -> str:
+def write_card(build: Build, manifest: Manifest, report: dict[str, Any]) -> str:
     """The card as Markdown."""
-    use, counts = manifest.intended_use, manifest.training["images"]
+    recipe, use, counts = build.recipe, manifest.intended_use, manifest.training["images"]
     test, validation = report["sets"]["test"], report["sets"]["validation"]
     names = [evaluate.UNPRUNED, evaluate.PRUNED, *manifest.targets]
     lines = [
@@ -21,18 +24,16 @@ def write_card(recipe: Recipe, manifest: Manifest, report: dict[str, Any]) -> st
         "Calibrated probability, each network with its own threshold. 95 % intervals over patients (DeLong's, "
         "Wilson's). Nothing was chosen on test or external data. `report.html` has subgroups and all that was tried.",
     ]
-    for key, title in (("test", recipe.card.test), ("validation", "Validation"), ("external", recipe.data.external)):
-        if key in report["sets"]:
-            lines += _set_lines(str(title), report["sets"][key], names)
-    views = {
-        name: each for name, each in report["sets"].get("external", {}).get("subgroups", {}).items() if "view" in name
-    }
-    for name, each in views.items():
-        lines += _set_lines(f"{recipe.data.external}, {name}", each, names)
+    outside = external.sets(build)
+    for key, title in {"test": recipe.card.test, "validation": "Validation", **outside}.items():
+        lines += _set_lines(title, report["sets"][key], names)
+        if key in outside:
+            for name, each in report["sets"][key]["subgroups"].items():
+                if "view" in name:
+                    lines += _set_lines(f"{title}, {name}", each, names)
     if recipe.card.external_note:
         lines += ["", recipe.card.external_note]
-    if "site_prevalence" in report:  # which the report of an older build lacks
-        lines += _meaning_lines(recipe, list(manifest.targets), report)
+    lines += _meaning_lines(recipe, list(manifest.targets), report, outside)
     lines += [
         "",
         "## Targets",
@@ -103,8 +104,11 @@ def _set_lines(title: str, found: dict[str, Any], names: list[str]) -> list[str]
     ]
 
 
-def _meaning_lines(recipe: Recipe, targets: list[str], report: dict[str, Any]) -> list[str]:
-    """What a result means at the site's prevalence, beside no model at all; what is lost outside; subgroup alarms."""
+def _meaning_lines(recipe: Recipe, targets: list[str], report: dict[str, Any], outside: dict[str, str]) -> list[str]:
+    """What a result means at the site's prevalence, beside no model at all; what is lost outside; subgroup alarms.
+
+    ``outside``: external sets of the report -> how each is called.
+    """
     test, prevalence, point = (
         report["sets"]["test"],
         report["site_prevalence"],
@@ -122,11 +126,11 @@ def _meaning_lines(recipe: Recipe, targets: list[str], report: dict[str, Any]) -
         site = next(row for row in each["predictive_values"] if row["prevalence"] == prevalence)
         lines.append(f"| {name} | {_cell(each['accuracy'])} | {_cell(site['ppv'])} | {_cell(site['npv'])} |")
     lines += [f"| no model: {name} | {rule['accuracy']:.3f} | | |" for name, rule in test["no_model"].items()]
-    for name, figures in report.get("drop", {}).items():
-        if name in targets:
-            lost = ", ".join(f"{figure} {_cell(each['gap'])}" for figure, each in figures.items())
-            lines += ["", f"{name}, lost from {recipe.card.test} to {recipe.data.external}: {lost}."]
-    for name, each in test.get("abstention", {}).items():
+    for key, networks in report["drop"].items():
+        for name in targets:
+            lost = ", ".join(f"{figure} {_cell(each['gap'])}" for figure, each in networks[name].items())
+            lines += ["", f"{name}, lost from {recipe.card.test} to {outside[key]}: {lost}."]
+    for name, each in test["abstention"].items():
         at = each["at_limit"]
         rates = " and ".join(
             f"{_cell(at[key])} {where}"

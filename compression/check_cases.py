@@ -43,7 +43,7 @@ _WARNINGS = ("empty mask",)
 
 
 def check(recipe: SegmentationRecipe, data_root: Path) -> dict[str, Any]:
-    """Look at the training set of a recipe and at its external set, if it has one.
+    """Look at the training set of a recipe and at its external sets.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def check(recipe: SegmentationRecipe, data_root: Path) -> dict[str, Any]:
         Where a list can't be read at all; all else is reported.
     """
     begun = time.monotonic()
-    names = [recipe.data.train, *([recipe.data.external] if recipe.data.external else [])]
+    names = [recipe.data.train, *recipe.data.external]
     problems: list[Problem] = []
     listed = [cases.of_training(recipe.data, data_root), *(cases.listed(data_root / name) for name in names[1:])]
     found = {
@@ -190,10 +190,9 @@ def _splits(folder: Path, name: str, problems: list[Problem]) -> None:
 
 
 def _between(found: dict[str, dict[str, Any]], problems: list[Problem]) -> None:
-    """Images of the external set that training has seen."""
-    if len(found) < 2:
-        return
-    training, external = (each["digests"] for each in found.values())
-    seen = [f"{external[digest]} = {training[digest]}" for digest in external if digest in training]
-    hint = "take them out of one: what was trained on tests nothing"
-    add(problems, "error", " and ".join(found), "the same image in training and external set", seen, hint)
+    """Images of the external sets that training has seen."""
+    (training, known), *external = ((name, each["digests"]) for name, each in found.items())
+    for name, digests in external:
+        seen = [f"{file} = {known[digest]}" for digest, file in digests.items() if digest in known]
+        hint = "take them out of one: what was trained on tests nothing"
+        add(problems, "error", f"{training} and {name}", "the same image in training and external set", seen, hint)

@@ -74,7 +74,7 @@ class Checked:
 
 
 def check(recipe: Recipe, data_root: Path, weights_root: Path, plan: splits.Plan | None = None) -> Checked:
-    """Look at the training set of a recipe and at its external set, if it has one.
+    """Look at the training set of a recipe and at its external sets.
 
     A split of the training set is proposed where there is a ``plan`` for it, or its list has none.
 
@@ -85,7 +85,7 @@ def check(recipe: Recipe, data_root: Path, weights_root: Path, plan: splits.Plan
     """
     begun = time.monotonic()
     steps = recipe.input.steps()[:-1]
-    names = [recipe.data.train, *([recipe.data.external] if recipe.data.external else [])]
+    names = [recipe.data.train, *recipe.data.external]
     sets = [replace(inventory.take(data_root / name, recipe.check.labels, steps), name=name) for name in names]
     imagenet = weights_root / recipe.train.weights
     weights = imagenet if imagenet.is_file() else None

@@ -8,14 +8,10 @@ exactly these files.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from appliance.content import version
 from compression import tables
 from compression.problems import DataError
-
-if TYPE_CHECKING:
-    from compression.stages import Build
 
 MANIFEST = "manifest.csv"
 _FILES = ("file", "mask")  # columns of the list that name files
@@ -56,9 +52,3 @@ def content_version(folder: Path) -> str:
         return version(folder, names)
     except OSError as error:
         raise DataError(f"{error.filename} can't be read: {error.strerror}") from error
-
-
-def external_fingerprint(build: Build) -> bytes:
-    """For the keys of stages that measure: the external set's version. The training set's is in those before."""
-    external = build.recipe.data.external
-    return content_version(build.data_root / external).encode() if external else b""

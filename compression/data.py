@@ -207,17 +207,18 @@ def _pixels(build: Build, folder: Path, paths: list[Path]) -> tuple[np.ndarray, 
 
 
 def _check_pictures(build: Build, rows: Sequence[dict[str, str]], digests: Sequence[str]) -> None:
-    """No picture is in two splits, of which the external set is one, or has two labels.
+    """No picture is in two splits, of which each external set is one, or has two labels.
 
-    The external set is read for it, so that what is wrong with it is known before hours of training. That it is there
+    External sets are read for it, so that what is wrong with one is known before hours of training. That they are there
     a build has made sure of before; what measures nothing, such as add-reference, does without.
     """
     listed, digests = [(build.recipe.data.train, row, row["split"]) for row in rows], list(digests)
-    external = build.recipe.data.external
-    if external and (folder := build.data_root / external).is_dir():
-        for row in tqdm(distinct_rows(folder), desc=f"reading {external}", unit="image"):
+    for name in build.recipe.data.external:
+        if not (folder := build.data_root / name).is_dir():
+            continue
+        for row in tqdm(distinct_rows(folder), desc=f"reading {name}", unit="image"):
             digests.append(duplicates.digest(decode_listed(folder / row["file"])))
-            listed.append((external, row, external))
+            listed.append((name, row, name))
     labels = [row["label"] for _, row, _ in listed]
     for wrong in duplicates.contradictions(digests, [split for *_, split in listed], labels):
         names = [

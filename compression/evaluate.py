@@ -22,6 +22,7 @@ from compression import (
     decisions,
     ensemble,
     export,
+    external,
     gate,
     hard_cases,
     quantize,
@@ -31,7 +32,6 @@ from compression import (
     train,
 )
 from compression.calibrate import Calibration
-from compression.content import external_fingerprint
 from compression.decision_curve import rules_that_look_at_nothing, treat_all
 from compression.inference import ACTIVATION_MAP, EMBEDDING, LOGITS, Network, tensors
 from compression.statistics import bootstrap, map_correlation
@@ -68,14 +68,13 @@ class Set:
 
 
 def fingerprint(build: Build) -> bytes:
-    return external_fingerprint(build) + (build.recipe.check.site or "").encode()
+    return external.fingerprint(build) + (build.recipe.check.site or "").encode()
 
 
 def run(build: Build) -> str:
     contenders = _contenders(build)
     sets = {"validation": Set(data.load(build, "validation"), (), {}, {}), "test": _test(build)}
-    if build.recipe.data.external:
-        sets["external"] = _external(build)
+    sets |= {key: _external(build, name) for key, name in external.sets(build).items()}
     answers = {name: _answers(build, contenders, each, name) for name, each in sets.items()}
     report: dict[str, Any] = {
         "networks": _costs(build, contenders),
@@ -83,20 +82,20 @@ def run(build: Build) -> str:
         "site_prevalence": build.recipe.evaluate.site_prevalence,
         "subgroup_margin": build.recipe.evaluate.subgroup_margin,
     }
-    if "external" in answers:
-        report["drop"] = {
-            name: _drop(answers["test"].samples[name], answers["external"].samples[name]) for name in contenders
-        }
+    report["drop"] = {
+        key: {name: _drop(answers["test"].samples[name], answers[key].samples[name]) for name in contenders}
+        for key in external.sets(build)
+    }
     (build.folder("evaluate") / "report.json").write_text(json.dumps(report, indent=1))
     return _summary(report["sets"])
 
 
 def _summary(sets: dict[str, Any]) -> str:
     parts = []
-    for name in ("test", "external"):
-        if name in sets:
-            found = sets[name]["networks"].items()
-            parts.append(f"{name} AUC " + ", ".join(f"{key} {each['auc'][0]:.4f}" for key, each in found))
+    for name, found in sets.items():
+        if name != "validation":
+            networks = found["networks"].items()
+            parts.append(f"{name}: AUC " + ", ".join(f"{key} {each['auc'][0]:.4f}" for key, each in networks))
     alarms = {
         row["subgroup"]
         for found in sets.values()
@@ -140,9 +139,8 @@ def _test(build: Build) -> Set:
     )
 
 
-def _external(build: Build) -> Set:
-    assert build.recipe.data.external is not None
-    folder = build.data_root / build.recipe.data.external
+def _external(build: Build, name: str) -> Set:
+    folder = build.data_root / name
     rows = data.distinct_rows(folder)
     images = data.Undecoded(
         [folder / row["file"] for row in rows],
@@ -270,7 +268,7 @@ def _decisions(contenders: dict[str, Contender], samples: dict[str, Sample], rec
 
 
 def _drop(internal: Sample, external: Sample) -> dict[str, Any]:
-    """How much of each figure is lost on the way from the test to the external set."""
+    """How much of each figure is lost on the way from the test to an external set."""
     return {
         figure: subgroups.compare(internal, external, figure)
         for figure in subgroups.FIGURES

@@ -75,7 +75,7 @@ def run(build: Build) -> str:
         card="card.md",
         files={},
     )
-    card = write_card(recipe, manifest, report)
+    card = write_card(build, manifest, report)
     files = {
         "golden.npz": golden.path(build).read_bytes(),
         "card.md": card.encode(),

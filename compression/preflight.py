@@ -42,10 +42,9 @@ def check(build: Build) -> None:
         raise RecipeError(f"the initial weights {weights} are not there; is --weights right?")
     if list(recipe.prune.ratios) != sorted(set(recipe.prune.ratios)):
         raise RecipeError(f"{build.recipe_path}: prune.ratios must rise from step to step")
-    for name, has_splits in ((recipe.data.train, True), (recipe.data.external, False)):
-        if name:
-            _check_labels(build.data_root / name, recipe)
-            _check_list(build.data_root / name, recipe.data.positive, has_splits)
+    for name in (recipe.data.train, *recipe.data.external):
+        _check_labels(build.data_root / name, recipe)
+        _check_list(build.data_root / name, recipe.data.positive, has_splits=name == recipe.data.train)
     if not build.folder("train").exists():
         _check_operators(build)
 

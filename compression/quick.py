@@ -41,7 +41,7 @@ def _small(recipe: Recipe) -> Recipe:
     return replace(
         recipe,
         package=replace(recipe.package, id=f"{recipe.package.id}-quick"),
-        data=replace(recipe.data, external=None),
+        data=replace(recipe.data, external=()),
         input=replace(recipe.input, rows=_SIDE, columns=_SIDE),
         augment=augment,
         train=replace(recipe.train, epochs=3, batch=16, average_decay=0.8),

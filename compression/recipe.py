@@ -53,14 +53,14 @@ class PackageRecipe(_Table, frozen=True):
 
 class DataRecipe(_Table, frozen=True):
     """``validation_folds``: one of so many groups of the training patients is for validation, unless the list's column
-    ``split`` says itself which patients are.
+    ``split`` says itself which patients are. The sets of ``external`` are only evaluated.
     """
 
     train: str
     positive: str
     validation_folds: Annotated[int, Meta(ge=2)]
     seed: Annotated[int, Meta(ge=0, lt=1 << 31)]
-    external: str | None = None
+    external: tuple[str, ...] = ()
 
 
 class InputRecipe(_Table, frozen=True):

@@ -19,6 +19,7 @@ from compression import (
     data,
     diagnosis,
     evaluate,
+    external,
     gate,
     report_clinical,
     report_hard_cases,
@@ -118,7 +119,7 @@ def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
 
 
 def _title(build: Build, name: str) -> str:
-    return {"test": build.recipe.card.test, "external": str(build.recipe.data.external)}.get(name, name.capitalize())
+    return {"test": build.recipe.card.test, **external.sets(build)}.get(name, name.capitalize())
 
 
 def _set_parts(title: str, found: dict[str, Any]) -> list[str]:

@@ -25,31 +25,36 @@ _COLORS = ("#215a8f", "#b3361b", "#3f7d4e", "#7a5195")
 
 
 def side_by_side(whole: dict[str, Any], targets: tuple[str, ...], titles: dict[str, str]) -> list[str]:
-    """Every set in one table, and what is lost from the test set to the external one."""
-    heading = "<h2>Inside and outside, side by side</h2>"
-    sets, drop = whole["sets"], whole.get("drop")
+    """Every set in one table, and what is lost from the test set to each external one."""
+    sets, drop = whole["sets"], whole["drop"]
     rows = []
-    names = (evaluate.UNPRUNED, *targets)
-    for name in names:
+    for name in (evaluate.UNPRUNED, *targets):
         for figure in FIGURES:
             cells = [interval(found["networks"][name][figure], 3) for found in sets.values()]
-            lost = (drop or {}).get(name, {}).get(figure)
-            rows.append((name, _word(figure), *cells, *([interval(lost["gap"], 3) if lost else ""] if drop else [])))
-    header = ("network", "figure", *(titles[name] for name in sets), *(["lost from test to external"] if drop else []))
-    parts = [heading, table(header, rows)]
-    if drop is None:
+            lost = [each[name].get(figure) for each in drop.values()]
+            rows.append((name, _word(figure), *cells, *(interval(each["gap"], 3) if each else "" for each in lost)))
+    header = (
+        "network", "figure", *(titles[name] for name in sets), *(f"lost from test to {titles[name]}" for name in drop)
+    )  # fmt: skip
+    parts = ["<h2>Inside and outside, side by side</h2>", table(header, rows)]
+    if not drop:
         return [*parts, "<p class='bad'>No external set was measured: how well the model does at another hospital is "
                 "not known.</p>"]  # fmt: skip
-    margin = whole["subgroup_margin"]
-    for name in targets:
-        fallen = [
-            f"{_word(figure)} by {interval(each['gap'], 3)}"
-            for figure, each in drop[name].items()
-            if each["gap"][0] > margin and each["gap"][1] > 0
-        ]
-        if fallen:
-            parts.append(f"<p class='bad'>{html.escape(name)} does worse outside: {', '.join(fallen)}.</p>")
+    for outside, networks in drop.items():
+        for name in targets:
+            if fallen := _fallen(networks[name], whole["subgroup_margin"]):
+                where = html.escape(titles[outside])
+                parts.append(f"<p class='bad'>{html.escape(name)} does worse outside, on {where}: {fallen}.</p>")
     return parts
+
+
+def _fallen(figures: dict[str, Any], margin: float) -> str:
+    """What is lost for sure and by more than the margin, in words."""
+    return ", ".join(
+        f"{_word(figure)} by {interval(each['gap'], 3)}"
+        for figure, each in figures.items()
+        if each["gap"][0] > margin and each["gap"][1] > 0
+    )
 
 
 def of_set(whole: dict[str, Any], name: str, targets: tuple[str, ...], point: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Stage ``evaluate``: what each network draws on cases that chose nothing, on the grid of the source, with intervals.
 
-Each fold's networks draw that fold's test cases, and their mirror images where the recipe asks for it; the external set
-is drawn by the network that ships.
+Each fold's networks draw that fold's test cases, and their mirror images where the recipe asks for it; external sets
+are drawn by the network that ships.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from tqdm import tqdm
 
 from appliance.preprocess import preprocess, restore
 from appliance.probability import softmax
-from compression import columns, tables
-from compression.content import external_fingerprint
+from compression import columns, external, tables
 from compression.inference import LOGITS, Network
 from compression.segmentation import cases, export, gate, measures, overlap, train
 from compression.segmentation.cases import Case, Source
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from compression.segmentation.build import Build
 
 SECTIONS = ("input", "data", "evaluate")
-fingerprint = external_fingerprint
+fingerprint = external.fingerprint
 MIRRORED = "mirrored"
 UNPRUNED, PRUNED, AVERAGE = "unpruned float", "pruned float", "no model: the average mask"
 FIGURES = ("dice", "iou", "volume_error", "mean_surface_distance", "hausdorff_95")
@@ -55,9 +54,9 @@ def run(build: Build) -> str:
     average = [_average(build, prepared, cases.split(build, found, fold)["train"]) for fold in train.folds(build)]
     tested = [(case, case.fold) for case in found if case.fold in train.folds(build)]
     sets = {"test": _set(build, contenders, recipe.data.train, tested, average)}
-    if recipe.data.external:
-        listed = cases.listed(build.data_root / recipe.data.external)
-        sets["external"] = _set(build, contenders, recipe.data.external, [(case, 0) for case in listed], average)
+    for key, name in external.sets(build).items():
+        listed = [(case, 0) for case in cases.listed(build.data_root / name)]
+        sets[key] = _set(build, contenders, name, listed, average)
     if recipe.evaluate.mirrored:
         sets[MIRRORED] = _set(build, contenders, recipe.data.train, tested, average, mirrored=True)
     report = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from compression import check_cases, check_text
-from compression.content import external_fingerprint
+from compression import check_cases, check_text, external
 from compression.recipe import RecipeError
 from compression.segmentation import augment, cases
 
@@ -33,7 +32,7 @@ def check(build: Build) -> None:
 def _check_cases(build: Build) -> None:
     """Refuse what `check-data` calls an error; the same files are read for it once."""
     mark = build.work / _CHECKED
-    key = hashlib.sha256(cases.fingerprint(build) + external_fingerprint(build)).hexdigest()
+    key = hashlib.sha256(cases.fingerprint(build) + external.fingerprint(build)).hexdigest()
     if mark.exists() and mark.read_text() == key:
         return
     found = check_cases.check(build.recipe, build.data_root)["problems"]

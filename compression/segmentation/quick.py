@@ -38,7 +38,7 @@ def _small(recipe: SegmentationRecipe) -> SegmentationRecipe:
         package=replace(recipe.package, id=f"{recipe.package.id}-quick"),
         data=replace(
             recipe.data,
-            external=None,
+            external=(),
             folds=_FOLDS,
             cross_validated=min(recipe.data.cross_validated, 2),
             validation_share=0.25,

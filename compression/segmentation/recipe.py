@@ -47,8 +47,8 @@ class DataRecipe(_Table, frozen=True):
 
     Patients are dealt to ``folds``, each of which is kept for a test once, in the first ``cross_validated`` of them;
     ``validation_share`` of a fold's training patients are for validation. ``even``: a column whose values are spread
-    evenly. ``external`` is only evaluated. ``same_patient``: groups of patients of the list who are one person; without
-    a list, names of NIfTI files without their suffix.
+    evenly. The sets of ``external`` are only evaluated. ``same_patient``: groups of patients of the list who are one
+    person; without a list, names of NIfTI files without their suffix.
     """
 
     train: str
@@ -56,7 +56,7 @@ class DataRecipe(_Table, frozen=True):
     cross_validated: Count
     validation_share: Share
     seed: Annotated[int, Meta(ge=0, lt=1 << 31)]
-    external: str | None = None
+    external: tuple[str, ...] = ()
     even: str | None = None
     same_patient: tuple[tuple[str, ...], ...] = ()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot
 
-from compression import augment_policy, diagnosis
+from compression import augment_policy, diagnosis, external
 from compression.page import drawing, interval, table
 from compression.report import NAME, STYLE
 from compression.report import published as published
@@ -55,7 +55,7 @@ def run(build: Build) -> str:
 def titles(build: Build) -> dict[str, str]:
     """Set -> how it is called."""
     test = build.recipe.card.test
-    return {"test": test, "external": str(build.recipe.data.external), MIRRORED: f"{test}, mirrored left and right"}
+    return {"test": test, **external.sets(build), MIRRORED: f"{test}, mirrored left and right"}
 
 
 def _page(build: Build, whole: dict[str, Any]) -> str:
@@ -124,15 +124,20 @@ def _page(build: Build, whole: dict[str, Any]) -> str:
 
 
 def _side_by_side(build: Build, sets: dict[str, Any]) -> str:
-    """Mean Dice coefficient of each network on each set, and what is lost from the first to the second."""
-    names = list(sets)
+    """Mean Dice coefficient of each network on each set, and what is lost from the test set to each of the others."""
+    called = titles(build)
+    test, *others = sets
+    header = ["mean Dice", f"{called[test]}, {sets[test]['cases']} cases"]
+    for name in others:
+        header += [f"{called[name]}, {sets[name]['cases']} cases", "lost"]
     rows = []
-    for network in sets[names[0]]["networks"]:
-        dice = [sets[name]["networks"][network]["mean"]["dice"] for name in names]
-        lost = [f"{dice[0][0] - dice[1][0]:+.4f}"] if len(dice) > 1 else []
-        rows.append((network, *(interval(each, 4) for each in dice), *lost))
-    header = ("mean Dice", *(f"{titles(build)[name]}, {sets[name]['cases']} cases" for name in names))
-    return table((*header, *(["lost"] if len(names) > 1 else [])), rows)
+    for network in sets[test]["networks"]:
+        inside, *outside = (sets[name]["networks"][network]["mean"]["dice"] for name in sets)
+        row = [network, interval(inside, 4)]
+        for each in outside:
+            row += [interval(each, 4), f"{inside[0] - each[0]:+.4f}"]
+        rows.append(row)
+    return table(header, rows)
 
 
 def _of_set(title: str, found: dict[str, Any], unit: str, margin: float) -> list[str]:

@@ -243,7 +243,7 @@ def test_two_builds_from_the_same_inputs_give_the_same_package(built: Path, path
     assert (tmp_path / "work-quick" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_another_hospital_stands_beside_the_test_set_and_who_fares_worse_there_is_named(
+def test_other_hospitals_stand_beside_the_test_set_and_who_fares_worse_there_is_named(
     built: Path, tmp_path: Path
 ) -> None:
     """Elsewhere, the network's own images of women are shown with the labels turned round."""
@@ -263,35 +263,40 @@ def test_another_hospital_stands_beside_the_test_set_and_who_fares_worse_there_i
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+    write_data_set(tmp_path / "work-quick" / "data-set" / "chest-near", patients=40)
     key, _ = signature.load_or_create_private_key(built / "key.pem")
     started = quick.shrink(Build(read(RECIPE), RECIPE, built / "data", WEIGHTS, tmp_path / "work", key, tmp_path))
-    data = replace(started.recipe.data, external="chest-far")
+    data = replace(started.recipe.data, external=("chest-far", "chest-near"))
     started = dataclasses.replace(started, recipe=replace(started.recipe, data=data))
     summary = evaluate.run(started)
-    assert "external AUC" in summary
+    assert "external: chest-far: AUC" in summary and "external: chest-near: AUC" in summary
     assert "alarms: sex: F" in summary
     report.run(started)
     pack.run(started)
     found = json.loads((started.out / "report.json").read_text())
     for target in TARGETS:
-        lost, test, external = (
-            found["drop"][target]["auc"],
-            *(found["sets"][name]["networks"][target]["auc"] for name in ("test", "external")),
-        )
-        assert lost["values"] == [test, external]
-        assert lost["gap"][0] == pytest.approx(test[0] - external[0], abs=2e-4)
-        assert lost["gap"][1] > 0.2
-        rows = found["sets"]["external"]["gaps"][target]
+        for outside, low in (("external: chest-far", 0.2), ("external: chest-near", -1.0)):
+            lost, test, external = (
+                found["drop"][outside][target]["auc"],
+                *(found["sets"][name]["networks"][target]["auc"] for name in ("test", outside)),
+            )
+            assert lost["values"] == [test, external]
+            assert lost["gap"][0] == pytest.approx(test[0] - external[0], abs=2e-4)
+            assert lost["gap"][1] > low
+        rows = found["sets"]["external: chest-far"]["gaps"][target]
         assert {"sex: F", "view: unknown", "age: 18 to 39"} <= {row["subgroup"] for row in rows}
         assert {row["subgroup"] for row in rows if row.get("alarm")} == {"sex: F"}
-        hard = found["sets"]["external"]["hard_cases"][target]
+        hard = found["sets"]["external: chest-far"]["hard_cases"][target]
         assert ("missed", "sex: F") in {(row["group"], row["what"]) for row in hard["shared"]}
         assert all(row["columns"]["sex"] == "F" for row in hard["confidently_wrong"])
     page, card = (started.out / "report.html").read_text(), (started.out / "card.md").read_text()
-    assert "cpu does worse outside: AUC by" in page
+    assert "cpu does worse outside, on chest-far: AUC by" in page
+    assert "does worse outside, on chest-near" not in page
+    assert "lost from test to chest-near" in page
     assert "cpu, sex: F: sensitivity" in page
     assert "too few patients to tell" in page
-    assert "cpu, lost from" in card
+    assert re.search("cpu, lost from .* to chest-far: auc", card) and re.search("cpu, lost from .* to chest-near", card)
+    assert "### chest-near: " in card and "### chest-far, view: AP: " in card
     assert "sex: F (auc)" in card
 
 

@@ -288,7 +288,7 @@ def test_what_stops_in_check_data_stops_a_build(
 
 def test_a_training_picture_in_the_external_set_stops_both(data_set: DataSet) -> None:
     shutil.copytree(data_set.folder, data_set.root / "data" / "elsewhere")
-    data_set.replaced = {'train = "chest-kermany" ': 'external = "elsewhere"\ntrain = "chest-kermany" '}
+    data_set.replaced = {'train = "chest-kermany" ': 'external = ["elsewhere"]\ntrain = "chest-kermany" '}
     checked, built = data_set.run(), data_set.build()
     assert checked.exit_code == built.exit_code == 1
     assert "the same picture in two splits: 80" in checked.output

@@ -106,7 +106,7 @@ def test_check_data_names_the_image_that_is_mostly_border(tmp_path: Path) -> Non
     pixels[:60] = 0
     PillowImage.fromarray(pixels).save(file)
     recipe = read(RECIPE)
-    checked = check_data.check(replace(recipe, data=replace(recipe.data, external=None)), tmp_path, tmp_path)
+    checked = check_data.check(replace(recipe, data=replace(recipe.data, external=())), tmp_path, tmp_path)
     found = checked.report["sets"]["chest-kermany"]["clipping"]
     assert [each["file"] for each in found["outliers"]] == ["images/4-0.png"]
     assert found["outliers"][0]["lower"] > 0.5

@@ -145,7 +145,7 @@ def test_a_recipe_balances_classes_and_sites_and_weighs_a_missed_finding(tmp_pat
         writer.writerows(rows)
     recipe = read(RECIPE)
     started = make_build(
-        replace(recipe, input=replace(recipe.input, rows=32, columns=32), data=replace(recipe.data, external=None),
+        replace(recipe, input=replace(recipe.input, rows=32, columns=32), data=replace(recipe.data, external=()),
                 augment=(), train=replace(recipe.train, batch=4, sampling="balanced", sampling_column="site",
                                           loss="focal", missed_cost=4.0)),
         tmp_path,

@@ -237,12 +237,12 @@ def test_more_folds_than_patients_are_named() -> None:
     assert {case.fold for case in cases.dealt(listed, 3, 0)} == {0, 1, 2}
 
 
-def of_two_sets(folder: Path) -> Any:
-    """A build that learns from four patients and is tested on another hospital's, before its first stage."""
-    for name, seed in (("train", 0), ("external", 100)):
+def of_three_sets(folder: Path) -> Any:
+    """A build that learns from four patients and is tested on two other hospitals', before its first stage."""
+    for name, seed in (("train", 0), ("external", 100), ("other", 200)):
         write_patients(folder / name, 4, seed)
     recipe = read(LUNGS)
-    data = replace(recipe.data, train="train", external="external", even=None, folds=3, cross_validated=1)
+    data = replace(recipe.data, train="train", external=("external", "other"), even=None, folds=3, cross_validated=1)
     return SimpleNamespace(data_root=folder, recipe=replace(recipe, data=data), work=folder / "work")
 
 
@@ -257,7 +257,7 @@ def write_patients(folder: Path, count: int, seed: int) -> None:
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
 
 
-@pytest.mark.parametrize("name", ["train", "external"])
+@pytest.mark.parametrize("name", ["train", "external", "other"])
 @pytest.mark.parametrize(
     ("before", "after", "word"),
     [
@@ -273,7 +273,7 @@ def write_patients(folder: Path, count: int, seed: int) -> None:
 def test_a_build_refuses_what_check_data_calls_an_error_before_any_training(
     tmp_path: Path, name: str, before: str, after: str, word: str
 ) -> None:
-    build = of_two_sets(tmp_path)
+    build = of_three_sets(tmp_path)
     preflight.check(build)
     folder = tmp_path / name
     PillowImage.fromarray(np.full((8, 6), 9, np.uint8)).save(folder / "flat.png")
@@ -293,7 +293,7 @@ def test_a_build_refuses_what_check_data_calls_an_error_before_any_training(
 def test_a_build_does_not_read_every_case_again_while_the_files_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = of_two_sets(tmp_path)
+    build = of_three_sets(tmp_path)
     preflight.check(build)
     monkeypatch.setattr(check_cases, "check", None)
     preflight.check(build)
