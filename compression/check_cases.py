@@ -1,8 +1,8 @@
 """``check-data`` for segmentation: images and volumes with masks, by a list or as NIfTI pairs.
 
 Each case is checked: that image and mask can be decoded, have the same size and lie at the same place, that the mask
-holds declared labels only and marks something, that it is listed once, and that a patient is in one split. A build
-refuses what is an error here, in the same words.
+holds declared labels only and marks something, that it is listed once, that a patient is in one split, and that no
+other case shows the same; of pictures, nearly the same. A build refuses what is an error here, in the same words.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from compression import balance, duplicates, gray_steps, imported, masks, sources, splits, tables
+from compression import balance, duplicates, gray_steps, imported, inventory, masks, sources, splits, tables
 from compression.content import MANIFEST, content_version
+from compression.data import eight_bits
 from compression.masks import MaskLabelError, MaskSizeError
 from compression.problems import DataError, Problem, Severity, add
 from compression.recipe import RecipeError
@@ -42,6 +43,15 @@ _HINTS = {
 _WARNINGS = ("empty mask",)
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A case whose image can be read; ``described``: a picture's, as `compression.duplicates.descriptor` has it."""
+
+    case: Case
+    digest: str
+    described: np.ndarray | None
+
+
 def check(recipe: SegmentationRecipe, data_root: Path) -> dict[str, Any]:
     """Look at the training set of a recipe and at its external sets.
 
@@ -54,15 +64,15 @@ def check(recipe: SegmentationRecipe, data_root: Path) -> dict[str, Any]:
     names = [recipe.data.train, *recipe.data.external]
     problems: list[Problem] = []
     listed = [cases.of_training(recipe.data, data_root), *(cases.listed(data_root / name) for name in names[1:])]
-    found = {
-        name: _one_set(recipe, data_root / name, name, each, problems) for name, each in zip(names, listed, strict=True)
-    }
+    found: dict[str, Any] = {}
+    seen: dict[str, list[_Seen]] = {}
+    for name, each in zip(names, listed, strict=True):
+        found[name], seen[name] = _one_set(recipe, data_root / name, name, each, problems)
     found[recipe.data.train] |= _amounts(recipe, found[recipe.data.train]["cases"])
-    _between(found, problems)
+    _between(seen, problems)
+    _nearly(seen, problems)
     order = ("error", "warning", "note")
     problems.sort(key=lambda problem: order.index(problem.severity))
-    for each in found.values():
-        del each["digests"]
     return {
         "recipe": f"{recipe.package.id} {recipe.package.version}",
         "problems": [asdict(problem) for problem in problems],
@@ -73,11 +83,11 @@ def check(recipe: SegmentationRecipe, data_root: Path) -> dict[str, Any]:
 
 def _one_set(
     recipe: SegmentationRecipe, folder: Path, name: str, listed: Sequence[Case], problems: list[Problem]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[_Seen]]:
     segments = [segment.label for segment in recipe.package.segments]
     faults: dict[str, list[str]] = {}
     volumes = np.zeros(len(segments) + 1, dtype=np.int64)
-    same: dict[str, list[Case]] = {}
+    seen: list[_Seen] = []
     if twice := [file for file, times in Counter(case.file for case in listed).items() if times > 1]:
         faults["listed twice"] = twice
     sizes: Counter[str] = Counter()
@@ -89,7 +99,7 @@ def _one_set(
         if pixels is None:
             continue
         sizes["x".join(str(each) for each in pixels.pixels.shape)] += 1
-        same.setdefault(duplicates.digest(pixels.pixels), []).append(case)
+        seen.append(_Seen(case, duplicates.digest(pixels.pixels), _described(pixels.pixels)))
         steps[number] = gray_steps.step(pixels.pixels)
         mask = _mask(folder, case, pixels, segments, faults)
         if mask is not None:
@@ -100,12 +110,7 @@ def _one_set(
     _splits(folder, name, problems)
     version = content_version(folder)
     imported.check(folder, name, version, problems)
-    copies = [each for each in same.values() if len(each) > 1]
-    of_two = [each for each in copies if len({case.patient for case in each}) > 1]
-    hint = "give the copies one patient, or take one out"
-    add(problems, "error", name, "the same image under two patients", [_equal(each) for each in of_two], hint)
-    of_one = [_equal(each) for each in copies if each not in of_two]
-    add(problems, "warning", name, "the same image more than once", of_one, "take one out: each counts")
+    _copies(name, seen, problems)
     groups = gray_steps.shared(steps, [case.patient for case in listed])
     add(
         problems,
@@ -116,19 +121,30 @@ def _one_set(
         "two sides of one head, for instance: name those of one person in data.same_patient, and no fold parts them",
     )
     share = volumes[1:] / max(int(volumes.sum()), 1)
-    return {
+    report = {
         "files": version,
         "cases": len(listed),
         "patients": len({case.patient for case in listed}),
         "faults": faults,
         "sizes": dict(sizes.most_common(5)),
         "share_of_segments": {label: round(float(each), 5) for label, each in zip(segments, share, strict=True)},
-        "digests": {digest: each[0].file for digest, each in same.items()},
     }
+    return report, seen
 
 
-def _equal(copies: Sequence[Case]) -> str:
-    return " = ".join(case.file for case in copies)
+def _described(pixels: np.ndarray) -> np.ndarray | None:
+    return duplicates.descriptor(eight_bits(pixels, inventory.SMALL)) if pixels.ndim == 2 else None
+
+
+def _copies(name: str, seen: Sequence[_Seen], problems: list[Problem]) -> None:
+    of_two, of_one = [], []
+    for group in duplicates.exact([each.digest for each in seen]):
+        copies = [seen[index].case for index in group]
+        words = " = ".join(case.file for case in copies)
+        (of_two if len({case.patient for case in copies}) > 1 else of_one).append(words)
+    hint = "give the copies one patient, or take one out"
+    add(problems, "error", name, "the same image under two patients", of_two, hint)
+    add(problems, "warning", name, "the same image more than once", of_one, "take one out: each counts")
 
 
 def _amounts(recipe: SegmentationRecipe, count: int) -> dict[str, Any]:
@@ -189,10 +205,32 @@ def _splits(folder: Path, name: str, problems: list[Problem]) -> None:
     add(problems, "error", name, "patients in two splits", examples, "keep each patient in one split")
 
 
-def _between(found: dict[str, dict[str, Any]], problems: list[Problem]) -> None:
+def _between(seen: dict[str, list[_Seen]], problems: list[Problem]) -> None:
     """Images of the external sets that training has seen."""
-    (training, known), *external = ((name, each["digests"]) for name, each in found.items())
-    for name, digests in external:
-        seen = [f"{file} = {known[digest]}" for digest, file in digests.items() if digest in known]
+    (training, learned), *external = seen.items()
+    known = {each.digest: each.case.file for each in learned}
+    for name, cases_there in external:
+        again = [f"{each.case.file} = {known[each.digest]}" for each in cases_there if each.digest in known]
         hint = "take them out of one: what was trained on tests nothing"
-        add(problems, "error", f"{training} and {name}", "the same image in training and external set", seen, hint)
+        add(problems, "error", f"{training} and {name}", "the same image in training and external set", again, hint)
+
+
+def _nearly(seen: dict[str, list[_Seen]], problems: list[Problem]) -> None:
+    """Pictures that were resized, compressed or brightened, within a set and between two."""
+    everything = [(name, each) for name, found in seen.items() for each in found if each.described is not None]
+    if not everything:
+        return
+    between, others, same = [], [], []
+    for pair in duplicates.near(np.stack([each.described for _, each in everything if each.described is not None])):
+        (one_set, one), (other_set, other) = everything[pair.one], everything[pair.other]
+        if one.digest == other.digest:
+            continue
+        words = f"{one_set}/{one.case.file} and {other_set}/{other.case.file}, distance {pair.distance:.3f}"
+        alike = one.case.patient == other.case.patient
+        (between if one_set != other_set else same if alike else others).append(words)
+    where = " and ".join(seen)
+    hint = "look at them: copies don't belong in both"
+    add(problems, "warning", where, "near duplicates in two sets", between, hint)
+    hint = "look at them: one person may be in training and validation"
+    add(problems, "warning", where, "near duplicates of two patients", others, hint)
+    add(problems, "note", where, "near duplicates of one patient", same, "harmless, if few")

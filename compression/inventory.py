@@ -15,7 +15,7 @@ from compression import clipping, confounders, data, duplicates, sources
 from compression.recipe import RecipeError
 
 SIDE = 128  # of the small copies, in pixels
-_SMALL = (Step("resize", {"rows": SIDE, "columns": SIDE}),)
+SMALL = (Step("resize", {"rows": SIDE, "columns": SIDE}),)
 _LEFT_OUT = "exact_duplicate_of"  # the column whose rows stage ``data`` leaves out
 _UNREADABLE = (RecipeError, OSError, ValueError, SyntaxError, EOFError, PillowImage.DecompressionBombError)
 
@@ -117,7 +117,7 @@ def take_rows(
         kept.append(row)
         digests.append(duplicates.digest(pixels))
         mask_digests.append(mask)
-        small.append(data.eight_bits(pixels, _SMALL))
+        small.append(data.eight_bits(pixels, SMALL))
         file_bytes = (folder / row["file"]).stat().st_size
         levels = pixels if pixels.dtype == np.uint8 else data.eight_bits(pixels, ())
         bits = {"bits": 8.0 * pixels.itemsize}

@@ -116,6 +116,25 @@ def test_an_external_image_that_training_has_seen_stops(pictures: Path) -> None:
     assert problem["examples"] == ["images/3.png = images/3.png"]
 
 
+def test_a_brightened_copy_is_found_within_a_set_and_in_another(pictures: Path) -> None:
+    what = "near duplicates in two sets", "near duplicates of two patients", "near duplicates of one patient"
+    for seed, path in enumerate(sorted(pictures.glob("*/images/*.png"))):  # the fixture's are all alike
+        shapes = np.random.default_rng(seed).integers(0, 256, (16, 12)).astype(np.uint8)
+        PillowImage.fromarray(shapes).resize((30, 40), PillowImage.Resampling.BICUBIC).save(path)
+    assert not set(what) & set(found(LUNGS, pictures))
+    first = pictures / "lungs-kermany" / "images" / "2.png"
+    with PillowImage.open(first) as image:
+        brighter = image.point([round(255 * (level / 255) ** 0.8) for level in range(256)])
+    for copy in ("lungs-kermany/images/3.png", "lungs-kermany/images/6.png", "lungs-external/images/0.png"):
+        brighter.save(pictures / copy)
+        brighter = brighter.point([max(level - 3, 0) for level in range(256)])
+    problems = found(LUNGS, pictures)
+    assert [problems[name]["severity"] for name in what] == ["warning", "warning", "note"]
+    assert [problems[name]["count"] for name in what] == [3, 2, 1]
+    of_one = problems["near duplicates of one patient"]["examples"]
+    assert of_one[0].startswith("lungs-kermany/images/2.png and lungs-kermany/images/3.png, distance 0.0")
+
+
 def test_each_defect_of_volumes_is_named_and_counted(tmp_path: Path) -> None:
     folder = tmp_path / "hippocampus"
     affine = np.eye(4)
