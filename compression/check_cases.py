@@ -137,7 +137,8 @@ def _described(pixels: np.ndarray) -> np.ndarray | None:
 
 
 def _copies(name: str, seen: Sequence[_Seen], problems: list[Problem]) -> None:
-    of_two, of_one = [], []
+    of_two: list[str] = []
+    of_one: list[str] = []
     for group in duplicates.exact([each.digest for each in seen]):
         copies = [seen[index].case for index in group]
         words = " = ".join(case.file for case in copies)
@@ -220,7 +221,9 @@ def _nearly(seen: dict[str, list[_Seen]], problems: list[Problem]) -> None:
     everything = [(name, each) for name, found in seen.items() for each in found if each.described is not None]
     if not everything:
         return
-    between, others, same = [], [], []
+    between: list[str] = []
+    others: list[str] = []
+    same: list[str] = []
     for pair in duplicates.near(np.stack([each.described for _, each in everything if each.described is not None])):
         (one_set, one), (other_set, other) = everything[pair.one], everything[pair.other]
         if one.digest == other.digest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,10 @@ import msgspec
 import numpy as np
 from nibabel.affines import voxel_sizes
 from sklearn.model_selection import StratifiedGroupKFold
-from tqdm import tqdm
 
 from appliance.preprocess import MOVING, Step, preprocess
-from compression import masks, sources, tables
+from compression import cache, data, masks, sources, tables
 from compression.content import content_version
-from compression.data import eight_bits
 from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
@@ -25,6 +24,11 @@ if TYPE_CHECKING:
     from compression.segmentation.recipe import DataRecipe
 
 SECTIONS = ("data", "input")
+_MADE_BY = (
+    Path(__file__),
+    *(Path(str(each.__file__)) for each in (data, masks, sources)),
+    Path(inspect.getfile(preprocess)),
+)
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -97,21 +101,31 @@ def list_digest(build: Build) -> str:
 
 
 def run(build: Build) -> str:
-    recipe, folder = build.recipe, build.data_root / build.recipe.data.train
+    recipe = build.recipe
     cases = dealt(of_training(recipe.data, build.data_root), recipe.data.folds, recipe.data.seed)
-    steps = recipe.input.steps[: recipe.input.augment_after]
-    segments = [segment.label for segment in recipe.package.segments]
-    pixels, labels = [], []
-    for case in tqdm(cases, desc="decoding", unit="case"):
-        each, marked = prepare(read(folder, case, segments), steps)
-        pixels.append(each)
-        labels.append(marked)
-        if each.shape != recipe.input.shape:
-            raise RecipeError(f"input.steps make {each.shape} of {case.file}, not input.shape {recipe.input.shape}")
-    np.savez(build.folder("data") / "prepared.npz", pixels=np.stack(pixels), labels=np.stack(labels))
+    prepared = _prepared(build, cases)
+    np.savez(build.folder("data") / "prepared.npz", pixels=prepared["pixels"], labels=prepared["labels"])
     (build.folder("data") / "cases.json").write_bytes(msgspec.json.encode(cases))
     patients = {case.patient for case in cases}
     return f"{len(cases)} cases of {len(patients)} patients in {recipe.data.folds} folds"
+
+
+def _prepared(build: Build, cases: Sequence[Case]) -> dict[str, np.ndarray]:
+    """Pixels and labels of all cases, from the cache where it has them."""
+    recipe, folder = build.recipe, build.data_root / build.recipe.data.train
+    steps = recipe.input.steps[: recipe.input.augment_after]
+    segments = [segment.label for segment in recipe.package.segments]
+
+    def make(number: int) -> dict[str, np.ndarray]:
+        pixels, labels = prepare(read(folder, cases[number], segments), steps)
+        if pixels.shape != recipe.input.shape:
+            named = cases[number].file
+            raise RecipeError(f"input.steps make {pixels.shape} of {named}, not input.shape {recipe.input.shape}")
+        return {"pixels": pixels, "labels": labels}
+
+    path = build.work / "cache" / f"{folder.name}-{'x'.join(str(each) for each in recipe.input.shape)}.h5"
+    wanted = cache.key(folder, [*steps, Step("masks", {"segments": segments})], _MADE_BY)
+    return cache.load(path, wanted, len(cases), make)
 
 
 def load(build: Build) -> tuple[list[Case], Prepared]:
@@ -221,7 +235,7 @@ def prepare(source: Source, steps: Sequence[Step]) -> tuple[np.ndarray, np.ndarr
     Levels of an image are brought to 8 bits as `compression.data.eight_bits` does.
     """
     if source.pixels.ndim == 2:
-        pixels = eight_bits(source.pixels, steps)
+        pixels = data.eight_bits(source.pixels, steps)
     else:
         pixels = preprocess(source.pixels, steps, source.spacing)[0, 0]
     return pixels, moved(source.labels, steps, source.spacing)
