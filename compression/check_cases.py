@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from compression import balance, duplicates, gray_steps, imported, inventory, masks, sources, splits, tables
+from compression import balance, clipping, duplicates, gray_steps, imported, inventory, masks, sources, splits, tables
 from compression.content import MANIFEST, content_version
 from compression.data import eight_bits
 from compression.masks import MaskLabelError, MaskSizeError
 from compression.problems import DataError, Problem, Severity, add
 from compression.recipe import RecipeError
-from compression.segmentation import cases
+from compression.segmentation import cases, grays
 from compression.segmentation.cases import Case
+from compression.segmentation.grays import Grays
 from compression.segmentation.recipe import SegmentationRecipe
 from compression.unet import UNet, unpruned
 
@@ -44,15 +45,31 @@ _WARNINGS = ("empty mask",)
 
 
 @dataclass(frozen=True)
+class Checked:
+    """Everything found, as plain values; and what is clipped of each case that can be used, for `clipping.write`."""
+
+    report: dict[str, Any]
+    clipped: dict[str, tuple[list[str], np.ndarray]]
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        return [problem for problem in self.report["problems"] if problem["severity"] == "error"]
+
+
+@dataclass(frozen=True)
 class _Seen:
-    """A case whose image can be read; ``described``: a picture's, as `compression.duplicates.descriptor` has it."""
+    """A case whose image can be read.
+
+    ``described``: a picture's, as `compression.duplicates.descriptor` has it; ``grays``: of one whose mask can be, too.
+    """
 
     case: Case
     digest: str
     described: np.ndarray | None
+    grays: Grays | None
 
 
-def check(recipe: SegmentationRecipe, data_root: Path) -> dict[str, Any]:
+def check(recipe: SegmentationRecipe, data_root: Path) -> Checked:
     """Look at the training set of a recipe and at its external sets.
 
     Raises
@@ -68,17 +85,27 @@ def check(recipe: SegmentationRecipe, data_root: Path) -> dict[str, Any]:
     seen: dict[str, list[_Seen]] = {}
     for name, each in zip(names, listed, strict=True):
         found[name], seen[name] = _one_set(recipe, data_root / name, name, each, problems)
-    found[recipe.data.train] |= _amounts(recipe, found[recipe.data.train]["cases"])
+    training = recipe.data.train
+    found[training] |= _amounts(recipe, found[training]["cases"])
+    measured = [each.grays for each in seen[training] if each.grays]
+    found[training]["normalization"] = grays.check(training, measured, recipe.input.steps, problems)
     _between(seen, problems)
     _nearly(seen, problems)
     order = ("error", "warning", "note")
     problems.sort(key=lambda problem: order.index(problem.severity))
-    return {
+    report = {
         "recipe": f"{recipe.package.id} {recipe.package.version}",
         "problems": [asdict(problem) for problem in problems],
         "sets": found,
         "seconds": round(time.monotonic() - begun, 1),
     }
+    return Checked(report, {name: _clipped(each) for name, each in seen.items()})
+
+
+def _clipped(seen: Sequence[_Seen]) -> tuple[list[str], np.ndarray]:
+    measured = [(each.case.file, each.grays) for each in seen if each.grays]
+    shares = np.array([(grays.lower, grays.upper) for _, grays in measured]).reshape(-1, 2)
+    return [file for file, _ in measured], shares
 
 
 def _one_set(
@@ -99,15 +126,17 @@ def _one_set(
         if pixels is None:
             continue
         sizes["x".join(str(each) for each in pixels.pixels.shape)] += 1
-        seen.append(_Seen(case, duplicates.digest(pixels.pixels), _described(pixels.pixels)))
         steps[number] = gray_steps.step(pixels.pixels)
         mask = _mask(folder, case, pixels, segments, faults)
+        measured = None
         if mask is not None:
             volumes += np.bincount(mask.ravel(), minlength=len(volumes))
+            measured = grays.measure(cases.laid_out(pixels, mask), recipe.input.steps)
+        seen.append(_Seen(case, duplicates.digest(pixels.pixels), _described(pixels.pixels), measured))
     for kind, examples in faults.items():
         severity: Severity = "warning" if kind in _WARNINGS else "error"
         add(problems, severity, name, kind, [each.replace(f"{folder}/", "") for each in examples], _HINTS[kind])
-    _splits(folder, name, problems)
+    _splits(recipe, folder, name, problems)
     version = content_version(folder)
     imported.check(folder, name, version, problems)
     _copies(name, seen, problems)
@@ -129,6 +158,9 @@ def _one_set(
         "sizes": dict(sizes.most_common(5)),
         "share_of_segments": {label: round(float(each), 5) for label, each in zip(segments, share, strict=True)},
     }
+    files, shares = _clipped(seen)
+    if files:
+        report["clipping"] = clipping.check(name, files, shares, problems)
     return report, seen
 
 
@@ -193,11 +225,16 @@ def _mask(
     return mask
 
 
-def _splits(folder: Path, name: str, problems: list[Problem]) -> None:
+def _splits(recipe: SegmentationRecipe, folder: Path, name: str, problems: list[Problem]) -> None:
     """Where the list has splits; training deals patients itself and never puts one into two folds."""
     if not (folder / MANIFEST).is_file():
+        known = sum(len(group) for group in recipe.data.same_patient) if name == recipe.data.train else 0
         hint = "a volume counts as a patient; name those of one in data.same_patient, or write manifest.csv"
-        add(problems, "note", name, "no list, so that patients are not known", [], hint, count=1)
+        what = "no list, so that patients are not known"
+        if known:
+            what = "no list, so that patients are not known but for what data.same_patient says"
+            hint = f"it joins {known} volumes; each of the others counts as a patient"
+        add(problems, "note", name, what, [], hint, count=1)
         return
     rows = tables.read(folder / MANIFEST, ["patient_id"])
     patients = np.array([row["patient_id"] for row in rows], dtype=str)

@@ -35,7 +35,7 @@ from compression.problems import Problem, Severity, add
 from compression.recipe import Recipe, RecipeError
 
 NAME = "check-data"
-SPLIT, CLIPPED = "split.csv", "clipped.csv"
+SPLIT = "split.csv"
 _STOPPING = {
     "missing file", "corrupt image", "constant image", "label", "no patient", "missing mask", "corrupt mask",
     "mask of another size",
@@ -117,12 +117,7 @@ def write(checked: Checked, work: Path, out: Path | None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{NAME}.json").write_text(json.dumps(checked.report, indent=1) + "\n")
         (folder / f"{NAME}.html").write_text(check_page.page(checked.report, checked.sets, pictures))
-    with (work / CLIPPED).open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["data_set", "file", "clipped", "black", "white"])
-        for taken in checked.sets:
-            for row, (black, white) in zip(taken.rows, taken.clipped.tolist(), strict=True):
-                rows.writerow([taken.name, row["file"], *(f"{each:.4f}" for each in (black + white, black, white))])
+    clipping.write(work, {each.name: (each.column("file").tolist(), each.clipped) for each in checked.sets})
     training = checked.sets[0]
     proposed = checked.report["sets"][training.name].get("proposed_split")
     if proposed:
@@ -174,8 +169,9 @@ def _one_set(
             chosen = np.flatnonzero(taken.used & (taken.column("split") == "train"))
         found |= _amounts(recipe, taken, chosen, problems)
         if len(chosen):
-            prepared = {name: values[chosen] for name, values in taken.prepared.items()}
-            found["normalization"] = normalization.check(taken.name, recipe.input, prepared, problems)
+            means, spreads = (taken.prepared[name][chosen] / 255 for name in ("mean", "contrast"))
+            of_recipe = recipe.input.mean, recipe.input.std
+            found["normalization"] = normalization.check(taken.name, of_recipe, means, spreads, problems)
     found["confounders"] = _confounders(recipe, taken, chosen, problems)
     found["label_errors"] = _label_errors(recipe, taken, weights, problems)
     if training and recipe.check.readers:

@@ -29,6 +29,10 @@ def cases(found: dict[str, Any]) -> str:
         sizes = ", ".join(f"{size} ({count})" for size, count in each["sizes"].items())
         lines.append(f"most frequent sizes: {sizes}")
         lines += table(("segment", "share of pixels"), [(n, f"{s:.2%}") for n, s in each["share_of_segments"].items()])
+        if "clipping" in each:
+            lines += ["", clipping.in_words(each["clipping"])]
+        if each.get("normalization"):
+            lines.append(normalization.in_words(each["normalization"]))
         if "bands" in each:
             lines += ["", *_bands(each["bands"])]
             lines.append(

@@ -6,13 +6,16 @@ image that loses far more than the others of its set was exposed, windowed or co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compression.problems import Problem, add
 
+NAME = "clipped.csv"
 _MUCH = 0.10  # below it an image is no outlier, however alike the others are
 _FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's far out
 
@@ -69,6 +72,16 @@ def check(data_set: str, files: Sequence[str], shares: np.ndarray, problems: lis
         "look at them: a border, a burnt-in text or another exposure takes the range that the anatomy needs",
     )  # fmt: skip
     return found
+
+
+def write(folder: Path, sets: Mapping[str, tuple[Sequence[str], np.ndarray]]) -> None:
+    """Write a list of every image into a folder; ``sets``: data set -> files, and shares as `summary` takes them."""
+    with (folder / NAME).open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["data_set", "file", "clipped", "black", "white"])
+        for name, (files, shares) in sets.items():
+            for image, (black, white) in zip(files, shares.tolist(), strict=True):
+                rows.writerow([name, image, *(f"{each:.4f}" for each in (black + white, black, white))])
 
 
 def in_words(found: dict[str, Any]) -> str:

@@ -5,40 +5,40 @@ A network learns with any, but initial weights expect what they were trained on:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from compression.problems import Problem, add
-from compression.recipe import InputRecipe
 
 _APART = 0.1  # standard deviations between the means, and of one standard deviation to the other
 
 
 def check(
-    data_set: str, recipe: InputRecipe, prepared: Mapping[str, np.ndarray], problems: list[Problem]
+    data_set: str, recipe: tuple[float, float], means: np.ndarray, spreads: np.ndarray, problems: list[Problem]
 ) -> dict[str, Any]:
     """What is measured and what the recipe has; among the problems where they are apart.
 
     Parameters
     ----------
-    prepared
-        Of the training images before ``normalize``, `confounders.measure` of each, all of one size.
+    recipe
+        Its mean and its standard deviation.
+    means, spreads
+        Mean and standard deviation of each training image before ``normalize``, ``(images,)``, all of one size.
     """
-    means, spreads = prepared["mean"] / 255, prepared["contrast"] / 255
+    of_recipe, spread = recipe
     mean = float(means.mean())
     std = float(np.sqrt((spreads**2 + means**2).mean() - mean**2))
-    if std > 0 and (abs(recipe.mean - mean) > _APART * std or abs(recipe.std - std) > _APART * std):
+    if std > 0 and (abs(of_recipe - mean) > _APART * std or abs(spread - std) > _APART * std):
         add(
             problems,
             "warning",
             data_set,
             "normalization that is not the training images'",
-            [f"the recipe has mean {recipe.mean:g} and std {recipe.std:g}, the images {mean:.3f} and {std:.3f}"],
-            f"[input] mean = {mean:.3f} and std = {std:.3f}, unless others are meant: then the recipe should say why",
+            [f"the recipe has mean {of_recipe:g} and std {spread:g}, the images {mean:.3f} and {std:.3f}"],
+            f"mean = {mean:.3f} and std = {std:.3f}, unless others are meant: then the recipe should say why",
         )
-    return {"mean": round(mean, 4), "std": round(std, 4), "recipe": {"mean": recipe.mean, "std": recipe.std}}
+    return {"mean": round(mean, 4), "std": round(std, 4), "recipe": {"mean": of_recipe, "std": spread}}
 
 
 def in_words(found: dict[str, Any]) -> str:

@@ -37,8 +37,8 @@ def check_data(
     """Tell what is wrong with a recipe's data before hours of training.
 
     Counts, duplicates, patients in two splits, damaged files, labels that look wrong, and what tells the label without
-    looking at anatomy. Of a segmentation's cases: damaged files, masks of another size, labels outside the set and
-    patients in two splits, without a page. Ends with 1 where something must stop a training.
+    looking at anatomy. Of a segmentation's cases: damaged files, masks of another size, labels outside the set,
+    duplicates and patients in two splits, without a page. Ends with 1 where something must stop a training.
 
     A split is proposed in check-data/split.csv of the work folder where the list has none, or where an option asks for
     one; join it to the list by the column file. No patient is in two parts, and labels and sites (the columns site,
@@ -66,7 +66,7 @@ def check_data(
             "data.folds and data.even of its recipe"
         )
     if drawn:
-        _check_cases(recipe_path, data, as_json, out)
+        _check_cases(recipe_path, data, work, as_json, out)
         return
     recipe = read(recipe_path)
     checked = checker.check(recipe, data, weights, plan)
@@ -80,17 +80,21 @@ def check_data(
         raise click.exceptions.Exit(1)
 
 
-def _check_cases(recipe_path: Path, data: Path, as_json: bool, out: Path | None) -> None:
-    from compression import check_cases, check_text
+def _check_cases(recipe_path: Path, data: Path, work: Path | None, as_json: bool, out: Path | None) -> None:
+    from compression import check_cases, check_data, check_text, clipping
     from compression.segmentation.recipe import read as read_segmentation
 
-    report = check_cases.check(read_segmentation(recipe_path), data)
-    text = json.dumps(report, indent=1)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "check-data.json").write_text(f"{text}\n")
-    click.echo(text if as_json else check_text.cases(report))
-    if any(problem["severity"] == "error" for problem in report["problems"]):
+    recipe = read_segmentation(recipe_path)
+    checked = check_cases.check(recipe, data)
+    text = json.dumps(checked.report, indent=1)
+    folder = (work or Path(".build") / recipe.package.id) / check_data.NAME
+    for each in (folder, *([out] if out else [])):
+        each.mkdir(parents=True, exist_ok=True)
+        (each / f"{check_data.NAME}.json").write_text(f"{text}\n")
+    clipping.write(folder, checked.clipped)
+    click.echo(text if as_json else check_text.cases(checked.report))
+    click.echo(f"How much preprocessing clips of each: {folder / clipping.NAME}", err=as_json)
+    if checked.errors:
         raise click.exceptions.Exit(1)
 
 

@@ -208,7 +208,11 @@ def read(folder: Path, case: Case, segments: Sequence[str]) -> Source:
         A file can't be read, the mask has another size or lies elsewhere, or a label that is none of the segments.
     """
     source = decode(folder, case)
-    labels = masks.read(folder / case.mask, source, segments)
+    return laid_out(source, masks.read(folder / case.mask, source, segments))
+
+
+def laid_out(source: sources.Source, labels: np.ndarray) -> Source:
+    """An image and its labels as they lie in their files, turned as `read` says."""
     if source.affine is None:
         return Source(source.pixels, labels, (1.0, 1.0))
     pixels, affine = sources.to_ras(source.pixels, source.affine)

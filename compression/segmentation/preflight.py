@@ -35,8 +35,7 @@ def _check_cases(build: Build) -> None:
     key = hashlib.sha256(cases.fingerprint(build) + external.fingerprint(build)).hexdigest()
     if mark.exists() and mark.read_text() == key:
         return
-    found = check_cases.check(build.recipe, build.data_root)["problems"]
-    if errors := [problem for problem in found if problem["severity"] == "error"]:
+    if errors := check_cases.check(build.recipe, build.data_root).errors:
         raise RecipeError("the data can't be learned from:" + "\n".join(check_text.problems(errors)))
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.write_text(key)

@@ -13,15 +13,23 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image as PillowImage
 
-from compression import gray_steps, importing
+from appliance.preprocess import preprocess
+from compression import clipping, gray_steps, importing
 from compression.cli import main
 from compression.importers import IMPORTERS
 from compression.importing import Options
+from compression.segmentation.recipe import read
 from tests.dicom_files import chest_pixels
 from tests.running import CHECKOUT
 
 LUNGS, HIPPOCAMPUS = (CHECKOUT / "models" / name / "recipe.toml" for name in ("lungs", "hippocampus"))
 SHARED = CHECKOUT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work folder is below the current one."""
+    monkeypatch.chdir(tmp_path)
 
 
 def check(recipe: Path, data: Path, *options: str) -> Result:
@@ -133,6 +141,26 @@ def test_a_brightened_copy_is_found_within_a_set_and_in_another(pictures: Path) 
     assert [problems[name]["count"] for name in what] == [3, 2, 1]
     of_one = problems["near duplicates of one patient"]["examples"]
     assert of_one[0].startswith("lungs-kermany/images/2.png and lungs-kermany/images/3.png, distance 0.0")
+
+
+def test_what_is_clipped_and_the_training_images_normalization_are_told(pictures: Path) -> None:
+    report = json.loads(check(LUNGS, pictures, "--json").stdout)
+    recipe, training = read(LUNGS), sorted(pictures.glob("lungs-kermany/images/*.png"))
+    stretched = np.stack([
+        preprocess(np.asarray(PillowImage.open(path)), recipe.input.steps[:2])[0, 0] for path in training
+    ])  # fmt: skip
+    found = report["sets"]["lungs-kermany"]["normalization"]
+    assert [found["mean"], found["std"]] == pytest.approx([stretched.mean(), stretched.std()], abs=1e-3)
+    told = {each["what"]: each for each in report["problems"]}["normalization that is not the training images'"]
+    assert told["severity"] == "warning" and f"mean = {found['mean']:.3f}" in told["hint"]
+    assert "normalization" not in report["sets"]["lungs-external"]
+    with (pictures / ".build" / "lungs" / "check-data" / "clipped.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["data_set"] for row in rows] == ["lungs-kermany"] * 8 + ["lungs-external"] * 8
+    stretch = recipe.input.steps[1:2]
+    ends = [clipping.ends(preprocess(np.asarray(PillowImage.open(path)), stretch)) for path in training]
+    assert [float(row["black"]) for row in rows[:8]] == pytest.approx([low for low, _ in ends], abs=1e-4)
+    assert [float(row["white"]) for row in rows[:8]] == pytest.approx([high for _, high in ends], abs=1e-4)
 
 
 def test_each_defect_of_volumes_is_named_and_counted(tmp_path: Path) -> None:

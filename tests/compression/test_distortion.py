@@ -114,7 +114,7 @@ def test_check_data_names_the_image_that_is_mostly_border(tmp_path: Path) -> Non
     assert "clipped pixels per image" in check_text.report(checked.report)
     page = check_data.write(checked, tmp_path / "work", None)
     assert "clipped pixels per image" in page.read_text()
-    with (page.parent / check_data.CLIPPED).open(newline="") as listed:
+    with (page.parent / clipping.NAME).open(newline="") as listed:
         shares = {row["file"]: float(row["clipped"]) for row in csv.DictReader(listed)}
     assert len(shares) == 80
     assert max(shares, key=lambda each: shares[each]) == "images/4-0.png"
