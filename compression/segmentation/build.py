@@ -12,6 +12,7 @@ from compression import (
     columns,
     data,
     diagnosis,
+    external,
     masks,
     page,
     shipping,
@@ -60,7 +61,7 @@ STAGES = (
     Stage("quantize", quantize, 3, (cpu, openvino, pt2e, qdq, static, tensorrt)),
     Stage("gate", gate, 2, (shipping, timing, measures)),
     Stage("golden", golden, 1),
-    Stage("evaluate", evaluate, 3, (gaps, subgroups, columns)),
+    Stage("evaluate", evaluate, 3, (external, gaps, subgroups, columns)),
     Stage("report", report, 0.1, (page, diagnosis)),
     Stage("pack", pack, 1, (card, reference, drift)),
 )
