@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from torch import nn
+
 Log = Sequence[dict[str, Any]]
 
 _BARELY_FELL = 0.9  # of the first epoch's loss
@@ -128,3 +130,14 @@ def _faults(log: Log) -> list[str]:
         f"In epoch {event['epoch']}, {event['fault']}: it {event['done']}." for event in events if event not in skipped
     ]
     return said
+
+
+def of_pruning(name: str, before: nn.Module, after: nn.Module, round_to: int) -> list[str]:
+    """What to say before a pruned network is fine-tuned: that it is none, where no channel was taken out."""
+    sizes = [sum(each.numel() for each in network.parameters()) for network in (before, after)]
+    if sizes[0] != sizes[1]:
+        return []
+    return [
+        f"warning: {name} has lost no channel, and is fine-tuned all the same: its ratio is less than {round_to} "
+        "channels of each layer; lower prune.round_to, or raise the ratio"
+    ]

@@ -17,7 +17,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from appliance.preprocess import preprocess
-from compression import checkpoint, data, train
+from compression import checkpoint, data, diagnosis, train
 from compression.architectures import NETWORKS, Classifier
 from compression.augment import compose
 from compression.statistics import bootstrap, map_correlation
@@ -43,6 +43,8 @@ def run(build: Build) -> str:
         if not done.exists():
             if not begin.exists():  # so that a step that was killed goes on from the same channels
                 cut = remove_channels(build, network, 1.0 - (1.0 - ratio) / (1.0 - removed))
+                for said in diagnosis.of_pruning(name, network, cut, recipe.round_to):
+                    tqdm.write(said)
                 checkpoint.save(begin, cut.state_dict())
             torch.manual_seed(build.recipe.data.seed + number)
             smaller = _load(build, begin)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch_pruning
+from tqdm import tqdm
 
-from compression import checkpoint
+from compression import checkpoint, diagnosis
 from compression.segmentation import cases, overlap, train
 from compression.unet import UNet
 
@@ -64,6 +65,8 @@ def _prune(build: Build, fold: int) -> None:
             begin = done.with_suffix(".begin")
             if not begin.exists():  # so that a step that was killed goes on from the same channels
                 cut = remove_channels(build, fold, smaller, 1.0 - (1.0 - ratio) / (1.0 - removed))
+                for said in diagnosis.of_pruning(name, smaller, cut, recipe.prune.round_to):
+                    tqdm.write(said)
                 checkpoint.save(begin, cut.state_dict())
             torch.manual_seed(recipe.data.seed + 1000 * (number + 1) + fold)
             train.tune(build, fold, train.read(build, begin), recipe.prune.train, f"{name}, fold {fold}", done)

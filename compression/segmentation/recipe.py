@@ -155,6 +155,11 @@ def read(path: Path) -> SegmentationRecipe:
     check_flips(path, recipe.augment_policy)
     for number, step in enumerate(recipe.input.steps, start=1):
         _check_step(path, number, step)
+        if step.name == "resample" and len(recipe.input.shape) == 2:
+            raise RecipeError(
+                f"{path}: input.steps: step {number}, resample: training knows no spacing of images, and devices "
+                "do, so that they would see another size; take resize, or pad_to_aspect and resize"
+            )
     _check_place_of_augmentation(path, recipe.input)
     return recipe
 

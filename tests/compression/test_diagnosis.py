@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from compression import diagnosis, loop
 from tests.compression.tiny_training import Task, images, network
@@ -82,3 +83,10 @@ def test_a_real_training_that_hardly_moves_is_underfit(tmp_path: Path) -> None:
     settings = loop.Settings(epochs=5, batch=8, learning_rate=1e-6)
     _, entries = loop.fit(Task(), network(), settings, tmp_path / "tiny.checkpoint", "tiny")
     assert "Underfit" in " ".join(diagnosis.sentences(entries, 5, "accuracy"))
+
+
+def test_a_pruning_that_takes_nothing_out_is_told() -> None:
+    whole, smaller = (nn.Conv2d(1, channels, 3) for channels in (12, 10))
+    assert diagnosis.of_pruning("pruned-0.10", whole, smaller, 2) == []
+    (said,) = diagnosis.of_pruning("pruned-0.10", whole, whole, 8)
+    assert said.startswith("warning: pruned-0.10 has lost no channel") and "less than 8 channels" in said
