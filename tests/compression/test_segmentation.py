@@ -366,11 +366,7 @@ _STRETCH = 'name = "percentile_stretch"'
         (_STRETCH, 'name = "percentile_strech"', "input.steps: step 2 is 'percentile_strech'.* there are resize, "),
         ("low = 1.0, high", "lo = 1.0, high", "input.steps: step 2, percentile_stretch: .*argument"),
         ("std = 0.27", "std = 0", "input.steps: step 3, normalize: std is 0"),
-        (
-            (f"{_RESIZE}\nparameters = {{ rows = 256, columns = 256 }}", _RESAMPLE, "step 1, resample: .*take resize"),
-            '"resample"\nparameters = { millimeters = 1.0 }',
-            "resize",
-        ),
+        (f"{_RESIZE}\nparameters = {{ rows = 256, columns = 256 }}", _RESAMPLE, "step 1, resample: .*take resize"),
         ("[gate]", '[augment_policy]\nmay_flip = ["left-right"]\n\n[gate]', "may_flip: a chest has sides"),
         ("\nseed = ", "\nseed = -1 #", "seed"),
         ("\nbatch = ", "\nbatch = 0 #", "batch"),
