@@ -33,6 +33,7 @@ _HINTS = {
     "missing file": "mend it or take its row out of the list",
     "corrupt image": "fetch it again or take its row out of the list",
     "constant image": "is it an image at all?",
+    "image of other dimensions": "is the recipe for this data set? Its input.shape says what it reads",
     "missing mask": "mend it or take its row out of the list",
     "corrupt mask": "fetch it again or take its row out of the list",
     "mask of another size": "export the mask on its image's grid",
@@ -103,9 +104,8 @@ def check(recipe: SegmentationRecipe, data_root: Path) -> Checked:
 
 
 def _clipped(seen: Sequence[_Seen]) -> tuple[list[str], np.ndarray]:
-    measured = [(each.case.file, each.grays) for each in seen if each.grays]
-    shares = np.array([(grays.lower, grays.upper) for _, grays in measured]).reshape(-1, 2)
-    return [file for file, _ in measured], shares
+    measured = [(each.case.file, each.grays.lower, each.grays.upper) for each in seen if each.grays]
+    return [file for file, *_ in measured], np.array([ends for _, *ends in measured]).reshape(-1, 2)
 
 
 def _one_set(
@@ -122,7 +122,7 @@ def _one_set(
     for number, case in enumerate(tqdm(listed, desc=f"reading {name}", unit="case")):
         if not case.patient:
             faults.setdefault("no patient", []).append(f"{case.file}: patient_id is empty")
-        pixels = _pixels(folder, case, faults)
+        pixels = _pixels(folder, case, len(recipe.input.shape), faults)
         if pixels is None:
             continue
         sizes["x".join(str(each) for each in pixels.pixels.shape)] += 1
@@ -131,7 +131,8 @@ def _one_set(
         measured = None
         if mask is not None:
             volumes += np.bincount(mask.ravel(), minlength=len(volumes))
-            measured = grays.measure(cases.laid_out(pixels, mask), recipe.input.steps)
+            if pixels.pixels.ndim == len(recipe.input.shape):
+                measured = grays.measure(cases.laid_out(pixels, mask), recipe.input.steps)
         seen.append(_Seen(case, duplicates.digest(pixels.pixels), _described(pixels.pixels), measured))
     for kind, examples in faults.items():
         severity: Severity = "warning" if kind in _WARNINGS else "error"
@@ -193,7 +194,7 @@ def _amounts(recipe: SegmentationRecipe, count: int) -> dict[str, Any]:
     }
 
 
-def _pixels(folder: Path, case: Case, faults: dict[str, list[str]]) -> sources.Source | None:
+def _pixels(folder: Path, case: Case, dimensions: int, faults: dict[str, list[str]]) -> sources.Source | None:
     if not (folder / case.file).is_file():
         faults.setdefault("missing file", []).append(f"{case.file} is not there")
         return None
@@ -202,6 +203,9 @@ def _pixels(folder: Path, case: Case, faults: dict[str, list[str]]) -> sources.S
     except RecipeError as error:
         faults.setdefault("corrupt image", []).append(str(error))
         return None
+    if source.pixels.ndim != dimensions:
+        what = f"{case.file} has {source.pixels.ndim} dimensions; the recipe reads {dimensions}"
+        faults.setdefault("image of other dimensions", []).append(what)
     if source.pixels.min() == source.pixels.max():
         faults.setdefault("constant image", []).append(f"{case.file}: every pixel is {source.pixels.min()}")
     return source

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,26 @@ def test_each_defect_of_pictures_is_named_and_counted(pictures: Path) -> None:
         assert named in problems[what]["examples"][0]
     assert problems["empty mask"]["severity"] == "warning"
     assert str(pictures) not in json.dumps(problems)
+
+
+def test_images_of_a_recipe_for_volumes_are_named_and_the_other_way_round(pictures: Path, tmp_path: Path) -> None:
+    text = HIPPOCAMPUS.read_text()
+    begin, end = text.index("same_patient = ["), text.index("\n]\n", text.index("same_patient = ["))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text((text[:begin] + text[end + 3 :]).replace('"hippocampus"  ', '"lungs-kermany"  '))
+    for path in pictures.glob("lungs-kermany/masks/*.png"):
+        with PillowImage.open(path) as mask:
+            mask.point([0, *[1] * 255]).save(path)
+    problem = found(recipe, pictures)["image of other dimensions"]
+    assert (problem["severity"], problem["count"]) == ("error", 8)
+    assert problem["examples"][0] == "images/0.png has 2 dimensions; the recipe reads 3"
+    for name in ("lungs-kermany", "lungs-external"):
+        shutil.rmtree(pictures / name)
+        for kind, values in (("images", np.arange(27.0)), ("labels", np.arange(27) % 2)):
+            (pictures / name / kind).mkdir(parents=True)
+            volume = nibabel.Nifti1Image(values.reshape(3, 3, 3).astype(np.int16), np.eye(4))
+            nibabel.save(volume, pictures / name / kind / "a.nii.gz")
+    assert "a.nii.gz has 3 dimensions; the recipe reads 2" in check(LUNGS, pictures).output
 
 
 def test_an_external_image_that_training_has_seen_stops(pictures: Path) -> None:
