@@ -1,7 +1,7 @@
 """The life of a box, on a machine without KVM: flashed, commissioned by stick, fed, updated, sent back, attacked.
 
 By hand, as root: ``pytest -m vm tests/firmware/vm``; firmware/README.md says what it needs and what was seen.
-``SCANSIDE_VM_WORK`` keeps images and Debian trees between runs, ``SCANSIDE_VM_BOX`` the box; ``SCANSIDE_VM_CUTS`` is the
+``SCANSIDE_VM_WORK`` keeps images and Debian trees between runs, ``SCANSIDE_VM_BOX`` the box; ``SCANSIDE_VM_CUTS`` the
 number of power cuts, ``SCANSIDE_VM_SEED`` says when they are made.
 """
 
