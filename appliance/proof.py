@@ -20,6 +20,7 @@ from appliance.config import Config
 from appliance.errors import BackendError, ConfigError
 from appliance.inference import InferenceProcess, Started
 from appliance.package import Package
+from appliance.processor import processor
 from appliance.receipt import Receipt
 
 _CLEARLY = 1.3  # times slower than the fastest: less is noise
@@ -134,7 +135,7 @@ def is_valid(proof: Receipt, opened: Package, name: str, options: Options, since
         (proof.package_sha256, proof.backend, proof.threads) == (opened.sha256, name, options.threads)
         and proof.artifact_sha256 == opened.artifact_sha256(module.TARGET)
         and proof.versions == receipt.versions(module, options.device)
-        and (proof.cpu, proof.cpu_flags) == receipt.processor()
+        and (proof.cpu, proof.cpu_flags) == processor()
         and (since is None or since <= made_at)
         and made_at <= datetime.now().astimezone() + timedelta(minutes=5)
     )

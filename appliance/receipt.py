@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -23,11 +22,9 @@ from appliance import backends, golden
 from appliance.backend import Backend, BackendModule, Options
 from appliance.errors import BackendError, ReceiptError
 from appliance.package import Package
+from appliance.processor import processor
 
 log = logging.getLogger("scanside.receipt")
-
-# Flags that decide how int8 is computed on x86 and ARM.
-_TELLING_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve")
 
 BATCHES = (4, 8)
 _FEWEST_TIMES, _LONGEST_SECONDS, _WARM_UP, _BATCH_TIMES = 64, 1.0, 3, 8
@@ -224,24 +221,6 @@ def _timed(package: Package, backend: Backend, tensor: np.ndarray) -> tuple[dict
     return outputs, time.perf_counter() - start
 
 
-def _cpu_info(key: str) -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == key:
-                return value.strip()
-    except OSError:  # not Linux, or no /proc
-        return ""
-    return ""
-
-
 def versions(module: BackendModule, device: str) -> dict[str, str]:
     """The versions of what computes, the driver's among them."""
     return {**module.versions(device), "python": platform.python_version(), "numpy": np.__version__}
-
-
-def processor() -> tuple[str, tuple[str, ...]]:
-    """Its name, and which of the instructions it has that int8 is computed with."""
-    present = set((_cpu_info("flags") or _cpu_info("Features")).split())
-    name = _cpu_info("model name") or platform.processor() or platform.machine()
-    return name, tuple(flag for flag in _TELLING_FLAGS if flag in present)

@@ -19,11 +19,12 @@ from typing import Any
 import msgspec
 import psutil
 
-from appliance import certificates, doctor, history, log, machine, problems, receipt
+from appliance import certificates, doctor, history, log, machine, problems
 from appliance.config import Config
 from appliance.health import health
 from appliance.history_store import HistoryStore
 from appliance.own_words import GAP, own_words
+from appliance.processor import processor
 from appliance.spool import write_durably
 from appliance.store import Store
 
@@ -116,7 +117,7 @@ def told_health(config: Config) -> dict[str, Any]:
 
 
 def versions() -> dict[str, Any]:
-    cpu, flags = receipt.processor()
+    cpu, flags = processor()
     system = machine.system()
     return {
         "scanside": metadata.version("scanside"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 
 from firmware import datadisk, models, provisioning, service, trial, update
@@ -17,6 +18,15 @@ from firmware.errors import FirmwareError
 from firmware.incoming import own_copy
 
 Say = Callable[[str], None]
+Act = Callable[[], tuple[str, "Follows"]]
+
+
+class Follows(IntEnum):
+    """What has to happen for a thing to count."""
+
+    NOTHING = 0  # a stick is still there after a start: what it brought then stands already
+    RELOAD = 1  # what is read at a start was changed
+    RESTART = 2  # an update is installed, and is to be tried
 
 
 @dataclass
@@ -25,21 +35,21 @@ class Outcome:
 
     Attributes
     ----------
-    restart
-        An update is installed: the box has to start again to try it.
-    changed
-        What is read at a start was changed.
+    follows
+        The most of what they ask for.
+    configured
+        A configuration or a certificate was taken, now or before.
     """
 
     said: list[str] = field(default_factory=list)
-    restart: bool = False
-    changed: bool = False
+    follows: Follows = Follows.NOTHING
+    configured: bool = False
 
     def follow(self, box: Box, restart: Callable[[], None], reload: Callable[[Box], None]) -> None:
         """Start again what has to."""
-        if self.restart:
+        if self.follows is Follows.RESTART:
             restart()
-        elif self.changed:
+        elif self.follows is Follows.RELOAD:
             reload(box)
 
 
@@ -56,7 +66,7 @@ def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
     outcome = Outcome()
     for what, act in _acts(box, folder, say, by_hand):
         try:
-            done, again = act()
+            done, follows = act()
         except FirmwareError as error:
             outcome.said.append(f"{what}: REFUSED: {error}")
         # A worn stick, a full disk, no text.
@@ -64,8 +74,8 @@ def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
             outcome.said.append(f"{what}: REFUSED: it can't be taken: {error}")
         else:
             outcome.said.append(f"{what}: {done}")
-            outcome.restart |= again
-            outcome.changed |= what in ("site.toml", "certificate.pem")
+            outcome.follows = max(outcome.follows, follows)
+            outcome.configured |= what in ("site.toml", "certificate.pem")
     return outcome
 
 
@@ -76,48 +86,56 @@ def start_anew(box: Box) -> None:
     subprocess.run(["systemctl", "restart", *units], check=False, timeout=600)
 
 
-def _acts(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterator[tuple[str, Callable[[], tuple[str, bool]]]]:
+def _acts(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterator[tuple[str, Act]]:
     site, certificate, token = (folder / name for name in ("site.toml", "certificate.pem", "service.token"))
     if site.exists():
-        yield site.name, lambda: (_configure(box, site, by_hand), False)
+        yield site.name, lambda: _configure(box, site, by_hand)
     if certificate.exists():
-        yield certificate.name, lambda: (provisioning.take_certificate(box, certificate), False)
+        yield certificate.name, lambda: _certify(box, certificate)
     for path in sorted(folder.glob("*.scanside")):
-        yield path.name, lambda path=path: (models.install(box, path), False)  # type: ignore[misc]
+        yield path.name, lambda path=path: (models.install(box, path), Follows.NOTHING)  # type: ignore[misc]
     for path in sorted(folder.glob("*.raucb")):
         yield path.name, lambda path=path: _copied_update(box, path, say)  # type: ignore[misc]
     if by_hand and token.exists():
-        yield token.name, lambda: (service.open_shell(box, token.read_text()), False)
+        yield token.name, lambda: (service.open_shell(box, token.read_text()), Follows.NOTHING)
 
 
-def _configure(box: Box, site: Path, by_hand: bool) -> str:
+def _configure(box: Box, site: Path, by_hand: bool) -> tuple[str, Follows]:
+    if known := provisioning.known(box, site):
+        return known, Follows.NOTHING
     said = f"configuration {provisioning.apply(box, site)} is in place"
     if provisioning.people(box) and not by_hand:  # a stick brings their codes back
         said += "; invite whom it names on the page Accounts"
-    return said
+    return said, Follows.RELOAD
 
 
-def _copied_update(box: Box, path: Path, say: Say) -> tuple[str, bool]:
+def _certify(box: Box, certificate: Path) -> tuple[str, Follows]:
+    said, other = provisioning.take_certificate(box, certificate)
+    return (said, Follows.RELOAD) if other else (f"{said}: in place already", Follows.NOTHING)
+
+
+def _copied_update(box: Box, path: Path, say: Say) -> tuple[str, Follows]:
     with own_copy(box, path) as mine:
         return _update(box, mine, say)
 
 
-def _update(box: Box, path: Path, say: Say) -> tuple[str, bool]:
+def _update(box: Box, path: Path, say: Say) -> tuple[str, Follows]:
     """Not again what runs, nor what has failed here: a stick is still there after the restart."""
     offered = update.judge(box, path)
     if offered.version == box.release().version:
-        return f"{offered} runs already", False
+        return f"{offered} runs already", Follows.NOTHING
     history = box.history()
     failed = [line for line in history if line["event"] == "failed" and line.get("version") == offered.version]
     if failed:
-        return f"{offered} was tried here and did not prove itself: {failed[-1].get('why')}", False
+        return f"{offered} was tried here and did not prove itself: {failed[-1].get('why')}", Follows.NOTHING
     installed = [line["version"] for line in history if line["event"] == "installed"]
     if trial.fell_back(box.boot()) and installed[-1:] == [offered.version]:  # it hung, and could write no event
-        return f"{offered} was tried here and used up its starts; `scanside-firmware update install` tries again", False
+        said = f"{offered} was tried here and used up its starts; `scanside-firmware update install` tries again"
+        return said, Follows.NOTHING
 
     def progress(percent: int, what: str) -> None:
         if percent % 10 == 0:
             say(f"{path.name}: {percent:3} %  {what}")
 
     update.write(box, path, offered, progress)
-    return f"{offered} is installed; the box starts again to try it", True
+    return f"{offered} is installed; the box starts again to try it", Follows.RESTART

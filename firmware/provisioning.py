@@ -79,6 +79,29 @@ def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: 
     return number
 
 
+def known(box: Box, path: Path) -> str:
+    """Why a file is not applied again: it is in force, or somebody at the box went back from it; else empty."""
+    if not box.configuration.exists():
+        return ""
+    done = [line for line in box.history() if line["event"] == "configured"]
+    same = [line["number"] for line in done if _is_kept(box, line["number"], path)]
+    if not same:
+        return ""
+    if same[-1] == done[-1]["number"]:
+        return f"configuration {same[-1]} is in place already"
+    if done[-1].get("again"):
+        return (
+            f"configuration {same[-1]} was left for {done[-1]['number']} at the box, which stays; "
+            f"`scanside-firmware provision back {same[-1]}` takes it again"
+        )
+    return ""
+
+
+def _is_kept(box: Box, number: int, path: Path) -> bool:
+    kept = _versions(box) / f"{number:04}.toml"
+    return kept.exists() and kept.read_bytes() == path.read_bytes()
+
+
 def go_back(box: Box, number: int, ask: health.Ask = health.scanside) -> None:
     """Use an earlier configuration again."""
     path = _versions(box) / f"{number:04}.toml"
@@ -258,10 +281,16 @@ def request(box: Box, common_name: str, addresses: tuple[str, ...] = ()) -> byte
     )
 
 
-def take_certificate(box: Box, path: Path) -> str:
-    """The hospital's answer to the request: put in place where it fits the box's key and counts today."""
+def take_certificate(box: Box, path: Path) -> tuple[str, bool]:
+    """The hospital's answer to the request: put in place where it fits the box's key and counts today.
+
+    Returns
+    -------
+    What it is, in words, and whether another one was in place.
+    """
     try:
-        chain = x509.load_pem_x509_certificates(path.read_bytes())
+        content = path.read_bytes()
+        chain = x509.load_pem_x509_certificates(content)
         key = serialization.load_pem_private_key((box.data / "keys" / "scp.key").read_bytes(), password=None)
     except FileNotFoundError as error:
         raise FirmwareError(
@@ -280,10 +309,13 @@ def take_certificate(box: Box, path: Path) -> str:
             hint="check the clock; where it is right, ask for a new certificate",
         )
     target = box.data / "keys" / "scp.pem"
-    Files().write(target, path.read_bytes())
+    said = f"{mine.subject.rfc4514_string()}, until {mine.not_valid_after_utc:%Y-%m-%d}"
+    if target.exists() and target.read_bytes() == content:
+        return said, False
+    Files().write(target, content)
     _same_owner(box, target)
     box.remember("certificate", serial=f"{mine.serial_number:x}", until=f"{mine.not_valid_after_utc:%Y-%m-%d}")
-    return f"{mine.subject.rfc4514_string()}, until {mine.not_valid_after_utc:%Y-%m-%d}"
+    return said, True
 
 
 def export_logs(box: Box, target: Path, ask: health.Ask = health.scanside) -> list[Path]:

@@ -54,7 +54,7 @@ def take(
     for line in said:
         say(line)
     outcome.follow(box, restart, reload)
-    if outcome.changed and not outcome.restart:
+    if outcome.configured and outcome.follows is not handover.Follows.RESTART:
         _invite(box, answer, ask)
     return said
 

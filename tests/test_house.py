@@ -89,6 +89,7 @@ LEVELS = [
         "appliance.probability",
         "appliance.occlusion",
         "appliance.process",
+        "appliance.processor",
         "appliance.backend",
         "appliance.image",
         "appliance.described",

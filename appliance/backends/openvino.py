@@ -15,6 +15,7 @@ import numpy as np
 from appliance.backend import Options, Progress, installed_version
 from appliance.engine_cache import EngineCache
 from appliance.errors import BackendError
+from appliance.processor import int8_overflows
 
 NAME = "openvino"
 TARGET = "openvino"
@@ -127,6 +128,8 @@ def _settings(options: Options) -> dict[str, Any]:
         settings["NUM_STREAMS"] = str(options.lanes)
     if options.device == "CPU":
         settings["INFERENCE_NUM_THREADS"] = str(options.threads * options.lanes)
+        if int8_overflows():  # then values are rounded as int8 has them, and computed with in float32
+            settings["LP_TRANSFORMS_MODE"] = "NO"
     return settings
 
 

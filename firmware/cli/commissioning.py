@@ -88,7 +88,8 @@ def certificate(path: Path, root: Path) -> None:
     """Take the hospital's certificate, where it fits the box's key and counts today."""
     from firmware import provisioning
 
-    click.echo(provisioning.take_certificate(Box(root), path))
+    said, other = provisioning.take_certificate(Box(root), path)
+    click.echo(said if other else f"{said}: in place already")
 
 
 @click.command("export-logs")

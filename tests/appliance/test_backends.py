@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from appliance import backends, package
+from appliance import backends, package, processor, receipt
 from appliance.backend import BackendModule, Options, cores
 from appliance.engine_cache import EngineCache
 from appliance.errors import BackendError
@@ -279,3 +279,40 @@ def test_what_is_missing_is_named_with_how_to_get_it() -> None:
     with pytest.raises(BackendError, match="there is no backend 'onnxruntime:GPU'"):
         backends.module("onnxruntime:GPU")
     assert "fake" not in backends.names()
+
+
+@pytest.mark.parametrize("model", ["chest-pneumonia", "lungs"])
+def test_openvino_gives_the_packages_answers_where_int8_overflows(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor with AVX2 and without VNNI, whichever this is. ONNX Runtime sees to it itself."""
+    if reason := backends.probe("openvino"):
+        pytest.skip(reason)
+    module = backends.module("openvino")
+    monkeypatch.setattr(module, "int8_overflows", lambda: True)
+    opened, options = package.read(package.bundled(model)[0], None), Options(device="CPU")
+    backend = module.open(opened.artifact("openvino"), options)
+    assert receipt.prove(opened, module, backend, options).flips == 0
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "overflows"),
+    [
+        ("x86_64", "fpu sse4_1 ssse3", True),
+        ("x86_64", "avx2 fma bmi2", True),
+        ("x86_64", "avx2 avx512f avx512bw", True),
+        ("x86_64", "avx2 avx_vnni", False),
+        ("x86_64", "avx2 avx512f avx512_vnni", False),
+        ("aarch64", "asimd asimddp i8mm", False),
+    ],
+)
+def test_where_int8_overflows_is_told_by_the_processors_flags(
+    machine: str, flags: str, overflows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = f"model name\t: some processor\n{'Features' if machine == 'aarch64' else 'flags'}\t\t: {flags}\n"
+    monkeypatch.setattr(processor.Path, "read_text", lambda _: told)
+    monkeypatch.setattr(processor.platform, "machine", lambda: machine)
+    processor.processor.cache_clear()
+    try:
+        assert processor.processor()[0] == "some processor"
+        assert processor.int8_overflows() == overflows
+    finally:
+        processor.processor.cache_clear()

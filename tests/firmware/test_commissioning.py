@@ -292,6 +292,57 @@ def test_a_stick_is_taken_and_answered(box: Box, publisher: Path, tmp_path: Path
     assert (answer / "history.json").exists()
 
 
+def test_a_stick_that_is_still_there_at_the_next_start_changes_nothing(
+    box: Box, publisher: Path, tmp_path: Path
+) -> None:
+    """Otherwise each start would interrupt what is read, and make one more configuration."""
+    folder, loaded = tmp_path / "stick", []
+
+    def plugged(version: int, ae_title: str) -> str:
+        site(folder, publisher, version, ae_title)
+        return stick.take(box, folder, restart=pytest.fail, reload=loaded.append)[0]
+
+    assert plugged(1, "ONE") == "site.toml: configuration 1 is in place"
+    (folder / "certificate.pem").write_bytes(certify((folder / "scanside-5eedb0c5" / "request.csr").read_bytes()))
+    stick.take(box, folder, restart=pytest.fail, reload=loaded.append)
+    assert len(loaded) == 2
+    said = stick.take(box, folder, restart=pytest.fail, reload=loaded.append)
+    assert said[0] == "site.toml: configuration 1 is in place already"
+    assert said[1].startswith("certificate.pem: CN=") and said[1].endswith(": in place already")
+    assert len(loaded) == 2 and len(provisioning.history(box)) == 1
+
+    assert plugged(2, "TWO") == "site.toml: configuration 2 is in place"
+    provisioning.go_back(box, 1)
+    assert plugged(2, "TWO").startswith(
+        "site.toml: configuration 2 was left for 1 at the box, which stays; `scanside-f"
+    )
+    assert 'ae_title = "ONE"' in box.configuration.read_text() and len(loaded) == 3
+    provisioning.go_back(box, 2)
+    assert plugged(2, "OTHER") == "site.toml: configuration 3 is in place"
+    assert plugged(2, "TWO") == "site.toml: configuration 4 is in place"  # by another stick again
+    box.configuration.unlink()
+    assert plugged(2, "TWO") == "site.toml: configuration 5 is in place"
+
+
+def test_a_configuration_that_a_power_cut_left_half_way_is_applied_by_the_next_start(
+    box: Box, publisher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site(tmp_path / "stick", publisher, 1, "ONE")
+    stick.take(box, tmp_path / "stick", restart=pytest.fail, reload=lambda _: None)
+    site(tmp_path / "stick", publisher, 2, "TWO")
+
+    def cut(self: Box, event: str, **_: object) -> None:
+        if event == "configured":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Box, "remember", cut)
+        stick.take(box, tmp_path / "stick", restart=pytest.fail, reload=lambda _: None)
+    loaded: list[Box] = []
+    said = stick.take(box, tmp_path / "stick", restart=pytest.fail, reload=loaded.append)
+    assert said[0] == "site.toml: configuration 3 is in place" and loaded == [box]
+
+
 def test_a_stick_that_can_not_be_read_everywhere_is_answered(box: Box, publisher: Path, tmp_path: Path) -> None:
     folder = tmp_path / "stick"
     site(folder, publisher, 3, "STICK")

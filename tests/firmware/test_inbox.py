@@ -87,7 +87,7 @@ def test_an_update_shows_how_far_it_is_before_the_box_starts_again(
         assert (own / "system.raucb").read_bytes() == b"bundle" and not by_hand
         say("system.raucb:  50 %  copying image")
         seen.append(report(box))
-        return inbox.handover.Outcome(["system.raucb: 2.0 is installed"], restart=True)
+        return inbox.handover.Outcome(["system.raucb: 2.0 is installed"], inbox.handover.Follows.RESTART)
 
     monkeypatch.setattr(inbox.handover, "take", take)
     restarts: list[bool] = []
