@@ -242,7 +242,7 @@ def test_a_damaged_compiled_network_is_compiled_again(tmp_path: Path) -> None:
         file.write_bytes(damaged)
         again = module.open(opened.artifact("openvino"), options).run(tensor(opened, 0))
         assert all(np.array_equal(first[name], again[name]) for name in first)
-        assert len(file.read_bytes()) == len(whole)
+        assert file.read_bytes() != damaged
 
 
 def test_the_cache_tells_keys_apart_and_does_without_a_folder(tmp_path: Path) -> None:
