@@ -55,21 +55,23 @@ def take(
         say(line)
     outcome.follow(box, restart, reload)
     if outcome.configured and outcome.follows is not handover.Follows.RESTART:
-        _invite(box, answer, ask)
+        _invite(box, answer, ask, outcome.follows is handover.Follows.RELOAD)
     return said
 
 
-def _invite(box: Box, answer: Path, ask: health.Ask) -> None:
+def _invite(box: Box, answer: Path, ask: health.Ask, anew: bool) -> None:
     """Where others reach the page: how those whom the configuration names make their accounts, or the first one is.
 
-    The codes of the latest stick count; of the first account, each start has its own.
+    The codes of the latest stick count. Those that a stick has already are not replaced, unless ``anew``: they may have
+    been given out. Of the first account, each start has its own.
     """
     web = tomllib.loads(box.configuration.read_text()).get("web", {})
     if web.get("host", "127.0.0.1") in LOOPBACK:
         return
     here, where = f"https://THIS-BOX:{web.get('port', 8080)}/enrol", ("--config", str(box.configuration))
     codes = []
-    for each in provisioning.people(box):
+    given = not anew and (answer / "accounts.txt").exists()
+    for each in () if given else provisioning.people(box):
         done = ask(("accounts", "invite", each["name"], "--role", each["role"], *where))
         if not done.returncode:  # otherwise there is such an account, or the appliance does not run: the status says so
             codes.append(f"{each['name']:24} {each['role']:14} {done.stdout.strip()}\n")

@@ -416,6 +416,12 @@ def test_the_stick_has_codes_for_those_whom_the_configuration_names(box: Box, pu
     password = "a long enough password"
     assert accounts.enrol(codes["anna"], "anna", password, "192.0.2.7").role == "administrator"
 
+    stick.take(box, folder, reload=pytest.fail)
+    assert answer.read_text() == told  # the stick stayed in: joe's code may have been given out
+    answer.unlink()
+    stick.take(box, folder, reload=pytest.fail)
+    assert "joe" in answer.read_text() and codes["joe"] not in answer.read_text()  # lost: another one
+
     site(folder, publisher, 2, extra=people + web)
     stick.take(box, folder, reload=lambda _: None)
     again = answer.read_text()
