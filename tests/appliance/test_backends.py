@@ -288,9 +288,11 @@ def test_openvino_gives_the_packages_answers_where_int8_overflows(model: str, mo
         pytest.skip(reason)
     module = backends.module("openvino")
     monkeypatch.setattr(module, "int8_overflows", lambda: True)
-    opened, options = package.read(package.bundled(model)[0], None), Options(device="CPU")
-    backend = module.open(opened.artifact("openvino"), options)
-    assert receipt.prove(opened, module, backend, options).flips == 0
+    opened = package.read(package.bundled(model)[0], None)
+    for lanes in (1, 2):
+        options = Options(device="CPU", lanes=lanes)
+        backend = module.open(opened.artifact("openvino"), options)
+        assert receipt.prove(opened, module, backend, options).flips == 0
 
 
 @pytest.mark.parametrize(
