@@ -18,7 +18,6 @@ from firmware.errors import FirmwareError
 from firmware.incoming import own_copy
 
 Say = Callable[[str], None]
-Act = Callable[[], tuple[str, "Follows"]]
 
 
 class Follows(IntEnum):
@@ -27,6 +26,9 @@ class Follows(IntEnum):
     NOTHING = 0  # a stick is still there after a start: what it brought then stands already
     RELOAD = 1  # what is read at a start was changed
     RESTART = 2  # an update is installed, and is to be tried
+
+
+Act = Callable[[], tuple[str, Follows]]
 
 
 @dataclass
@@ -111,7 +113,7 @@ def _configure(box: Box, site: Path, by_hand: bool) -> tuple[str, Follows]:
 
 def _certify(box: Box, certificate: Path) -> tuple[str, Follows]:
     said, other = provisioning.take_certificate(box, certificate)
-    return (said, Follows.RELOAD) if other else (f"{said}: in place already", Follows.NOTHING)
+    return said, Follows.RELOAD if other else Follows.NOTHING
 
 
 def _copied_update(box: Box, path: Path, say: Say) -> tuple[str, Follows]:

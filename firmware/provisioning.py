@@ -311,7 +311,7 @@ def take_certificate(box: Box, path: Path) -> tuple[str, bool]:
     target = box.data / "keys" / "scp.pem"
     said = f"{mine.subject.rfc4514_string()}, until {mine.not_valid_after_utc:%Y-%m-%d}"
     if target.exists() and target.read_bytes() == content:
-        return said, False
+        return f"{said}: in place already", False
     Files().write(target, content)
     _same_owner(box, target)
     box.remember("certificate", serial=f"{mine.serial_number:x}", until=f"{mine.not_valid_after_utc:%Y-%m-%d}")

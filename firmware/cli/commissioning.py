@@ -88,8 +88,8 @@ def certificate(path: Path, root: Path) -> None:
     """Take the hospital's certificate, where it fits the box's key and counts today."""
     from firmware import provisioning
 
-    said, other = provisioning.take_certificate(Box(root), path)
-    click.echo(said if other else f"{said}: in place already")
+    said, _ = provisioning.take_certificate(Box(root), path)
+    click.echo(said)
 
 
 @click.command("export-logs")

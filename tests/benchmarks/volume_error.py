@@ -27,7 +27,7 @@ RECIPE = CHECKOUT / "models" / "hippocampus" / "recipe.toml"
 Masks = list[np.ndarray]
 
 
-def logits(data: Path) -> tuple[list[np.ndarray], list[np.ndarray], Masks]:
+def probabilities(data: Path) -> tuple[list[np.ndarray], list[np.ndarray], Masks]:
     """On the grids of the sources: what the network says, what it says of the mirror image, and the reader's masks."""
     recipe, opened = read(RECIPE), package.read(package.bundled("hippocampus")[0], None)
     given, answer = opened.manifest.input, opened.manifest.outputs.logits
@@ -69,7 +69,7 @@ def row(name: str, drawn: Masks, masks: Masks) -> str:
 
 
 def main(data: Path) -> None:
-    straight, mirrored, masks = logits(data)
+    straight, mirrored, masks = probabilities(data)
     drawn = [each.argmax(0) for each in straight]
     both = [(one + other).argmax(0) for one, other in zip(straight, mirrored, strict=True)]
     outlines = [parted_as(each > 0, mask) for each, mask in zip(drawn, masks, strict=True)]
