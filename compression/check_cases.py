@@ -250,7 +250,7 @@ def _splits(recipe: SegmentationRecipe, folder: Path, name: str, problems: list[
 def _between(seen: dict[str, list[_Seen]], problems: list[Problem]) -> None:
     """Images of the external sets that training has seen."""
     (training, learned), *external = seen.items()
-    known = {each.digest: each.case.file for each in learned}
+    known = {each.digest: each.case.file for each in reversed(learned)}  # of copies, the first
     for name, cases_there in external:
         again = [f"{each.case.file} = {known[each.digest]}" for each in cases_there if each.digest in known]
         hint = "take them out of one: what was trained on tests nothing"
