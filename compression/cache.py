@@ -7,7 +7,6 @@ written under a temporary name and renamed, so that half a file is never found.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -25,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from appliance.preprocess import Step
+from compression import durable
 from compression.content import content_version
 from compression.problems import DataError
 
@@ -34,7 +34,6 @@ _DECODERS = ("pillow", "nibabel", "numpy", "pydicom")
 _CHECKSUMS = "sha256"
 _RESERVE = 64 << 20  # bytes that stay free beside the file
 _HEADERS = 1 << 16  # more bytes than HDF5's own structures take
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CacheDamagedError(DataError):
@@ -180,7 +179,7 @@ def write(path: Path, made_of: str, count: int, make: Callable[[int], Sample]) -
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if error.errno in _FULL:
+        if durable.is_full(error):
             raise _no_room(path) from error
         raise DataError(f"{path} can't be written: {error}") from error
     finally:

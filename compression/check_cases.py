@@ -17,7 +17,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from compression import balance, clipping, duplicates, gray_steps, imported, inventory, masks, sources, splits, tables
+from compression import (
+    balance,
+    check_pairs,
+    clipping,
+    duplicates,
+    gray_steps,
+    imported,
+    inventory,
+    masks,
+    sources,
+    splits,
+    tables,
+)
 from compression.content import MANIFEST, content_version
 from compression.data import eight_bits
 from compression.masks import MaskLabelError, MaskSizeError
@@ -259,22 +271,16 @@ def _between(seen: dict[str, list[_Seen]], problems: list[Problem]) -> None:
 
 def _nearly(seen: dict[str, list[_Seen]], problems: list[Problem]) -> None:
     """Pictures that were resized, compressed or brightened, within a set and between two."""
-    everything = [(name, each) for name, found in seen.items() for each in found if each.described is not None]
-    if not everything:
+    pictures = [(name, each) for name, found in seen.items() for each in found if each.described is not None]
+    if not pictures:
         return
-    between: list[str] = []
-    others: list[str] = []
-    same: list[str] = []
-    for pair in duplicates.near(np.stack([each.described for _, each in everything if each.described is not None])):
-        (one_set, one), (other_set, other) = everything[pair.one], everything[pair.other]
-        if one.digest == other.digest:
-            continue
-        words = f"{one_set}/{one.case.file} and {other_set}/{other.case.file}, distance {pair.distance:.3f}"
-        alike = one.case.patient == other.case.patient
-        (between if one_set != other_set else same if alike else others).append(words)
-    where = " and ".join(seen)
-    hint = "look at them: copies don't belong in both"
-    add(problems, "warning", where, "near duplicates in two sets", between, hint)
-    hint = "look at them: one person may be in training and validation"
-    add(problems, "warning", where, "near duplicates of two patients", others, hint)
-    add(problems, "note", where, "near duplicates of one patient", same, "harmless, if few")
+    called = [f"{name}/{each.case.file}" for name, each in pictures]
+    patients = [each.case.patient for _, each in pictures]
+    described = np.stack([each.described for _, each in pictures if each.described is not None])
+    pairs = [
+        pair
+        for pair in duplicates.near(described)
+        if pictures[pair.one][1].digest != pictures[pair.other][1].digest
+    ]  # fmt: skip
+    images = called, patients, [name for name, _ in pictures]
+    check_pairs.near(pairs, images, "data sets", " and ".join(seen), problems)

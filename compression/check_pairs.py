@@ -25,8 +25,11 @@ class _All:
     splits: list[str]
     places: list[tuple[int, int]]
 
+    def called(self, index: int) -> str:
+        return f"{self.files[index]} ({self.splits[index]})"
+
     def describe(self, group: Sequence[int]) -> str:
-        return " = ".join(f"{self.files[index]} ({self.splits[index]})" for index in group)
+        return " = ".join(self.called(index) for index in group)
 
 
 def find(sets: Sequence[Inventory], problems: list[Problem]) -> dict[str, Any]:
@@ -43,7 +46,8 @@ def find(sets: Sequence[Inventory], problems: list[Problem]) -> dict[str, Any]:
         examples = [everything.describe(group) for group in each.groups]
         add(problems, "error", all_names, each.what, examples, each.hint)
     _exact_problems(everything, groups, all_names, problems)
-    _near_problems(everything, pairs, all_names, problems)
+    called = [everything.called(index) for index in range(len(everything.files))]
+    near(pairs, (called, everything.patients, everything.splits), "splits", all_names, problems)
     for taken in sets:
         kept = set(taken.digests[taken.used].tolist())
         wrong = [taken.rows[index]["file"] for index in np.flatnonzero(~taken.used) if taken.digests[index] not in kept]
@@ -110,30 +114,36 @@ def _exact_problems(everything: _All, groups: list[list[int]], name: str, proble
     add(problems, "warning", name, "the same picture more than once", plain, hint)
 
 
-def _near_problems(everything: _All, pairs: list[duplicates.Pair], name: str, problems: list[Problem]) -> None:
+def near(
+    pairs: Sequence[duplicates.Pair],
+    images: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    parts: str,
+    name: str,
+    problems: list[Problem],
+) -> None:
+    """Say which pictures are nearly the same, and how bad that is.
+
+    Parameters
+    ----------
+    images
+        Of each: how it is called, its patient, and the part of the data it is in.
+    parts
+        What these parts are: splits, or data sets.
+    name
+        Where they were looked for.
+    """
+    called, patients, part = images
     between, others, same = [], [], []
     for pair in pairs:
-        words = f"{everything.describe((pair.one, pair.other))}, distance {pair.distance:.3f}"
-        if everything.splits[pair.one] != everything.splits[pair.other]:
+        words = f"{called[pair.one]} = {called[pair.other]}, distance {pair.distance:.3f}"
+        if part[pair.one] != part[pair.other]:
             between.append(words)
-        elif everything.patients[pair.one] != everything.patients[pair.other]:
+        elif patients[pair.one] != patients[pair.other]:
             others.append(words)
         else:
             same.append(words)
-    add(
-        problems,
-        "warning",
-        name,
-        "near duplicates between splits",
-        between,
-        "look at them: copies don't belong in both",
-    )
-    add(
-        problems,
-        "warning",
-        name,
-        "near duplicates of two patients",
-        others,
-        "look at them: one person may be in training and validation",
-    )
-    add(problems, "note", name, "near duplicates of one patient in one split", same, "harmless, if few")
+    hint = "look at them: copies don't belong in both"
+    add(problems, "warning", name, f"near duplicates between {parts}", between, hint)
+    hint = "look at them: one person may be in training and validation"
+    add(problems, "warning", name, "near duplicates of two patients", others, hint)
+    add(problems, "note", name, "near duplicates of one patient", same, "harmless, if few")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import shutil
@@ -22,14 +21,13 @@ from tqdm import tqdm
 
 from appliance.errors import ImageError
 from appliance.image import read_header, text
-from compression import tables
+from compression import durable, tables
 from compression.deidentify import EDITION, deidentify
 from compression.identifying import burned_in, identifying
 from compression.problems import DataError
 from compression.pseudonyms import Pseudonyms
 
 _IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def run(source: Path, target: Path, pseudonyms: Pseudonyms, options: Options) ->
         (unfinished / "deidentification.json").write_text(f"{said}\n")
         unfinished.rename(target)
     except OSError as error:
-        if error.errno in _FULL:
+        if durable.is_full(error):
             raise DataError(f"no room left on the disk for {target}; free some space and run again") from error
         raise DataError(f"{target} can't be written: {error.strerror}") from error
     finally:

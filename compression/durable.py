@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether there was no room left: on the disk, in a quota, or within the size that a file may have."""
+    return error.errno in _FULL
 
 
 def write(path: Path, content: bytes | memoryview) -> None:

@@ -8,7 +8,6 @@ The target appears when it is whole.
 from __future__ import annotations
 
 import csv
-import errno
 import json
 import shutil
 from collections.abc import Iterable, Sequence
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from appliance import signature
 from appliance.errors import SignatureError
-from compression import content, data_set, masks, sources, splits
+from compression import content, data_set, durable, masks, sources, splits
 from compression.masks import MaskLabelError, MaskSizeError
 from compression.problems import DataError
 
@@ -38,7 +37,6 @@ RULES = {
     "no patient": "",
 }
 FIRST_COLUMNS = ("file", "label", "patient_id", "split", "mask", "view", "age", "sex", "site")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def run(importer: Importer, source: Path, target: Path, options: Options) -> dic
     try:
         return _write(importer, cases, unfinished, target, options, faults, lineage)
     except OSError as error:
-        if error.errno in _FULL:
+        if durable.is_full(error):
             raise DataError(f"no room left on the disk for {target}; free some space and import again") from error
         raise DataError(f"{target} can't be written: {error}") from error
     finally:

@@ -83,6 +83,10 @@ class InputRecipe(_Table, frozen=True):
         squash = Step("resize", size)
         return (Step("pad_to_aspect", size), squash) if self.aspect == "pad" else (squash,)
 
+    def stretched(self) -> tuple[float, float]:
+        """The percentiles that become black and white."""
+        return self.percentile_low, self.percentile_high
+
     def steps(self) -> tuple[Step, ...]:
         """The preprocessing that the package declares and the device runs."""
         return (

@@ -124,15 +124,15 @@ def _compile(artifact: bytes, options: Options) -> Any:
 
 def _settings(options: Options) -> dict[str, Any]:
     settings = {"INFERENCE_PRECISION_HINT": _PRECISION[options.device]}
+    overflows = options.device == "CPU" and int8_overflows()
     if options.device != "NPU":  # whose plugin has requests in parallel without them
-        settings["NUM_STREAMS"] = str(options.lanes)
+        settings["NUM_STREAMS"] = "1" if overflows else str(options.lanes)
     if options.device == "CPU":
         settings["INFERENCE_NUM_THREADS"] = str(options.threads * options.lanes)
-        if int8_overflows():
-            # Values are rounded as int8 has them, and computed with in float32. Of several streams 2026.4 then gives
-            # answers that are 0.5 off; one takes the requests of all lanes in turn.
-            settings["LP_TRANSFORMS_MODE"] = "NO"
-            settings["NUM_STREAMS"] = "1"
+    if overflows:
+        # Values are rounded as int8 has them, and computed with in float32. Of several streams 2026.4 then gives
+        # answers that are 0.5 off; one takes the requests of all lanes in turn.
+        settings["LP_TRANSFORMS_MODE"] = "NO"
     return settings
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from compression import durable
+
 
 class Number(click.FloatRange):
     """As click's, which takes ``nan`` for a number, and infinity for one that is not too large."""
@@ -46,7 +48,6 @@ class Output(click.Path):
 
 
 FILE, FOLDER = Output(folder=False), Output(folder=True)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ANOTHER_KIND = "a file lies where a folder should be, or a folder where a file should; name another place"
 _HINTS = {
     errno.ENOENT: "see that its folder is there and the name is right",
@@ -72,7 +73,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def in_words(error: OSError) -> str:
     """What a file or the disk refused, and what to do; empty for what is of neither, a closed pipe for instance."""
-    if error.errno in _FULL:
+    if durable.is_full(error):
         what = error.filename or "what this command writes"
         return f"no room left on the disk for {what}; free some space and run the same command again"
     if error.filename is None:

@@ -21,7 +21,7 @@ from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
     from compression.segmentation.build import Build
-    from compression.segmentation.recipe import DataRecipe
+    from compression.segmentation.recipe import DataRecipe, InputRecipe
 
 SECTIONS = ("data", "input")
 _MADE_BY = (
@@ -113,18 +113,17 @@ def run(build: Build) -> str:
 def _prepared(build: Build, cases: Sequence[Case]) -> dict[str, np.ndarray]:
     """Pixels and labels of all cases, from the cache where it has them."""
     recipe, folder = build.recipe, build.data_root / build.recipe.data.train
-    steps = recipe.input.steps[: recipe.input.augment_after]
     segments = [segment.label for segment in recipe.package.segments]
 
     def make(number: int) -> dict[str, np.ndarray]:
-        pixels, labels = prepare(read(folder, cases[number], segments), steps)
+        pixels, labels = prepare(read(folder, cases[number], segments), recipe.input)
         if pixels.shape != recipe.input.shape:
             named = cases[number].file
             raise RecipeError(f"input.steps make {pixels.shape} of {named}, not input.shape {recipe.input.shape}")
         return {"pixels": pixels, "labels": labels}
 
     path = build.work / "cache" / f"{folder.name}-{'x'.join(str(each) for each in recipe.input.shape)}.h5"
-    wanted = cache.key(folder, [*steps, Step("masks", {"segments": segments})], _MADE_BY)
+    wanted = cache.key(folder, [*recipe.input.steps, Step("masks", {"segments": segments})], _MADE_BY)
     return cache.load(path, wanted, len(cases), make)
 
 
@@ -233,13 +232,14 @@ def _axial(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array[::-1, ::-1].transpose(2, 1, 0))
 
 
-def prepare(source: Source, steps: Sequence[Step]) -> tuple[np.ndarray, np.ndarray]:
+def prepare(source: Source, recipe: InputRecipe) -> tuple[np.ndarray, np.ndarray]:
     """Pixels and labels of a case after the steps before augmentation, as `Prepared` has them.
 
     Levels of an image are brought to 8 bits as `compression.data.eight_bits` does.
     """
+    steps = recipe.early()
     if source.pixels.ndim == 2:
-        pixels = data.eight_bits(source.pixels, steps)
+        pixels = data.eight_bits(source.pixels, steps, recipe.stretched())
     else:
         pixels = preprocess(source.pixels, steps, source.spacing)[0, 0]
     return pixels, moved(source.labels, steps, source.spacing)

@@ -50,11 +50,11 @@ def of_recipe(recipe: SegmentationRecipe, data_root: Path, shown: int = _SHOWN, 
     listed = cases.of_training(recipe.data, data_root)
     order = np.random.default_rng(recipe.data.seed).permutation(len(listed))[: max(shown, _MEASURED)]
     together = augment.compose(recipe.augment, recipe.augment_policy, len(recipe.input.shape), _SEED)
-    steps, colors = recipe.input.steps[: recipe.input.augment_after], [each.color for each in recipe.package.segments]
+    colors = [each.color for each in recipe.package.segments]
     rows: list[Row] = []
     kept = []
     for number in tqdm(order, desc="augmenting", unit="case"):
-        pixels, labels = cases.prepare(cases.read(folder, listed[number], names), steps)
+        pixels, labels = cases.prepare(cases.read(folder, listed[number], names), recipe.input)
         made = [together(pixels, labels) for _ in range(copies)]
         shares = np.array([[_share(after, labels, each + 1) for each in range(len(names))] for _, after in made])
         kept.append(shares)

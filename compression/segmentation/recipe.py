@@ -68,6 +68,18 @@ class InputRecipe(_Table, frozen=True):
     steps: tuple[Step, ...]
     augment_after: Annotated[int, Meta(ge=0)]
 
+    def early(self) -> tuple[Step, ...]:
+        """The steps before augmentation."""
+        return self.steps[: self.augment_after]
+
+    def late(self) -> tuple[Step, ...]:
+        return self.steps[self.augment_after :]
+
+    def stretched(self) -> tuple[float, float]:
+        """Of images: the percentiles that become black and white."""
+        parameters = self.late()[0].parameters
+        return parameters["low"], parameters["high"]
+
 
 class NetworkRecipe(_Table, frozen=True):
     width: Count
@@ -187,7 +199,7 @@ def _check_place_of_augmentation(path: Path, recipe: InputRecipe) -> None:
     Images are augmented at 8 bits, whatever they are stored with: only percentile stretching undoes that scale. Volumes
     are augmented in 0 to 1, and what augmentation takes beyond is cut off.
     """
-    early, late = recipe.steps[: recipe.augment_after], recipe.steps[recipe.augment_after :]
+    early, late = recipe.early(), recipe.late()
     changing = [step.name for step in early if step.name not in MOVING]
     if len(recipe.shape) > 2:
         if not changing or changing[-1] not in _TO_0_TO_1:

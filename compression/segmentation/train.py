@@ -171,7 +171,7 @@ class Task:
 
 def inputs(build: Build, pixels: Sequence[np.ndarray]) -> Tensor:
     """Prepared cases after the rest of the device's steps: float32 ``(batch, 1, ...)``."""
-    steps = build.recipe.input.steps[build.recipe.input.augment_after :]
+    steps = build.recipe.input.late()
     stacked = torch.from_numpy(np.concatenate([preprocess(each, steps) for each in pixels]))
     return stacked.to(memory_format=_layout(build))
 

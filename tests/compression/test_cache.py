@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from appliance.preprocess import Step, resize
+from appliance.preprocess import Step, preprocess, resize
 from compression import cache, splits
 from compression.cache import Cache, CacheDamagedError
 from compression.content import content_version
 from compression.data import decode, eight_bits, read_manifest
 from compression.problems import DataError
+from compression.recipe import InputRecipe
 from tests.compression.test_recipe_and_data import write_data_set
 from tests.dicom_files import chest_pixels
 from tests.running import CHECKOUT
@@ -149,6 +150,7 @@ import sys, numpy as np
 from pathlib import Path
 from compression import cache
 from compression.problems import DataError
+from compression.recipe import InputRecipe
 try:
     cache.write(Path(sys.argv[1]), "key", 64, lambda number: {"pixels": np.full((256, 1024), number, dtype=np.uint8)})
 except DataError as error:
@@ -274,6 +276,21 @@ def test_deeper_pictures_keep_their_levels(bits: int, suffix: str, tmp_path: Pat
     low, high = int(deep.min()), int(deep.max())
     np.testing.assert_allclose(seen, (deep - float(low)) * 255 / (high - low), atol=0.5)
     assert (before(path, 96, 64) == 255).mean() > 0.9  # what the trap was: all levels cut off at 255
+
+
+@pytest.mark.parametrize("outlier", ["a hot pixel", "a marker", "a frame"])
+def test_what_lies_far_from_a_deep_picture_leaves_it_its_levels(outlier: str) -> None:
+    """The network's steps make the same of it, but for rounding, as of the picture itself."""
+    recipe = InputRecipe(96, 64, percentile_low=2.0, percentile_high=98.0, mean=0.0, std=1.0)
+    deep = np.linspace(1000, 5095, 96 * 64).astype(np.uint16).reshape(96, 64)
+    if outlier == "a frame":
+        deep[:4] = deep[:, :4] = 0
+    else:
+        side = 1 if outlier == "a hot pixel" else 7
+        deep[:side, :side] = 65_535
+    seen = eight_bits(deep, recipe.geometry(), recipe.stretched())
+    difference = preprocess(seen, recipe.steps()) - preprocess(deep, recipe.steps())
+    assert np.abs(difference).max() <= 1.25 / 255
 
 
 def test_a_flat_deep_picture_is_black_and_no_error() -> None:

@@ -146,7 +146,7 @@ def test_an_external_image_that_training_has_seen_stops(pictures: Path) -> None:
 
 
 def test_a_brightened_copy_is_found_within_a_set_and_in_another(pictures: Path) -> None:
-    what = "near duplicates in two sets", "near duplicates of two patients", "near duplicates of one patient"
+    what = "near duplicates between data sets", "near duplicates of two patients", "near duplicates of one patient"
     for seed, path in enumerate(sorted(pictures.glob("*/images/*.png"))):  # the fixture's are all alike
         shapes = np.random.default_rng(seed).integers(0, 256, (16, 12)).astype(np.uint8)
         PillowImage.fromarray(shapes).resize((30, 40), PillowImage.Resampling.BICUBIC).save(path)
@@ -161,7 +161,7 @@ def test_a_brightened_copy_is_found_within_a_set_and_in_another(pictures: Path) 
     assert [problems[name]["severity"] for name in what] == ["warning", "warning", "note"]
     assert [problems[name]["count"] for name in what] == [3, 2, 1]
     of_one = problems["near duplicates of one patient"]["examples"]
-    assert of_one[0].startswith("lungs-kermany/images/2.png and lungs-kermany/images/3.png, distance 0.0")
+    assert of_one[0].startswith("lungs-kermany/images/2.png = lungs-kermany/images/3.png, distance 0.0")
 
 
 def test_what_is_clipped_and_the_training_images_normalization_are_told(pictures: Path) -> None:

@@ -20,7 +20,7 @@ from compression import check_cases
 from compression.recipe import RecipeError
 from compression.segmentation import cases, preflight
 from compression.segmentation.cases import Case
-from compression.segmentation.recipe import read
+from compression.segmentation.recipe import InputRecipe, read
 from tests.running import CHECKOUT
 
 LUNGS, HIPPOCAMPUS = (CHECKOUT / "models" / name / "recipe.toml" for name in ("lungs", "hippocampus"))
@@ -229,32 +229,37 @@ def test_what_is_prepared_does_not_hang_on_how_a_file_stores_its_levels() -> Non
     steps = (Step("percentile_stretch", {"low": 0.0, "high": 100.0}), Step("pad_or_crop", {"size": [8, 8, 10]}))
     labels, spacing = (levels > 99).astype(np.uint8), (1.0, 1.0, 1.0)
     bytes_, floats = (
-        cases.prepare(cases.Source(levels.astype(kind), labels, spacing), steps)[0] for kind in (np.uint8, np.float64)
+        cases.prepare(cases.Source(levels.astype(kind), labels, spacing), InputRecipe((8, 8, 10), steps, 2))[0]
+        for kind in (np.uint8, np.float64)
     )
     assert bytes_.dtype == floats.dtype == np.float32
     np.testing.assert_allclose(bytes_, floats)
-    resize = (Step("resize", {"rows": 8, "columns": 10}),)
+    of_images = (Step("resize", {"rows": 8, "columns": 10}), steps[0])
     image = levels[0]
     image[0, :2] = 0, 255
     shallow, deep = (
-        cases.prepare(cases.Source(each, labels[0], (1.0, 1.0)), resize)[0]
+        cases.prepare(cases.Source(each, labels[0], (1.0, 1.0)), InputRecipe((8, 10), of_images, 1))[0]
         for each in (image, image.astype(np.uint16) * 16)
     )
     assert shallow.dtype == deep.dtype == np.uint8
     np.testing.assert_allclose(shallow.astype(int), deep, atol=1)
 
 
-def test_a_deep_image_is_learned_from_as_the_device_sees_it() -> None:
-    recipe, chance = read(LUNGS), np.random.default_rng(0)
-    image = chance.integers(0, 4096, (300, 280)).astype(np.uint16)
-    after = recipe.input.augment_after
+@pytest.mark.parametrize("outlier", ["none", "a hot pixel", "a marker", "a black frame"])
+def test_a_deep_image_is_learned_from_as_the_device_sees_it(outlier: str) -> None:
+    """But for rounding to 8 bits, however far from the rest some pixels lie."""
+    recipe = read(LUNGS)
+    image = np.linspace(20_000, 24_095, 300 * 280).astype(np.uint16).reshape(300, 280)
+    if outlier == "a hot pixel":
+        image[40, 40] = 65_535
+    elif outlier == "a marker":
+        image[:25, :25] = 65_535  # 0.7 %
+    elif outlier == "a black frame":
+        image[:10] = image[:, :10] = 0  # 7 %
     source = cases.Source(image, np.zeros(image.shape, np.uint8), (1.0, 1.0))
-    pixels, _ = cases.prepare(source, recipe.input.steps[:after])
-    trained, given = preprocess(pixels, recipe.input.steps[after:]), preprocess(image, recipe.input.steps)
-    stretched = preprocess(image, recipe.input.steps[:after])
-    low, high = np.percentile(stretched, (1, 99))
-    deviation = float(recipe.input.steps[-1].parameters["std"])
-    level = (stretched.max() - stretched.min()) / (high - low) / 255 / deviation
+    pixels, _ = cases.prepare(source, recipe.input)
+    trained, given = preprocess(pixels, recipe.input.late()), preprocess(image, recipe.input.steps)
+    level = 1.25 / 255 / float(recipe.input.steps[-1].parameters["std"])
     assert np.abs(trained - given).max() <= level
 
 
