@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from compression import mrmc, rates, readers, roc, tables
+from compression.inventory import spelled_twice
 from compression.recipe import RecipeError
 from compression.subgroups import Sample, rounded
 
@@ -56,7 +58,8 @@ def read(answers: Path, truth: Path, scores: Path, positive: str, threshold: flo
     Parameters
     ----------
     truth
-        CSV with the columns image, label and, where a patient has several images, patient.
+        CSV with the columns image, label and, where a patient has several images, patient. The images that were read
+        have two labels.
     scores
         CSV with the columns image, score and threshold, or the threshold is given.
     positive
@@ -79,6 +82,7 @@ def read(answers: Path, truth: Path, scores: Path, positive: str, threshold: flo
             f"{truth}: of the images that were read {is_present.sum()} have the label {positive!r}, and both classes "
             "must be there; name the label that means present with --positive"
         )
+    _check_labels(truth, labels, set(images), positive)
     table = {key: np.full((len(images), len(names)), NOT_READ) for key in ("", "_again")}
     numbers = {key: np.full((len(images), len(names)), np.nan) for key in ("rating", "seconds", "rating_again")}
     for line, row in enumerate(tables.read(answers, ("image", "reader", "label", "rating")), start=2):
@@ -105,6 +109,23 @@ def _by_image(path: Path, columns: tuple[str, ...]) -> dict[str, dict[str, str]]
         if found.setdefault(row["image"], row) is not row:
             raise RecipeError(f"{path}, line {line}: image {row['image']} is listed twice; keep one of the two")
     return found
+
+
+def _check_labels(path: Path, rows: dict[str, dict[str, str]], images: set[str], positive: str) -> None:
+    """All labels but the positive one count as absent, so a misspelled one would turn a finding into none."""
+    lines = {line: row["label"] for line, row in enumerate(rows.values(), start=2) if row["image"] in images}
+    twins = spelled_twice(list(lines.values()))
+    other = Counter(label for label in lines.values() if label != positive).most_common(1)[0][0]
+    for line, label in lines.items():
+        if not label:
+            raise RecipeError(f"{path}, line {line}: label is empty; give it")
+        if label in twins:
+            raise RecipeError(f"{path}, line {line}: label {label!r}, but most are spelled {twins[label]!r}; mend it")
+        if label not in (positive, other):
+            raise RecipeError(
+                f"{path}, line {line}: label {label!r} is neither {positive!r}, which means present, nor {other!r}, "
+                "the most frequent other one; mend it, or call all that is absent the same"
+            )
 
 
 def _score(path: Path, row: dict[str, str] | None) -> float:

@@ -172,6 +172,9 @@ def test_one_reader_is_compared_for_other_patients_only(tmp_path: Path) -> None:
     [
         ("truth", lambda rows: rows[1:], "no row for image i00"),
         ("truth", lambda rows: [{**row, "label": "NORMAL"} for row in rows], "both classes"),
+        ("truth", lambda rows: [{**rows[0], "label": "Pneumonia"}, *rows[1:]], "line 2: label 'Pneumonia', but most"),
+        ("truth", lambda rows: [*rows[:4], {**rows[4], "label": "PNEUMONAI"}, *rows[5:]], "line 6: label 'PNEUMONAI'"),
+        ("truth", lambda rows: [{**rows[0], "label": ""}, *rows[1:]], "line 2: label is empty"),
         ("scores", lambda rows: [{**row, "threshold": ""} for row in rows], "--threshold"),
         ("scores", lambda rows: [{"image": row["image"], "logit": 1} for row in rows], "columns image, score"),
         ("answers", lambda rows: [{**rows[0], "label": "maybe"}, *rows[1:]], "line 2: label 'maybe'"),
@@ -184,6 +187,12 @@ def test_what_is_wrong_with_a_file_is_said(name: str, change: Any, word: str, tm
     result = CliRunner().invoke(main, ["reader-study", *arguments])
     assert result.exit_code == 1
     assert word in result.output
+
+
+def test_labels_of_images_that_nobody_read_do_not_matter(tmp_path: Path) -> None:
+    _, rows = make(tmp_path)
+    write(tmp_path / "truth.csv", [*rows["truth"], {"image": "other", "label": "EFFUSION"}])
+    assert read(tmp_path).truth.sum() == 30
 
 
 def test_nothing_is_compared_where_no_image_of_a_class_was_judged_by_all(tmp_path: Path) -> None:
