@@ -104,7 +104,7 @@ class TrainRecipe(_Table, frozen=True, kw_only=True):
 
     ``loss``: bce, weighted inversely to how often each class is drawn, or focal with ``focal_gamma``. ``missed_cost``:
     how much worse a missed finding is than a false alarm. ``sampling``: balanced draws both classes equally often, with
-    ``sampling_column``, of the manifest, each class equally often in each of its values, a site for instance.
+    ``sampling_column``, of the manifest, within each class each of its values equally often, a site for instance.
     ``clip``: the largest norm of a gradient, 0: any. ``keep``: the epoch whose weights go on, the best on validation or
     the last. The rest is explained at `compression.loop.Settings`. ``weights``: a file below the folder of the initial
     weights; empty means training from scratch.

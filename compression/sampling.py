@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -12,20 +12,34 @@ from compression.distributed import SINGLE, Group
 Sampling = Literal["uniform", "balanced"]
 
 
-def shares(*columns: Sequence[object] | np.ndarray) -> np.ndarray:
-    """How often each image is drawn, so that each combination of the columns' values comes up equally often.
+def shares(labels: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
+    """How often each image is drawn: each class equally often, and within it each of its values equally often.
 
-    With labels alone, classes are balanced; with labels and sites, knowing the site tells nothing of the label.
+    Where each value, a site for instance, has images of every class, knowing it tells nothing of the label; what
+    `of_one_class` names tells it still.
+
+    Parameters
+    ----------
+    labels, values
+        ``(count,)``: the class of each image, and what a column says of it; None: classes alone are balanced.
 
     Returns
     -------
     float64 ``(count,)``, of sum 1.
     """
-    _, group = np.unique(
-        np.array([[str(value) for value in column] for column in columns]), axis=1, return_inverse=True
-    )
-    counts = np.bincount(group.ravel())
-    return np.asarray(1.0 / (counts[group.ravel()] * len(counts)))
+    drawn = np.empty(len(labels))
+    classes = np.unique(labels)
+    for each in classes:
+        inside = labels == each
+        among = np.zeros(inside.sum()) if values is None else values[inside]
+        _, group, counts = np.unique(among, return_inverse=True, return_counts=True)
+        drawn[inside] = 1.0 / (counts[group] * len(counts) * len(classes))
+    return drawn
+
+
+def of_one_class(labels: np.ndarray, values: np.ndarray) -> list[str]:
+    """Values ``(count,)`` of a column, sorted, whose images are all of one class: no draw hides that they tell it."""
+    return [str(each) for each in np.unique(values) if len(np.unique(labels[values == each])) == 1]
 
 
 def order(count: int, seed: int, drawn: np.ndarray | None = None) -> np.ndarray:

@@ -45,6 +45,7 @@ def run(build: Build) -> str:
     recipe, folder = build.recipe.train, build.folder("train")
     if build.group.main:
         _show_augmentation(build)
+        _warn_of_sampling(build)
     torch.manual_seed(build.recipe.data.seed)
     weights = initial_weights(build)
     network = architectures.new(recipe.network, recipe.dropout, weights)
@@ -70,6 +71,18 @@ def _show_augmentation(build: Build) -> None:
     tqdm.write(f"train: augmented copies to look at: {path}")
     for each in contact_sheet.warnings(sheet):
         tqdm.write(f"train: warning: {each}")
+
+
+def _warn_of_sampling(build: Build) -> None:
+    """Say which values of ``train.sampling_column`` no balance can keep from telling the label."""
+    if name := build.recipe.train.sampling_column:
+        values = data.column(build, "train", name)
+        if telling := sampling.of_one_class(data.load(build, "train").labels, values):
+            tqdm.write(
+                f"train: warning: each of these values of the column {name} has training images of one class only, so "
+                f"that it tells the label still: {', '.join(telling)}; bring images of the other class, or leave these "
+                "out"
+            )
 
 
 def load(build: Build) -> Classifier:
@@ -145,7 +158,7 @@ class Task:
         labels, shares = self._training.labels, None
         if self._recipe.sampling == "balanced":
             column = self._recipe.sampling_column
-            shares = sampling.shares(labels, *([data.column(build, "train", column)] if column else []))
+            shares = sampling.shares(labels, data.column(build, "train", column) if column else None)
         self._shares = shares
         self._weight = losses.positive_weight(labels, self._recipe.missed_cost, shares)
 

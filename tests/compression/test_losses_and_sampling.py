@@ -15,6 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from compression import data, losses, sampling, train
 from compression.architectures.mobilenet_v2 import UNPRUNED, MobileNetV2
+from compression.build import Build
 from compression.distributed import Group
 from compression.loop import Settings
 from compression.recipe import RecipeError, read
@@ -75,6 +76,17 @@ def test_balanced_draws_show_each_class_of_each_site_equally_often() -> None:
     assert np.array_equal(sampling.order(100, 1, shares), sampling.order(100, 1, shares))
 
 
+def test_classes_stay_balanced_where_a_site_has_one_of_them_only() -> None:
+    """Site a has 50 images of each class, site b 20 of one."""
+    labels, sites = np.repeat([True, False, True], [50, 50, 20]), np.repeat(["a", "a", "b"], [50, 50, 20])
+    shares = sampling.shares(labels, sites)
+    assert shares.sum() == pytest.approx(1.0)
+    assert shares[labels].sum() == pytest.approx(0.5)
+    assert shares[sites == "b"].sum() == pytest.approx(0.25)
+    assert sampling.of_one_class(labels, sites) == ["b"]
+    assert sampling.of_one_class(labels[:100], sites[:100]) == []
+
+
 def test_uniform_draws_show_each_image_once_and_processes_share_them() -> None:
     order = sampling.order(50, seed=3)
     assert sorted(order) == list(range(50))
@@ -133,12 +145,13 @@ def test_stage_train_says_which_epoch_it_kept(
     assert f"validation AUC {score} of epoch {epoch}, which is kept" in train.run(started)
 
 
-def test_a_recipe_balances_classes_and_sites_and_weighs_a_missed_finding(tmp_path: Path) -> None:
+def balanced_by_site(tmp_path: Path, northern: tuple[int, ...]) -> Build:
+    """A build after stage ``data``, whose patients of these numbers modulo 8 come from the north; odd ones are ill."""
     folder = write_data_set(tmp_path / "data" / "chest-kermany", patients=30)
     with (folder / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    for row in rows:  # three of four positives come from the north
-        row["site"] = "north" if int(row["patient_id"][1:]) % 8 in (1, 3, 5, 6) else "south"
+    for row in rows:
+        row["site"] = "north" if int(row["patient_id"][1:]) % 8 in northern else "south"
     with (folder / "manifest.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -147,11 +160,33 @@ def test_a_recipe_balances_classes_and_sites_and_weighs_a_missed_finding(tmp_pat
     started = make_build(
         replace(recipe, input=replace(recipe.input, rows=32, columns=32), data=replace(recipe.data, external=()),
                 augment=(), train=replace(recipe.train, batch=4, sampling="balanced", sampling_column="site",
-                                          loss="focal", missed_cost=4.0)),
+                                          loss="focal", missed_cost=4.0, weights="")),
         tmp_path,
     )  # fmt: skip
     started.folder("data").mkdir(parents=True)
     data.run(started)
+    return started
+
+
+@pytest.mark.parametrize(("northern", "warned"), [((1, 3, 5, 6), False), ((1, 3, 5), True)])
+def test_stage_train_warns_of_a_site_that_tells_the_label_however_it_is_drawn(
+    northern: tuple[int, ...],
+    warned: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    started = balanced_by_site(tmp_path, northern)
+    started.folder("train").mkdir(parents=True)
+    monkeypatch.setattr(train, "_show_augmentation", lambda _: None)
+    monkeypatch.setattr(train, "fit", lambda _, network, *__: (network, [{"epoch": 1, "score": 0.5}]))
+    train.run(started)
+    shown = capsys.readouterr()
+    assert ("of one class only, so that it tells the label still: north" in shown.out + shown.err) == warned
+
+
+def test_a_recipe_balances_classes_and_sites_and_weighs_a_missed_finding(tmp_path: Path) -> None:
+    started = balanced_by_site(tmp_path, (1, 3, 5, 6))  # three of four positives come from the north
     sites = data.column(started, "train", "site")
     assert set(sites) == {"north", "south"}
     task = train.Task(started, train.Tuning("test", 1, 1e-3, 5))
