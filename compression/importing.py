@@ -29,6 +29,7 @@ RULES = {
     "corrupt image": "--skip-corrupt",
     "no label": "--skip-labels",
     "label outside the set": "--skip-labels",
+    "label without an image": "--skip-labels",
     "corrupt mask": "--skip-masks",
     "mask of another size": "--skip-masks",
     "mask with an undeclared label": "--skip-masks",

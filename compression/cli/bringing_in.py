@@ -35,7 +35,7 @@ def _skip(name: str, what: str) -> Any:
 @click.option("--others", type=click.Choice(["negative", "leave-out"]), default="negative", show_default=True,
               help="nih: images with other findings only.")  # fmt: skip
 @_skip("corrupt", "images that can't be decoded")
-@_skip("labels", "cases without a label, or with one that --label does not name")
+@_skip("labels", "cases without a label, or with one that --label does not name, and labels that fit no image")
 @_skip("masks", "cases whose mask is missing, damaged, of another size or with undeclared labels")
 @_skip("other", "objects that no case can be made of, such as reports and color images")
 @click.option("--identified-by-agreement", "agreement", default="", metavar="REASON",

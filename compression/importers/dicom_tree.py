@@ -38,22 +38,23 @@ class DicomTreeImporter:
     def find(self, source: Path, options: Options, faults: Faults) -> list[Case]:
         headers: dict[tuple[str, ...], list[tuple[Path, Dataset]]] = {}
         masks: list[tuple[Path, Dataset]] = []
+        labels = _Labels(options.label_file)
         for path, header in _headers(source, options, faults):
             if text(header, "SOPClassUID") in _SEGMENTATIONS:
                 masks.append((path, header))
             elif (reason := _other(header)) is not None:
                 faults.add("other object", f"{path} is {reason}")
+                labels.of(header)  # whose row fits an image, though that is left out
             else:
                 headers.setdefault(_group(header), []).append((path, header))
         _check_twice(headers)
         mask_of = _mask_of(masks, headers, faults)
-        labels = _Labels(options.label_file)
         cases = []
         for group, members in headers.items():
             header = members[0][1]
             row = {"patient_id": text(header, "PatientID"), **_known(header), **labels.of(header)}
             cases.append(Case(group[-1], tuple(path for path, _ in members), row, mask_of.get(group)))
-        labels.check()
+        labels.check(faults)
         return sorted(cases, key=lambda case: case.name)
 
 
@@ -141,7 +142,7 @@ class _Labels:
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._rows: dict[tuple[str, str], dict[str, str]] = {}
-        self._used: set[tuple[str, str]] = set()
+        self._fitting: set[tuple[str, str]] = set()
         for line, row in enumerate(tables.read(path, ["label"]) if path else [], start=2):
             key = next(((name, row[name]) for name in KEYS if row.get(name)), None)
             if key is None:
@@ -151,17 +152,17 @@ class _Labels:
             self._rows[key] = {name: value for name, value in row.items() if name not in KEYS and value}
 
     def of(self, header: Dataset) -> dict[str, str]:
-        for name in KEYS:
-            key = name, text(header, name)
-            if key in self._rows:
-                self._used.add(key)
-                return self._rows[key]
-        return {}
+        fitting = [key for name in KEYS if (key := (name, text(header, name))) in self._rows]
+        self._fitting.update(fitting)
+        return self._rows[fitting[0]] if fitting else {}
 
-    def check(self) -> None:
-        """A list that fits nothing is of other files, or from before de-identification."""
-        if self._rows and not self._used:
+    def check(self, faults: Faults) -> None:
+        """Rows that fit no image. A list that fits nothing is of other files, or from before de-identification."""
+        if self._rows and not self._fitting:
             raise DataError(
                 f"no row of {self._path} fits any image; were the images de-identified after it was written? "
                 "deidentify --label-file translates it"
             )
+        for line, key in enumerate(self._rows, start=2):
+            if key not in self._fitting:
+                faults.add("label without an image", f"{self._path}, line {line}: its {key[0]} fits no case")

@@ -369,6 +369,34 @@ def test_labels_go_by_the_most_special_key_and_must_fit_something(tmp_path: Path
         done("dicom-tree", source, tmp_path / "other", label_file=tmp_path / "labels.csv")
 
 
+def test_a_label_without_an_image_stops_by_its_line_or_is_left_out_by_its_rule_and_counted(tmp_path: Path) -> None:
+    source, listed, target = tmp_path / "dicom", tmp_path / "labels.csv", tmp_path / "target"
+    uids = [pydicom.dcmread(clean_radiograph(source / f"{number}.dcm", number)).SOPInstanceUID for number in (0, 1)]
+    listed.write_text(f"PatientID,SOPInstanceUID,label\n,{uids[0]},NORMAL\n,{uids[1]},NORMAL\nMRN-1,,PNEUMONIA\n")
+    arguments = ["dicom-tree", source, target, "--label-file", listed]
+    stopped = command(*arguments)
+    assert stopped.exit_code == 1
+    assert "label without an image: " in stopped.output
+    assert "labels.csv, line 4: its PatientID fits no case" in stopped.output
+    assert not target.exists()
+    result = command(*arguments, "--skip-labels")
+    assert result.exit_code == 0, result.output
+    assert "2 cases" in result.output
+    assert "left out by --skip-labels: label without an image: 1" in result.output
+    assert len(json.loads((target / "import.json").read_text())["skipped"]["label without an image"]) == 1
+    # Whom all images' own rows stand before has images.
+    listed.write_text(f"PatientID,SOPInstanceUID,label\n,{uids[0]},NORMAL\n,{uids[1]},NORMAL\nP-0,,PNEUMONIA\n")
+    _, report = done("dicom-tree", source, tmp_path / "other", label_file=listed)
+    assert report["labels"] == {"NORMAL": 2}
+    # What a rule of its own leaves out does not want for an image.
+    color = pydicom.dcmread(source / "1.dcm")
+    color.SamplesPerPixel, color.PhotometricInterpretation = 3, "RGB"
+    color.save_as(source / "1.dcm")
+    skip = frozenset({"--skip-other"})
+    _, report = done("dicom-tree", source, tmp_path / "gray", label_file=listed, skip=skip)
+    assert {kind: len(each) for kind, each in report["skipped"].items()} == {"other object": 1}
+
+
 # --- NIfTI ----------------------------------------------------------------------------------------------------------
 
 
