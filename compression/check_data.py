@@ -141,7 +141,8 @@ def _one_set(
     plan: splits.Plan | None,
 ) -> dict[str, Any]:
     if training and recipe.check.site and not taken.has(recipe.check.site):
-        add(problems, "error", taken.name, "no such column", [recipe.check.site], "is check.site right?")
+        hint = f"is check.site right? The list's columns are {', '.join(taken.rows[0])}"
+        add(problems, "error", taken.name, "no such column", [recipe.check.site], hint)
     site = columns.site(taken.rows[0], recipe.check.site)
     content = splits.Content(
         np.char.add(taken.digests, taken.mask_digests),

@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from appliance.preprocess import Step, preprocess
-from compression import cache, duplicates, sources, splits, tables
+from compression import cache, columns, duplicates, sources, splits, tables
 from compression.content import content_version
 from compression.recipe import RecipeError
 
@@ -78,7 +78,9 @@ class Undecoded:
 
 
 def fingerprint(build: Build) -> bytes:
-    return content_version(build.data_root / build.recipe.data.train).encode()
+    """The training set's list and files, and by which column of sites its validation is dealt, if it is."""
+    folder = build.data_root / build.recipe.data.train
+    return (content_version(folder) + (_dealt_by(build, distinct_rows(folder)) or "")).encode()
 
 
 def run(build: Build) -> str:
@@ -90,9 +92,12 @@ def run(build: Build) -> str:
     labels = np.array([row["label"] == recipe.data.positive for row in rows])
     patients = np.array([row["patient_id"] for row in rows])
     split = np.array([row["split"] for row in rows], dtype=object)
-    dealt = "validation" not in splits.expected(split)
+    dealt = _is_dealt(rows)
     if dealt:
-        split[_validation(split, labels, patients, recipe.data.validation_folds, recipe.data.seed)] = "validation"
+        site = _dealt_by(build, rows)
+        sites = np.array([row[site] for row in rows]) if site else None
+        folds, seed = recipe.data.validation_folds, recipe.data.seed
+        split[_validation(split, labels, patients, sites, folds, seed)] = "validation"
     _check_disjoint(split, patients)
     _check_classes(split, labels, recipe.data.validation_folds if dealt else None)
     counts = []
@@ -247,12 +252,25 @@ def _check_pictures(build: Build, rows: Sequence[dict[str, str]], digests: Seque
         )
 
 
-def _validation(split: np.ndarray, labels: np.ndarray, patients: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """Indices of one stratified fold of the training patients."""
+def _is_dealt(rows: Sequence[dict[str, str]]) -> bool:
+    """Whether validation is dealt out of train, since the list does not say which patients are for it."""
+    return "validation" not in splits.expected(np.array([row.get("split", "") for row in rows]))
+
+
+def _dealt_by(build: Build, rows: Sequence[dict[str, str]]) -> str | None:
+    """The column of sites over which validation is spread evenly where it is dealt; None where the list has none."""
+    return columns.site(rows[0], build.recipe.check.site) if _is_dealt(rows) else None
+
+
+def _validation(
+    split: np.ndarray, labels: np.ndarray, patients: np.ndarray, sites: np.ndarray | None, folds: int, seed: int
+) -> np.ndarray:
+    """Indices of one fold of the training patients, labels in proportion, and sites where they are known."""
     training = np.flatnonzero(split == "train")
+    dealt_by = splits.strata(labels[training], patients[training], None if sites is None else sites[training], folds)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     try:
-        _, validation = next(splitter.split(training, labels[training], patients[training]))
+        _, validation = next(splitter.split(training, dealt_by, patients[training]))
     except ValueError as error:
         raise RecipeError(
             f"{len(set(patients[training]))} patients of the training side can't be dealt to {folds} folds ({error}); "

@@ -42,6 +42,7 @@ def check(build: Build) -> None:
         raise RecipeError(f"the initial weights {weights} are not there; is --weights right?")
     if list(recipe.prune.ratios) != sorted(set(recipe.prune.ratios)):
         raise RecipeError(f"{build.recipe_path}: prune.ratios must rise from step to step")
+    _check_site(build.data_root / recipe.data.train, recipe)
     for name in (recipe.data.train, *recipe.data.external):
         _check_labels(build.data_root / name, recipe)
         _check_list(build.data_root / name, recipe.data.positive, has_splits=name == recipe.data.train)
@@ -59,6 +60,16 @@ def _check_operators(build: Build) -> None:
         faults = quantize.unquantizable(onnx.load(str(path)), build.recipe.quantize.targets)
     if faults:
         raise RecipeError(f"{build.recipe_path}: {'; '.join(faults)}; change the network or quantize.targets")
+
+
+def _check_site(folder: Path, recipe: Recipe) -> None:
+    """Another column in its place would spread and judge by what nobody named."""
+    there = data.read_manifest(folder)[0]
+    if recipe.check.site and recipe.check.site not in there:
+        raise RecipeError(
+            f"{folder / 'manifest.csv'} has no column {recipe.check.site}, which check.site names; its columns are "
+            f"{', '.join(there)}"
+        )
 
 
 def _check_labels(folder: Path, recipe: Recipe) -> None:

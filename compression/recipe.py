@@ -250,11 +250,12 @@ class CardRecipe(_Table, frozen=True):
 
 
 class CheckRecipe(_Table, frozen=True):
-    """What ``check-data`` reads, and a build before its first stage: a change here makes no stage learn again.
+    """What ``check-data`` reads, and a build before its first stage: a change here makes no stage learn again, but one.
 
-    ``labels``: all that the list may hold; a list of more than two needs them. ``site``: its column that tells the
-    hospital, which is a subgroup of the report, too. ``readers``: a CSV of image, reader, label in the data set's
-    folder.
+    ``labels``: all that the list may hold; a list of more than two needs them. ``site``: the column of the
+    training set's list that tells the hospital, over which a split is spread, and a subgroup of the report; where a
+    build deals validation itself, it learns again with another one. ``readers``: a CSV of image, reader, label in the
+    data set's folder.
     """
 
     labels: tuple[str, ...] = ()

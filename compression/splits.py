@@ -87,10 +87,10 @@ def k_fold(content: Content, folds: int) -> Iterator[tuple[np.ndarray, np.ndarra
     """
     _check_patients(content, folds)
     order = np.argsort(np.array(_keys(content)), kind="stable")
-    strata = _strata(content, folds)[order]
+    dealt_by = strata(content.labels, content.patients, content.sites, folds)[order]
     # A seed of the content, so that another data set is not split along the same lines.
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=int(_hash(_keys(content))[:8], 16))
-    for training, held in splitter.split(strata, strata, content.patients[order]):
+    for training, held in splitter.split(dealt_by, dealt_by, content.patients[order]):
         yield np.sort(order[training]), np.sort(order[held])
 
 
@@ -153,6 +153,30 @@ class Plan:
         return {"split": split.tolist(), "fold": number.astype(str).tolist()}
 
 
+def strata(labels: np.ndarray, patients: np.ndarray, sites: np.ndarray | None, folds: int) -> np.ndarray:
+    """What is to be in proportion in each of so many folds: label and site of each image, or labels without sites.
+
+    Sites that have fewer patients of a label than there are folds can't be spread over them, and are taken as one;
+    where even together they have too few, they go with the label's largest site.
+
+    Parameters
+    ----------
+    labels, patients, sites
+        ``(count,)``; sites may be None.
+    """
+    if sites is None:
+        return labels
+    both = np.array([f"{label} | {site}" for label, site in zip(labels, sites, strict=True)])
+    found = both.copy()
+    for label in np.unique(labels):
+        of_label = labels == label
+        count = {each: len(set(patients[both == each])) for each in np.unique(both[of_label])}
+        small = of_label & np.isin(both, [each for each, number in count.items() if number < folds])
+        is_enough = len(set(patients[small])) >= folds
+        found[small] = str(label) if is_enough else max(count, key=lambda each: count[each])
+    return found
+
+
 def expected(given: np.ndarray) -> tuple[str, ...]:
     """The splits that a list must have images for, by those it gives; without validation, it is dealt out of train."""
     return NAMES if "validation" in given else ("train", "test")
@@ -186,20 +210,6 @@ def _keys(content: Content) -> list[str]:
             content.digests.tolist(), content.labels.tolist(), content.patients.tolist(), strict=True
         )
     ]
-
-
-def _strata(content: Content, folds: int) -> np.ndarray:
-    """Label and site of each image; the label alone where a site has too few of it to be spread over the folds."""
-    if content.sites is None:
-        return content.labels
-    both = np.array([f"{label} | {site}" for label, site in zip(content.labels, content.sites, strict=True)])
-    patients = {each: len(set(content.patients[both == each])) for each in np.unique(both)}
-    strata = np.array(
-        [each if patients[each] >= folds else label for each, label in zip(both, content.labels, strict=True)]
-    )
-    values, counts = np.unique(strata, return_counts=True)
-    rare = set(values[counts < folds])
-    return content.labels if rare else strata
 
 
 def _check_patients(content: Content, folds: int) -> None:

@@ -267,6 +267,10 @@ def spell_a_label_otherwise(data_set: DataSet) -> None:
     data_set.rows[data_set.of("NORMAL", "train")[0]]["label"] = "Normal"
 
 
+def name_a_site_that_is_not_there(data_set: DataSet) -> None:
+    data_set.extra = '[check]\nsite = "hospitl"'
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -275,6 +279,7 @@ def spell_a_label_otherwise(data_set: DataSet) -> None:
         (copy_to_the_other_label, "the same picture with two labels"),
         (add_a_label, '[check] labels = ["EFFUSION", "NORMAL", "PNEUMONIA"]'),
         (spell_a_label_otherwise, "most are spelled 'NORMAL'"),
+        (name_a_site_that_is_not_there, "columns are file, label, patient_id, split"),
     ],
 )
 def test_what_stops_in_check_data_stops_a_build(

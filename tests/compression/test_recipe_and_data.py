@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as PillowImage
+from sklearn.model_selection import StratifiedGroupKFold
 
 from compression import data, evaluate
 from compression.build import Build
@@ -198,7 +200,7 @@ def test_no_patient_is_in_two_splits(recipe: Recipe, tmp_path: Path) -> None:
 
 def prepared(recipe: Recipe, root: Path) -> dict[str, data.Images]:
     build = make_build(recipe, root)
-    build.folder("data").mkdir(parents=True)
+    build.folder("data").mkdir(parents=True, exist_ok=True)
     data.run(build)
     return {split: data.load(build, split) for split in data.SPLITS}
 
@@ -216,6 +218,51 @@ def test_patients_whom_the_list_gives_to_validation_are_the_validation(recipe: R
     assert set(found["validation"].patients) == given
     assert set(found["train"].patients) == {f"p{number}" for number in range(60) if number % 5 in (2, 4)}
     assert {row["split"] for row in data.training_rows(folder)} == {"train", "validation"}
+
+
+def add_column(folder: Path, name: str, value_of: Callable[[int], str]) -> None:
+    """A column of the list, by the patient's number."""
+    with (folder / "manifest.csv").open(newline="") as file:
+        rows = [{**row, name: value_of(int(row["patient_id"][1:]))} for row in csv.DictReader(file)]
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_sites_are_spread_where_validation_is_dealt_and_a_list_without_them_is_dealt_by_label(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    """Of the training side's 36 patients of each label, 8 are of the small site and 7 groups are dealt."""
+    folder = write_data_set(tmp_path / "data" / "chest-kermany", patients=120, images_each=1)
+    rows = [row for row in data.read_manifest(folder) if row["split"] == "train"]
+    labels = np.array([row["label"] == "PNEUMONIA" for row in rows])
+    patients = np.array([row["patient_id"] for row in rows])
+    splitter = StratifiedGroupKFold(recipe.data.validation_folds, shuffle=True, random_state=recipe.data.seed)
+    _, by_label = next(splitter.split(labels, labels, patients))
+    assert prepared(recipe, tmp_path)["validation"].patients.tolist() == patients[by_label].tolist()
+    rest = [np.setdiff1d(patients[labels == label], patients[by_label]) for label in (True, False)]
+    small = {each for of_label in rest for each in of_label[:8]}  # of which dealing by label alone takes none
+    add_column(folder, "ward", lambda number: "small" if f"p{number}" in small else "large")
+    assert prepared(recipe, tmp_path)["validation"].patients.tolist() == patients[by_label].tolist()
+    named = msgspec.structs.replace(recipe, check=msgspec.structs.replace(recipe.check, site="ward"))
+    validation = prepared(named, tmp_path)["validation"]
+    for label in (True, False):
+        assert 1 <= len(set(validation.patients[validation.labels == label]) & small) <= 2
+
+
+def test_another_column_of_sites_deals_anew_only_where_validation_is_dealt(recipe: Recipe, tmp_path: Path) -> None:
+    folder = write_data_set(tmp_path / "data" / "chest-kermany", patients=20)
+    add_column(folder, "site", lambda _: "north")
+    add_column(folder, "ward", lambda _: "south")
+
+    def key(site: str | None) -> bytes:
+        named = msgspec.structs.replace(recipe, check=msgspec.structs.replace(recipe.check, site=site))
+        return data.fingerprint(make_build(named, tmp_path))
+
+    assert key(None) == key("site") != key("ward")
+    add_column(folder, "split", lambda number: ("train", "validation", "test")[number // 2 % 3])
+    assert key("site") == key("ward")
 
 
 def test_the_same_version_and_seed_give_the_same_split_wherever_the_files_lie(recipe: Recipe, tmp_path: Path) -> None:

@@ -73,13 +73,31 @@ def test_sites_are_spread_over_the_splits() -> None:
             assert (content.sites[split == name] == site).mean() == pytest.approx(share, abs=0.06)
 
 
-def test_a_site_too_small_to_be_spread_does_not_stop_a_split() -> None:
-    content = make_content()
+def test_a_site_too_small_to_be_spread_does_not_stop_a_split_nor_take_the_others_their_sites() -> None:
+    content = make_content(patients=400)
     assert content.sites is not None
     sites = content.sites.copy()
     sites[content.patients == "p3"] = "tiny"
     split = splits.three_way(replace(content, sites=sites))
     assert set(split) == set(splits.NAMES)
+    for _, held in splits.k_fold(replace(content, sites=sites), 10):
+        for site in "abc":
+            assert (sites[held] == site).mean() == pytest.approx((sites == site).mean(), abs=0.03)
+    # Its few images go with the largest site of their label.
+    sites[content.patients == "p3"] = "a"
+    assert (splits.three_way(replace(content, sites=sites)) == split).all()
+
+
+def test_small_sites_are_spread_together_where_they_are_enough_together() -> None:
+    content = make_content(patients=400)
+    assert content.sites is not None
+    small = [f"p{number}" for number in range(1, 400) if number % 4][:24]
+    sites = content.sites.copy()
+    for number, patient in enumerate(small):
+        sites[content.patients == patient] = "123456"[number % 6]
+    split = splits.three_way(replace(content, sites=sites))
+    sites[np.isin(content.patients, small)] = "1"
+    assert (splits.three_way(replace(content, sites=sites)) == split).all()
 
 
 def test_each_image_is_held_out_once_and_without_its_patient() -> None:
