@@ -297,14 +297,17 @@ def _confounders(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems:
     found: dict[str, Any] = {"images": len(chosen), "together": {}}
     for kind, table in (("stored", taken.stored), ("prepared", taken.prepared), ("list", None)):
         if table is None:
-            ranked = confounders.columns([taken.rows[index] for index in chosen], positive)
+            ranked, found["unjudged"] = confounders.columns([taken.rows[index] for index in chosen], positive)
         else:
             part = {name: values[chosen] for name, values in table.items()}
             ranked = confounders.rank(part, positive, kind)
             found["together"][kind] = confounders.together(part, positive, patients) if ranked else None
         found[kind] = [each.as_json() for each in ranked]
-        examples = [f"{each.name} (AUC {each.auc:.2f})" for each in ranked if each.flagged]
+        examples = [each.in_words() for each in ranked if each.flagged]
         add(problems, "warning", taken.name, _TELLING[kind][0], examples, _TELLING[kind][1])
+    unjudged = [f"{name}: {reason}" for name, reason in found["unjudged"].items()]
+    hint = "could one of them tell the label by itself? Nothing here says that it does not"
+    add(problems, "note", taken.name, "columns of the list that were not judged", unjudged, hint)
     return found
 
 

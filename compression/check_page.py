@@ -126,7 +126,7 @@ def _confounders(found: dict[str, Any], number: int) -> list[str]:
     rows = [
         (each["name"], each["kind"], f"{each['auc']:.3f} [{each['low']:.3f}, {each['high']:.3f}]",
          *("" if each[side] is None else f"{each[side]:.4g}" for side in ("positive", "negative")),
-         "flagged" if each["flagged"] else "")
+         f"{each['known']:.1%}", "flagged" if each["flagged"] else "")
         for kind in ("stored", "prepared", "list")
         for each in found[kind]
     ]  # fmt: skip
@@ -138,10 +138,12 @@ def _confounders(found: dict[str, Any], number: int) -> list[str]:
         "<h3>What tells the label by itself</h3>",
         f"<p>Area under the curve of one number alone on {found['images']} images, with Hanley and McNeil's interval; "
         f"flagged outside {low} to {high}. <em>Stored</em>: the image as it is. <em>Prepared</em>: as the network gets "
-        "it. <em>List</em>: a column of the list; of groups, the share of positives in each. A model will use what is "
-        f"easy. All statistics together, on other patients: {together or 'not told'}.</p>",
+        "it. <em>List</em>: a column of the list, on the images that have a value (<em>known</em>); of groups, the "
+        "share of positives in each; and whether a value is given. A model will use what is easy. All statistics "
+        f"together, on other patients: {together or 'not told'}.</p>",
         drawing(_areas(found), f"areas-{number}"),
-        table(("statistic", "of", "AUC", "median, positive", "median, negative", ""), rows),
+        table(("statistic", "of", "AUC", "median, positive", "median, negative", "known", ""), rows),
+        table(("column", "not judged, since"), list(found["unjudged"].items())) if found["unjudged"] else "",
     ]
 
 

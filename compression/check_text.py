@@ -131,11 +131,12 @@ def _confounders(found: dict[str, Any]) -> Iterator[str]:
     rows = [
         (each["name"], each["kind"], f"{each['auc']:.3f} [{each['low']:.3f}, {each['high']:.3f}]",
          *("" if each[side] is None else f"{each[side]:.4g}" for side in ("positive", "negative")),
-         "flagged" if each["flagged"] else "")
+         f"{each['known']:.1%}", "flagged" if each["flagged"] else "")
         for kind in ("stored", "prepared", "list")
         for each in found[kind]
     ]  # fmt: skip
-    yield from table(("statistic", "of", "AUC [95 %]", "positive", "negative", ""), rows)
+    yield from table(("statistic", "of", "AUC [95 %]", "positive", "negative", "known", ""), rows)
+    yield from (f"not judged: {name}: {reason}" for name, reason in found["unjudged"].items())
     for kind, area in found["together"].items():
         if area is not None:
             yield f"all statistics of the {kind} image together: AUC {area:.3f} on other patients"

@@ -1,4 +1,4 @@
-"""Columns of a data set's list that tell where, by what and of whom an image was made; one home for their names."""
+"""Columns of a data set's list: the names of those that tell where, by what and of whom an image was made; numbers."""
 
 from __future__ import annotations
 
@@ -39,6 +39,15 @@ def of_subgroups(
     if "age" in rows[0]:
         known["age"] = np.array([age_group(row["age"]) for row in rows])
     return known
+
+
+def numbers(words: Sequence[str] | np.ndarray) -> np.ndarray | None:
+    """A column's values as float ``(count,)``, NaN where one is empty; None where one is no finite number."""
+    try:
+        values = np.array([float(word) if word else math.nan for word in words])
+    except ValueError:
+        return None
+    return None if np.isinf(values).any() else values
 
 
 def age_years(stated: str) -> float | None:

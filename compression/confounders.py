@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from compression import splits
+from compression.columns import numbers
 
 BAND = (0.35, 0.65)  # an area under the curve outside of it is flagged
 _BLACK, _WHITE = 8, 247  # gray levels of 0 to 255: black and white after a JPEG, too
@@ -41,9 +42,11 @@ class Confounder:
     auc, low, high
         Area under the curve of the statistic alone, positive label against the rest, with its 95 % interval.
     positive, negative
-        Median of the statistic among the two; NaN for columns of words.
+        Median of the statistic among the two; NaN for groups.
     flagged
         Outside `BAND`, and the interval excludes 0.5.
+    known
+        Share of the images that it was judged on: those that have a value.
     """
 
     name: str
@@ -54,6 +57,12 @@ class Confounder:
     positive: float
     negative: float
     flagged: bool
+    known: float = 1.0
+
+    def in_words(self) -> str:
+        """With what it is judged on, where that is not every image."""
+        part = "" if self.known == 1 else f" on the {self.known:.1%} that have a value"
+        return f"{self.name} (AUC {self.auc:.2f}{part})"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -131,28 +140,63 @@ def rank(statistics: Mapping[str, np.ndarray], positive: np.ndarray, kind: str) 
     return sorted(found, key=lambda each: -abs(each.auc - 0.5))
 
 
-def columns(rows: list[dict[str, str]], positive: np.ndarray) -> list[Confounder]:
+def columns(rows: list[dict[str, str]], positive: np.ndarray) -> tuple[list[Confounder], dict[str, str]]:
     """Each column of the list: numbers as they are, groups by their share of positives (which flatters rare ones).
 
-    Identifiers (another value for each image) are left out, and words that tell the label of every image.
+    Numbers are judged on the images that have one. Whether a value is given at all is a statistic of its own: of a
+    column of words, the empty ones are a group. A column that is the same everywhere tells nothing.
+
+    Returns
+    -------
+    The columns judged, the most telling first; and name -> reason of those whose values could not be.
     """
-    found = []
+    found: list[Confounder] = []
+    unjudged: dict[str, str] = {}
     for name in rows[0]:
         words = np.array([row[name] for row in rows])
-        if name in _NOT_COLUMNS or len(set(words.tolist())) in (1, len(words)):
+        if name in _NOT_COLUMNS or len(set(words.tolist())) == 1:
             continue
-        if (numbers := _numbers(words)) is not None:
-            medians = float(np.median(numbers[positive])), float(np.median(numbers[~positive]))
-            found.append(_confounder(name, "list", numbers, positive, medians))
-            continue
-        values, number, counts = np.unique(words, return_inverse=True, return_counts=True)
-        values, number = np.unique(np.where(counts < _RARE, "(rare)", values)[number], return_inverse=True)
-        if 1 < len(values) <= _VALUES:
-            shares = np.array([positive[number == each].mean() for each in range(len(values))])
-            if set(shares.tolist()) == {0.0, 1.0}:
-                continue
-            found.append(_confounder(name, "list", shares[number], positive, (float("nan"), float("nan"))))
-    return sorted(found, key=lambda each: -abs(each.auc - 0.5))
+        scale = numbers(words)
+        known = words != "" if scale is None else ~np.isnan(scale)
+        judged = _values(name, words, scale, known, positive)
+        if isinstance(judged, str):
+            unjudged[name] = judged
+        else:
+            found.append(judged)
+        if known.any() and not known.all() and (scale is not None or name in unjudged):
+            found.append(_by_group(f"{name} is given", known.astype(int), positive))
+    return sorted(found, key=lambda each: -abs(each.auc - 0.5)), unjudged
+
+
+def _values(
+    name: str, words: np.ndarray, scale: np.ndarray | None, known: np.ndarray, positive: np.ndarray
+) -> Confounder | str:
+    """A column's values against the label, or why they can't be judged."""
+    given = words[known]
+    is_measured = scale is not None and bool((scale[known] % 1 != 0).any())
+    if len(set(given.tolist())) == len(given) and not is_measured:
+        return "another value for each image, as an identifier has"
+    if scale is not None:
+        values, of_known = scale[known], positive[known]
+        if of_known.all() or not of_known.any():
+            return "given for images of one class only"
+        medians = float(np.median(values[of_known])), float(np.median(values[~of_known]))
+        return _confounder(name, "list", values, of_known, medians, float(known.mean()))
+    names, group, counts = np.unique(words, return_inverse=True, return_counts=True)
+    names, group = np.unique(np.where(counts < _RARE, "(rare)", names)[group], return_inverse=True)
+    if len(names) == 1:
+        return f"no value has {_RARE} images"
+    if len(names) > _VALUES:
+        return f"{len(names)} groups, and more than {_VALUES} are no grouping"
+    if all(len(set(positive[group == each].tolist())) == 1 for each in range(len(names))):
+        return "its groups tell the label of every image: the label in other words, or a confounder throughout"
+    return _by_group(name, group, positive)
+
+
+def _by_group(name: str, group: np.ndarray, positive: np.ndarray) -> Confounder:
+    """Groups, int ``(count,)`` from 0 on, each by its share of positives."""
+    shares = np.bincount(group, positive) / np.bincount(group)
+    return _confounder(name, "list", shares[group], positive, (float("nan"), float("nan")))
 
 
 def together(statistics: Mapping[str, np.ndarray], positive: np.ndarray, patients: np.ndarray) -> float | None:
@@ -169,17 +213,9 @@ def together(statistics: Mapping[str, np.ndarray], positive: np.ndarray, patient
 
 
 def _confounder(
-    name: str, kind: str, values: np.ndarray, positive: np.ndarray, medians: tuple[float, float]
+    name: str, kind: str, values: np.ndarray, positive: np.ndarray, medians: tuple[float, float], known: float = 1.0
 ) -> Confounder:
     area, low, high = auc(values, positive)
     flagged = not BAND[0] <= area <= BAND[1] and not low <= 0.5 <= high
-    area, low, high, one, other = (round(each, 4) for each in (area, low, high, *medians))
-    return Confounder(name, kind, area, low, high, one, other, flagged)
-
-
-def _numbers(words: np.ndarray) -> np.ndarray | None:
-    try:
-        values = words.astype(float)
-    except ValueError:
-        return None
-    return values if np.isfinite(values).all() else None
+    area, low, high, one, other, known = (round(each, 4) for each in (area, low, high, *medians, known))
+    return Confounder(name, kind, area, low, high, one, other, flagged, known)

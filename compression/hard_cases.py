@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import fisher_exact, mannwhitneyu
 
+from compression.columns import numbers
 from compression.subgroups import Sample, holm
 
 SHOWN = 12
@@ -30,9 +31,8 @@ def columns(rows: Sequence[dict[str, str]]) -> dict[str, np.ndarray]:
     for name in rows[0]:
         values = np.array([(row[name] or "").strip() for row in rows])
         if name not in _NOT_COLUMNS and len(set(values)) > 1:
-            numbers = _numbers(values)
-            is_scale = numbers is not None and len(set(values)) > _MOST_VALUES
-            found[name] = numbers if is_scale and numbers is not None else np.where(values == "", "unknown", values)
+            scale = numbers(values) if len(set(values)) > _MOST_VALUES else None
+            found[name] = np.where(values == "", "unknown", values) if scale is None else scale
     return found
 
 
@@ -138,10 +138,3 @@ def _once(hard: np.ndarray, among: np.ndarray, patients: np.ndarray) -> np.ndarr
 def _logit(probabilities: np.ndarray) -> np.ndarray:
     clipped = np.clip(probabilities, _CLIP, 1 - _CLIP)
     return np.log(clipped / (1 - clipped))
-
-
-def _numbers(words: np.ndarray) -> np.ndarray | None:
-    try:
-        return np.array([float(word) if word else np.nan for word in words])
-    except ValueError:
-        return None

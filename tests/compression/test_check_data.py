@@ -328,6 +328,53 @@ def test_a_planted_confounder_is_flagged_and_others_are_not(data_set: DataSet) -
     assert "width" not in stored  # which does not vary
     assert [each["name"] for each in found["list"]] == ["scanner"]  # neither identifiers nor the label in other words
     assert found["list"][0]["flagged"]
+    assert set(found["unjudged"]) == {"accession", "finding_words"}
+
+
+def test_a_column_with_gaps_is_judged_and_so_is_whether_a_value_is_given(data_set: DataSet) -> None:
+    """Ages of children have pneumonia here, and those of half of the healthy are unknown, as an import writes them."""
+    for number, row in enumerate(data_set.rows):
+        is_healthy = row["label"] == "NORMAL"
+        row["age"] = "" if is_healthy and number % 8 < 4 else str(20 + number % 60 if is_healthy else 2 + number % 25)
+        row["mAs"] = f"{number % 7 + 2 * is_healthy + number / 1000:.3f}"
+        row["dose"] = str(1000 + number)
+        row["operator"] = f"op {number % 3}" if is_healthy else ""
+        row["protocol"] = f"{number // 4}" + "x"
+        row["always"] = "same"
+    result = data_set.run("--json", "--out", str(data_set.root / "out"))
+    report = json.loads(result.stdout)
+    found = report["sets"]["chest-kermany"]["confounders"]
+    listed = {each["name"]: each for each in found["list"]}
+    assert set(listed) == {"age", "age is given", "mAs", "operator is given"}
+    train = [row for row in data_set.rows if row["split"] == "train"]
+    known = [row for row in train if row["age"]]
+    positive = np.array([row["label"] == "PNEUMONIA" for row in known])
+    assert listed["age"]["auc"] == pytest.approx(
+        confounders.auc(np.array([float(row["age"]) for row in known]), positive)[0], abs=1e-4
+    )
+    assert listed["age"]["known"] == pytest.approx(len(known) / len(train), abs=1e-4)
+    assert listed["age"]["flagged"]
+    assert listed["age is given"]["auc"] > 0.7
+    assert listed["age is given"]["flagged"]
+    assert listed["mAs"]["known"] == 1
+    assert set(found["unjudged"]) == {"dose", "operator", "protocol"}
+    assert "identifier" in found["unjudged"]["dose"]
+    assert "every image" in found["unjudged"]["operator"]
+    assert "no value has 10 images" in found["unjudged"]["protocol"]
+    told = problem(report, "columns of the list that were not judged")
+    assert (told["severity"], told["count"]) == ("note", 3)
+    share = f"{listed['age']['known']:.1%}"
+    (age,) = [
+        each
+        for each in problem(report, "columns of the list that tell the label by themselves")["examples"]
+        if each.startswith("age (")
+    ]
+    assert f"on the {share} that have a value" in age
+    page = (data_set.root / "out" / "check-data.html").read_text()
+    for text in (page, data_set.run().stdout):
+        assert share in text
+        assert "age is given" in text
+        assert found["unjudged"]["protocol"] in text
 
 
 def test_the_original_size_is_a_confounder_where_the_list_has_it(data_set: DataSet) -> None:
@@ -516,6 +563,16 @@ def test_an_area_under_the_curve_counts_pairs() -> None:
     area, low, high = confounders.auc(values, positive)
     assert area == pytest.approx(3.5 / 4)
     assert 0 <= low < area < high <= 1
+
+
+def test_numbers_that_one_class_alone_has_are_told_by_their_gaps() -> None:
+    positive = np.arange(60) < 20
+    rows = [{"severity": str(number % 4) if ill else "", "dose": "nan" if ill else "inf", "none": ""}
+            for number, ill in enumerate(positive)]  # fmt: skip
+    judged, unjudged = confounders.columns(rows, positive)
+    assert [(each.name, each.auc, each.flagged) for each in judged] == [("severity is given", 1.0, True)]
+    assert unjudged["severity"] == "given for images of one class only"
+    assert "every image" in unjudged["dose"]  # words, of which no number is made
 
 
 @pytest.mark.skipif(not (SHARED / "chest-kermany").is_dir(), reason="needs ../shared/data/chest-kermany")
