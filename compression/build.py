@@ -20,6 +20,7 @@ from compression import (
     decisions,
     diagnosis,
     distributed,
+    duplicates,
     ensemble,
     evaluate,
     export,
@@ -61,7 +62,7 @@ from compression.stages import Stage
 # What shapes every training.
 LOOP = (checkpoint, distributed, loop, losses, optimization, precision, sampling, spikes, task)
 STAGES = (
-    Stage("data", data, 1, (sources, preprocess)),
+    Stage("data", data, 1, (sources, duplicates, preprocess)),
     Stage("train", train, 20, (augment, augment_policy, transforms, preprocess, *LOOP)),
     Stage("prune", prune, 62, (statistics,)),
     Stage("choose", choose, 0.1, (calibrate,)),
