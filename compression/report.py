@@ -84,7 +84,7 @@ def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
         "<h2>What ships</h2>",
         table(
             ("target", "producer", "why", "calibrated with"),
-            [(name, each.shipped.producer, each.reason, gate.runtime(name)) for name, each in choices.items()],
+            [(name, each.shipped.producer, each.reason, gate.runtime(build, name)) for name, each in choices.items()],
         ),
         "<h2>Size, speed, memory</h2>",
         "<p>One image, one thread, medians of blocks of runs that take turns, on the machine of the build; memory is "
