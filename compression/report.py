@@ -58,7 +58,9 @@ def run(build: Build) -> str:
     measured = evaluate.load(build)
     whole = {
         "package": f"{build.recipe.package.id} {build.recipe.package.version}",
-        "diagnosis": diagnosis.sentences(train.log(build), build.recipe.train.epochs, train.Task.measure),
+        "diagnosis": diagnosis.sentences(
+            train.log(build), build.recipe.train.epochs, train.Task.measure, train.Task.ignored
+        ),
         "prune": choose.table(build),
         "gate": {target: shipping.summary(choice.tried, choice.shipped) for target, choice in gate.load(build).items()},
         **measured,
