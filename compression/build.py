@@ -20,6 +20,7 @@ from compression import (
     decisions,
     diagnosis,
     distributed,
+    duplicates,
     ensemble,
     evaluate,
     export,
@@ -27,6 +28,7 @@ from compression import (
     gate,
     golden,
     hard_cases,
+    inference,
     loop,
     losses,
     optimization,
@@ -61,16 +63,22 @@ from compression.stages import Stage
 
 # What shapes every training.
 LOOP = (checkpoint, distributed, loop, losses, optimization, precision, sampling, spikes, task)
+# What runs networks, and what makes them int8.
+RUNTIMES = ("onnxruntime", "openvino")
+QUANTIZERS = (*RUNTIMES, "nncf", "neural-compressor")
+LIBRARIES = ("torch", "torch-pruning", "onnx", *QUANTIZERS, "albumentations", "numpy", "pillow", "scikit-learn")
 STAGES = (
-    Stage("data", data, 1, (sources, preprocess, splits, columns)),
+    Stage("data", data, 1, (sources, duplicates, preprocess, splits, columns)),
     Stage("train", train, 20, (augment, augment_policy, transforms, preprocess, *LOOP)),
     Stage("prune", prune, 62, (statistics,)),
     Stage("choose", choose, 0.1, (calibrate,)),
-    Stage("export", export, 1),
-    Stage("quantize", quantize, 2, (aware, cpu, openvino, pt2e, qdq, static, tensorrt, preprocess)),
-    Stage("gate", gate, 3, (calibrate, augment, transforms, preprocess, shipping, timing)),
-    Stage("ensemble", ensemble, 4, (calibrate, augment, transforms, preprocess)),
-    Stage("golden", golden, 1, (preprocess,)),
+    Stage("export", export, 1, (inference,)),
+    Stage(
+        "quantize", quantize, 2, (aware, cpu, openvino, pt2e, qdq, static, tensorrt, inference, preprocess), QUANTIZERS
+    ),
+    Stage("gate", gate, 3, (calibrate, augment, transforms, inference, preprocess, shipping, timing), QUANTIZERS),
+    Stage("ensemble", ensemble, 4, (calibrate, augment, transforms, inference, preprocess), RUNTIMES),
+    Stage("golden", golden, 1, (inference, preprocess), RUNTIMES),
     Stage(
         "evaluate",
         evaluate,
@@ -87,10 +95,12 @@ STAGES = (
             abstention,
             columns,
             external,
+            inference,
         ),
+        RUNTIMES,
     ),
     Stage("report", report, 0.5, (page, report_clinical, report_hard_cases, diagnosis)),
-    Stage("pack", pack, 2, (card, reference)),
+    Stage("pack", pack, 2, (card, reference, inference), RUNTIMES),
 )
 
 
@@ -99,6 +109,7 @@ class Build(stages.Build):
     """What the stages of a classification may use; see `compression.stages.Build`."""
 
     recipe: Recipe
+    libraries: tuple[str, ...] = LIBRARIES
 
 
 def run(build: Build, last: str | None, force: Sequence[str], adopt: Sequence[str] = ()) -> None:

@@ -242,7 +242,7 @@ def _mask(
 
 
 def _splits(recipe: SegmentationRecipe, folder: Path, name: str, problems: list[Problem]) -> None:
-    """Where the list has splits; training deals patients itself and never puts one into two folds."""
+    """Where the list has splits, or is not there; training deals patients itself, never one into two folds."""
     if not (folder / MANIFEST).is_file():
         known = sum(len(group) for group in recipe.data.same_patient) if name == recipe.data.train else 0
         hint = "a volume counts as a patient; name those of one in data.same_patient, or write manifest.csv"
@@ -257,6 +257,9 @@ def _splits(recipe: SegmentationRecipe, folder: Path, name: str, problems: list[
     leaks = splits.leaks(patients, np.array([row.get("split") or "" for row in rows], dtype=str))
     examples = [f"{patient} in {' and '.join(found)}" for patient, found in leaks.items()]
     add(problems, "error", name, "patients in two splits", examples, "keep each patient in one split")
+    if name == recipe.data.train and cases.has_split(folder):
+        hint = "take test rows out of the list, or name them as an external set"
+        add(problems, "note", name, cases.SPLIT_NOT_USED, [], hint, count=1)
 
 
 def _between(seen: dict[str, list[_Seen]], problems: list[Problem]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from PIL import Image as PillowImage
 from sklearn.model_selection import StratifiedGroupKFold
@@ -77,6 +78,19 @@ class Undecoded:
         return (decode_listed(path) for path in self.paths)
 
 
+class Picture(msgspec.Struct, frozen=True):
+    """A listed image, by what it shows.
+
+    ``split``: what the list says; of an external set, the set's name. ``digest``: as `compression.duplicates.digest`.
+    """
+
+    data_set: str
+    file: str
+    label: str
+    split: str
+    digest: str
+
+
 def fingerprint(build: Build) -> bytes:
     """The training set's list and files, and by which column of sites its validation is dealt, if it is."""
     folder = build.data_root / build.recipe.data.train
@@ -88,7 +102,12 @@ def run(build: Build) -> str:
     folder = build.data_root / recipe.data.train
     rows = distinct_rows(folder)
     pixels, digests = _pixels(build, folder, [folder / row["file"] for row in rows])
-    _check_pictures(build, rows, digests)
+    pictures = [
+        Picture(recipe.data.train, row["file"], row["label"], row["split"], digest)
+        for row, digest in zip(rows, digests, strict=True)
+    ]
+    _check_pictures(build, pictures)
+    _pictures_path(build).write_bytes(msgspec.json.encode(pictures))
     labels = np.array([row["label"] == recipe.data.positive for row in rows])
     patients = np.array([row["patient_id"] for row in rows])
     split = np.array([row["split"] for row in rows], dtype=object)
@@ -227,28 +246,47 @@ def _pixels(build: Build, folder: Path, paths: list[Path]) -> tuple[np.ndarray, 
     return arrays["pixels"], [each.tobytes().hex() for each in arrays["digest"]]
 
 
-def _check_pictures(build: Build, rows: Sequence[dict[str, str]], digests: Sequence[str]) -> None:
+def check_external(build: Build) -> None:
+    """Compare the external sets, as they are now, with the pictures that stage ``data`` took.
+
+    Raises
+    ------
+    RecipeError
+        A picture is in both, or has two labels; or stage ``data`` was made before it kept what this needs.
+    """
+    path = _pictures_path(build)
+    if not path.is_file():
+        raise RecipeError(f"{path} is not there, so that external sets can't be compared: build with --force data")
+    _check_pictures(build, msgspec.json.decode(path.read_bytes(), type=list[Picture]))
+
+
+def _pictures_path(build: Build) -> Path:
+    return build.folder("data") / "pictures.json"
+
+
+def _check_pictures(build: Build, known: Sequence[Picture]) -> None:
     """No picture is in two splits, of which each external set is one, or has two labels.
 
     External sets are read for it, so that what is wrong with one is known before hours of training. That they are there
     a build has made sure of before; what measures nothing, such as add-reference, does without.
     """
-    listed, digests = [(build.recipe.data.train, row, row["split"]) for row in rows], list(digests)
+    pictures = list(known)
     for name in build.recipe.data.external:
         if not (folder := build.data_root / name).is_dir():
             continue
         for row in tqdm(distinct_rows(folder), desc=f"reading {name}", unit="image"):
-            digests.append(duplicates.digest(decode_listed(folder / row["file"])))
-            listed.append((name, row, name))
-    labels = [row["label"] for _, row, _ in listed]
-    for wrong in duplicates.contradictions(digests, [split for *_, split in listed], labels):
-        names = [
-            " = ".join(f"{listed[index][0]}/{listed[index][1]['file']} ({listed[index][2]}, {labels[index]})"
-                       for index in group)
+            digest = duplicates.digest(decode_listed(folder / row["file"]))
+            pictures.append(Picture(name, row["file"], row["label"], name, digest))
+    for wrong in duplicates.contradictions(
+        [each.digest for each in pictures], [each.split for each in pictures], [each.label for each in pictures]
+    ):
+        named = [
+            " = ".join(f"{each.data_set}/{each.file} ({each.split}, {each.label})"
+                       for each in (pictures[index] for index in group))
             for group in wrong.groups[:_NAMED]
         ]  # fmt: skip
         raise RecipeError(
-            f"{wrong.what} ({len(wrong.groups)}): {'; '.join(names)}; {wrong.hint}. check-data lists them"
+            f"{wrong.what} ({len(wrong.groups)}): {'; '.join(named)}; {wrong.hint}. check-data lists them"
         )
 
 

@@ -17,12 +17,12 @@ _BARELY_FELL = 0.9  # of the first epoch's loss
 _POOR_SCORE = 0.8  # of at most 1: an area under the curve, a Dice coefficient
 _ROSE = 1.1  # times the least validation loss
 _SCORE_LOST = 0.02  # from the best epoch, where there is no validation loss
-_IGNORED, _FOUND = 0.3, 0.7  # recall of one class, while another's is
+_IGNORED, _FOUND = 0.3, 0.7  # recall of one class, or Dice coefficient of one segment, while another's is
 _GAIN, _FLAT = 0.005, 0.002  # of the score, in the last third; in the last half
 _WOBBLE = 1.2  # times the loss of the epoch before
 
 
-def sentences(log: Log, epochs: int, measure: str) -> list[str]:
+def sentences(log: Log, epochs: int, measure: str, ignored: str) -> list[str]:
     """What happened, then what looks wrong and what to try.
 
     Parameters
@@ -31,8 +31,8 @@ def sentences(log: Log, epochs: int, measure: str) -> list[str]:
         As `compression.loop.fit` returns it.
     epochs
         How many were planned.
-    measure
-        What the score is called.
+    measure, ignored
+        The words of the task, see `compression.task.Task`.
     """
     log = [entry for entry in log if entry["loss"] is not None]
     if not log:
@@ -43,7 +43,12 @@ def sentences(log: Log, epochs: int, measure: str) -> list[str]:
         f"The loss went from {log[0]['loss']:.3g} to {log[-1]['loss']:.3g} in {log[-1]['epoch']} epochs; {measure} is "
         f"{best['score']:.4f} at best, in epoch {best['epoch']}{early}."
     ]
-    found = [*_underfit(log, best, measure), *_overfit(log, best, measure), *_ignored(best, log[-1]), *_too_fast(log)]
+    found = [
+        *_underfit(log, best, measure),
+        *_overfit(log, best, measure),
+        *_ignored(best, log[-1], ignored),
+        *_too_fast(log),
+    ]
     found += _at_the_end(log, best, epochs, measure) if not found else []
     return [*said, *found, *_faults(log)]
 
@@ -77,17 +82,13 @@ def _overfit(log: Log, best: dict[str, Any], measure: str) -> list[str]:
     ]
 
 
-def _ignored(best: dict[str, Any], last: dict[str, Any]) -> list[str]:
+def _ignored(best: dict[str, Any], last: dict[str, Any], words: str) -> list[str]:
     """Of the best and of the last epoch, since either may go on."""
     recall = {name: max(value, last["recall"][name]) for name, value in best.get("recall", {}).items()}
-    if max(recall.values(), default=0.0) < _FOUND:
+    most = max(recall.values(), default=0.0)
+    if most < _FOUND:
         return []
-    return [
-        f"Class {name} is ignored: {value:.0%} of it is found, of others up to {max(recall.values()):.0%}. Try "
-        'sampling = "balanced", loss = "focal", a higher missed_cost if it is the finding, or more images of it.'
-        for name, value in recall.items()
-        if value < _IGNORED
-    ]
+    return [words.format(name=name, value=value, best=most) for name, value in recall.items() if value < _IGNORED]
 
 
 def _too_fast(log: Log) -> list[str]:

@@ -72,6 +72,7 @@ def fingerprint(build: Build) -> bytes:
 
 
 def run(build: Build) -> str:
+    data.check_external(build)
     contenders = _contenders(build)
     sets = {"validation": Set(data.load(build, "validation"), (), {}, {}), "test": _test(build)}
     sets |= {key: _external(build, name) for key, name in external.sets(build).items()}

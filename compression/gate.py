@@ -8,7 +8,6 @@ its target; if not, float ships, and the manifest says so.
 from __future__ import annotations
 
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
-from compression import calibrate, data, export, quantize, shipping
+from compression import calibrate, data, export, quantize, shipping, stages
 from compression.calibrate import Answers, Calibration
 from compression.inference import RUNTIMES, Network, tensors
 from compression.recipe import GateRecipe
@@ -83,10 +82,10 @@ def artifact(build: Build, target: str) -> Path:
     return build.work / load(build)[target].shipped.artifact
 
 
-def runtime(target: str) -> str:
-    """What calibrated a target, in words, with its version."""
-    module = RUNTIMES[target]
-    version = f"{module.NAME} {metadata.version(module.NAME)}, CPU"
+def runtime(build: stages.Build, target: str) -> str:
+    """What calibrated a target, in words, with the version that it had then."""
+    name = RUNTIMES[target].NAME
+    version = f"{name} {stages.made_with(build, 'gate')[name]}, CPU"
     return f"{version} (the same file; no TensorRT on the machine that built it)" if target == "tensorrt" else version
 
 

@@ -109,7 +109,8 @@ class _Training:
             self._stop()
         if self._settings.keep == "best":
             self._average.load_state_dict(self._best)
-        for sentence in diagnosis.sentences(self._log, self._settings.epochs, self._task.measure):
+        task = self._task
+        for sentence in diagnosis.sentences(self._log, self._settings.epochs, task.measure, task.ignored):
             journal.say(f": {sentence}")
         return self._average.cpu().eval(), self._log
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,29 +13,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from appliance import package
 from appliance.package import FindingSpec, GoldenSpec, InputSpec, Manifest, OutputSpec, Target
 from appliance.signature import TRUSTED_KEYS, key_id, load_trusted_keys, public_pem
-from compression import choose, data, ensemble, evaluate, gate, golden, quantize, reference, shipping
+from compression import choose, data, ensemble, evaluate, gate, golden, quantize, reference, shipping, stages
 from compression.card import write_card
 from compression.inference import ACTIVATION_MAP, EMBEDDING, INPUT, LOGITS
 
 if TYPE_CHECKING:
-    from compression import stages
     from compression.build import Build
 
 SECTIONS = ("package", "card", "golden", "calibrate", "train", "quantize", "augment_policy", "ensemble")
 _MEASURED_ANEW = ("milliseconds", "times_as_fast", "memory_mb")
-_LIBRARIES = (
-    "torch",
-    "torch-pruning",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "nncf",
-    "neural-compressor",
-    "albumentations",
-    "numpy",
-    "pillow",
-    "scikit-learn",
-)
 
 
 def fingerprint(build: Build) -> bytes:
@@ -112,7 +97,7 @@ def _target(build: Build, choice: gate.Choice, report: dict[str, Any]) -> Target
         artifact=f"artifacts/{name}{gate.artifact(build, name).suffix}",
         precision="float32" if is_float else "int8",
         producer=verdict.producer,
-        calibrated_with=gate.runtime(name),
+        calibrated_with=gate.runtime(build, name),
         temperature=calibration.temperature,
         bias=calibration.bias,
         activation_map_scale=calibration.activation_map_scale,
@@ -170,5 +155,6 @@ def _provenance(build: Build) -> dict[str, Any]:
         "epochs": json.loads((build.folder("train") / "log.json").read_text()),
         "prune": choose.table(build),
         "golden": json.loads((build.folder("golden") / "facts.json").read_text()),
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "libraries": stages.versions(build.libraries),
+        "libraries_of_kept_stages": stages.made_otherwise(build),
     }

@@ -58,7 +58,9 @@ def run(build: Build) -> str:
     measured = evaluate.load(build)
     whole = {
         "package": f"{build.recipe.package.id} {build.recipe.package.version}",
-        "diagnosis": diagnosis.sentences(train.log(build), build.recipe.train.epochs, train.Task.measure),
+        "diagnosis": diagnosis.sentences(
+            train.log(build), build.recipe.train.epochs, train.Task.measure, train.Task.ignored
+        ),
         "prune": choose.table(build),
         "gate": {target: shipping.summary(choice.tried, choice.shipped) for target, choice in gate.load(build).items()},
         **measured,
@@ -84,7 +86,7 @@ def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
         "<h2>What ships</h2>",
         table(
             ("target", "producer", "why", "calibrated with"),
-            [(name, each.shipped.producer, each.reason, gate.runtime(name)) for name, each in choices.items()],
+            [(name, each.shipped.producer, each.reason, gate.runtime(build, name)) for name, each in choices.items()],
         ),
         "<h2>Size, speed, memory</h2>",
         "<p>One image, one thread, medians of blocks of runs that take turns, on the machine of the build; memory is "

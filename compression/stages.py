@@ -1,9 +1,10 @@
 """The build: stages one after another, each kept until something that shapes it changes.
 
 A stage is a module with ``run(build) -> str`` (a line that says what came out) and ``SECTIONS``, the recipe's tables
-that it reads. Its key is a hash of those tables, of the sources of the stage, of its ``fingerprint(build)`` where it
-reads other files, and of the keys of all stages before it; while the key stays the same, its folder is used as it is,
-and so are the files that it leaves elsewhere, which ``published(build)`` names, while they are still the same.
+that it reads. Its key is a hash of those tables, of the sources of the stage, of the versions of the libraries that it
+names, of its ``fingerprint(build)`` where it reads other files, and of the keys of all stages before it; while the key
+stays the same, its folder is used as it is, and so are the files that it leaves elsewhere, which ``published(build)``
+names, while they are still the same.
 
 Where several processes build together (`compression.distributed`), those stages that say ``DISTRIBUTED = True`` run in
 all of them, the others in the first, for which the rest waits.
@@ -27,6 +28,7 @@ import click
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from appliance.backend import installed_version
 from compression import durable
 from compression.recipe import RecipeError
 
@@ -39,12 +41,23 @@ _MARK, _ADOPTED = "done.json", "adopted"
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a build: its module, its share of a build's time in percent, other modules that shape what it makes."""
+    """A step of a build.
+
+    Attributes
+    ----------
+    share
+        Of a build's time, in percent.
+    sources
+        Other modules that shape what it makes.
+    libraries
+        Distributions whose versions shape it.
+    """
 
     name: str
     module: ModuleType
     share: float
     sources: tuple[ModuleType, ...] = ()
+    libraries: tuple[str, ...] = ()
 
 
 def _of_one() -> Group:
@@ -74,6 +87,8 @@ class Build:
         Cores to use.
     group
         The processes that a stage's work is shared among.
+    libraries
+        Distributions whose versions the provenance tells.
     """
 
     recipe: Any
@@ -87,6 +102,7 @@ class Build:
     keys: dict[str, str] = field(default_factory=dict)
     adopted: tuple[str, ...] = ()
     group: Group = field(default_factory=_of_one)
+    libraries: tuple[str, ...] = ()
 
     def folder(self, stage: str) -> Path:
         return self.work / stage
@@ -94,6 +110,28 @@ class Build:
     def __getstate__(self) -> dict[str, Any]:
         """For other processes, without the key: it stays in the one that signs."""
         return {name: value for name, value in self.__dict__.items() if name != "key"}
+
+
+def versions(names: Sequence[str]) -> dict[str, str]:
+    """Of the distributions as they are installed now."""
+    return {name: installed_version(name) for name in names}
+
+
+def made_with(build: Build, stage: str) -> dict[str, str]:
+    """The versions of the build's libraries with which a stage ran; empty where it is not done."""
+    found: dict[str, str] = dict.fromkeys(build.libraries, "unknown")  # to who adopts what an earlier version made
+    done = _done(build.folder(stage) / _MARK)
+    return found | done.get("libraries", {}) if done else {}
+
+
+def made_otherwise(build: Build) -> dict[str, dict[str, str]]:
+    """Of kept stages: stage -> library -> version, where it is not the one that is installed now."""
+    now, found = versions(build.libraries), {}
+    for stage in build.keys:
+        others = {name: then for name, then in made_with(build, stage).items() if then != now.get(name)}
+        if others:
+            found[stage] = others
+    return found
 
 
 def check_names(stages: Sequence[Stage], last: str | None, force: Sequence[str], adopt: Sequence[str]) -> None:
@@ -152,7 +190,8 @@ def _run(build: Build, stages: Sequence[Stage], last: str | None, force: Sequenc
                 summary = module.run(replace(build, group=_of_one()))
             group.wait()
             if group.main:
-                done = {"key": key, "summary": summary, "published": _published(build, module)}
+                done = {"key": key, "summary": summary, "published": _published(build, module),
+                        "libraries": versions(build.libraries)}  # fmt: skip
                 _write(build.folder(name) / _MARK, json.dumps(done))
                 click.echo(f"{name:<10} {time.monotonic() - start:.0f} s: {summary}")
                 _say_what_is_left(stages, stage, time.monotonic() - start)
@@ -184,6 +223,7 @@ def _to_do(build: Build, stage: Stage, key: str, forced: bool, adopt: bool) -> b
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write(begun, key)
+    mark.unlink(missing_ok=True)
     return True
 
 
@@ -224,6 +264,8 @@ def _key(build: Build, stage: Stage, before: str) -> str:
         digest.update(msgspec.json.encode(getattr(build.recipe, section), order="deterministic"))
     for source in (stage.module, *stage.sources):
         digest.update(Path(str(source.__file__)).read_bytes())
+    for name, version in versions(stage.libraries).items():
+        digest.update(f"{name} {version}".encode())
     if hasattr(stage.module, "fingerprint"):  # of what it reads besides the recipe
         digest.update(stage.module.fingerprint(build))
     return digest.hexdigest()

@@ -40,7 +40,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Validation(msgspec.Struct, frozen=True):
-    """How good a network is on validation data: more of ``score`` is better; ``recall`` is what it finds of each."""
+    """How good a network is on validation data: more of ``score`` is better.
+
+    ``recall``: what share of each class it finds; of a segment, its Dice coefficient.
+    """
 
     score: float
     loss: float | None = None
@@ -50,10 +53,12 @@ class Validation(msgspec.Struct, frozen=True):
 class Task(Protocol):
     """What is learned: its batches, its loss, and how good a network is on validation data.
 
-    ``measure``: what the score is called.
+    ``measure``: what the score is called. ``ignored``: what to say and to try where validation's recall of a class
+    ``{name}`` is a low ``{value}`` while that of another is up to ``{best}``.
     """
 
     measure: str
+    ignored: str
 
     def steps(self) -> int:
         """Batches in an epoch, of this process."""

@@ -151,6 +151,10 @@ class Task:
     """Telling whether the finding is there; see `compression.loop.Task`."""
 
     measure = "validation AUC"
+    ignored = (
+        "Class {name} is ignored: {value:.0%} of it is found, of others up to {best:.0%}. Try "
+        'sampling = "balanced", loss = "focal", a higher missed_cost if it is the finding, or more images of it.'
+    )
 
     def __init__(self, build: Build, tuning: Tuning) -> None:
         self._build, self._recipe, self._tuning = build, build.recipe.train, tuning

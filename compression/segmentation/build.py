@@ -13,6 +13,7 @@ from compression import (
     data,
     diagnosis,
     external,
+    inference,
     masks,
     page,
     shipping,
@@ -25,7 +26,7 @@ from compression import (
 )
 from compression import export as onnx_export
 from compression import reference as drift
-from compression.build import LOOP
+from compression.build import LOOP, QUANTIZERS, RUNTIMES
 from compression.quantize import cpu, openvino, pt2e, qdq, static, tensorrt
 from compression.segmentation import (
     augment,
@@ -51,19 +52,23 @@ from compression.segmentation import (
 from compression.segmentation.recipe import SegmentationRecipe
 from compression.stages import Stage
 
+LIBRARIES = (
+    "torch", "torch-pruning", "monai", "nibabel", "onnx", *QUANTIZERS, "albumentations", "numpy", "pillow",
+    "scikit-learn",
+)  # fmt: skip
 STAGES = (
     Stage("data", cases, 1, (data, preprocess, sources, masks)),
     Stage("train", train, 62, (unet, augment, image_augment, augment_policy, transforms, overlap, *LOOP)),
     Stage("prune", prune, 27),
     Stage("choose", choose, 0.1),
     Stage("volumes", volumes, 1),
-    Stage("export", export, 1, (onnx_export,)),
-    Stage("quantize", quantize, 3, (cpu, openvino, pt2e, qdq, static, tensorrt)),
-    Stage("gate", gate, 2, (shipping, timing, measures)),
-    Stage("golden", golden, 1),
-    Stage("evaluate", evaluate, 3, (external, gaps, subgroups, columns)),
+    Stage("export", export, 1, (onnx_export, inference)),
+    Stage("quantize", quantize, 3, (cpu, openvino, pt2e, qdq, static, tensorrt), QUANTIZERS),
+    Stage("gate", gate, 2, (shipping, timing, measures, inference), RUNTIMES),
+    Stage("golden", golden, 1, (inference,), RUNTIMES),
+    Stage("evaluate", evaluate, 3, (external, gaps, subgroups, columns, inference), RUNTIMES),
     Stage("report", report, 0.1, (page, diagnosis)),
-    Stage("pack", pack, 1, (card, reference, drift)),
+    Stage("pack", pack, 1, (card, reference, drift, inference), RUNTIMES),
 )
 
 
@@ -72,6 +77,7 @@ class Build(stages.Build):
     """What the stages of a segmentation may use; see `compression.stages.Build`."""
 
     recipe: SegmentationRecipe
+    libraries: tuple[str, ...] = LIBRARIES
 
 
 def run(build: Build, last: str | None, force: Sequence[str], adopt: Sequence[str] = ()) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from compression.segmentation.recipe import DataRecipe, InputRecipe
 
 SECTIONS = ("data", "input")
+SPLIT_NOT_USED = "the list's split is not used: folds are dealt by patient"
 _MADE_BY = (
     Path(__file__),
     *(Path(str(each.__file__)) for each in (data, masks, sources)),
@@ -107,7 +108,8 @@ def run(build: Build) -> str:
     np.savez(build.folder("data") / "prepared.npz", pixels=prepared["pixels"], labels=prepared["labels"])
     (build.folder("data") / "cases.json").write_bytes(msgspec.json.encode(cases))
     patients = {case.patient for case in cases}
-    return f"{len(cases)} cases of {len(patients)} patients in {recipe.data.folds} folds"
+    said = f"{len(cases)} cases of {len(patients)} patients in {recipe.data.folds} folds"
+    return f"{said}; {SPLIT_NOT_USED}" if has_split(build.data_root / recipe.data.train) else said
 
 
 def _prepared(build: Build, cases: Sequence[Case]) -> dict[str, np.ndarray]:
@@ -174,6 +176,12 @@ def listed(folder: Path, even: str | None = None) -> list[Case]:
     if not images:
         raise RecipeError(f"{folder} has neither manifest.csv nor images/*.nii.gz; is --data right?")
     return [Case(f"images/{path.name}", f"labels/{path.name}", path.name.split(".")[0], -1, "") for path in images]
+
+
+def has_split(folder: Path) -> bool:
+    """Whether a data set's list has a split, of which `dealt` takes no notice."""
+    manifest = folder / "manifest.csv"
+    return manifest.is_file() and any(row.get("split") for row in tables.read(manifest, ("file",)))
 
 
 def dealt(cases: Sequence[Case], folds: int, seed: int) -> list[Case]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,6 +12,7 @@ from appliance import package
 from appliance.package import GoldenSpec, InputSpec, Manifest, OutputSpec, Target
 from appliance.signature import public_pem
 from compression import reference as drift
+from compression import stages
 from compression.gate import runtime
 from compression.inference import EMBEDDING, INPUT, LOGITS
 from compression.pack import published as published
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from compression.segmentation.build import Build
 
 SECTIONS = ("package", "card", "golden", "train", "quantize", "augment_policy")
-_LIBRARIES = (
-    "torch", "torch-pruning", "monai", "nibabel", "onnx", "onnxruntime", "openvino", "nncf", "neural-compressor",
-    "albumentations", "numpy", "pillow", "scikit-learn",
-)  # fmt: skip
 
 
 def fingerprint(build: Build) -> bytes:
@@ -77,7 +73,7 @@ def _target(build: Build, choice: gate.Choice, report: dict[str, Any]) -> Target
         artifact=f"artifacts/{name}{gate.artifact(build, name).suffix}",
         precision="float32" if verdict.producer == FLOAT else "int8",
         producer=verdict.producer,
-        calibrated_with=runtime(name),
+        calibrated_with=runtime(build, name),
         temperature=1.0,
         activation_map_scale=1.0,
         operating_points=(),
@@ -106,5 +102,6 @@ def _provenance(build: Build) -> dict[str, Any]:
         "prune": choose.table(build),
         "augment_policy": msgspec.to_builtins(build.recipe.augment_policy),
         "golden": json.loads((build.folder("golden") / "facts.json").read_text()),
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "libraries": stages.versions(build.libraries),
+        "libraries_of_kept_stages": stages.made_otherwise(build),
     }

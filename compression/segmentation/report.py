@@ -40,7 +40,9 @@ def run(build: Build) -> str:
         "prune": choose.table(build),
         "gate": {target: summary(choice.tried, choice.shipped) for target, choice in gate.load(build).items()},
         "diagnosis": {
-            f"fold {fold}": diagnosis.sentences(train.log(build, fold), build.recipe.train.epochs, train.Task.measure)
+            f"fold {fold}": diagnosis.sentences(
+                train.log(build, fold), build.recipe.train.epochs, train.Task.measure, train.Task.ignored
+            )
             for fold in train.folds(build)
         },
         "training": {f"fold {fold}": train.log(build, fold) for fold in train.folds(build)},

@@ -132,6 +132,10 @@ class Task:
     """Drawing the segments of one fold's training cases; see `compression.loop.Task`."""
 
     measure = "validation Dice"
+    ignored = (
+        "Segment {name} is hardly drawn: its Dice coefficient is {value:.2f}, that of others up to {best:.2f}. See "
+        "whether its masks are right; try more cases that show it, or a finer grid (input.shape) where it is small."
+    )
 
     def __init__(self, build: Build, fold: int, batch: int) -> None:
         found, prepared = cases.load(build)

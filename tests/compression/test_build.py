@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,7 @@ def test_each_target_proves_itself_on_its_own_golden_vectors(target: str, opened
 
 def test_each_target_has_its_own_network_and_thresholds(opened: package.Package) -> None:
     assert set(opened.manifest.targets) == set(TARGETS)
+    assert opened.manifest.training["libraries_of_kept_stages"] == {}
     assert len({opened.artifact_sha256(target) for target in TARGETS}) == 3
     for target in TARGETS:
         found = opened.target(target)
@@ -234,6 +236,27 @@ def test_what_was_published_and_is_gone_or_changed_is_made_again(built: Path, pa
     assert re.search(r"^report +kept:", again.stdout, re.MULTILINE)
 
 
+def test_thresholds_of_a_kept_gate_are_said_to_be_of_the_runtime_that_they_were_fitted_on(
+    built: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(built / "work-quick", tmp_path / "work-quick", symlinks=True)
+    key, _ = signature.load_or_create_private_key(built / "key.pem")
+    started = quick.shrink(Build(read(RECIPE), RECIPE, built / "data", WEIGHTS, tmp_path / "work", key, tmp_path))
+    mark = started.folder("gate") / "done.json"
+    done = json.loads(mark.read_text())
+    mark.write_text(json.dumps({**done, "libraries": {**done["libraries"], "onnxruntime": "1.0.1"}}))
+    started.keys.update(dict.fromkeys(("train", "gate", "pack"), ""))
+    pack.run(started)
+    report.run(started)
+    (made,) = started.out.glob("*.scanside")
+    manifest = package.read(made, signature.load_trusted_keys((built / "trusted",))).manifest
+    assert manifest.targets["cpu"].calibrated_with == "onnxruntime 1.0.1, CPU"
+    assert manifest.targets["openvino"].calibrated_with == f"openvino {metadata.version('openvino')}, CPU"
+    assert manifest.training["libraries"]["onnxruntime"] == metadata.version("onnxruntime")
+    assert manifest.training["libraries_of_kept_stages"] == {"gate": {"onnxruntime": "1.0.1"}}
+    assert "onnxruntime 1.0.1, CPU" in (started.out / "report.html").read_text()
+
+
 @pytest.mark.slow  # a whole build more
 def test_two_builds_from_the_same_inputs_give_the_same_package(built: Path, path: Path, tmp_path: Path) -> None:
     write_data_set(tmp_path / "data" / "chest-kermany", patients=120)
@@ -248,7 +271,7 @@ def test_other_hospitals_stand_beside_the_test_set_and_who_fares_worse_there_is_
 ) -> None:
     """Elsewhere, the network's own images of women are shown with the labels turned round."""
     shutil.copytree(built / "work-quick", tmp_path / "work-quick", symlinks=True)
-    far = write_data_set(tmp_path / "work-quick" / "data-set" / "chest-far", patients=80)
+    far = write_data_set(tmp_path / "work-quick" / "data-set" / "chest-far", patients=80, seed=5000)
     with (far / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
@@ -263,7 +286,7 @@ def test_other_hospitals_stand_beside_the_test_set_and_who_fares_worse_there_is_
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    write_data_set(tmp_path / "work-quick" / "data-set" / "chest-near", patients=40)
+    write_data_set(tmp_path / "work-quick" / "data-set" / "chest-near", patients=40, seed=9000)
     key, _ = signature.load_or_create_private_key(built / "key.pem")
     started = quick.shrink(Build(read(RECIPE), RECIPE, built / "data", WEIGHTS, tmp_path / "work", key, tmp_path))
     data = replace(started.recipe.data, external=("chest-far", "chest-near"))

@@ -89,6 +89,16 @@ def test_sound_pictures_and_masks_stop_nothing(pictures: Path) -> None:
     assert "0 errors" in result.stdout
 
 
+def test_a_split_that_no_fold_is_dealt_by_is_told(pictures: Path) -> None:
+    told = "the list's split is not used: folds are dealt by patient"
+    problem = found(LUNGS, pictures)[told]
+    assert (problem["severity"], problem["data_set"]) == ("note", "lungs-kermany")  # an external set is whole anyway
+    assert problem["hint"] == "take test rows out of the list, or name them as an external set"
+    manifest = pictures / "lungs-kermany" / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace(",train", ",").replace(",test", ","))
+    assert told not in found(LUNGS, pictures)
+
+
 def test_each_defect_of_pictures_is_named_and_counted(pictures: Path) -> None:
     folder = pictures / "lungs-kermany"
     path = folder / "images" / "0.png"

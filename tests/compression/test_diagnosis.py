@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from compression import diagnosis, loop
+from compression import diagnosis, loop, train
+from compression.segmentation import train as segmented
 from tests.compression.tiny_training import Task, images, network
 
 
@@ -56,15 +57,27 @@ RISING = [0.6, 0.7, 0.78, 0.84, 0.88, 0.91]
     ],
 )
 def test_it_is_said(entries: list[dict[str, Any]], epochs: int, word: str) -> None:
-    said = " ".join(diagnosis.sentences(entries, epochs, "Dice"))
+    said = " ".join(diagnosis.sentences(entries, epochs, "Dice", Task.ignored))
     assert word in said
     assert said.startswith(f"The loss went from {entries[0]['loss']:.3g} to {entries[-1]['loss']:.3g}")
 
 
+def test_what_is_found_too_little_of_is_said_in_the_words_of_the_task() -> None:
+    """A segment has a Dice coefficient, and its recipe none of a classification's keys."""
+    entries = log(FALLING, RISING, recall={"tumor": 0.2, "liver": 0.9})
+    of_classes, of_segments = (
+        diagnosis.sentences(entries, 6, task.measure, task.ignored)[1] for task in (train.Task, segmented.Task)
+    )
+    assert of_classes.startswith("Class tumor is ignored: 20% of it is found, of others up to 90%. Try sampling =")
+    assert of_segments.startswith("Segment tumor is hardly drawn: its Dice coefficient is 0.20, that of others up to")
+    for key in ("sampling", "loss =", "missed_cost", "found"):
+        assert key not in of_segments
+
+
 def test_of_a_good_training_nothing_bad_is_said() -> None:
     good = log(FALLING, [0.8, 0.9, 0.93, 0.95, 0.951, 0.954], [0.5, 0.4, 0.35, 0.3, 0.29, 0.3])
-    assert len(diagnosis.sentences(good, 6, "AUC")) == 1
-    assert diagnosis.sentences([{"epoch": 1, "loss": None, "score": 0.5}], 1, "AUC") == [
+    assert len(diagnosis.sentences(good, 6, "AUC", Task.ignored)) == 1
+    assert diagnosis.sentences([{"epoch": 1, "loss": None, "score": 0.5}], 1, "AUC", Task.ignored) == [
         "Not one step was learned from."
     ]
 
@@ -76,13 +89,13 @@ def test_a_real_training_that_learns_noise_by_heart_is_overfit(tmp_path: Path) -
     settings = loop.Settings(epochs=15, batch=8, learning_rate=2e-2, schedule="constant", average_decay=0.5)
     task = Task(training=training, noise=0.0)
     _, entries = loop.fit(task, network(dropout=0.0), settings, tmp_path / "tiny.checkpoint", "tiny")
-    assert "Overfit since epoch" in " ".join(diagnosis.sentences(entries, 15, task.measure))
+    assert "Overfit since epoch" in " ".join(diagnosis.sentences(entries, 15, task.measure, task.ignored))
 
 
 def test_a_real_training_that_hardly_moves_is_underfit(tmp_path: Path) -> None:
     settings = loop.Settings(epochs=5, batch=8, learning_rate=1e-6)
     _, entries = loop.fit(Task(), network(), settings, tmp_path / "tiny.checkpoint", "tiny")
-    assert "Underfit" in " ".join(diagnosis.sentences(entries, 5, "accuracy"))
+    assert "Underfit" in " ".join(diagnosis.sentences(entries, 5, "accuracy", Task.ignored))
 
 
 def test_a_pruning_that_takes_nothing_out_is_told() -> None:

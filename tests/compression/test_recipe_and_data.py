@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 from sklearn.model_selection import StratifiedGroupKFold
 
-from compression import data, evaluate
-from compression.build import Build
+from compression import data, evaluate, stages
+from compression.build import STAGES, Build
 from compression.calibrate import expected_calibration_error, fit_conformal, fit_logistic
 from compression.cli import main
 from compression.content import content_version
@@ -153,13 +153,13 @@ def test_a_recipe_may_say_that_it_is_of_a_classification(tmp_path: Path) -> None
         read(changed(tmp_path, "[package]", 'task = "detection"\n[package]'))
 
 
-def write_data_set(folder: Path, patients: int, images_each: int = 2) -> Path:
+def write_data_set(folder: Path, patients: int, images_each: int = 2, seed: int = 0) -> Path:
     """Generated radiographs of two kinds, clear lungs and clouded ones, as a data set with its list."""
     rows = []
     for patient in range(patients):
         positive = patient % 2 == 1
         for number in range(images_each):
-            pixels = chest_pixels(96, 96, 8, seed=patient * 10 + number).astype(np.float32)
+            pixels = chest_pixels(96, 96, 8, seed=seed + patient * 10 + number).astype(np.float32)
             if positive:
                 pixels[50:80, 55:85] += 90
             file = folder / "images" / f"{patient}-{number}.png"
@@ -334,6 +334,26 @@ def test_another_external_set_is_evaluated_anew(recipe: Recipe, tmp_path: Path) 
     manifest = far / "manifest.csv"
     manifest.write_text(manifest.read_text().replace("NORMAL", "PNEUMONIA", 1))
     assert evaluate.fingerprint(build) != before
+
+
+def test_a_training_picture_that_comes_into_an_external_set_after_stage_data_is_named_before_it_measures(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    near = write_data_set(tmp_path / "data" / "chest-kermany", patients=60)
+    far = write_data_set(tmp_path / "data" / "chest-nih", patients=4, seed=5000)
+    build, manifest = make_build(recipe, tmp_path), far / "manifest.csv"
+    both = [stage for stage in STAGES if stage.name in ("data", "evaluate")]
+    stages.run(build, both, "data", (), ())
+    (far / "images" / "again.png").write_bytes((near / "images" / "2-0.png").read_bytes())
+    manifest.write_text(manifest.read_text() + "images/again.png,NORMAL,p9,train\n")
+    with pytest.raises(RecipeError, match="the same picture in two splits") as fault:
+        stages.run(build, both, None, (), ())
+    copies = "chest-kermany/images/2-0.png (train, NORMAL) = chest-nih/images/again.png (chest-nih, NORMAL)"
+    assert copies in str(fault.value)
+    assert re.search(r"^data +kept:", capsys.readouterr().out, re.MULTILINE)  # and no training is made again
+    (build.folder("data") / "pictures.json").unlink()  # of an earlier version, adopted
+    with pytest.raises(RecipeError, match=r"pictures\.json is not there.*--force data"):
+        stages.run(build, both, None, (), ())
 
 
 def test_a_data_set_that_is_not_there_is_named(recipe: Recipe, tmp_path: Path) -> None:

@@ -183,7 +183,8 @@ def test_a_contact_sheet_shows_outlines_and_says_what_copies_lose(tmp_path: Path
     mask = ((x - 32) ** 2 + (y - 14) ** 2 < 9**2).astype(np.uint8) * 255
     write_pair(tmp_path / "set", np.where(mask > 0, 60, 160).astype(np.uint8), mask)
     recipe = read(LUNGS)
-    shape = replace(recipe.input, shape=(64, 64), steps=(Step("resize", {"rows": 64, "columns": 64}),))
+    steps = (Step("resize", {"rows": 64, "columns": 64}), *recipe.input.late())
+    shape = replace(recipe.input, shape=(64, 64), steps=steps)
     crop = AugmentRecipe(name="Crop", p=1.0, parameters={"x_min": 0, "y_min": 40, "x_max": 64, "y_max": 64})
     given = replace(recipe, data=replace(recipe.data, train="set", even=None), input=shape)
     sheet = contact_sheet.of_recipe(replace(given, augment=()), tmp_path, 1, 2)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -183,6 +185,37 @@ def test_a_build_does_not_read_every_case_again_while_the_files_are_the_same(
     preflight.check(build)
 
 
+def test_cases_that_pass_as_one_patient_s_are_read_again_where_the_recipe_joins_them_no_longer(tmp_path: Path) -> None:
+    build = of_three_sets(tmp_path)
+    (tmp_path / "train" / "2.png").write_bytes((tmp_path / "train" / "1.png").read_bytes())
+    apart, joined = build.recipe, replace(build.recipe.data, same_patient=(("p1", "p2"),))
+    build.recipe = replace(apart, data=joined)
+    preflight.check(build)
+    build.recipe = apart
+    with pytest.raises(RecipeError, match=r"the same image under two patients: 1\n    1\.png = 2\.png"):
+        preflight.check(build)
+
+
+def test_a_changed_check_reads_every_case_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, changed = of_three_sets(tmp_path), tmp_path / "check_cases.py"
+    preflight.check(build)
+    changed.write_text(f"{Path(str(check_cases.__file__)).read_text()}# and looks for more\n")
+    monkeypatch.setattr(check_cases, "__file__", str(changed))
+    calls: list[Any] = []
+    once = check_cases.check
+    monkeypatch.setattr(check_cases, "check", lambda *given: calls.append(given) or once(*given))
+    preflight.check(build)
+    preflight.check(build)
+    assert len(calls) == 1
+    tree = ast.walk(ast.parse(changed.read_text()))
+    used = {node for each in tree if isinstance(each, ast.ImportFrom) and each.module
+            for node in (each.module, *(f"{each.module}.{alias.name}" for alias in each.names))}  # fmt: skip
+    modules = {name for name in used & sys.modules.keys() if name.startswith("compression.")}
+    assert modules - {source.__name__ for source in preflight.SOURCES} == {
+        "compression.recipe", "compression.segmentation", "compression.segmentation.recipe"
+    }  # fmt: skip
+
+
 def write_pair(folder: Path, image: np.ndarray, mask: np.ndarray) -> Case:
     folder.mkdir(exist_ok=True)
     PillowImage.fromarray(image).save(folder / "a.png")
@@ -261,6 +294,17 @@ def test_a_deep_image_is_learned_from_as_the_device_sees_it(outlier: str) -> Non
     trained, given = preprocess(pixels, recipe.input.late()), preprocess(image, recipe.input.steps)
     level = 1.25 / 255 / float(recipe.input.steps[-1].parameters["std"])
     assert np.abs(trained - given).max() <= level
+
+
+def test_stage_data_says_that_folds_are_dealt_by_patient_and_not_by_the_list_s_split(tmp_path: Path) -> None:
+    build = of_three_sets(tmp_path)
+    build.folder = lambda name: tmp_path
+    assert cases.run(build) == "4 cases of 4 patients in 3 folds"
+    manifest = tmp_path / "train" / "manifest.csv"
+    header, *rows = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([f"{header},split", *(f"{row},test" for row in rows)]))
+    told = "the list's split is not used: folds are dealt by patient"
+    assert cases.run(build) == f"4 cases of 4 patients in 3 folds; {told}"
 
 
 @pytest.mark.parametrize("harm", ["", "damage", "another step", "another segment"])

@@ -1,18 +1,23 @@
-"""What a build remembers of its stages is whole or not there, whatever fills the disk or damages a file."""
+"""What a build remembers of its stages: whole or not there on a full disk, and made with which libraries."""
 
 from __future__ import annotations
 
+import ast
+import json
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from compression import stages
+from compression import build as classification
+from compression import inference, stages
 from compression.recipe import RecipeError
+from compression.segmentation import build as segmentation
 from compression.stages import Build, Stage
 
 STEP = "step"
@@ -34,8 +39,8 @@ class Step(ModuleType):
 
     SECTIONS = ()
 
-    def __init__(self) -> None:
-        super().__init__(STEP)
+    def __init__(self, name: str = STEP) -> None:
+        super().__init__(name)
         self.__file__ = __file__
         self.runs, self.content = 0, b"a"
         self.meanwhile: Callable[[], object] = lambda: None
@@ -45,7 +50,7 @@ class Step(ModuleType):
 
     def run(self, build: Build) -> str:
         self.runs += 1
-        (build.folder(STEP) / "long work").touch()
+        (build.folder(self.__name__) / "long work").touch()
         self.meanwhile()
         return f"run {self.runs}"
 
@@ -99,3 +104,58 @@ def test_a_full_disk_while_a_stage_is_adopted_leaves_what_it_had_made(build: Bui
     run(build, step)
     assert step.runs == 1
     assert (build.work / STEP / "long work").exists()
+
+
+ALL = pytest.mark.parametrize("made", [classification.STAGES, segmentation.STAGES], ids=["image", "mask"])
+LEARNED = {"data", "train", "prune", "choose", "volumes", "export"}
+
+
+def install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
+    """Other versions of libraries, those of the real ones where none is named."""
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: versions.get(name.replace("-", "_")) or real(name))
+
+
+@ALL
+@pytest.mark.parametrize("library", ["onnxruntime", "openvino", "nncf", "neural_compressor", "torch"])
+def test_another_library_that_quantizes_or_runs_networks_makes_its_stages_again_and_trains_nothing(
+    made: Sequence[Stage], library: str, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = {stage.name: Step(stage.name) for stage in made}
+    mine = [Stage(stage.name, steps[stage.name], 1, (), stage.libraries) for stage in made]
+    stages.run(build, mine, None, (), ())
+    install(monkeypatch, **{library: "0.0.1"})
+    stages.run(build, mine, None, (), ())
+    again = {name for name, step in steps.items() if step.runs == 2}
+    assert again == (set() if library == "torch" else steps.keys() - LEARNED)
+
+
+@ALL
+def test_what_runs_networks_is_among_the_sources_of_each_stage_that_does(made: Sequence[Stage]) -> None:
+    for stage in made:
+        nodes = [node for node in ast.walk(ast.parse(Path(str(stage.module.__file__)).read_text()))
+                 if isinstance(node, ast.ImportFrom) and node.module == "compression.inference"]  # fmt: skip
+        if {alias.name for node in nodes for alias in node.names} & {"Network", "tensors", "open_network"}:
+            assert inference in stage.sources, stage.name
+
+
+def test_a_kept_stage_is_told_with_the_libraries_that_it_ran_with(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.libraries = ("torch", "numpy")
+    first, second = Step("first"), Step("second")
+    both = [Stage("first", first, 1), Stage("second", second, 1)]
+    install(monkeypatch, torch="1.0", numpy="2.0")
+    stages.run(build, both, None, (), ())
+    mark = build.folder("first") / "done.json"
+    assert json.loads(mark.read_text())["libraries"] == {"torch": "1.0", "numpy": "2.0"}
+    assert stages.made_otherwise(build) == {}
+    install(monkeypatch, torch="1.1", numpy="2.0")
+    second.content = b"b"
+    second.meanwhile = lambda: told.append(stages.made_otherwise(build))
+    told: list[dict[str, dict[str, str]]] = []
+    stages.run(build, both, None, (), ())
+    assert (first.runs, second.runs) == (1, 2)
+    assert told == [stages.made_otherwise(build)] == [{"first": {"torch": "1.0"}}]
+    mark.write_text(json.dumps({"key": build.keys["first"], "summary": ""}))  # of an earlier version, adopted
+    assert stages.made_otherwise(build) == {"first": {"torch": "unknown", "numpy": "unknown"}}

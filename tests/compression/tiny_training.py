@@ -41,6 +41,7 @@ class Task:
     """
 
     measure = "validation accuracy"
+    ignored = "Class {name} is ignored: {value:.0%} of it is found, of others up to {best:.0%}."
 
     def __init__(
         self, batch: int = 8, group: Group = SINGLE, at: Callable[[int], float] = lambda _: 1.0,
