@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from firmware import bundle, handover, health, keys, trial, update
 from firmware.box import Box
 from firmware.cli import main
 from firmware.errors import FirmwareError, RefusedError
+from firmware.incoming import own_copy
 from firmware.policy import Offered, Release, check, check_clock
 from tests.firmware.boxes import BOARD, loader_boots, make_box, start
 
@@ -237,6 +239,47 @@ def test_what_is_installed_is_what_was_judged(
     assert "is installed" in command(box, "install", stick)
     assert (tmp_path / "read").read_bytes() == second.read_bytes()
     assert not list(box.incoming.iterdir())
+
+
+@needs_rauc
+def test_two_sticks_at_once_do_not_change_what_the_other_brought(
+    box: Box, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sticks, judged, said = [tmp_path / name / "new.raucb" for name in ("one", "two")], update.judge, []
+    for stick in sticks:
+        stick.parent.mkdir()
+    shutil.copy(second, sticks[0])
+    sticks[1].write_bytes(b"evil")
+
+    def bring_the_other() -> None:
+        try:
+            update.install(box, sticks[1], lambda percent, what: None)
+        except FirmwareError as error:
+            said.append(error.message)
+
+    other = threading.Thread(target=bring_the_other)
+
+    def judge(box: Box, path: Path, allow_older: bool = False) -> Offered:
+        offered = judged(box, path, allow_older)
+        if not other.ident:
+            other.start()
+            other.join(timeout=2)
+        return offered
+
+    monkeypatch.setattr(update, "judge", judge)
+    monkeypatch.setenv("FAKE_RAUC_READS", str(tmp_path / "read"))
+    assert "is installed" in command(box, "install", sticks[0])
+    assert (tmp_path / "read").read_bytes() == second.read_bytes()
+    other.join()
+    assert "no whole bundle" in said[0] and not list(box.incoming.iterdir())
+
+
+def test_what_is_taken_can_be_read_by_the_appliance_and_held_up_by_root_alone(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "better.scanside").touch()
+    with own_copy(box, tmp_path / "better.scanside") as mine:
+        assert mine.parent.stat().st_mode & 0o777 == 0o755
+        (lock,) = box.runtime.glob("*.lock")
+        assert lock.stat().st_mode & 0o777 == 0o600
 
 
 @needs_rauc
