@@ -130,6 +130,11 @@ def test_who_holds_a_key_at_the_start_can_choose_nothing(tmp_path: Path) -> None
     assert {"timeout menu-disabled", "editor no"} <= set(told)
 
 
+def test_no_start_begins_before_the_build() -> None:
+    """systemd asks for the time of this file; all files of the root have that of the build (`mkfs.erofs -T`)."""
+    assert (FILES / "usr/lib/clock-epoch").is_file()
+
+
 def test_what_a_killed_build_left_mounted_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as the /dev of the machine that builds."""
     work, own = tmp_path / "a work", tmp_path / "dev"

@@ -400,7 +400,7 @@ def test_a_certificate_that_ran_out(box: Box, publisher: Path, tmp_path: Path) -
     keys.sign_release(mine, "short-lived", 4 / 86400)
     path = make_bundle(tmp_path, mine)
     time.sleep(4)
-    with pytest.raises(RefusedError, match=r"does not count now.*check the clock") as caught:
+    with pytest.raises(RefusedError, match=r"does not count now.*signed anew") as caught:
         bundle.verify(path, box.trust / "update-ca.pem")
     assert "clock" in caught.value.hint
 
@@ -408,7 +408,7 @@ def test_a_certificate_that_ran_out(box: Box, publisher: Path, tmp_path: Path) -
 def test_a_clock_at_1970(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = json.loads((box.root / "usr/lib/scanside/image.json").read_text())
     (box.root / "usr/lib/scanside/image.json").write_text(json.dumps({**image, "built_at": 9e9}))
-    assert "set the time" in command(box, "install", tmp_path / "any.raucb")
+    assert "it moves the clock forward" in command(box, "install", tmp_path / "any.raucb")
     with pytest.raises(RefusedError, match="1970-01-01"):
         check_clock(1.7e9, now=60.0)
 
