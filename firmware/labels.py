@@ -8,32 +8,27 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterable
 from typing import Any
 
 from firmware.errors import FirmwareError, RefusedError
 
-LABELS = ("esp", "root-a", "root-b")
+SLOTS = ("root-a", "root-b")
 
 
-def check(tree: dict[str, Any] | None = None) -> None:
+def check(labels: Iterable[str] = ("esp", *SLOTS)) -> None:
     """Whether each label is on one disk at most.
-
-    Parameters
-    ----------
-    tree
-        A recorded output of ``lsblk -J -o PATH,PARTLABEL``; None asks this machine.
 
     Raises
     ------
     RefusedError
         One is on several.
     """
-    tree = _lsblk() if tree is None else tree
     disks: dict[str, set[str]] = {}
-    for disk in tree["blockdevices"]:
+    for disk in _lsblk()["blockdevices"]:
         for partition in disk.get("children", ()):
             disks.setdefault(partition["partlabel"], set()).add(disk["path"])
-    for label in LABELS:
+    for label in labels:
         if len(found := sorted(disks.get(label, ()))) > 1:
             raise RefusedError(
                 f"{' and '.join(found)} each have a partition {label}, and this box can't tell which is its own",

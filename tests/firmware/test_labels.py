@@ -67,7 +67,7 @@ def test_no_update_while_a_label_is_on_two_disks(tmp_path: Path, monkeypatch: py
     (tmp_path / "rauc").chmod(0o755)
     plugged(monkeypatch, tmp_path, BOX, disk("/dev/sdb", "esp", "root-a", "root-b"))
     box = make_box(tmp_path / "box")
-    with pytest.raises(RefusedError, match="/dev/nvme0n1 and /dev/sdb each have a partition esp"):
+    with pytest.raises(RefusedError, match="/dev/nvme0n1 and /dev/sdb each have a partition root-a"):
         update.write(box, tmp_path / "2.0.0.raucb", Offered("2.0.0", 1, BOARD), lambda percent, what: None)
 
 
