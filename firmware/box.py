@@ -38,7 +38,7 @@ class Box:
 
     @property
     def incoming(self) -> Path:
-        """Copies of what is being taken, a folder for each way in; what a cut left there goes at the next start."""
+        """Copies of what is being taken, a folder for each; what a cut left there goes at the next start."""
         return self.firmware_data / "incoming"
 
     @property

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from firmware.errors import BrokenError, FirmwareError, RefusedError
-from firmware.policy import Offered
+from firmware.policy import MOVE_CLOCK, Offered
 
 _BLOCK = 4096
 _COPY_AGAIN = "copy it again from where it came; the stick may be full or worn"
@@ -92,7 +92,7 @@ def _refusal(path: Path, why: str) -> FirmwareError:
     if "expired" in lower or "not yet valid" in lower:
         return RefusedError(
             f"the certificate that signed {path.name} does not count now: {why}",
-            hint="check the clock of this machine; where it is right, ask for a bundle that was signed anew",
+            hint=f"where the clock is right, ask for a bundle that was signed anew; where a box's is not, {MOVE_CLOCK}",
         )
     if "bundle format" in lower or "squashfs" in lower or "failed to open" in lower:
         return BrokenError(f"{path.name} is no whole bundle: {why}", hint=_COPY_AGAIN)

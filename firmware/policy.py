@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 from firmware.errors import FirmwareError, RefusedError
 
+MOVE_CLOCK = (
+    "configure a time server, or bring a service token that is signed now on a stick: it moves the clock forward"
+)
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:-([0-9A-Za-z.]+))?")
 
 
@@ -86,5 +89,5 @@ def check_clock(built_at: float, now: float | None = None) -> None:
         raise RefusedError(
             f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}, before this system was built "
             f"({time.strftime('%Y-%m-%d', time.gmtime(built_at))})",
-            hint="set the time (timedatectl set-time, or configure an NTP server), then try again",
+            hint=MOVE_CLOCK,
         )

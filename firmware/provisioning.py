@@ -33,6 +33,7 @@ from firmware.boot import SLOTS
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
+from firmware.policy import MOVE_CLOCK
 
 PURPOSE = "site configuration 1"
 _SITE = {"name": str, "version": int, "box": str, "time_zone": str, "ntp_servers": list}
@@ -306,7 +307,7 @@ def take_certificate(box: Box, path: Path) -> tuple[str, bool]:
         raise RefusedError(
             f"{path.name} counts from {mine.not_valid_before_utc:%Y-%m-%d} to {mine.not_valid_after_utc:%Y-%m-%d}, "
             f"and the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}",
-            hint="check the clock; where it is right, ask for a new certificate",
+            hint=f"where the clock is right, ask for a new certificate; where it is not, {MOVE_CLOCK}",
         )
     target = box.data / "keys" / "scp.pem"
     said = f"{mine.subject.rfc4514_string()}, until {mine.not_valid_after_utc:%Y-%m-%d}"

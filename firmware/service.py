@@ -1,6 +1,6 @@
 """Service mode: a shell for a few hours, for who holds a token that the publisher or site has signed for this box.
 
-No account of a box has a password. A token names the box and its end; it is taken from a stick.
+No account of a box has a password. A token names the box, its end, and when it was signed; it is taken from a stick.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from firmware import signing
 from firmware.box import Box
@@ -24,17 +25,18 @@ def make(box_id: str, hours: float, key: Path, who: str) -> str:
     """A token as one line."""
     if not 0 < hours <= _MOST_HOURS:
         raise FirmwareError(f"a token counts for {_MOST_HOURS:.0f} hours at most")
-    content = json.dumps({"box": box_id, "until": round(time.time() + hours * 3600), "who": who}).encode()
+    now = int(time.time())
+    content = json.dumps({"box": box_id, "signed_at": now, "until": round(now + hours * 3600), "who": who}).encode()
     return f"{base64.urlsafe_b64encode(content).decode()}.{signing.sign(content, key, PURPOSE).decode()}\n"
 
 
-def check(box: Box, token: str) -> dict[str, str | float]:
-    """What a token says, where it counts here and now.
+def read(box: Box, token: str) -> dict[str, Any]:
+    """What a token says that was signed for this box, whether or not it counts now.
 
     Raises
     ------
     RefusedError
-        It does not.
+        It was not.
     """
     first, _, signature = token.strip().partition(".")
     try:
@@ -45,10 +47,29 @@ def check(box: Box, token: str) -> dict[str, str | float]:
     signing.verify(content, signature.encode(), [box.trust / "site.pub"], PURPOSE, "the service token")
     if said["box"] != machine_id(box):
         raise RefusedError(f"the service token is for box {said['box']}, and this is {machine_id(box)}")
-    left = said["until"] - time.time()
-    if not 0 < left <= _MOST_HOURS * 3600:
-        raise RefusedError("the service token has run out, or the clock is wrong", hint="make a new one")
     return dict(said)
+
+
+def check(box: Box, token: str) -> dict[str, Any]:
+    """What a token says, where it counts here and now.
+
+    Raises
+    ------
+    RefusedError
+        It does not.
+    """
+    said = read(box, token)
+    now = time.time()
+    if not 0 < said["until"] - now <= _MOST_HOURS * 3600:
+        raise RefusedError(
+            f"the service token counts until {_said(said['until'])}, and the clock says {_said(now)}",
+            hint="make a new one: on a stick it moves a late clock forward; one that is ahead needs a time server",
+        )
+    return said
+
+
+def _said(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def open_shell(box: Box, token: str) -> str:

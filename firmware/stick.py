@@ -14,9 +14,10 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from firmware import handover, health, provisioning, update
+from firmware import clock, handover, health, provisioning, service, update
 from firmware.box import Box
 from firmware.durable import Files
+from firmware.errors import FirmwareError
 from firmware.firewall import LOOPBACK
 
 
@@ -32,8 +33,9 @@ def take(
 
     ``say`` is told them once they lie on the stick, before anything starts again; and how far an update is.
     """
+    moved = _move_clock(box, folder / "service.token")
     outcome = handover.take(box, folder, say, by_hand=True)
-    said = outcome.said
+    said = [*moved, *outcome.said]
     answer = folder / f"scanside-{provisioning.machine_id(box)}"
     try:
         request = provisioning.request(box, f"scanside-{provisioning.machine_id(box)}")
@@ -57,6 +59,18 @@ def take(
     if outcome.configured and outcome.follows is not handover.Follows.RESTART:
         _invite(box, answer, ask, outcome.follows is handover.Follows.RELOAD)
     return said
+
+
+def _move_clock(box: Box, token: Path) -> list[str]:
+    """Before anything is judged by the clock: it is later than when a token was signed, whether that still counts."""
+    try:
+        signed_at = float(service.read(box, token.read_text())["signed_at"])
+    except (FirmwareError, OSError, LookupError, ValueError):
+        return []  # there is none, or it will be refused, with the reason
+    if not clock.move_forward(box, signed_at):
+        return []
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(signed_at))
+    return [f"the clock was moved forward to {when}, when service.token was signed"]
 
 
 def _invite(box: Box, answer: Path, ask: health.Ask, anew: bool) -> None:

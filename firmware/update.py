@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from firmware import bundle, health, trial
+from firmware import bundle, health, labels, trial
 from firmware.boot import BootBackend, named, other
 from firmware.box import Box
 from firmware.errors import FirmwareError, RefusedError
@@ -66,6 +66,7 @@ def install(box: Box, path: Path, say: Callable[[int, str], None], allow_older: 
 def write(box: Box, path: Path, offered: Offered, say: Callable[[int, str], None]) -> None:
     """What `install` does with a bundle that was judged."""
     _refuse_on_trial(box)
+    labels.check(labels.SLOTS)  # RAUC finds the slot by its label; a second flashed disk may have come since the start
     boot = box.boot()
     say(0, f"{path.name} is whole and signed: {offered}")
     command = ["rauc", "install", str(path)]  # its service knows the slot by the kernel's command line (rauc.slot=)

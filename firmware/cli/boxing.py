@@ -56,7 +56,7 @@ def install(bundle: Path, allow_older: bool, as_json: bool, root: Path) -> None:
 @click.option("--allow-older", is_flag=True, help="As for `install`.")
 @ROOT
 def check(bundle: Path, allow_older: bool, root: Path) -> None:
-    """Say whether this box would take BUNDLE, and touch nothing."""
+    """Say whether this box would take BUNDLE, and install nothing. A refusal stands in the history."""
     from firmware.update import judge
 
     click.echo(f"{bundle.name} is whole, signed, and for this box: {judge(Box(root), bundle, allow_older)}")
@@ -185,6 +185,14 @@ def open_data(root: Path) -> None:
     click.echo(datadisk.status(box))
     if said["made"] and said["encrypted"]:
         click.echo("its recovery key is shown once by: scanside-firmware data recovery-key")
+
+
+@data.command("check-labels", hidden=True)
+def check_labels() -> None:
+    """Called at the start, before a partition is written: each label of a box's partitions is on one disk alone."""
+    from firmware import labels
+
+    labels.check()
 
 
 @data.command("status")

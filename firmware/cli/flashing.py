@@ -11,16 +11,12 @@ from typing import Any
 import click
 
 _PATH = click.Path(path_type=Path)
+# Never a key from the stick itself: whoever changed the image could have put it there.
 KEY = click.option(
-    "--key", "trusted", multiple=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    envvar="SCANSIDE_IMAGE_KEY", help="The publisher's image.pub.  [default: image.pub beside the program]",
+    "--key", "trusted", multiple=True, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    envvar="SCANSIDE_IMAGE_KEY", help="The publisher's image.pub, which came another way than the image.",
 )  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON lines on standard output.")
-
-
-def _trusted(named: tuple[Path, ...]) -> list[Path]:
-    """Never a key from the stick itself: whoever changed the image could have put it there."""
-    return list(named) or sorted((Path(sys.prefix) / "share" / "scanside").glob("image*.pub"))
 
 
 @click.command("list")
@@ -49,6 +45,7 @@ def list_disks(as_json: bool) -> None:
 @click.option("--asset", "assets", multiple=True, help="Asset number of each disk, in their order: writes its record.")
 @click.option("--records", type=_PATH, default=Path("records"), show_default=True, help="Folder of asset records.")
 @click.option("--by", default="", help="Who flashes, for the record.")
+@click.option("--file", "as_file", is_flag=True, help="DISK is a regular file, which is made where it is missing.")
 @KEY
 @JSON
 def flash(
@@ -59,6 +56,7 @@ def flash(
     assets: tuple[str, ...],
     records: Path,
     by: str,
+    as_file: bool,
     trusted: tuple[Path, ...],
     as_json: bool,
 ) -> None:
@@ -66,12 +64,13 @@ def flash(
 
     The signature is checked first, each piece of the image before it is written. A disk that is mounted, in use, too
     small or read-only is refused; one that is not removable needs its typed serial number. After an interruption the
-    same command goes on where it stopped. Until all was compared, a disk does not start. A regular file may stand for
-    a disk: it becomes a raw image.
+    same command goes on where it stopped, on a disk that has a serial number. Until all was compared, a disk does not
+    start. With --file a regular file stands for a disk: it becomes a raw image.
 
     \b
-      scanside-firmware flash out/manifest.json /dev/sdb /dev/sdc --asset RAD-0042 --asset RAD-0043
-      scanside-firmware flash out/manifest.json /dev/nvme0n1 --serial S4EVNX0M123456
+      scanside-firmware flash out/manifest.json /dev/sdb /dev/sdc --asset RAD-0042 --asset RAD-0043 --key image.pub
+      scanside-firmware flash out/manifest.json /dev/nvme0n1 --serial S4EVNX0M123456 --key image.pub
+      scanside-firmware flash out/manifest.json box.img --file --key image.pub
     """
     from firmware.errors import FirmwareError, die
     from firmware.flash import disks
@@ -85,11 +84,13 @@ def flash(
         die("a disk is named twice")
     if assets and len(assets) != len(targets):
         die(f"{len(targets)} disks and {len(assets)} asset numbers", "give one --asset for each disk, in their order")
-    image = load(manifest, _trusted(trusted))
+    image = load(manifest, trusted)
     if board and image.board != board:
         die(f"this image is for {image.board}, and the disks are for {board}", f"take the image for {board}")
-    found = [disks.find(path) for path in targets]
+    found = [disks.find(path, new_file=as_file) for path in targets]
     for disk in found:
+        if disk.is_file and not as_file:
+            die(f"{disk.path} is a regular file, not a disk", "to write a raw image into it: --file")
         if not disk.is_file:
             typed = disk.serial if disk.serial in serials else next(iter(serials), None)
             disk.refuse(image.least_disk, typed)
@@ -141,7 +142,7 @@ def verify(manifest: Path, target: Path, trusted: tuple[Path, ...], as_json: boo
     from firmware.flash.writing import verify as compare
     from firmware.steps import Progress, emit
 
-    image = load(manifest, _trusted(trusted))
+    image = load(manifest, trusted)
     progress = Progress(str(target), image.bytes_to_write, as_json)
     compare(image, disks.find(target), progress.at)
     if as_json:
@@ -167,6 +168,6 @@ def record(
     from firmware.flash.manifest import load
 
     ctx.invoke(verify, manifest=manifest, target=target, trusted=trusted, as_json=False)
-    kept = keeping.record(load(manifest, _trusted(trusted)), disks.find(target), asset, by)
+    kept = keeping.record(load(manifest, trusted), disks.find(target), asset, by)
     path, picture = keeping.write(records, kept)
     click.echo(f"{path}\n{picture} (print at 60 x 30 mm)")

@@ -118,7 +118,7 @@ def build(
         if differ := [name for name, digest in first.items() if again[name] != digest]:
             raise FirmwareError(f"two builds differ in: {', '.join(differ)}")
         click.echo(f"two builds are the same in: {', '.join(first)}")
-    click.echo(f"{target / 'manifest.json'}: scanside-firmware flash {target / 'manifest.json'} DISK --key image.pub")
+    click.echo(f"scanside-firmware flash {target / 'manifest.json'} DISK --key {plan.keys / 'image.pub'}")
 
 
 @click.command("lock")

@@ -62,11 +62,34 @@ def listed(tree: dict[str, Any] | None = None) -> list[Disk]:
     return [_disk(node) for node in tree["blockdevices"] if node["type"] in ("disk", "loop", "mmcblk")]
 
 
-def find(path: Path, tree: dict[str, Any] | None = None) -> Disk:
-    """The disk of that path; a regular file (made where its folder is there) stands for a disk of its size."""
+def find(path: Path, tree: dict[str, Any] | None = None, new_file: bool = False) -> Disk:
+    """The disk of that path; a regular file stands for a disk of its size.
+
+    Parameters
+    ----------
+    tree
+        A recorded output of ``lsblk -J -b``; None asks this machine.
+    new_file
+        A file need not be there yet.
+
+    Raises
+    ------
+    RefusedError
+        There is no such disk or file, or it is a partition. Below /dev only a block device counts: what is not plugged
+        in would become a file in memory there.
+    FirmwareError
+        It is a folder or a character device.
+    """
     if not path.is_block_device() and tree is None:
         if path.is_char_device() or path.is_dir():
             raise FirmwareError(f"{path} is neither a disk nor a file")
+        if path.resolve().is_relative_to("/dev"):
+            raise RefusedError(f"there is no disk {path}", hint="plug it in and run the same command again")
+        if not path.exists() and not new_file:
+            raise RefusedError(
+                f"there is no disk or file {path}",
+                hint="see `scanside-firmware list`; flash --file makes a file",
+            )
         return Disk(path, path.stat().st_size if path.exists() else 0, is_file=True)
     known = path if tree is not None else path.resolve()
     for disk in listed(tree):

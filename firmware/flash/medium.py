@@ -15,6 +15,8 @@ _BLKFLSBUF = 0x1261
 _BLKRRPART = 0x125F
 _BLKGETSIZE64 = 0x80081272
 _ALIGN = 4096
+_PLUG_IN = "plug it in and run the same command again"
+_HINTS = {errno.EBUSY: "it is in use; unmount it", errno.ENOENT: _PLUG_IN, errno.ENXIO: _PLUG_IN}
 
 
 class Medium:
@@ -30,13 +32,13 @@ class Medium:
         self.path = path
         self._device = path.is_block_device()
         writing = length is not None
-        flags = (os.O_RDWR | (os.O_EXCL if self._device else os.O_CREAT)) if writing else os.O_RDONLY
+        flags = (os.O_RDWR | (os.O_EXCL if self._device else 0)) if writing else os.O_RDONLY
         try:
-            self._descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
+            self._descriptor = os.open(path, flags | os.O_CLOEXEC)
             if writing and not self._device and os.fstat(self._descriptor).st_size < (length or 0):
                 os.ftruncate(self._descriptor, length or 0)
         except OSError as error:
-            hint = "it is in use; unmount it" if error.errno == errno.EBUSY else "run this as root (sudo)"
+            hint = _HINTS.get(error.errno or 0, "run this as root (sudo)")
             raise FirmwareError(f"{path} can't be opened: {error.strerror}", hint) from error
 
     def size(self) -> int:
@@ -96,9 +98,7 @@ class Medium:
 
 def _broken(path: Path, offset: int, what: str, error: OSError) -> BrokenError:
     if error.errno in (errno.ENODEV, errno.ENXIO, errno.ENOENT, errno.ENOMEDIUM):
-        return BrokenError(
-            f"{path} is gone: it was unplugged at byte {offset}", hint="plug it in and run the same command again"
-        )
+        return BrokenError(f"{path} is gone: it was unplugged at byte {offset}", hint=_PLUG_IN)
     if error.errno == errno.ENOSPC:
         return BrokenError(f"{path} ends at byte {offset}, before the image does", hint="take another disk")
     return BrokenError(

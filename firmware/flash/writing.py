@@ -26,7 +26,7 @@ _TAIL = 1 << 20  # bytes at the disk's end: an old backup partition table
 
 
 def flash(manifest: Manifest, disk: Disk, say: Say, notes: Path, open_medium: Open = Medium) -> int:
-    """Write an image to a disk, read all of it back, compare.
+    """Write an image to a disk, read all of it back, compare. A file that stands for one is made where it is missing.
 
     Parameters
     ----------
@@ -41,9 +41,13 @@ def flash(manifest: Manifest, disk: Disk, say: Say, notes: Path, open_medium: Op
 
     Raises
     ------
+    FirmwareError
+        It can't be opened, or made.
     BrokenError
         The disk did not keep what was written; it does not start.
     """
+    if disk.is_file:
+        _make(disk.path)
     medium = open_medium(disk.path, max(manifest.least_disk, disk.size) if disk.is_file else manifest.least_disk)
     try:
         size = medium.size()
@@ -99,6 +103,13 @@ def verify(manifest: Manifest, disk: Disk, say: Say, open_medium: Open = Medium)
         medium.close()
 
 
+def _make(path: Path) -> None:
+    try:
+        path.touch()
+    except OSError as error:
+        raise FirmwareError(f"{path} can't be made: {error.strerror}", hint="name one in a folder of yours") from error
+
+
 def _compare(medium: Medium, pieces: list[Piece] | tuple[Piece, ...], say: Callable[[int], None]) -> None:
     done = 0
     for piece in pieces:
@@ -113,20 +124,25 @@ def _compare(medium: Medium, pieces: list[Piece] | tuple[Piece, ...], say: Calla
 
 
 class _Note:
-    """Which pieces an interrupted run has written and flushed, for this image on this very disk."""
+    """Which pieces an interrupted run has written and flushed, for this image on this very disk.
+
+    Nothing is noted of a disk without a serial number: the next one at its path would be taken for it.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest, disk: Disk, size: int) -> None:
         name = hashlib.sha256(f"{disk.path}\n{disk.serial}\n{size}\n{manifest.digest}".encode()).hexdigest()[:24]
         self._path = folder / f"{name}.json"
+        self._known = bool(disk.serial) or disk.is_file
         self.done: set[int] = set()
         try:
-            self.done = set(json.loads(self._path.read_text()))
+            self.done = set(json.loads(self._path.read_text())) if self._known else set()
         except (OSError, ValueError, TypeError):  # none, or torn: all is written again
             self.done = set()
 
     def keep(self, done: range) -> None:
-        self.done |= set(done)
-        Files().write(self._path, json.dumps(sorted(self.done)).encode())
+        if self._known:
+            self.done |= set(done)
+            Files().write(self._path, json.dumps(sorted(self.done)).encode())
 
     def forget(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -26,7 +26,6 @@ _TOOLS = (
     "dosfstools",
     "fdisk",
     "openssl",
-    "efitools",
     "faketime",
     "zstd",
 )

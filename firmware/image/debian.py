@@ -4,6 +4,7 @@ from __future__ import annotations
 
 ENABLED = (
     "scanside.service",
+    "scanside-labels.service",
     "scanside-data.service",
     "scanside-prepare.service",
     "scanside-firewall.service",

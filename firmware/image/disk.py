@@ -17,7 +17,7 @@ _FIRST = MIB
 _SIZE = _FIRST + ESP + 2 * SLOT + MIB  # the last for the backup of the partition table
 _LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 _ENTRY = "title Scanside {version}\nsort-key scanside\nversion 1\nefi /EFI/scanside/a.efi\n"
-_LOADER = "timeout 0\neditor no\nauto-entries no\nauto-firmware no\nsecure-boot-enroll if-safe\n"
+_LOADER = "timeout menu-disabled\neditor no\nauto-entries no\nauto-firmware no\n"  # no key shows the menu
 
 
 def make(tree: Path, work: Path, root: Path, loader: Path, version: str, date: int) -> Path:

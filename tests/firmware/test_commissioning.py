@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import tomllib
 from pathlib import Path
 
@@ -209,12 +210,68 @@ def test_a_token_opens_its_box_for_its_time(box: Box, publisher: Path, monkeypat
         service.check(box, "x" + token)
     with pytest.raises(FirmwareError, match="24 hours"):
         service.make("5eedb0c5", 48, publisher / "site.key", "x")
-    import time
-
     later = time.time() + 5 * 3600
     monkeypatch.setattr("firmware.service.time.time", lambda: later)
-    with pytest.raises(RefusedError, match="has run out"):
+    with pytest.raises(RefusedError, match="and the clock says"):
         service.check(box, token)
+
+
+class Clock:
+    """A box's clock, which starts at the time of the image's build."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_700_000_000.0
+        monkeypatch.setattr("time.time", lambda: self.now)
+        monkeypatch.setattr("time.clock_settime", self._set)
+
+    def _set(self, which: int, to: float) -> None:
+        assert which == time.CLOCK_REALTIME
+        self.now = to
+
+
+def test_a_token_moves_a_late_clock_forward_before_anything_is_judged_by_it(
+    box: Box, publisher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "stick"
+    folder.mkdir()
+    for name in ("systemd-run", "scanside"):
+        (tmp_path / "bin" / name).write_text("#!/bin/sh\nexit 0\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (folder / "certificate.pem").write_bytes(certify(provisioning.request(box, "ai1")))
+    (folder / "service.token").write_text(service.make("5eedb0c5", 4, publisher / "site.key", "A. Engineer"))
+    kept = box.root / "var/lib/systemd/timesync/clock"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    real = int(time.time())
+    clock = Clock(monkeypatch)
+    moved, certified, shell, _ = stick.take(box, folder, reload=lambda _: None)
+    assert moved.startswith("the clock was moved forward to ") and "when service.token was signed" in moved
+    assert "REFUSED" not in certified and shell.startswith("service.token: service mode for A. Engineer")
+    assert real - 60 < clock.now <= real and kept.stat().st_mtime == clock.now
+    assert {"event": "clock", "was": 1_700_000_000, "signed_at": int(clock.now)}.items() <= box.history()[0].items()
+
+
+@pytest.mark.parametrize("why", ["foreign", "changed", "later", "synchronized"])
+def test_a_clock_that_no_token_moves(
+    box: Box, publisher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    folder = tmp_path / "stick"
+    folder.mkdir()
+    (tmp_path / "bin" / "scanside").write_text("#!/bin/sh\nexit 0\n")
+    identity = "0ther0ne" if why == "foreign" else "5eedb0c5"
+    token = service.make(identity, 4, publisher / "site.key", "A. Engineer")
+    (folder / "service.token").write_text(f"x{token}" if why == "changed" else token)
+    if why == "synchronized":
+        (box.root / "run/systemd/timesync").mkdir(parents=True)
+        (box.root / "run/systemd/timesync/synchronized").touch()
+    clock = Clock(monkeypatch)
+    if why == "later":
+        clock.now = 9e9
+    before = clock.now
+    said = stick.take(box, folder, reload=lambda _: None)
+    assert clock.now == before and said[0].startswith("service.token: REFUSED")
+    if why in ("later", "synchronized"):
+        assert "and the clock says" in said[0]
 
 
 def test_a_box_keeps_its_address_although_its_machine_id_changes() -> None:

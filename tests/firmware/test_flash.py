@@ -6,9 +6,10 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,7 @@ def test_half_an_image_and_a_damaged_one(image: tuple[Path, Path, Path], tmp_pat
 
 def test_a_file_holds_what_was_flashed(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "disk"
-    done = run(image, "flash", image[0], target, "--asset", "RAD-0042", "--records", tmp_path / "records")
+    done = run(image, "flash", image[0], target, "--file", "--asset", "RAD-0042", "--records", tmp_path / "records")
     assert done.exit_code == 0, done.output
     assert holds(target, image[2])
     assert target.stat().st_size == LEAST
@@ -147,7 +148,7 @@ def test_what_was_there_before_is_gone(
 
 def test_several_at_once_and_json(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
     targets = [tmp_path / f"disk{number}" for number in range(3)]
-    done = run(image, "flash", image[0], *targets, "--json")
+    done = run(image, "flash", image[0], *targets, "--file", "--json")
     assert done.exit_code == 0, done.output
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert {each["target"] for each in events if each["event"] == "flashed" and each["ok"]} == set(map(str, targets))
@@ -155,7 +156,7 @@ def test_several_at_once_and_json(image: tuple[Path, Path, Path], tmp_path: Path
 
 
 def test_one_bad_disk_among_several(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    done = run(image, "flash", image[0], tmp_path / "good", tmp_path / "missing" / "disk", "--json")
+    done = run(image, "flash", image[0], tmp_path / "good", tmp_path / "missing" / "disk", "--file", "--json")
     assert done.exit_code == 1
     said = {each["target"]: each for each in map(json.loads, done.stdout.splitlines()) if each["event"] == "flashed"}
     assert said[str(tmp_path / "good")]["ok"] and not said[str(tmp_path / "missing" / "disk")]["ok"]
@@ -168,8 +169,45 @@ def test_the_wrong_boards_image(image: tuple[Path, Path, Path], tmp_path: Path) 
 
 
 def test_no_key_is_no_trust(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    done = CliRunner().invoke(main, ["flash", str(image[0]), str(tmp_path / "disk")])
-    assert done.exit_code == 1 and "--key" in done.output
+    done = CliRunner().invoke(main, ["flash", str(image[0]), str(tmp_path / "disk"), "--file"])
+    assert done.exit_code == 2 and "--key" in done.output
+    assert not (tmp_path / "disk").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["flash", "--help"]])
+def test_the_examples_of_the_help_are_whole(arguments: list[str]) -> None:
+    examples = re.findall(r"scanside-firmware flash .*", CliRunner().invoke(main, arguments).output)
+    assert examples and all(example.endswith("--key image.pub") for example in examples)
+
+
+@pytest.mark.parametrize("place", ["/dev/sdz", "link"])
+@pytest.mark.parametrize("options", [[], ["--file"]])
+def test_a_disk_that_is_not_there_becomes_no_file(
+    image: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, options: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("/dev/sdz")
+    records = ["--asset", "RAD-0042", "--records", str(tmp_path / "records")]
+    done = run(image, "flash", image[0], place, *records, *options)
+    assert done.exit_code == 1 and f"there is no disk {place}" in done.output
+    assert not Path("/dev/sdz").exists() and not (tmp_path / "records").exists()
+
+
+def test_a_disk_that_is_unplugged_before_it_is_opened_becomes_no_file(
+    loaded: Manifest, tmp_path: Path, notes: Path
+) -> None:
+    with pytest.raises(FirmwareError, match="No such file") as caught:
+        writing.flash(loaded, Disk(tmp_path / "sdz", LEAST, "S4EVNX0M1"), lambda done, phase: None, notes)
+    assert "plug it in" in caught.value.hint
+    assert not (tmp_path / "sdz").exists()
+
+
+def test_a_file_is_written_only_where_it_is_asked_for(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "thesis.odt").write_text("three years")
+    for name in ("thesis.odt", "new.img"):
+        done = run(image, "flash", image[0], tmp_path / name)
+        assert done.exit_code == 1 and "--file" in done.output
+    assert (tmp_path / "thesis.odt").read_text() == "three years" and not (tmp_path / "new.img").exists()
 
 
 class Interrupted(Medium):
@@ -213,6 +251,24 @@ def test_resuming_writes_only_what_is_missing(
     assert kept >= 3 * 16 * 65536 - 65536
     assert holds(tmp_path / "disk", image[2])
     assert not list(notes.glob("*"))
+
+
+@pytest.mark.parametrize(("serial", "again"), [("S4EVNX0M1", False), ("", True)])
+def test_what_an_interrupted_run_left_counts_for_that_disk_alone(
+    loaded: Manifest, tmp_path: Path, notes: Path, serial: str, again: bool
+) -> None:
+    """Another stick without a serial number may be at the same path then."""
+    disk = Disk(tmp_path / "sdb", LEAST, serial)
+    disk.path.write_bytes(bytes(LEAST))
+    pieces = tuple(piece for piece in loaded.pieces for _ in range(9))  # a note is kept after 16
+    many = Manifest(**{**loaded.__dict__, "pieces": pieces})
+
+    def flashed(kind: Callable[[Path, int | None], Medium]) -> int:
+        return writing.flash(many, disk, lambda done, phase: None, notes, kind)
+
+    with pytest.raises(KeyboardInterrupt):
+        flashed(lambda path, length: Interrupted(path, length, writes=24))
+    assert (flashed(Medium) == 0) == again
 
 
 def _hashed(whole: Manifest, piece: manifest.Piece) -> manifest.Piece:
@@ -303,7 +359,7 @@ def test_a_disk_that_shrank(loaded: Manifest, tmp_path: Path, notes: Path) -> No
 
 
 def test_verify_finds_one_byte(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    run(image, "flash", image[0], tmp_path / "disk")
+    run(image, "flash", image[0], tmp_path / "disk", "--file")
     with (tmp_path / "disk").open("r+b") as file:
         file.seek(10 * MIB)
         byte = file.read(1)

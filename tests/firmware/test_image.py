@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from firmware.errors import FirmwareError
-from firmware.image import chroot, sbom, wheels
+from firmware.image import chroot, disk, sbom, wheels
 from firmware.image.boards import BOARDS, board
 from tests.running import CHECKOUT
 
@@ -115,6 +115,24 @@ def test_raucs_slots_and_handlers_are_ours() -> None:
     assert text.count("bootname=") == 2 and "bundle-formats=-plain" in text and "check-purpose=codesign" in text
     for name in re.findall(r"=/usr/lib/scanside/(rauc-\S+)", text):
         assert (FILES / "usr/lib/scanside" / name).stat().st_mode & 0o111, name
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("mcopy") is None or shutil.which("mkfs.vfat") is None,
+    reason="needs root and Debian packages mtools and dosfstools",
+)
+def test_who_holds_a_key_at_the_start_can_choose_nothing(tmp_path: Path) -> None:
+    """Neither an older slot nor another command line; systemd-boot 257's own words for it."""
+    for name in ("BOOTX64.EFI", "a.efi"):
+        (tmp_path / name).touch()
+    esp = disk._esp(Path("/"), tmp_path, tmp_path / "BOOTX64.EFI", "1.0.0", 1_780_000_000)
+    told = chroot.inside(Path("/"), "mtype", "-i", esp, "::/loader/loader.conf").splitlines()
+    assert {"timeout menu-disabled", "editor no"} <= set(told)
+
+
+def test_no_start_begins_before_the_build() -> None:
+    """systemd asks for the time of this file; all files of the root have that of the build (`mkfs.erofs -T`)."""
+    assert (FILES / "usr/lib/clock-epoch").is_file()
 
 
 def test_what_a_killed_build_left_mounted_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

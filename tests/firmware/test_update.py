@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from firmware import bundle, handover, health, keys, trial, update
 from firmware.box import Box
 from firmware.cli import main
 from firmware.errors import FirmwareError, RefusedError
+from firmware.incoming import own_copy
 from firmware.policy import Offered, Release, check, check_clock
 from tests.firmware.boxes import BOARD, loader_boots, make_box, start
 
@@ -240,6 +242,47 @@ def test_what_is_installed_is_what_was_judged(
 
 
 @needs_rauc
+def test_two_sticks_at_once_do_not_change_what_the_other_brought(
+    box: Box, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sticks, judged, said = [tmp_path / name / "new.raucb" for name in ("one", "two")], update.judge, []
+    for stick in sticks:
+        stick.parent.mkdir()
+    shutil.copy(second, sticks[0])
+    sticks[1].write_bytes(b"evil")
+
+    def bring_the_other() -> None:
+        try:
+            update.install(box, sticks[1], lambda percent, what: None)
+        except FirmwareError as error:
+            said.append(error.message)
+
+    other = threading.Thread(target=bring_the_other)
+
+    def judge(box: Box, path: Path, allow_older: bool = False) -> Offered:
+        offered = judged(box, path, allow_older)
+        if not other.ident:
+            other.start()
+            other.join(timeout=2)
+        return offered
+
+    monkeypatch.setattr(update, "judge", judge)
+    monkeypatch.setenv("FAKE_RAUC_READS", str(tmp_path / "read"))
+    assert "is installed" in command(box, "install", sticks[0])
+    assert (tmp_path / "read").read_bytes() == second.read_bytes()
+    other.join()
+    assert "no whole bundle" in said[0] and not list(box.incoming.iterdir())
+
+
+def test_what_is_taken_can_be_read_by_the_appliance_and_held_up_by_root_alone(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "better.scanside").touch()
+    with own_copy(box, tmp_path / "better.scanside") as mine:
+        assert mine.parent.stat().st_mode & 0o777 == 0o755
+        (lock,) = box.runtime.glob("*.lock")
+        assert lock.stat().st_mode & 0o777 == 0o600
+
+
+@needs_rauc
 def test_an_update_without_room_says_so(box: Box, second: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 30, 1 << 30, 9 << 20))
     assert "the data partition only 9 MiB left" in command(box, "install", second)
@@ -357,7 +400,7 @@ def test_a_certificate_that_ran_out(box: Box, publisher: Path, tmp_path: Path) -
     keys.sign_release(mine, "short-lived", 4 / 86400)
     path = make_bundle(tmp_path, mine)
     time.sleep(4)
-    with pytest.raises(RefusedError, match=r"does not count now.*check the clock") as caught:
+    with pytest.raises(RefusedError, match=r"does not count now.*signed anew") as caught:
         bundle.verify(path, box.trust / "update-ca.pem")
     assert "clock" in caught.value.hint
 
@@ -365,7 +408,7 @@ def test_a_certificate_that_ran_out(box: Box, publisher: Path, tmp_path: Path) -
 def test_a_clock_at_1970(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = json.loads((box.root / "usr/lib/scanside/image.json").read_text())
     (box.root / "usr/lib/scanside/image.json").write_text(json.dumps({**image, "built_at": 9e9}))
-    assert "set the time" in command(box, "install", tmp_path / "any.raucb")
+    assert "it moves the clock forward" in command(box, "install", tmp_path / "any.raucb")
     with pytest.raises(RefusedError, match="1970-01-01"):
         check_clock(1.7e9, now=60.0)
 

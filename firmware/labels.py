@@ -1,0 +1,46 @@
+"""Partition labels by which a box finds its own partitions: each on one disk alone.
+
+The kernel's command line, fstab and RAUC know root, ESP and slots by label, which every flashed disk has. With a second
+one in the machine it would be chance whose partition is mounted, and which slot an update goes into.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterable
+from typing import Any
+
+from firmware.errors import FirmwareError, RefusedError
+
+SLOTS = ("root-a", "root-b")
+
+
+def check(labels: Iterable[str] = ("esp", *SLOTS)) -> None:
+    """Whether each label is on one disk at most.
+
+    Raises
+    ------
+    RefusedError
+        One is on several.
+    """
+    disks: dict[str, set[str]] = {}
+    for disk in _lsblk()["blockdevices"]:
+        for partition in disk.get("children", ()):
+            disks.setdefault(partition["partlabel"], set()).add(disk["path"])
+    for label in labels:
+        if len(found := sorted(disks.get(label, ()))) > 1:
+            raise RefusedError(
+                f"{' and '.join(found)} each have a partition {label}, and this box can't tell which is its own",
+                hint="unplug the disk that is not this box's, and start the box again",
+            )
+
+
+def _lsblk() -> dict[str, Any]:
+    try:
+        done = subprocess.run(
+            ["lsblk", "--json", "--output", "PATH,PARTLABEL"], capture_output=True, text=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise FirmwareError(f"lsblk does not answer: {error}", hint="start the box again") from error
+    return dict(json.loads(done.stdout))
