@@ -46,6 +46,16 @@ class Box:
         return self.root / "data" / "config" / "scanside.toml"
 
     @property
+    def identity_file(self) -> Path:
+        """The box's own identity, made with its data partition."""
+        return self.configuration.with_name("box-id")
+
+    @property
+    def notes(self) -> Path:
+        """What must be known while the data partition is not open, on the ESP: ``box-id``, ``wiping``."""
+        return self.esp / "scanside"
+
+    @property
     def trust(self) -> Path:
         """Public keys and authorities that the image trusts: update-ca.pem, release.pub."""
         return self.root / "usr" / "lib" / "scanside" / "trust"
@@ -62,6 +72,26 @@ class Box:
     def report(self) -> Path:
         """What the appliance's page shows of the box; see `firmware.inbox`."""
         return self.runtime / "box.json"
+
+    def data_is_open(self) -> bool:
+        """Whether the data partition was opened at this start."""
+        return self.identity_file.exists()
+
+    def identity(self) -> str:
+        """The box's own, as its console shows it; from the ESP where data is not open.
+
+        Raises
+        ------
+        FirmwareError
+            It has none yet.
+        """
+        for path in (self.identity_file, self.notes / self.identity_file.name):
+            with contextlib.suppress(OSError, ValueError):
+                if known := path.read_text().strip():
+                    return known
+        raise FirmwareError(
+            "this box has no identity yet: its data partition was never opened", hint="journalctl -u scanside-data"
+        )
 
     def image(self) -> dict[str, Any]:
         """What the image says of itself: ``version``, ``epoch``, ``board``, ``compatible``, ``boot``, ``built_at``."""

@@ -1,29 +1,41 @@
 """The data partition: made at the first start in what the image leaves free, and opened at each one.
 
 With a TPM 2.0 it is LUKS2, and opens for the boot chain that was there when it was made (PCR 7: Secure Boot's keys),
-or with the recovery key, which is shown once. Without a TPM it is not encrypted, and the console and
+or with the recovery key. Each start makes a new recovery key until one was handed over: by the stick that brings the
+site's configuration, or in the service mode. Without a TPM it is not encrypted, and the console and
 ``scanside-firmware data status`` say so: a key that lies beside the lock would only look like one.
+
+A wipe is noted on the ESP before its first byte, and goes on at the next start where a cut came.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from firmware.box import Box
 from firmware.durable import Files
-from firmware.errors import FirmwareError
+from firmware.errors import BrokenError, FirmwareError
+from firmware.flash.medium import Medium
 
 _TYPE = "8f1c0a52-6d3e-4f57-9c0b-5c414e534944"  # as in 50-data.conf
 _MAPPED = Path("/dev/mapper/data")
 _TPM = Path("/dev/tpmrm0")
 _PCRS = "7"
+_RECOVERY_KEY = re.compile(r"[cbdefghijklnrtuv]{8}(-[cbdefghijklnrtuv]{8}){7}")  # as systemd-cryptenroll(1) makes them
+_BY_TPM = ("--tpm2-device=auto", f"--tpm2-pcrs={_PCRS}")
+_LUKS = "crypto_LUKS"
+_LUKS_HEADER = 32 << 20  # bytes: both headers and all key slots, twice over
+_PART = 4 << 20
 _OWNED = ("scanside",)  # folders of the data partition that the appliance writes
 _OURS = ("firmware", "config", "journal", "timesync")
 _WRITERS = (
@@ -37,19 +49,33 @@ _WRITERS = (
 )
 
 
-def open_data(box: Box) -> dict[str, Any]:
-    """Make what is missing, open, check, mount; what there is now, as `status` says it."""
+def open_data(box: Box, say: Callable[[str], None] = lambda _: None) -> None:
+    """Make what is missing, open, check, mount; `status` says what there is then, or `why_closed` why there is nothing.
+
+    ``say`` is told of a factory reset that a cut has left, and that goes on first: without encryption it takes hours.
+    """
+    try:
+        said = _open(box, say)
+    except (FirmwareError, OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
+        _note(box, {"failed": str(error)})
+        raise
+    _note(box, said)
+
+
+def _open(box: Box, say: Callable[[str], None]) -> dict[str, Any]:
     device = partition = find_partition(box) or _make_partition(box)
-    made = False
+    if _wiping(box).exists():
+        say("a factory reset did not come to its end, and goes on")
+        _wipe(box, partition)
     kind = _file_system(partition)
-    if kind == "crypto_LUKS" and _never_finished(partition):
+    if kind == _LUKS and _can_never_open(partition):
         _call("wipefs", "--all", "--quiet", str(partition))
         kind = ""
     if not kind:
-        kind, made = ("crypto_LUKS" if _TPM.exists() else "ext4"), True
-        if kind == "crypto_LUKS":
+        kind = _LUKS if _TPM.exists() else "ext4"
+        if kind == _LUKS:
             _encrypt(box, partition)
-    if kind == "crypto_LUKS":
+    if kind == _LUKS:
         device = _MAPPED
         if not device.exists():
             _unlock(partition)
@@ -60,9 +86,19 @@ def open_data(box: Box) -> dict[str, Any]:
     where = box.root / "data"
     _call("mount", "-o", "noatime,nosuid,nodev,noexec", str(device), str(where))
     _fill(box)
-    said = {"encrypted": kind == "crypto_LUKS", "made": made}
+    said = {"encrypted": kind == _LUKS}
+    return {**said, **_make_recovery_key(box, partition)} if kind == _LUKS else said
+
+
+def _note(box: Box, said: dict[str, Any]) -> None:
     Files().write(box.runtime / "data.json", json.dumps(said).encode())
-    return said
+
+
+def _noted(box: Box) -> dict[str, Any]:
+    try:
+        return dict(json.loads((box.runtime / "data.json").read_text()))
+    except (OSError, ValueError):
+        return {"failed": "`scanside-firmware data open` has not ended since the box was switched on"}
 
 
 def find_partition(box: Box) -> Path | None:
@@ -96,75 +132,162 @@ def _disk(box: Box) -> str:
 
 
 def status(box: Box) -> str:
-    """A sentence about the encryption."""
-    try:
-        said = json.loads((box.runtime / "data.json").read_text())
-    except (OSError, ValueError) as error:
+    """A sentence about the encryption, and where the recovery key is.
+
+    Raises
+    ------
+    FirmwareError
+        The data partition did not open.
+    """
+    if why := why_closed(box):
         raise FirmwareError(
-            f"the data partition was not opened: {error}", hint="journalctl -u scanside-data"
-        ) from error
-    if said["encrypted"]:
-        return "data is encrypted (LUKS2) and opened by this machine's TPM, or by the recovery key"
-    return "data is NOT encrypted: this machine has no TPM 2.0"
+            f"the data partition did not open: {why}", hint="a stick helps that has recovery-key.txt or service.token"
+        )
+    said = _noted(box)
+    if not said["encrypted"]:
+        return "data is NOT encrypted: this machine has no TPM 2.0"
+    if given(box).exists():
+        recovery = "or by the recovery key, which was handed over"
+    elif "no_recovery_key" in said:
+        recovery = f"and by nothing else: no recovery key could be made: {said['no_recovery_key']}"
+    else:
+        recovery = "or by the recovery key, which waits for a stick with the site's configuration"
+    return f"data is encrypted (LUKS2) and opened by this machine's TPM, {recovery}"
 
 
-def take_recovery_key(box: Box) -> str:
-    """The recovery key of a data partition that was just made; once, then it is only where it was written down."""
-    path = box.runtime / "recovery-key"
-    try:
-        key = path.read_text().strip()
-    except OSError as error:
+def why_closed(box: Box) -> str:
+    """Why the data partition did not open, and what to do; empty where it did."""
+    return str(_noted(box).get("failed", ""))
+
+
+def recovery_key(box: Box) -> str:
+    """The recovery key while it waits to be handed over, then `handed_over` is called; otherwise empty."""
+    waiting = _waiting(box)
+    return waiting.read_text() if waiting.exists() else ""
+
+
+def handed_over(box: Box) -> None:
+    """The recovery key is where a person keeps it: no start makes another one."""
+    Files().write(given(box), f"{time.time():.0f}\n".encode())
+    _waiting(box).unlink(missing_ok=True)
+
+
+def recover(box: Box, text: str) -> str:
+    """Let this machine's TPM open the data partition again, by the recovery key in ``text``; the next start opens it.
+
+    Returns what was done, as a sentence.
+
+    Raises
+    ------
+    FirmwareError
+        There is no recovery key in it, it is another one's, or it is not what is missing; nothing was changed.
+    """
+    found = _RECOVERY_KEY.search(text.lower())
+    if not found:
+        raise FirmwareError("there is no recovery key in it", hint="it is 8 groups of 8 letters, with hyphens between")
+    if _MAPPED.exists():
         raise FirmwareError(
-            "no recovery key is waiting: it is shown once, after the data partition was made",
-            hint="make a new one with: systemd-cryptenroll --unlock-tpm2-device=auto --recovery-key "
-            + str(find_partition(box)),
-        ) from error
-    path.unlink()
-    return key
+            "the TPM opens the data partition, and what is wrong lies behind that", hint="a service token opens a shell"
+        )
+    partition = _partition(box)
+    key = box.runtime / "unlock-key"
+    Files().write(key, found[0].encode(), mode=0o600)
+    try:
+        _call("systemd-cryptenroll", f"--unlock-key-file={key}", "--wipe-slot=tpm2", *_BY_TPM, str(partition))
+    finally:
+        key.unlink()
+    _unlock(partition)
+    return "the recovery key opens the data partition, and from now on the TPM does again; the box starts again"
 
 
 def erase(box: Box) -> str:
-    """Factory reset: the data is gone for good.
+    """Factory reset: the data is gone for good, whether its partition is open or not.
 
     Encrypted: all key slots are destroyed, so that nothing can ever open it again, then the header is written over.
     Not encrypted: every byte of the partition is written over, which takes a while.
+    All that was written is read back from the disk. What a cut leaves, the next start wipes.
 
     Returns what was done, as a sentence for the record.
+
+    Raises
+    ------
+    FirmwareError
+        There is no data partition, it is in use, or it does not keep what is written over it.
     """
+    device = _partition(box)
+    _release(box)
+    try:
+        # Its kind comes with it: once both headers are gone, nothing else tells that the rest can't be read.
+        Files().write(_wiping(box), _file_system(device).encode())
+    except OSError as error:
+        raise FirmwareError(
+            f"{_wiping(box)} can't be written: {error.strerror}; nothing was erased", hint="destroy the disk instead"
+        ) from error
+    return _wipe(box, device)
+
+
+def _wipe(box: Box, device: Path) -> str:
+    """What `erase` has begun, to its end."""
+    noted = _wiping(box).read_text(errors="replace")
+    if _file_system(device) == _LUKS:
+        # It fails where a cut has left half a header; what is written over it then has the key slots in it, too.
+        erased = _run(("cryptsetup", "erase", "--batch-mode", str(device)))
+        if not erased.returncode and _luks(device)["keyslots"]:
+            raise FirmwareError(f"{device} still has a key slot", hint="destroy the disk instead")
+    if noted == _LUKS:
+        _overwrite(device, _LUKS_HEADER)
+        done = "all key slots of the data partition were destroyed and its header written over"
+    else:
+        _overwrite(device, None)
+        done = "every byte of the data partition was written over"
+    Files().remove(_wiping(box))
+    return done
+
+
+def _wiping(box: Box) -> Path:
+    return box.notes / "wiping"
+
+
+def _waiting(box: Box) -> Path:
+    return box.runtime / "recovery-key"
+
+
+def given(box: Box) -> Path:
+    """Says that the recovery key was handed over; a start without it makes another one."""
+    return box.firmware_data / "recovery-key-handed-over"
+
+
+def _partition(box: Box) -> Path:
     device = find_partition(box)
     if device is None:
         raise FirmwareError(f"/dev/{_disk(box)} has no data partition", hint="the next start makes one")
-    encrypted = _file_system(device) == "crypto_LUKS"
-    _release(box)
-    if encrypted:
-        _call("systemd-cryptsetup", "detach", "data")
-        _call("cryptsetup", "erase", "--batch-mode", str(device))
-        if _luks(device)["keyslots"]:
-            raise FirmwareError(f"{device} still has a key slot", hint="destroy the disk instead")
-        _overwrite(device, 32 << 20)
-        return "all key slots of the data partition were destroyed and its header written over"
-    _overwrite(device, None)
-    return "every byte of the data partition was written over"
+    return device
 
 
 def _release(box: Box) -> None:
     """Nothing writes to it any more: what was still to be written would land on the erased disk."""
     _call("systemctl", "stop", *_WRITERS)
     _call("journalctl", "--relinquish-var")
-    for where in (*(target for _, target in _elsewhere()), box.root / "data"):
-        _call("umount", str(where))
+    for where in (*(target for _, target in _elsewhere(box)), box.root / "data"):
+        if where.is_mount():
+            _call("umount", str(where))
+    if _MAPPED.exists():
+        _call("systemd-cryptsetup", "detach", "data")
 
 
 def _overwrite(device: Path, length: int | None) -> None:
-    with device.open("r+b", buffering=0) as file:
-        left = length if length is not None else os.lseek(file.fileno(), 0, os.SEEK_END)
-        file.seek(0)
-        while left > 0:
-            left -= file.write(bytes(min(left, 4 << 20))) or 0
-        os.fsync(file.fileno())
-        file.seek(0)
-        if any(file.read(1 << 20)):
-            raise FirmwareError(f"{device} does not keep what is written over it", hint="destroy the disk instead")
+    """Zeros in the first ``length`` bytes, or in all, and all of them read back."""
+    with contextlib.closing(Medium(device, length=0)) as medium:
+        end = medium.size() if length is None else min(length, medium.size())
+        parts = [(offset, min(_PART, end - offset)) for offset in range(0, end, _PART)]
+        for offset, count in parts:
+            medium.write(offset, bytes(count))
+        medium.flush()
+        for offset, count in parts:
+            if medium.read(offset, count) != bytes(count):
+                raise BrokenError(
+                    f"{device} does not keep what is written over it at byte {offset}", hint="destroy the disk instead"
+                )
 
 
 def _make_partition(box: Box) -> Path:
@@ -180,29 +303,40 @@ def _make_partition(box: Box) -> Path:
 
 
 def _encrypt(box: Box, partition: Path) -> None:
-    box.runtime.mkdir(parents=True, exist_ok=True)
     key = box.runtime / "first-key"
-    key.touch(mode=0o600)
-    key.write_bytes(secrets.token_bytes(64))
+    Files().write(key, secrets.token_bytes(64), mode=0o600)
     # The first key is random and goes at once: its derivation needs no rounds.
     _call("cryptsetup", "luksFormat", "--batch-mode", "--type=luks2", "--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000",
           f"--key-file={key}", str(partition))  # fmt: skip
     unlock = f"--unlock-key-file={key}"
-    _call("systemd-cryptenroll", unlock, "--tpm2-device=auto", f"--tpm2-pcrs={_PCRS}", str(partition))
-    recovery = _call("systemd-cryptenroll", unlock, "--recovery-key", str(partition)).strip().splitlines()[-1].strip()
-    kept = box.runtime / "recovery-key"
-    kept.touch(mode=0o600)
-    kept.write_text(recovery)
+    _call("systemd-cryptenroll", unlock, *_BY_TPM, str(partition))
     _call("systemd-cryptenroll", unlock, "--wipe-slot=password", str(partition))
     key.unlink()
 
 
-def _never_finished(partition: Path) -> bool:
-    """A cut came while it was made: what `_encrypt` enrolls is not there, and the first key went with the start.
+def _make_recovery_key(box: Box, partition: Path) -> dict[str, str]:
+    """A recovery key that waits to be handed over, in place of one that nobody has; why it could not be made."""
+    if given(box).exists() or _waiting(box).exists():
+        return {}
+    try:
+        said = _call("systemd-cryptenroll", "--unlock-tpm2-device=auto", "--wipe-slot=recovery", "--recovery-key",
+                     str(partition))  # fmt: skip
+    except FirmwareError as error:
+        return {"no_recovery_key": error.message}
+    found = _RECOVERY_KEY.search(said)
+    if not found:
+        return {"no_recovery_key": "systemd-cryptenroll printed none"}
+    Files().write(_waiting(box), found[0].encode(), mode=0o600)
+    return {}
+
+
+def _can_never_open(partition: Path) -> bool:
+    """A cut came while it was made, and the first key went with that start; or all its key slots were destroyed.
 
     Whatever has a token may have been in use, such as with the recovery key in another machine, and is left as it is.
     """
-    return not _luks(partition)["tokens"]
+    header = _luks(partition)
+    return not header["tokens"] or not header["keyslots"]
 
 
 def _luks(device: Path) -> dict[str, Any]:
@@ -215,8 +349,8 @@ def _unlock(partition: Path) -> None:
     except FirmwareError as error:
         raise FirmwareError(
             f"the TPM does not open the data partition: {error.message}",
-            hint="did the firmware's Secure Boot keys change, or is this disk from another box? Open it with the "
-            f"recovery key: systemd-cryptsetup attach data {partition}",
+            hint="did the firmware's Secure Boot keys change, or is this disk from another box? Put the recovery key "
+            "on a stick with the label SCANSIDE, as recovery-key.txt",
         ) from error
 
 
@@ -226,7 +360,8 @@ def _check(device: Path) -> None:
     if done.returncode >= 4:
         raise FirmwareError(
             f"the file system on the data partition is damaged: {done.stdout.strip()[-300:]}",
-            hint=f"run e2fsck {device} from the service mode; a factory reset makes a new one and loses what is there",
+            hint=f"put a service token on a stick, and run e2fsck {device} in the shell that it opens; a factory reset "
+            "makes a new one and loses what is there",
         )
 
 
@@ -238,24 +373,32 @@ def _fill(box: Box) -> None:
         (box.root / "data" / name).chmod(0o700)
     if not box.configuration.exists():
         Files().write(box.configuration, (box.root / "usr/lib/scanside/default.toml").read_bytes())
-    for source, target in _elsewhere():
+    for source, target in _elsewhere(box):
         target.mkdir(parents=True, exist_ok=True)
         _call("mount", "--bind", str(box.root / "data" / source), str(target))
-    shutil.chown("/data/timesync", "systemd-timesync", "systemd-timesync")
-    identity = box.configuration.with_name("box-id")
-    if not identity.exists():
-        Files().write(identity, f"{secrets.token_hex(4)}\n".encode())
+    shutil.chown(box.root / "data/timesync", "systemd-timesync", "systemd-timesync")
+    if not box.identity_file.exists():
+        Files().write(box.identity_file, f"{secrets.token_hex(4)}\n".encode())
+    _note_identity(box)
     use_site(box)
 
 
-def _elsewhere() -> tuple[tuple[str, Path], ...]:
+def _note_identity(box: Box) -> None:
+    """On the ESP, too: a service token has to count where this partition does not open."""
+    identity, noted = box.identity_file.read_bytes(), box.notes / box.identity_file.name
+    with contextlib.suppress(OSError):  # what is open works without it
+        if not noted.exists() or noted.read_bytes() != identity:
+            Files().write(noted, identity)
+
+
+def _elsewhere(box: Box) -> tuple[tuple[str, Path], ...]:
     """Folders of the data partition, and where the system looks for them.
 
     The machine's id is a new one at each start, since root is read-only. journald takes a folder of that name: it would
     begin an empty one each time, count none of the earlier to its limit, and show none of them.
     """
-    machine_id = Path("/etc/machine-id").read_text().strip()
-    return ("journal", Path("/var/log/journal") / machine_id), ("timesync", Path("/var/lib/systemd/timesync"))
+    machine_id = (box.root / "etc/machine-id").read_text().strip()
+    return ("journal", box.root / "var/log/journal" / machine_id), ("timesync", box.root / "var/lib/systemd/timesync")
 
 
 def use_site(box: Box) -> None:
@@ -290,3 +433,5 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600)
     except OSError as error:
         raise FirmwareError(f"{command[0]} can't be started: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise FirmwareError(f"`{' '.join(command[:2])}` did not end within an hour") from error

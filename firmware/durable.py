@@ -21,9 +21,9 @@ _PART = 1 << 20
 class Files:
     """The only way by which boot state is changed; tests put one in its place that dies between two steps."""
 
-    def write(self, path: Path, content: bytes) -> None:
-        """``content`` under ``path``, or what was there before."""
-        with self._beside(path) as (temporary, file):
+    def write(self, path: Path, content: bytes, mode: int = 0o666) -> None:
+        """``content`` under ``path``, or what was there before; ``mode``, less the umask, counts from the beginning."""
+        with self._beside(path, mode) as (temporary, file):
             file.write(content)
         self.rename(temporary, path)
 
@@ -44,11 +44,12 @@ class Files:
         flush_folder(path.parent)
 
     @contextmanager
-    def _beside(self, path: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    def _beside(self, path: Path, mode: int = 0o666) -> Iterator[tuple[Path, BinaryIO]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.part")
+        temporary.unlink(missing_ok=True)  # a cut left it, with the mode that it had
         try:
-            with temporary.open("wb") as file:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
                 yield temporary, file
                 file.flush()
                 os.fsync(file.fileno())

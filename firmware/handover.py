@@ -1,7 +1,7 @@
 """What is handed to a box, on a stick or on its page: taken in one order, each where it is signed.
 
 ``site.toml`` (configuration), ``certificate.pem``, ``*.scanside`` (models), ``*.raucb`` (an update), and, from a stick,
-``service.token``.
+``service.token``. While the data partition does not open, ``recovery-key.txt`` and ``service.token`` alone are.
 """
 
 from __future__ import annotations
@@ -41,11 +41,14 @@ class Outcome:
         The most of what they ask for.
     configured
         A configuration or a certificate was taken, now or before.
+    commissioned
+        A configuration was: whoever brought it has what the site has signed.
     """
 
     said: list[str] = field(default_factory=list)
     follows: Follows = Follows.NOTHING
     configured: bool = False
+    commissioned: bool = False
 
     def follow(self, box: Box, restart: Callable[[], None], reload: Callable[[Box], None]) -> None:
         """Start again what has to."""
@@ -78,6 +81,7 @@ def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
             outcome.said.append(f"{what}: {done}")
             outcome.follows = max(outcome.follows, follows)
             outcome.configured |= what in ("site.toml", "certificate.pem")
+            outcome.commissioned |= what == "site.toml"
     return outcome
 
 
@@ -89,7 +93,23 @@ def start_anew(box: Box) -> None:
 
 
 def _acts(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterator[tuple[str, Act]]:
-    site, certificate, token = (folder / name for name in ("site.toml", "certificate.pem", "service.token"))
+    if box.data_is_open():
+        yield from _taken_when_open(box, folder, say, by_hand)
+    else:
+        yield from _taken_when_closed(box, folder)
+    token = folder / "service.token"
+    if by_hand and token.exists():
+        yield token.name, lambda: (service.open_shell(box, token.read_text()), Follows.NOTHING)
+
+
+def _taken_when_closed(box: Box, folder: Path) -> Iterator[tuple[str, Act]]:
+    key = folder / "recovery-key.txt"
+    if key.exists():
+        yield key.name, lambda: (datadisk.recover(box, key.read_text()), Follows.RESTART)
+
+
+def _taken_when_open(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterator[tuple[str, Act]]:
+    site, certificate = folder / "site.toml", folder / "certificate.pem"
     if site.exists():
         yield site.name, lambda: _configure(box, site, by_hand)
     if certificate.exists():
@@ -98,8 +118,6 @@ def _acts(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterator[tuple[str
         yield path.name, lambda path=path: (models.install(box, path), Follows.NOTHING)  # type: ignore[misc]
     for path in sorted(folder.glob("*.raucb")):
         yield path.name, lambda path=path: _copied_update(box, path, say)  # type: ignore[misc]
-    if by_hand and token.exists():
-        yield token.name, lambda: (service.open_shell(box, token.read_text()), Follows.NOTHING)
 
 
 def _configure(box: Box, site: Path, by_hand: bool) -> tuple[str, Follows]:

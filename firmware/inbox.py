@@ -117,7 +117,7 @@ def write_report(box: Box, working: bool = False, said: list[str] | None = None)
     site = box.configuration.with_name("site.json")
     report: dict[str, Any] = {
         "at": time.time(),
-        "box": provisioning.machine_id(box),
+        "box": box.identity(),
         "version": image["version"],
         "board": image["board"],
         "slot": boot.current(),

@@ -44,7 +44,7 @@ def make(folder: Path, name: str = "Scanside development") -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     made = []
     for each in ED25519:
-        if not (folder / f"{each}.key").exists():
+        if _lacks(folder / f"{each}.key"):
             key = Ed25519PrivateKey.generate()
             _write_key(folder / f"{each}.key", key)
             public = key.public_key().public_bytes(
@@ -53,13 +53,18 @@ def make(folder: Path, name: str = "Scanside development") -> list[Path]:
             Files().write(folder / f"{each}.pub", public)
             made += [folder / f"{each}.key", folder / f"{each}.pub"]
     for each in ("pk", "kek", "db"):
-        if not (folder / f"{each}.key").exists():
+        if _lacks(folder / f"{each}.key"):
             made += _certificate(folder, each, f"{name} {each.upper()}", _SECURE_BOOT_DAYS)
-    if not (folder / "update-ca.key").exists():
+    if _lacks(folder / "update-ca.key"):
         made += _certificate(folder, "update-ca", f"{name} update CA", _CA_DAYS, authority=True)
-    if not (folder / "release.key").exists():
+    if _lacks(folder / "release.key"):
         made += sign_release(folder, f"{name} release", _RELEASE_DAYS)
     return made
+
+
+def _lacks(key: Path) -> bool:
+    """An empty one was left by a cut in an earlier version."""
+    return not key.exists() or not key.stat().st_size
 
 
 def sign_release(folder: Path, name: str, days: int) -> list[Path]:
@@ -115,6 +120,4 @@ def _usage(authority: bool) -> x509.KeyUsage:
 
 def _write_key(path: Path, key: rsa.RSAPrivateKey | Ed25519PrivateKey) -> None:
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.touch(mode=0o600)
-    Files().write(path, pem)
-    path.chmod(0o600)
+    Files().write(path, pem, mode=0o600)

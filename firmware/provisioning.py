@@ -2,7 +2,7 @@
 
 A site's configuration is one TOML file with its signature beside it (``site.toml``, ``site.toml.sig``):
 
-    [site]       name, version (rises with each change), box (its machine id; left out: any), time_zone, ntp_servers
+    [site]       name, version (rises with each change), box (its identity; left out: any), time_zone, ntp_servers
     [network]    address ("dhcp" or "192.0.2.5/24"), gateway, dns
     [[accounts]] name, role: who is to use the page; a stick brings back the code with which each account is made
     [appliance]  the appliance's own tables, as in scanside.toml
@@ -59,8 +59,8 @@ def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: 
     content = signing.verify_file(path, [box.trust / "site.pub"], PURPOSE)
     tables = parse(content.decode(), path.name)
     site = tables["site"]
-    if site.get("box") not in (None, machine_id(box)):
-        raise RefusedError(f"{path.name} is for box {site['box']}, and this is {machine_id(box)}", hint="take its own")
+    if site.get("box") not in (None, box.identity()):
+        raise RefusedError(f"{path.name} is for box {site['box']}, and this is {box.identity()}", hint="take its own")
     current = history(box)
     newest = max((each["version"] for each in current), default=0)
     if site["version"] < newest and not allow_older:
@@ -256,20 +256,14 @@ def _value(value: Any) -> str:
 
 def request(box: Box, common_name: str, addresses: tuple[str, ...] = ()) -> bytes:
     """A certificate signing request (PKCS #10, PEM). The key is made on the box and never leaves it."""
-    path = box.data / "keys" / "scp.key"
-    if path.exists():
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
-    else:
+    path, key = _key_file(box), _own_key(box)
+    if key is None:
         key = ec.generate_private_key(ec.SECP256R1())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(mode=0o600)
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        Files().write(path, pem)
-        path.chmod(0o600)
-        _same_owner(box, path)
+        Files().write(path, pem, mode=0o600)
+    _same_owner(box, path)
     names: list[x509.GeneralName] = [x509.DNSName(common_name)]
     names += [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses]
     built = x509.CertificateSigningRequestBuilder().subject_name(
@@ -282,6 +276,21 @@ def request(box: Box, common_name: str, addresses: tuple[str, ...] = ()) -> byte
     )
 
 
+def _key_file(box: Box) -> Path:
+    return box.data / "keys" / "scp.key"
+
+
+def _own_key(box: Box) -> ec.EllipticCurvePrivateKey | None:
+    """None where there is none yet; an empty file was left by a cut in an earlier version."""
+    path = _key_file(box)
+    pem = path.read_bytes() if path.exists() else b""
+    if not pem:
+        return None
+    key = serialization.load_pem_private_key(pem, password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
+
+
 def take_certificate(box: Box, path: Path) -> tuple[str, bool]:
     """The hospital's answer to the request: put in place where it fits the box's key and counts today.
 
@@ -291,15 +300,20 @@ def take_certificate(box: Box, path: Path) -> tuple[str, bool]:
     """
     try:
         content = path.read_bytes()
-        chain = x509.load_pem_x509_certificates(content)
-        key = serialization.load_pem_private_key((box.data / "keys" / "scp.key").read_bytes(), password=None)
+        mine = x509.load_pem_x509_certificates(content)[0]
     except FileNotFoundError as error:
-        raise FirmwareError(
-            f"{error.filename} is missing", hint="scanside-firmware provision csr makes the key"
-        ) from error
+        raise FirmwareError(f"{path} is missing", hint="name the file that the hospital sent") from error
     except ValueError as error:
         raise FirmwareError(f"{path} is no PEM certificate: {error}", hint="ask for it as PEM (Base64)") from error
-    mine = chain[0]
+    try:
+        key = _own_key(box)
+    except ValueError as error:
+        raise FirmwareError(
+            f"the box's key {_key_file(box)} is damaged: {error}",
+            hint="remove it; the next request (csr) makes another one, which the hospital has to sign",
+        ) from error
+    if key is None:
+        raise FirmwareError("this box has no key yet", hint="the request (csr) makes it; have that signed")
     if mine.public_key() != key.public_key():
         raise RefusedError(f"{path.name} is not for this box's key", hint="send the hospital this box's request (csr)")
     now = time.time()
@@ -353,14 +367,6 @@ def _recount(done: subprocess.CompletedProcess[str]) -> str:
     return json.dumps({"counts": said["counts"], "files": said["files"], "faults": len(said["faults"])})
 
 
-def machine_id(box: Box) -> str:
-    """The box's own, as its console shows it."""
-    try:
-        return (box.root / "data/config/box-id").read_text().strip()
-    except OSError as error:
-        raise FirmwareError(f"this box has no identity yet: {error}", hint="was its data partition opened?") from error
-
-
 def _versions(box: Box) -> Path:
     return box.configuration.parent / "versions"
 
@@ -368,5 +374,5 @@ def _versions(box: Box) -> Path:
 def _same_owner(box: Box, path: Path) -> None:
     if os.geteuid() == 0:
         known = box.data.stat()
-        os.chown(path, known.st_uid, known.st_gid)
-        os.chown(path.parent, known.st_uid, known.st_gid)
+        for each in (path, path.parent):  # the appliance's own folder: it may have laid a link there
+            os.chown(each, known.st_uid, known.st_gid, follow_symlinks=False)

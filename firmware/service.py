@@ -15,7 +15,6 @@ from typing import Any
 from firmware import signing
 from firmware.box import Box
 from firmware.errors import FirmwareError, RefusedError
-from firmware.provisioning import machine_id
 
 PURPOSE = "service token 1"
 _MOST_HOURS = 24.0
@@ -45,8 +44,8 @@ def read(box: Box, token: str) -> dict[str, Any]:
     except ValueError as error:
         raise RefusedError("this is no service token", hint="take the whole line") from error
     signing.verify(content, signature.encode(), [box.trust / "site.pub"], PURPOSE, "the service token")
-    if said["box"] != machine_id(box):
-        raise RefusedError(f"the service token is for box {said['box']}, and this is {machine_id(box)}")
+    if said["box"] != box.identity():
+        raise RefusedError(f"the service token is for box {said['box']}, and this is {box.identity()}")
     return dict(said)
 
 
@@ -76,7 +75,7 @@ def open_shell(box: Box, token: str) -> str:
     """A root shell on the console until the token ends. A shell that waits for input ends by SIGHUP alone."""
     said = check(box, token)
     seconds = round(float(said["until"]) - time.time())
-    box.remember("service", who=said["who"], seconds=seconds)
+    box.remember_if_possible("service", who=said["who"], seconds=seconds)
     subprocess.run(
         ["systemd-run", "--unit=scanside-shell", "--collect", f"--property=RuntimeMaxSec={seconds}",
          "--property=StandardInput=tty", "--property=StandardOutput=tty", "--property=StandardError=tty",

@@ -2,7 +2,8 @@
 
 `firmware.handover` takes what is on it. What came of it is written to ``scanside-<box>/``, with logs, and the request
 for a certificate; and, where others reach the page, the codes with which those whom the configuration names make their
-accounts, or the code of the first one.
+accounts, or the code of the first one. The first stick that brings the site's configuration gets the recovery key of
+the data partition. Where that does not open, the stick says why.
 """
 
 from __future__ import annotations
@@ -14,11 +15,23 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from firmware import clock, handover, health, provisioning, service, update
+from firmware import clock, datadisk, handover, health, provisioning, service, update
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError
 from firmware.firewall import LOOPBACK
+
+_RECOVERY_KEY = """\
+The recovery key of the data of the Scanside box {box}:
+
+{key}
+
+It opens the data where the box itself no longer does, such as after Secure Boot was changed in its firmware setup.
+Whoever has it and the box's disk can read the patients' images: keep it where only those come who may, apart from the
+box, and remove this file from the stick. The box hands it over once.
+
+To use it, put this file on a stick with the label SCANSIDE, at its top and as recovery-key.txt.
+"""
 
 
 def take(
@@ -33,16 +46,26 @@ def take(
 
     ``say`` is told them once they lie on the stick, before anything starts again; and how far an update is.
     """
+    opened = box.data_is_open()
     moved = _move_clock(box, folder / "service.token")
     outcome = handover.take(box, folder, say, by_hand=True)
     said = [*moved, *outcome.said]
-    answer = folder / f"scanside-{provisioning.machine_id(box)}"
+    answer = folder / f"scanside-{_name(box)}"
+    request = b""
+    if opened:
+        try:
+            request = provisioning.request(box, answer.name)
+        except (OSError, ValueError) as error:
+            said.append(f"there is no request for a certificate: {error}")
+    else:
+        said.insert(0, f"the data partition did not open: {datadisk.why_closed(box)}")
+        said.append(
+            "until it opens, a stick can bring recovery-key.txt, or service.token for a shell, in which factory-reset "
+            f"works, too; this is box {_name(box)}"
+        )
     try:
-        request = provisioning.request(box, f"scanside-{provisioning.machine_id(box)}")
-    except (OSError, ValueError) as error:
-        request = b""
-        said.append(f"there is no request for a certificate: {error}")
-    try:
+        if outcome.commissioned and (key := datadisk.recovery_key(box)):
+            said.append(_hand_over(box, answer, key))
         provisioning.export_logs(box, answer)
         if request:
             Files().write(answer / "request.csr", request)
@@ -71,6 +94,24 @@ def _move_clock(box: Box, token: Path) -> list[str]:
         return []
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(signed_at))
     return [f"the clock was moved forward to {when}, when service.token was signed"]
+
+
+def _name(box: Box) -> str:
+    try:
+        return box.identity()
+    except FirmwareError:  # its data partition was never made
+        return "without-identity"
+
+
+def _hand_over(box: Box, answer: Path, key: str) -> str:
+    """The recovery key; only once it lies on the stick, the box notes that."""
+    Files().write(answer / "recovery-key.txt", _RECOVERY_KEY.format(box=_name(box), key=key).encode())
+    os.sync()  # the folder may be new
+    try:
+        datadisk.handed_over(box)
+    except OSError as error:
+        return f"the recovery key in {answer.name} counts until the next start only: data can't be written: {error}"
+    return f"the recovery key lies in {answer.name}: keep it apart from the box; it is handed over once"
 
 
 def _invite(box: Box, answer: Path, ask: health.Ask, anew: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import click
 
 from firmware.box import Box
+from firmware.errors import FirmwareError
 
 ROOT = click.option(
     "--root", default="/", type=click.Path(file_okay=False, path_type=Path), hidden=True, help="Of the box; for tests."
@@ -181,10 +183,12 @@ def open_data(root: Path) -> None:
     from firmware import datadisk
 
     box = Box(root)
-    said = datadisk.open_data(box)
+    try:
+        datadisk.open_data(box, say=click.echo)
+    finally:
+        with contextlib.suppress(FirmwareError):
+            click.echo(f"this is box {box.identity()}")
     click.echo(datadisk.status(box))
-    if said["made"] and said["encrypted"]:
-        click.echo("its recovery key is shown once by: scanside-firmware data recovery-key")
 
 
 @data.command("check-labels", hidden=True)
@@ -207,10 +211,19 @@ def data_status(root: Path) -> None:
 @data.command("recovery-key")
 @ROOT
 def recovery_key(root: Path) -> None:
-    """Show the recovery key, once. Write it down, and keep it away from the box."""
+    """Show the recovery key, once, unless a stick has it. Write it down, and keep it away from the box."""
     from firmware import datadisk
+    from firmware.errors import die
 
-    click.echo(datadisk.take_recovery_key(Box(root)))
+    box = Box(root)
+    key = datadisk.recovery_key(box)
+    if not key:
+        die(
+            "no recovery key is waiting: it is handed over once, or there is none: scanside-firmware data status",
+            f"remove {datadisk.given(box)} and restart: that makes another one, and the earlier opens nothing any more",
+        )
+    click.echo(key)
+    datadisk.handed_over(box)
 
 
 @click.command()

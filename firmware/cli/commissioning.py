@@ -104,20 +104,21 @@ def export_logs(target: Path, root: Path) -> None:
 
 
 @click.command("factory-reset")
-@click.option("--box", "typed", required=True, help="The box's own identity, typed: it is on its console.")
+@click.option("--box", "typed", required=True, help="The box's own identity, typed; a start prints it.")
 @click.option("--record", type=_FILE, help="Where the record of the reset is written, such as on a stick.")
 @ROOT
 def factory_reset(typed: str, record: Path | None, root: Path) -> None:
     """Destroy all data of this box: images, ledger, results, keys, configuration. The system stays.
 
-    Encrypted data: its keys are destroyed, and that is checked. Otherwise every byte is written over.
+    Encrypted data: its keys are destroyed, and that is checked. Otherwise every byte is written over, and read back.
+    The data partition need not be open. What a power cut interrupts, the next start brings to its end.
     """
-    from firmware import datadisk, provisioning
+    from firmware import datadisk
     from firmware.errors import die
     from firmware.update import restart
 
     box = Box(root)
-    known = provisioning.machine_id(box)
+    known = box.identity()
     if typed != known:
         die(f"this is box {known}, not {typed}", "type the identity of the box that is to lose its data")
     done = datadisk.erase(box)
@@ -135,7 +136,7 @@ def stick(device: Path, root: Path) -> None:
     """Take what the stick DEVICE (or a folder) brings; the box calls this for a label SCANSIDE.
 
     site.toml, certificate.pem, *.scanside, *.raucb, service.token, each where it is signed; logs and the certificate
-    request go back to it.
+    request go back to it, and the recovery key, once. While data does not open: recovery-key.txt, service.token.
     """
     from firmware.errors import die
     from firmware.inbox import try_report

@@ -36,7 +36,6 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     box, publisher = make_box(folder / "root"), folder / "keys"
     keys.make(publisher)
     shutil.copy(publisher / "site.pub", box.trust)
-    box.configuration.with_name("box-id").write_text("5eedb0c5\n")
     (folder / "appliance").mkdir()
     (folder / "appliance" / "box").symlink_to(box.data)
     programs = folder / "bin"

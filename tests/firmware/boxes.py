@@ -28,12 +28,12 @@ class DyingFiles(Files):
             raise PowerCut
         self.left -= 1
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: bytes, mode: int = 0o666) -> None:
         if self.left == 0:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_name(f".{path.name}.part").write_bytes(content[: len(content) // 2])
         self._step()
-        super().write(path, content)
+        super().write(path, content, mode)
 
     def copy(self, source: Path, path: Path) -> None:
         if self.left == 0:
@@ -141,6 +141,7 @@ def make_box(root: Path, runs: str = "a", version: str = "1.0.0", epoch: int = 1
     box.data.mkdir(parents=True)
     box.configuration.parent.mkdir(parents=True)
     box.configuration.write_text(f'data_dir = "{box.data}"\n[storage_scp]\nhost = "127.0.0.1"\nport = 0\n')
+    box.identity_file.write_text("5eedb0c5\n")
     box.trust.mkdir(parents=True)
     return box
 

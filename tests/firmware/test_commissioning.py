@@ -24,13 +24,13 @@ from appliance import package
 from appliance.accounts import Accounts
 from appliance.errors import LoginError
 from appliance.store import Store
-from firmware import health, keys, models, provisioning, service, signing, stick
+from firmware import datadisk, health, keys, models, provisioning, service, signing, stick
 from firmware.box import Box
 from firmware.cli import main
 from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
 from tests import fake_package
-from tests.firmware.boxes import make_box
+from tests.firmware.boxes import PowerCut, make_box
 from tests.running import CHECKOUT, PYTHON
 
 SITE = """
@@ -64,7 +64,6 @@ def publisher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def box(tmp_path: Path, publisher: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
     made = make_box(tmp_path / "box")
     shutil.copy(publisher / "site.pub", made.trust)
-    made.configuration.with_name("box-id").write_text("5eedb0c5\n")
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "scanside").write_text(f'#!/bin/sh\ncd {CHECKOUT} && exec {PYTHON} -m appliance "$@"\n')
@@ -196,6 +195,56 @@ def test_certificates_that_are_turned_away(box: Box, tmp_path: Path, how: dict[s
     path.write_text("DER?")
     with pytest.raises(FirmwareError, match="no PEM"):
         provisioning.take_certificate(box, path)
+
+
+def test_the_boxs_key_is_nobody_elses_at_any_time(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even while it is written, nor where a cut has left a file in its place that others may read."""
+    left = box.data / "keys" / ".scp.key.part"
+    left.parent.mkdir()
+    left.write_text("half a key")
+    left.chmod(0o644)
+    modes = []
+    rename = Files.rename
+
+    def looking(self: Files, old: Path, new: Path) -> None:
+        modes.append(old.stat().st_mode & 0o777)
+        assert not new.exists(), "an empty file was made first, which a cut would leave"
+        rename(self, old, new)
+
+    monkeypatch.setattr(Files, "rename", looking)
+    provisioning.request(box, "ai1")
+    assert modes == [0o600]
+
+
+def test_an_empty_key_that_a_cut_left_counts_as_none(box: Box, tmp_path: Path) -> None:
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(certify(provisioning.request(box, "ai1")))
+    key = box.data / "keys" / "scp.key"
+    key.write_bytes(b"")
+    with pytest.raises(FirmwareError, match="this box has no key yet"):
+        provisioning.take_certificate(box, path)
+    path.write_bytes(certify(provisioning.request(box, "ai1")))
+    assert provisioning.take_certificate(box, path)[1]
+    key.write_bytes(b"damaged")
+    with pytest.raises(FirmwareError, match=r"the box's key .*scp.key is damaged"):
+        provisioning.take_certificate(box, path)
+
+
+def test_a_publishers_keys_are_nobody_elses_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site.key").write_bytes(b"")  # a cut left it
+    modes = {}
+    rename = Files.rename
+
+    def looking(self: Files, old: Path, new: Path) -> None:
+        modes[new.name] = old.stat().st_mode & 0o777
+        rename(self, old, new)
+
+    monkeypatch.setattr(Files, "rename", looking)
+    keys.make(tmp_path)
+    names = ("image", "site", "models", "pk", "kek", "db", "update-ca", "release")
+    assert {name: mode for name, mode in modes.items() if name.endswith(".key")} == {
+        f"{name}.key": 0o600 for name in names
+    }
 
 
 # --- service tokens ---
@@ -398,6 +447,116 @@ def test_a_configuration_that_a_power_cut_left_half_way_is_applied_by_the_next_s
     loaded: list[Box] = []
     said = stick.take(box, tmp_path / "stick", restart=pytest.fail, reload=loaded.append)
     assert said[0] == "site.toml: configuration 3 is in place" and loaded == [box]
+
+
+RECOVERY_KEY = "-".join(["cbdefghi"] * 8)
+
+
+def waits(box: Box) -> None:
+    """A recovery key, as `data open` makes it."""
+    Files().write(box.runtime / "recovery-key", RECOVERY_KEY.encode(), mode=0o600)
+
+
+def test_the_first_stick_of_commissioning_gets_the_recovery_key(
+    box: Box, publisher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits(box)
+    folder, key = tmp_path / "stick", tmp_path / "stick" / "scanside-5eedb0c5" / "recovery-key.txt"
+    site(folder, publisher).write_text("[site]")  # not what was signed
+    (folder / "certificate.pem").write_bytes(certify(provisioning.request(box, "ai1")))
+    stick.take(box, folder, restart=pytest.fail, reload=lambda _: None)
+    assert not key.exists(), "anybody's stick got it"
+
+    site(folder, publisher)
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            datadisk, "handed_over", lambda _: pytest.fail("it is on no stick yet") if not key.exists() else cut()
+        )
+        with pytest.raises(PowerCut):
+            stick.take(box, folder, restart=pytest.fail, reload=lambda _: None)
+    assert datadisk.recovery_key(box) == RECOVERY_KEY  # noted as handed over too late rather than too early
+    heard = stick.take(box, folder, restart=pytest.fail, reload=lambda _: None)
+    assert "the recovery key lies in scanside-5eedb0c5: keep it apart from the box; it is handed over once" in heard
+    assert f"5eedb0c5:\n\n{RECOVERY_KEY}\n" in key.read_text() and "apart from the\nbox" in key.read_text()
+    key.unlink()
+    stick.take(box, folder, restart=pytest.fail, reload=lambda _: None)
+    assert not key.exists() and not datadisk.recovery_key(box)
+
+
+def cut() -> None:
+    raise PowerCut
+
+
+def test_a_stick_that_can_not_be_written_does_not_count_as_handed_over(
+    box: Box, publisher: Path, tmp_path: Path
+) -> None:
+    waits(box)
+    folder = tmp_path / "stick"
+    site(folder, publisher)
+    (folder / "scanside-5eedb0c5").write_text("in the way")
+    said = stick.take(box, folder, restart=pytest.fail, reload=lambda _: None)
+    assert said[-1].startswith("the stick can't be written")
+    assert datadisk.recovery_key(box) == RECOVERY_KEY
+
+
+@pytest.fixture
+def closed(box: Box) -> Box:
+    """Its data partition did not open at this start."""
+    Files().write(box.notes / "box-id", b"5eedb0c5\n")
+    shutil.rmtree(box.root / "data")
+    Files().write(box.runtime / "data.json", b'{"failed": "the TPM does not open the data partition"}')
+    return box
+
+
+def test_a_stick_says_why_data_does_not_open_and_takes_nothing_else(
+    closed: Box, publisher: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "stick"
+    site(folder, publisher)
+    (folder / "update.raucb").write_bytes(b"no bundle")
+    said = stick.take(closed, folder, restart=pytest.fail, reload=pytest.fail)
+    assert said[0] == "the data partition did not open: the TPM does not open the data partition"
+    assert "recovery-key.txt" in said[1] and "this is box 5eedb0c5" in said[1]
+    assert not any("site.toml" in line or "raucb" in line for line in said)
+    answer = folder / "scanside-5eedb0c5"
+    assert said[0] in (answer / "what-happened.txt").read_text()
+    assert (answer / "journal.txt").exists() and not (answer / "request.csr").exists()
+
+
+def test_a_recovery_key_on_a_stick_starts_the_box_again(
+    closed: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "stick"
+    folder.mkdir()
+    (folder / "recovery-key.txt").write_text(RECOVERY_KEY)
+    given, restarted = [], []
+    monkeypatch.setattr(datadisk, "recover", lambda box, text: given.append((box, text)) or "the TPM opens it")
+    said = stick.take(closed, folder, restart=lambda: restarted.append(True), reload=pytest.fail)
+    assert "recovery-key.txt: the TPM opens it" in said and given == [(closed, RECOVERY_KEY)] and restarted == [True]
+
+    def refused(*_: object) -> str:
+        raise FirmwareError("another box's")
+
+    monkeypatch.setattr(datadisk, "recover", refused)
+    said = stick.take(closed, folder, restart=pytest.fail, reload=pytest.fail)
+    assert "recovery-key.txt: REFUSED: another box's" in said
+
+
+def test_a_service_token_opens_a_shell_where_data_does_not_open(closed: Box, publisher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stick"
+    folder.mkdir()
+    program = tmp_path / "bin" / "systemd-run"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/shell\n")
+    program.chmod(0o755)
+    (closed.root / "data").write_text("the root is read-only")
+    (folder / "service.token").write_text(service.make("other", 4, publisher / "site.key", "x"))
+    said = stick.take(closed, folder, restart=pytest.fail, reload=pytest.fail)
+    assert "service.token: REFUSED: the service token is for box other, and this is 5eedb0c5" in said
+    assert not (tmp_path / "shell").exists()
+    (folder / "service.token").write_text(service.make("5eedb0c5", 4, publisher / "site.key", "A. Engineer"))
+    said = stick.take(closed, folder, restart=pytest.fail, reload=pytest.fail)
+    assert any(line.startswith("service.token: service mode for A. Engineer") for line in said)
+    assert (tmp_path / "shell").exists()
 
 
 def test_a_stick_that_can_not_be_read_everywhere_is_answered(box: Box, publisher: Path, tmp_path: Path) -> None:

@@ -1,20 +1,26 @@
-"""The data partition: which one it is, and what becomes of one that a power cut left half made."""
+"""The data partition: which one it is, what a power cut leaves of it, its recovery key, and a factory reset."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from firmware import datadisk
 from firmware.box import Box
-from firmware.errors import FirmwareError
-from tests.firmware.boxes import make_box
+from firmware.cli import main
+from firmware.errors import BrokenError, FirmwareError
+from firmware.flash.medium import Medium
+from tests.firmware.boxes import PowerCut, make_box
 
 DATA = "8F1C0A52-6D3E-4F57-9C0B-5C414E534944"
 LINUX = "0fc63daf-8483-4772-8e79-3d69d8477de4"
+KEYS = ["-".join([letters * 4] * 8) for letters in ("cb", "de", "fg")]  # as systemd-cryptenroll makes them
 # A program that is no stand-in says nothing and succeeds; each call is a line of $CALLS.
 _PROGRAM = """#!/bin/sh
 echo "$(basename "$0") $*" >> "$CALLS"
@@ -91,18 +97,29 @@ def test_there_is_one_data_partition(box: Box, tmp_path: Path) -> None:
         datadisk.open_data(box)
 
 
-@pytest.mark.parametrize(("tokens", "again"), [({}, True), ({"0": {"type": "systemd-tpm2"}}, False)])
+@pytest.mark.parametrize(
+    ("keyslots", "tokens", "again"),
+    [
+        ({"0": {}}, {}, True),
+        ({"0": {}}, {"0": {"type": "systemd-tpm2"}}, False),
+        ({}, {"0": {"type": "systemd-tpm2"}}, True),  # nothing can ever open it
+    ],
+)
 def test_a_data_partition_that_a_cut_left_half_made_is_made_again(
-    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: dict[str, object], again: bool
+    box: Box,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    keyslots: dict[str, object],
+    tokens: dict[str, object],
+    again: bool,
 ) -> None:
     runs_from(box, "virtual/block/dm-0", "pci0000:00/0000:00:02.0/virtio1/block/vda/vda2")
     has_partitions(tmp_path, vda=None, vda4=DATA)
     monkeypatch.setattr(datadisk, "_TPM", tmp_path)  # there is one
-    dump = json.dumps({"keyslots": {"0": {}}, "tokens": tokens})
+    dump = json.dumps({"keyslots": keyslots, "tokens": tokens})
     program(tmp_path, "cryptsetup", f"[ $1 != luksDump ] || echo '{dump}'")
     program(tmp_path, "blkid", 'case "$*" in */dev/vda4*) echo crypto_LUKS;; *) exit 2;; esac')
-    program(tmp_path, "systemd-cryptenroll", "echo recovery-key")
-    for name in ("wipefs", "systemd-cryptsetup", "mkfs.ext4"):
+    for name in ("systemd-cryptenroll", "wipefs", "systemd-cryptsetup", "mkfs.ext4"):
         program(tmp_path, name)
     program(tmp_path, "mount", "exit 1")
     with pytest.raises(FirmwareError, match="`mount"):
@@ -110,3 +127,248 @@ def test_a_data_partition_that_a_cut_left_half_made_is_made_again(
     made = [line.split()[0] + " " + line.split()[1] for line in calls(tmp_path)]
     assert made[-2:] == ["mkfs.ext4 -q", "mount -o"]
     assert ("wipefs --all" in made) == ("cryptsetup luksFormat" in made) == again
+
+
+# --- open, its recovery key, and what helps where it does not open ---
+
+
+@pytest.fixture
+def partition(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that stands for the data partition of a box without a TPM; it is never mounted."""
+    runs_from(box, "virtual/block/dm-0", "pci0000:00/0000:00:02.0/virtio1/block/vda/vda2")
+    path = tmp_path / "partition"
+    path.touch()
+    os.truncate(path, 12 << 20)
+    listed = json.dumps({"blockdevices": [{"path": str(path), "parttype": DATA}]})
+    program(tmp_path, "lsblk", f"echo '{listed}'")
+    for name in ("mount", "systemctl", "journalctl", "umount"):
+        program(tmp_path, name)
+    monkeypatch.setattr(datadisk, "_TPM", tmp_path / "no-tpm")
+    monkeypatch.setattr(datadisk, "_MAPPED", tmp_path / "mapped")
+    monkeypatch.setattr(shutil, "chown", lambda *_: None)  # to users that a test machine lacks
+    (box.root / "etc").mkdir()
+    (box.root / "etc/machine-id").write_text("0123\n")
+    return path
+
+
+@pytest.fixture
+def encrypted(partition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same with a TPM: LUKS2, as far as the tools tell; ``tpm`` is there while it opens it."""
+    monkeypatch.setattr(datadisk, "_TPM", tmp_path)
+    (tmp_path / "slots").write_text('{"0": {}}')
+    (tmp_path / "tpm").touch()
+    os.truncate(tmp_path / "partition", 40 << 20)
+    begin_luks(partition)
+    (tmp_path / "keys").write_text("\n".join(KEYS))
+    program(
+        tmp_path,
+        "cryptsetup",
+        f"""cd {tmp_path}
+case $1 in
+    luksDump)
+        head -c 4 {partition} | grep -q LUKS || exit 1
+        echo "{{\\"keyslots\\": $(cat slots), \\"tokens\\": {{\\"0\\": 1}}}}";;
+    erase) echo '{{}}' > slots;;
+esac""",
+    )
+    program(
+        tmp_path,
+        "blkid",
+        f"""for last; do :; done
+[ "$last" = {tmp_path}/mapped ] && echo ext4 && exit
+head -c 4 {partition} | grep -q LUKS && echo crypto_LUKS || exit 2""",
+    )
+    program(
+        tmp_path,
+        "systemd-cryptenroll",
+        f"""cd {tmp_path}
+case "$*" in
+    *--unlock-key-file=*unlock-key*)
+        key=$(echo "$*" | sed 's/.*--unlock-key-file=\\([^ ]*\\).*/\\1/')
+        grep -qx "$(cat $key)" enrolled && touch tpm || {{ echo "no such key" >&2; exit 1; }};;
+    *--recovery-key*) head -1 keys | tee enrolled; sed -i 1d keys;;
+esac""",
+    )
+    program(
+        tmp_path,
+        "systemd-cryptsetup",
+        f"""cd {tmp_path}
+case $1 in
+    attach) [ -e tpm ] && touch mapped || {{ echo "PCR 7 differs" >&2; exit 1; }};;
+    detach) rm mapped;;
+esac""",
+    )
+    program(tmp_path, "e2fsck")
+    program(tmp_path, "mkfs.ext4")
+    return partition
+
+
+def begin_luks(partition: Path) -> None:
+    with partition.open("r+b") as file:
+        file.write(b"LUKS\xba\xbe")
+
+
+def switch_off(box: Box, tmp_path: Path) -> None:
+    """What lies in memory alone is gone."""
+    shutil.rmtree(box.runtime, ignore_errors=True)
+    (tmp_path / "mapped").unlink(missing_ok=True)
+
+
+def scanside_firmware(box: Box, *arguments: str) -> str:
+    return CliRunner().invoke(main, [*arguments, "--root", str(box.root)]).output
+
+
+def test_each_start_makes_a_recovery_key_until_one_was_handed_over(box: Box, encrypted: Path, tmp_path: Path) -> None:
+    said = scanside_firmware(box, "data", "open")
+    assert f"this is box {box.identity()}\n" in said and "recovery key, which waits for a stick" in said
+    assert datadisk.recovery_key(box) == KEYS[0]
+    assert (box.runtime / "recovery-key").stat().st_mode & 0o077 == 0
+    switch_off(box, tmp_path)  # nobody has seen it
+    datadisk.open_data(box)
+    assert datadisk.recovery_key(box) == KEYS[1]
+    enrolled = [line for line in calls(tmp_path) if "--recovery-key" in line]
+    assert len(enrolled) == 2 and all("--wipe-slot=recovery" in line for line in enrolled)
+    assert scanside_firmware(box, "data", "recovery-key") == f"{KEYS[1]}\n"
+    assert "which was handed over" in datadisk.status(box)
+    assert "it is handed over once" in scanside_firmware(box, "data", "recovery-key")
+    switch_off(box, tmp_path)
+    datadisk.open_data(box)
+    assert datadisk.recovery_key(box) == ""
+    assert (tmp_path / "enrolled").read_text() == f"{KEYS[1]}\n", "the key that a person has opens it still"
+
+
+def test_a_box_whose_recovery_key_can_not_be_made_opens_and_says_so(box: Box, encrypted: Path, tmp_path: Path) -> None:
+    program(tmp_path, "systemd-cryptenroll", "echo 'no room' >&2; exit 1")
+    assert "no recovery key could be made: `systemd-cryptenroll" in scanside_firmware(box, "data", "open")
+    assert box.data_is_open()
+
+
+def test_the_recovery_key_lets_the_tpm_open_data_again(box: Box, encrypted: Path, tmp_path: Path) -> None:
+    datadisk.open_data(box)
+    key = datadisk.recovery_key(box)
+    datadisk.handed_over(box)
+    switch_off(box, tmp_path)
+    (tmp_path / "tpm").unlink()
+    with pytest.raises(FirmwareError, match="the TPM does not open the data partition"):
+        datadisk.open_data(box)
+    assert "PCR 7 differs" in datadisk.why_closed(box)
+    with pytest.raises(FirmwareError, match=r"did not open.*PCR 7 differs"):
+        datadisk.status(box)
+    with pytest.raises(FirmwareError, match="no recovery key in it"):
+        datadisk.recover(box, "abcd-efgh")
+    with pytest.raises(FirmwareError, match="no such key"):
+        datadisk.recover(box, KEYS[2])
+    assert "the box starts again" in datadisk.recover(box, f"The key:\n\n{key.upper()}\n")
+    assert not (box.runtime / "unlock-key").exists()
+    with pytest.raises(FirmwareError, match="what is wrong lies behind that"):
+        datadisk.recover(box, key)  # otherwise a stick that stays would start the box again and again
+    switch_off(box, tmp_path)
+    datadisk.open_data(box)
+    assert datadisk.why_closed(box) == ""
+
+
+def test_a_box_that_does_not_open_knows_its_identity(box: Box, partition: Path) -> None:
+    datadisk.open_data(box)
+    identity = box.identity()
+    shutil.rmtree(box.root / "data")
+    assert box.identity() == identity and not box.data_is_open()
+    (box.notes / "box-id").write_bytes(b"")  # what FAT may leave after a cut
+    with pytest.raises(FirmwareError, match="has no identity yet"):
+        box.identity()
+
+
+# --- factory reset ---
+
+
+def old_data(partition: Path) -> None:
+    """A file system, and a patient's image at its end."""
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(partition)], check=True, capture_output=True, timeout=60)
+    with partition.open("r+b") as file:
+        file.seek(10 << 20)
+        file.write(b"Doe^John")
+
+
+def cut_after(monkeypatch: pytest.MonkeyPatch, writes: int) -> None:
+    """The power fails before so many parts and one more are written."""
+    left = [writes]
+    write = Medium.write
+
+    def dying(medium: Medium, offset: int, content: bytes) -> None:
+        if not left[0]:
+            raise PowerCut
+        left[0] -= 1
+        write(medium, offset, content)
+
+    monkeypatch.setattr(Medium, "write", dying)
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_a_reset_without_encryption_that_a_cut_interrupts_goes_on_at_the_next_start(
+    box: Box, partition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    old_data(partition)
+    with monkeypatch.context() as patched, pytest.raises(PowerCut):
+        cut_after(patched, writes)
+        datadisk.erase(box)
+    assert b"Doe^John" in partition.read_bytes()
+    program(tmp_path, "mkfs.ext4", f"cp {partition} {tmp_path}/before")  # what is there when a new one is made
+    said = scanside_firmware(box, "data", "open")
+    assert "a factory reset did not come to its end, and goes on\n" in said
+    assert (tmp_path / "before").read_bytes() == bytes(12 << 20)
+    assert scanside_firmware(box, "data", "open").startswith("this is box")
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_reset_with_encryption_that_a_cut_interrupts_goes_on_at_the_next_start(
+    box: Box, encrypted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    with encrypted.open("r+b") as file:
+        file.seek(10 << 20)
+        file.write(b"key material")
+    with monkeypatch.context() as patched, pytest.raises(PowerCut):
+        cut_after(patched, writes)
+        datadisk.erase(box)
+    assert (tmp_path / "slots").read_text() == "{}\n"
+    switch_off(box, tmp_path)
+    assert "goes on\n" in scanside_firmware(box, "data", "open")
+    assert b"key material" not in encrypted.read_bytes()
+    assert any("luksFormat" in line for line in calls(tmp_path)), "a new one is made"
+    assert not (box.notes / "wiping").exists()
+
+
+def test_a_reset_needs_no_data_partition_that_opens(box: Box, encrypted: Path, tmp_path: Path) -> None:
+    datadisk.open_data(box)
+    identity = box.identity()
+    switch_off(box, tmp_path)
+    shutil.rmtree(box.root / "data")
+    program(tmp_path, "umount", "echo 'not mounted' >&2; exit 1")
+    program(tmp_path, "systemd-cryptsetup", "exit 1")
+    said = scanside_firmware(box, "factory-reset", "--box", identity)
+    assert said == (f"box {identity}: all key slots of the data partition were destroyed and its header written over\n")
+    assert not any(encrypted.read_bytes()[: 32 << 20])
+    assert calls(tmp_path)[-1] == "systemctl reboot"
+
+
+def test_a_disk_that_does_not_keep_what_is_written_is_not_called_erased(
+    box: Box, partition: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_data(partition)
+    write = Medium.write
+
+    def losing(medium: Medium, offset: int, content: bytes) -> None:
+        if offset < 8 << 20:
+            write(medium, offset, content)
+
+    with monkeypatch.context() as patched, pytest.raises(BrokenError, match=r"does not keep .* at byte 8388608"):
+        patched.setattr(Medium, "write", losing)
+        datadisk.erase(box)
+    assert datadisk.erase(box) == "every byte of the data partition was written over"
+
+
+def test_nothing_is_erased_where_that_can_not_be_noted(box: Box, partition: Path) -> None:
+    old_data(partition)
+    before = partition.read_bytes()
+    box.notes.write_text("in the way")
+    with pytest.raises(FirmwareError, match="nothing was erased"):
+        datadisk.erase(box)
+    assert partition.read_bytes() == before

@@ -45,6 +45,12 @@ def test_the_units_are_valid(tmp_path: Path) -> None:
         assert "scanside" not in done.stderr, done.stderr
 
 
+def test_a_stick_is_looked_through_although_data_does_not_open() -> None:
+    unit = (UNITS / "scanside-stick@.service").read_text()
+    ordered = {name for line in unit.splitlines() if line.startswith("After=") for name in line[6:].split()}
+    assert "scanside-data.service" in ordered and not re.search(r"(?m)^(Requires|BindsTo|Requisite|PartOf)", unit)
+
+
 @pytest.mark.parametrize("drop_in", [None, *DROP_INS], ids=lambda path: path.name if path else "alone")
 def test_the_appliance_exposes_little(tmp_path: Path, drop_in: Path | None) -> None:
     """systemd's own figure, of at most 2.0, with each drop-in, too."""

@@ -294,7 +294,7 @@ def test_7_a_shell_by_a_signed_token_and_a_factory_reset(
     box.type(f"\nscanside-firmware factory-reset --box {identity}\n")
     box.wait_for("all key slots of the data partition were destroyed", timeout=BOOT, since=since)
     since = len(box.log)
-    box.wait_for("its recovery key is shown once", timeout=BOOT, since=since)
+    box.wait_for("recovery key, which waits for a stick", timeout=BOOT, since=since)
     box.wait_for("configuration 1 is in place", timeout=BOOT, since=since)
     box.wait_for(f"the service token is for box {identity}, and this is", timeout=BOOT, since=since)
     assert box.wait_for(*JUDGED, timeout=BOOT, since=since) == JUDGED[0]
