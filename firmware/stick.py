@@ -35,13 +35,10 @@ def take(
     outcome = handover.take(box, folder, say, by_hand=True)
     said = outcome.said
     answer = folder / f"scanside-{provisioning.machine_id(box)}"
+    request = b"" if outcome.waits else _request(box, said)
     try:
-        request = provisioning.request(box, f"scanside-{provisioning.machine_id(box)}")
-    except (OSError, ValueError) as error:
-        request = b""
-        said.append(f"there is no request for a certificate: {error}")
-    try:
-        provisioning.export_logs(box, answer)
+        if not outcome.waits:  # whichever system stays, it reads the stick again and writes them
+            provisioning.export_logs(box, answer)
         if request:
             Files().write(answer / "request.csr", request)
         lines = (time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), *said, "")
@@ -49,7 +46,8 @@ def take(
     except OSError as error:
         said.append(f"the stick can't be written: {error.strerror}; nothing of the above is less true")
     else:
-        said.append(f"what happened, with logs, lies on the stick in {answer.name}")
+        logs = "" if outcome.waits else ", with logs,"
+        said.append(f"what happened{logs} lies on the stick in {answer.name}")
     os.sync()
     for line in said:
         say(line)
@@ -57,6 +55,14 @@ def take(
     if outcome.configured and outcome.follows is not handover.Follows.RESTART:
         _invite(box, answer, ask, outcome.follows is handover.Follows.RELOAD)
     return said
+
+
+def _request(box: Box, said: list[str]) -> bytes:
+    try:
+        return provisioning.request(box, f"scanside-{provisioning.machine_id(box)}")
+    except (OSError, ValueError) as error:
+        said.append(f"there is no request for a certificate: {error}")
+        return b""
 
 
 def _invite(box: Box, answer: Path, ask: health.Ask, anew: bool) -> None:
