@@ -111,23 +111,29 @@ class Box:
         """The backend that the image names."""
         if self.image()["boot"] == "nvbootctrl":
             return NvBootCtrl(self.firmware_data)
-        return SdBoot(self.esp, (self.root / "proc" / "cmdline").read_text())
+        command_line = (self.root / "proc" / "cmdline").read_text()
+        return SdBoot(self.esp, command_line, variables=self.root / "sys" / "firmware" / "efi" / "efivars")
 
     def floor(self) -> Release:
         """The highest release that was proved good here; a factory reset leaves at least the image's own."""
         own, kept = self.release(), self._state().get("floor")
         return max(own, Release(kept["version"], kept["epoch"]), key=Release.key) if kept else own
 
-    def raise_floor(self, slot: SlotName) -> None:
-        """The release that runs in this slot was proved good."""
+    def raise_floor(self, slot: SlotName, ledger: int | None) -> None:
+        """The release that runs in this slot was proved good, with a ledger of this schema."""
         floor, state = self.floor(), self._state()
         state["floor"] = {"version": floor.version, "epoch": floor.epoch}
         state["proved"] = {**state.get("proved", {}), slot: self.release().epoch}
+        state["ledgers"] = {**state.get("ledgers", {}), slot: ledger}
         Files().write(self.firmware_data / "state.json", json.dumps(state).encode())
 
     def proved_epoch(self, slot: SlotName) -> int | None:
         """Of what was last proved good in a slot; None where this data partition has not seen it."""
         return self._state().get("proved", {}).get(slot)
+
+    def proved_ledger(self, slot: SlotName) -> int | None:
+        """The schema of the ledger that it had then."""
+        return self._state().get("ledgers", {}).get(slot)
 
     def lower_floor(self, release: Release) -> None:
         """A person at the box asked for an older release; its epoch can't go down with it."""

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from firmware import labels
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import BrokenError, FirmwareError
@@ -60,6 +61,15 @@ def open_data(box: Box, say: Callable[[str], None] = lambda _: None) -> None:
         _note(box, {"failed": str(error)})
         raise
     _note(box, said)
+
+
+def check_labels(box: Box) -> None:
+    """As `firmware.labels.check`, before data may open; `why_closed` has its reason, too."""
+    try:
+        labels.check()
+    except FirmwareError as error:
+        _note(box, {"failed": str(error)})
+        raise
 
 
 def _open(box: Box, say: Callable[[str], None]) -> dict[str, Any]:

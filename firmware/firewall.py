@@ -1,8 +1,8 @@
 """The packet filter: what the appliance's configuration opens, and nothing else.
 
-While a new system is on trial nothing is open, so that no scanner gets an acknowledgement from a system that may be
-sent back with its ledger; and nothing goes out but what the network itself needs, since the earlier system would send
-it again.
+While the system that runs is not known to be good nothing is open, so that no scanner gets an acknowledgement from one
+that may be sent back with its ledger; and nothing goes out but what the network itself needs, since the earlier system
+would send it again.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def apply(box: Box) -> str:
         tables = {"storage_scp": {"enabled": False}, "web": {"enabled": False}}
         reason = f"{box.configuration}: {error}"
         box.remember_if_possible("closed", why=reason)  # without a configuration nothing is open
-    text = rules(tables, on_trial=boot.state(boot.current()) == "trial")
+    text = rules(tables, on_trial=boot.state(boot.current()) != "good")
     done = subprocess.run(["nft", "--file", "-"], input=text, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode:
         raise FirmwareError(f"the packet filter was not loaded: {done.stderr.strip()}")

@@ -2,6 +2,7 @@
 
 ``site.toml`` (configuration), ``certificate.pem``, ``*.scanside`` (models), ``*.raucb`` (an update), and, from a stick,
 ``service.token``. While the data partition does not open, ``recovery-key.txt`` and ``service.token`` alone are.
+A system on trial takes nothing: the earlier one may come back, and would meet what it can't read.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from enum import IntEnum
 from pathlib import Path
 
 from firmware import datadisk, models, provisioning, service, trial, update
+from firmware.boot import on_trial
 from firmware.box import Box
 from firmware.errors import FirmwareError
 from firmware.incoming import own_copy
 
 Say = Callable[[str], None]
+WAITS = "waits until this system, which is on trial, has proved itself; it is taken then, or by the earlier system"
 
 
 class Follows(IntEnum):
@@ -43,12 +46,15 @@ class Outcome:
         A configuration or a certificate was taken, now or before.
     commissioned
         A configuration was: whoever brought it has what the site has signed.
+    waits
+        Nothing was taken, since the system is on trial.
     """
 
     said: list[str] = field(default_factory=list)
     follows: Follows = Follows.NOTHING
     configured: bool = False
     commissioned: bool = False
+    waits: bool = False
 
     def follow(self, box: Box, restart: Callable[[], None], reload: Callable[[Box], None]) -> None:
         """Start again what has to."""
@@ -68,6 +74,8 @@ def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
     by_hand
         Somebody stands at the box: a service token counts.
     """
+    if on_trial(box.boot()):
+        return Outcome([f"{what}: {WAITS}" for what, _ in _acts(box, folder, say, by_hand)], waits=True)
     outcome = Outcome()
     for what, act in _acts(box, folder, say, by_hand):
         try:
@@ -90,6 +98,14 @@ def start_anew(box: Box) -> None:
     datadisk.use_site(box)
     units = ("systemd-networkd", "systemd-timesyncd", "scanside-firewall", "scanside")
     subprocess.run(["systemctl", "restart", *units], check=False, timeout=600)
+
+
+def take_what_waits(box: Box) -> None:
+    """This system is good now: a stick that is still there, and the page's inbox, are looked through again."""
+    units, stick = ["scanside-inbox.path"], box.root / "dev/disk/by-label/SCANSIDE"
+    if stick.exists():
+        units.append(f"scanside-stick@{stick.resolve().name}.service")
+    subprocess.run(["systemctl", "start", "--no-block", *units], check=False, timeout=60)
 
 
 def _acts(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterator[tuple[str, Act]]:

@@ -13,13 +13,14 @@ import os
 import re
 import shutil
 import stat
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from firmware import handover, provisioning, update
-from firmware.boot import SLOTS
+from firmware.boot import SLOTS, on_trial
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError
@@ -28,16 +29,28 @@ _NAMES = re.compile(r"site\.toml(\.sig)?|certificate\.pem|[A-Za-z0-9][A-Za-z0-9.
 _MOST_LINES = 40
 
 
+def hold() -> None:
+    """``go`` stays, and systemd would start the taking again at once; `handover.take_what_waits` ends this."""
+    subprocess.run(["systemctl", "stop", "scanside-inbox.path"], check=False, timeout=60)
+
+
 def take(
     box: Box,
     tell: handover.Say = lambda _: None,
     restart: Callable[[], None] = update.restart,
     reload: Callable[[Box], None] = handover.start_anew,
+    hold: Callable[[], None] = hold,
 ) -> list[str]:
     """What lies in the inbox, as a stick without somebody who stands at the box; a sentence for each thing.
 
-    ``tell`` is told them before anything starts again, and how far an update is.
+    ``tell`` is told them before anything starts again, and how far an update is. On trial all stays where it lies.
     """
+    if on_trial(box.boot()):
+        hold()
+        waits = f"what was handed over {handover.WAITS}"
+        tell(waits)
+        write_report(box, said=[waits])
+        return [waits]
     own = box.incoming / "page"
     said: list[str] = []
 

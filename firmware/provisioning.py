@@ -7,7 +7,8 @@ A site's configuration is one TOML file with its signature beside it (``site.tom
     [[accounts]] name, role: who is to use the page; a stick brings back the code with which each account is made
     [appliance]  the appliance's own tables, as in scanside.toml
 
-Each one that was applied is kept; an older one comes back by its number.
+Each one that was applied is kept; an older one comes back by its number. All that is made of one, and what was kept,
+lies in one folder, which is made beside and exchanged in one step.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import ipaddress
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 import tomllib
@@ -29,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from firmware import health, signing
-from firmware.boot import SLOTS
+from firmware.boot import SLOTS, refuse_on_trial
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
@@ -52,10 +54,11 @@ def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: 
     Raises
     ------
     RefusedError
-        It is not signed, for another box, or older than what is there.
+        It is not signed, for another box, or older than what is there; or the system that runs is on trial.
     FirmwareError
         A table or key is wrong; nothing was changed.
     """
+    refuse_on_trial(box.boot())
     content = signing.verify_file(path, [box.trust / "site.pub"], PURPOSE)
     tables = parse(content.decode(), path.name)
     site = tables["site"]
@@ -69,48 +72,38 @@ def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: 
             hint="raise the version and sign it again, or ask for the older one with --allow-older",
         )
     number = 1 + max((each["number"] for each in current), default=0)
-    kept = _versions(box) / f"{number:04}.toml"
-    Files().write(kept, content)
-    try:
-        _use(box, tables, ask)
-    except (FirmwareError, OSError):
-        kept.unlink()
-        raise
-    box.remember("configured", number=number, version=site["version"], site=site["name"])
+    _use(box, number, content, tables, ask)
+    box.remember_if_possible("configured", number=number, version=site["version"], site=site["name"])
     return number
 
 
 def known(box: Box, path: Path) -> str:
     """Why a file is not applied again: it is in force, or somebody at the box went back from it; else empty."""
-    if not box.configuration.exists():
+    in_force = box.configuration.with_name("in-force.json")
+    if not box.configuration.exists() or not in_force.exists():
         return ""
-    done = [line for line in box.history() if line["event"] == "configured"]
-    same = [line["number"] for line in done if _is_kept(box, line["number"], path)]
-    if not same:
-        return ""
-    if same[-1] == done[-1]["number"]:
-        return f"configuration {same[-1]} is in place already"
-    if done[-1].get("again"):
+    now, content = json.loads(in_force.read_text()), path.read_bytes()
+    same = [int(kept.stem) for kept in _kept(box) if kept.read_bytes() == content]
+    if now["number"] in same:
+        return f"configuration {now['number']} is in place already"
+    if same and now["again"]:
         return (
-            f"configuration {same[-1]} was left for {done[-1]['number']} at the box, which stays; "
+            f"configuration {same[-1]} was left for {now['number']} at the box, which stays; "
             f"`scanside-firmware provision back {same[-1]}` takes it again"
         )
     return ""
 
 
-def _is_kept(box: Box, number: int, path: Path) -> bool:
-    kept = _versions(box) / f"{number:04}.toml"
-    return kept.exists() and kept.read_bytes() == path.read_bytes()
-
-
 def go_back(box: Box, number: int, ask: health.Ask = health.scanside) -> None:
     """Use an earlier configuration again."""
-    path = _versions(box) / f"{number:04}.toml"
+    refuse_on_trial(box.boot())
+    path = box.configuration.parent / _kept_name(number)
     if not path.exists():
         known = ", ".join(str(each["number"]) for each in history(box)) or "none"
         raise FirmwareError(f"there is no configuration {number}", hint=f"there are: {known}")
-    _use(box, parse(path.read_text(), path.name), ask)
-    box.remember("configured", number=number, again=True)
+    content = path.read_bytes()
+    _use(box, number, content, parse(content.decode(), path.name), ask, again=True)
+    box.remember_if_possible("configured", number=number, again=True)
 
 
 def people(box: Box) -> list[dict[str, str]]:
@@ -123,7 +116,7 @@ def people(box: Box) -> list[dict[str, str]]:
 def history(box: Box) -> list[dict[str, Any]]:
     """All that were applied, the oldest first: ``number``, ``version``, ``name``."""
     found = []
-    for path in sorted(_versions(box).glob("[0-9]*.toml")):
+    for path in _kept(box):
         site = tomllib.loads(path.read_text())["site"]
         found.append({"number": int(path.stem), "version": site["version"], "name": site["name"]})
     return found
@@ -187,25 +180,31 @@ def network(table: dict[str, Any], name: str = "[network]") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _use(box: Box, tables: dict[str, Any], ask: health.Ask) -> None:
-    """Judged by the appliance itself before anything of it is in place."""
+def _use(box: Box, number: int, content: bytes, tables: dict[str, Any], ask: health.Ask, again: bool = False) -> None:
+    """Made whole beside what is in force and judged by the appliance itself, then exchanged for it."""
     folder = box.configuration.parent
-    trial = folder / "trial.toml"
+    coming = folder.with_name(f"{folder.name}.next")
+    shutil.rmtree(coming, ignore_errors=True)  # a cut left it
+    shutil.copytree(folder, coming, copy_function=os.link)
+    try:
+        Files().write(coming / _kept_name(number), content)
+        Files().write(coming / "in-force.json", json.dumps({"number": number, "again": again}).encode())
+        _write(box, coming, tables)
+        _judge(box, coming / box.configuration.name, ask)
+        Files().exchange(coming, folder)
+    except Exception:
+        shutil.rmtree(coming, ignore_errors=True)
+        raise
+    shutil.rmtree(coming, ignore_errors=True)
+
+
+def _write(box: Box, folder: Path, tables: dict[str, Any]) -> None:
+    """What the system and the appliance read of a configuration."""
     appliance = {**tables.get("appliance", {}), "data_dir": str(box.data), "box": {"report": str(box.report)}}
     models, trusted = appliance.setdefault("models", {}), str(box.trust / "models")
     if isinstance(models, dict):  # otherwise the appliance says what is wrong
         appliance["models"] = {**models, "trusted_keys": [*models.get("trusted_keys", ()), trusted]}
-    Files().write(trial, toml(appliance).encode())
-    box.runtime.mkdir(parents=True, exist_ok=True)
-    done = ask(("conformance", "--config", str(trial), "--to", str(box.runtime / "conformance.md")))
-    if done.returncode:
-        trial.unlink()
-        said = (done.stderr or done.stdout).strip().splitlines()
-        why = said[0].removeprefix("scanside: ") if said else "no reason given"
-        raise FirmwareError(
-            f"the appliance does not take its tables: {why}",
-            hint="mend the file, sign it again; what was configured before is still in place",
-        )
+    Files().write(folder / box.configuration.name, toml(appliance).encode())
     site = tables["site"]
     Files().write(folder / "network" / "50-site.network", network(tables.get("network", {})).encode())
     servers = " ".join(map(str, site.get("ntp_servers", ())))
@@ -213,7 +212,18 @@ def _use(box: Box, tables: dict[str, Any], ask: health.Ask) -> None:
     Files().write(folder / "environment", f"TZ={site.get('time_zone', 'UTC')}\n".encode())
     Files().write(folder / "site.json", json.dumps(site).encode())
     Files().write(folder / "accounts.json", json.dumps(tables.get("accounts", [])).encode())
-    Files().rename(trial, box.configuration)
+
+
+def _judge(box: Box, configuration: Path, ask: health.Ask) -> None:
+    box.runtime.mkdir(parents=True, exist_ok=True)
+    done = ask(("conformance", "--config", str(configuration), "--to", str(box.runtime / "conformance.md")))
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        why = said[0].removeprefix("scanside: ") if said else "no reason given"
+        raise FirmwareError(
+            f"the appliance does not take its tables: {why}",
+            hint="mend the file, sign it again; what was configured before is still in place",
+        )
 
 
 def toml(tables: dict[str, Any], prefix: str = "") -> str:
@@ -367,8 +377,13 @@ def _recount(done: subprocess.CompletedProcess[str]) -> str:
     return json.dumps({"counts": said["counts"], "files": said["files"], "faults": len(said["faults"])})
 
 
-def _versions(box: Box) -> Path:
-    return box.configuration.parent / "versions"
+def _kept(box: Box) -> list[Path]:
+    """Each configuration that was applied, as it was signed, by its number."""
+    return sorted((box.configuration.parent / "versions").glob("[0-9]*.toml"))
+
+
+def _kept_name(number: int) -> str:
+    return f"versions/{number:04}.toml"
 
 
 def _same_owner(box: Box, path: Path) -> None:

@@ -52,21 +52,19 @@ def take(
     said = [*moved, *outcome.said]
     answer = folder / f"scanside-{_name(box)}"
     request = b""
-    if opened:
-        try:
-            request = provisioning.request(box, answer.name)
-        except (OSError, ValueError) as error:
-            said.append(f"there is no request for a certificate: {error}")
-    else:
+    if not opened:
         said.insert(0, f"the data partition did not open: {datadisk.why_closed(box)}")
         said.append(
             "until it opens, a stick can bring recovery-key.txt, or service.token for a shell, in which factory-reset "
             f"works, too; this is box {_name(box)}"
         )
+    elif not outcome.waits:
+        request = _request(box, answer.name, said)
     try:
         if outcome.commissioned and (key := datadisk.recovery_key(box)):
             said.append(_hand_over(box, answer, key))
-        provisioning.export_logs(box, answer)
+        if not outcome.waits:  # whichever system stays, it reads the stick again and writes them
+            provisioning.export_logs(box, answer)
         if request:
             Files().write(answer / "request.csr", request)
         lines = (time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), *said, "")
@@ -74,7 +72,8 @@ def take(
     except OSError as error:
         said.append(f"the stick can't be written: {error.strerror}; nothing of the above is less true")
     else:
-        said.append(f"what happened, with logs, lies on the stick in {answer.name}")
+        logs = "" if outcome.waits else ", with logs,"
+        said.append(f"what happened{logs} lies on the stick in {answer.name}")
     os.sync()
     for line in said:
         say(line)
@@ -112,6 +111,14 @@ def _hand_over(box: Box, answer: Path, key: str) -> str:
     except OSError as error:
         return f"the recovery key in {answer.name} counts until the next start only: data can't be written: {error}"
     return f"the recovery key lies in {answer.name}: keep it apart from the box; it is handed over once"
+
+
+def _request(box: Box, name: str, said: list[str]) -> bytes:
+    try:
+        return provisioning.request(box, name)
+    except (OSError, ValueError) as error:
+        said.append(f"there is no request for a certificate: {error}")
+        return b""
 
 
 def _invite(box: Box, answer: Path, ask: health.Ask, anew: bool) -> None:

@@ -12,11 +12,13 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from firmware.boot import BootBackend, other
 from firmware.box import Box
-from firmware.durable import flush_folder
+from firmware.durable import Files, flush_folder
 from firmware.errors import FirmwareError
 
 _LEDGER = "ledger.sqlite3"
@@ -26,31 +28,57 @@ def prepare(box: Box) -> str:
     """Before the appliance starts: keep its ledger aside on trial, or bring it back after a fall-back.
 
     Returns what was done, as a sentence; empty where nothing was.
+
+    Raises
+    ------
+    FirmwareError
+        The ledger can't be kept or brought back; the appliance must not start on it.
     """
     shutil.rmtree(box.incoming, ignore_errors=True)
     boot = box.boot()
-    kept = _kept(box)
-    here = boot.state(boot.current())
-    if here == "trial":
-        if not (kept / "whole").exists():
+    here, kept, said = boot.current(), _kept(box), []
+    good = boot.state(here) == "good"
+    tried = (kept / "whole").read_text().strip() if (kept / "whole").exists() else ""
+    if tried == other(here) and boot.state(other(here)) != "good":
+        with _in_words("brought back", "is the data partition damaged? The next start tries again"):
+            _bring_back(box, kept)
+        box.remember_if_possible("fell_back", slot=here, version=box.release().version, failed_slot=tried)
+        said.append(f"slot {tried} did not prove itself; this system runs again, with the ledger as it left it")
+    elif good or tried != here:  # half a copy, or one whose system proved itself: a cut came before it was removed
+        _forget(kept)
+    if not good and not (kept / "whole").exists():
+        with _in_words("kept aside", "the earlier system comes back; make room on its data partition, then try again"):
             _keep(box, kept)
-            return "the ledger is kept aside until this system has proved itself"
-        return ""
-    if not (kept / "whole").exists():
-        _forget(kept)
-        return ""
-    owner = (kept / "whole").read_text().strip()
-    if owner == boot.current():  # it was on trial and is good now: a cut came before the copy was removed
-        _forget(kept)
-        return ""
-    _bring_back(box, kept)
-    box.remember("fell_back", slot=boot.current(), version=box.release().version, failed_slot=owner)
-    return f"slot {owner} did not prove itself; this system runs again, with the ledger as it left it"
+        said.append("the ledger is kept aside until this system has proved itself")
+    return "; ".join(said)
 
 
 def forget(box: Box) -> None:
     """The system is good: what was kept aside for its predecessor goes."""
     _forget(_kept(box))
+
+
+def ledger_schema(box: Box) -> int | None:
+    """The version of the ledger's schema, which an earlier appliance may not read; None where there is no ledger.
+
+    Raises
+    ------
+    FirmwareError
+        The ledger can't be read.
+    """
+    ledger = box.data / _LEDGER
+    if not ledger.exists():
+        return None
+    with _in_words("read", "run `scanside ledger verify`"), closing(sqlite3.connect(ledger)) as connection:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+@contextmanager
+def _in_words(done: str, hint: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise FirmwareError(f"the ledger can't be {done}: {error}", hint=hint) from error
 
 
 def fell_back(boot: BootBackend) -> bool:
@@ -64,29 +92,29 @@ def _kept(box: Box) -> Path:
 
 def _keep(box: Box, kept: Path) -> None:
     _forget(kept)
-    kept.mkdir(parents=True)
+    kept.mkdir(mode=0o700, parents=True)
     ledger = box.data / _LEDGER
     if ledger.exists():
         _copy_database(ledger, kept / _LEDGER)
     _link(_landing(box), kept / "landing")
     # The mark comes last: a copy without it is half a copy, and is made again.
-    (kept / "whole").write_text(box.boot().current())
-    flush_folder(kept)
+    Files().write(kept / "whole", box.boot().current().encode())
     flush_folder(kept.parent)
 
 
 def _bring_back(box: Box, kept: Path) -> None:
-    """The mark stays until all is in place, so that a cut in between is made good by doing it again."""
-    ledger = box.data / _LEDGER
-    if (kept / _LEDGER).exists():
-        temporary = ledger.with_name(f".{_LEDGER}.part")
-        _copy_database(kept / _LEDGER, temporary)
-        for ending in ("-wal", "-shm"):  # they belong to the later ledger
-            ledger.with_name(_LEDGER + ending).unlink(missing_ok=True)
-        shutil.copystat(kept / _LEDGER, temporary)
-        _same_owner(box.data, temporary)
-        temporary.replace(ledger)
-        flush_folder(ledger.parent)
+    """Needs no room. The mark stays until all is in place, so that a cut in between is made good by going on.
+
+    What belongs to the later ledger goes first: SQLite would take its log for that of the one that comes back.
+    """
+    ledger = kept / _LEDGER
+    if ledger.exists():
+        for ending in ("-wal", "-shm", "-journal"):
+            Files().remove(box.data / (_LEDGER + ending))
+        ledger.chmod(0o600)
+        _same_owner(box.data, ledger)
+        Files().rename(ledger, box.data / _LEDGER)
+        flush_folder(kept)
     _link(kept / "landing", _landing(box))
     _forget(kept)
 
@@ -131,5 +159,6 @@ def _same_owner(like: Path, path: Path) -> None:
 
 
 def _forget(kept: Path) -> None:
-    (kept / "whole").unlink(missing_ok=True)
+    if kept.exists():
+        Files().remove(kept / "whole")
     shutil.rmtree(kept, ignore_errors=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from firmware import bundle, health, labels, trial
-from firmware.boot import BootBackend, named, other
+from firmware.boot import BootBackend, SlotName, named, on_trial, other, refuse_on_trial
 from firmware.box import Box
 from firmware.errors import FirmwareError, RefusedError
 from firmware.incoming import own_copy
@@ -56,7 +56,7 @@ def install(box: Box, path: Path, say: Callable[[int, str], None], allow_older: 
     FirmwareError
         RAUC did not install it; the slot that runs stays what starts.
     """
-    _refuse_on_trial(box)
+    refuse_on_trial(box.boot())
     with own_copy(box, path) as mine:
         offered = judge(box, mine, allow_older)
         write(box, mine, offered, say)
@@ -65,9 +65,9 @@ def install(box: Box, path: Path, say: Callable[[int, str], None], allow_older: 
 
 def write(box: Box, path: Path, offered: Offered, say: Callable[[int, str], None]) -> None:
     """What `install` does with a bundle that was judged."""
-    _refuse_on_trial(box)
-    labels.check(labels.SLOTS)  # RAUC finds the slot by its label; a second flashed disk may have come since the start
     boot = box.boot()
+    refuse_on_trial(boot)
+    labels.check(labels.SLOTS)  # RAUC finds the slot by its label; a second flashed disk may have come since the start
     say(0, f"{path.name} is whole and signed: {offered}")
     command = ["rauc", "install", str(path)]  # its service knows the slot by the kernel's command line (rauc.slot=)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
@@ -89,63 +89,99 @@ def write(box: Box, path: Path, offered: Offered, say: Callable[[int, str], None
     box.remember("installed", version=offered.version, epoch=offered.epoch, slot=other(boot.current()))
 
 
-def _refuse_on_trial(box: Box) -> None:
-    boot = box.boot()
-    if boot.state(boot.current()) != "good":
-        raise RefusedError(
-            f"slot {boot.current()} runs on trial, and the other slot is what it would fall back to",
-            hint="wait until `scanside-firmware update status` says good",
-        )
-
-
-def confirm(box: Box, look: Callable[[], Sequence[health.Finding]]) -> str:
+def confirm(box: Box, look: Callable[[], Sequence[health.Finding]], say: Callable[[str], None] = lambda _: None) -> str:
     """Decide over the system that runs.
 
     On trial: good where all that counts is right, otherwise bad. A system that had proved itself before is never left
-    for a check that fails today; it says so and goes on.
+    for a check that fails today; it says so and goes on. So does one that no other would come after. One on trial that
+    can't be judged, or whose verdict can't be written, has failed: the loader has counted its start.
 
     Returns
     -------
     ``good``, ``degraded``, or ``failed``: then a `restart` lets the earlier system start.
     """
     boot = box.boot()
+    try:
+        return _judged(box, boot, look(), say)
+    except Exception as error:
+        if not on_trial(boot):
+            raise
+        say(f"this system is on trial and can't be judged: {error}")
+        box.remember_if_possible("failed", slot=boot.current(), version=box.release().version, why=[str(error)])
+        return "failed"
+
+
+def _judged(box: Box, boot: BootBackend, findings: Sequence[health.Finding], say: Callable[[str], None]) -> str:
     here = boot.current()
-    findings = look()
     wrong = [f"{each.what}: {each.detail}" for each in findings if each.counts and not each.ok]
-    on_trial = boot.state(here) == "trial"
-    if not wrong:
-        if on_trial:
-            boot.mark_good(here)
-            box.remember_if_possible("good", slot=here, version=box.release().version)
-        box.raise_floor(here)
-        trial.forget(box)
-        return "good"
-    if not on_trial:
+    if wrong and on_trial(boot):
+        _give_up(box, boot, wrong)
+        return "failed"
+    if wrong:
+        if boot.state(here) != "good":
+            say(
+                "neither slot has proved itself, so the network stays closed; mend what fails, then start the box "
+                "again, or bring an update on a stick"
+            )
         box.remember_if_possible("degraded", slot=here, why=wrong)
         return "degraded"
-    boot.mark_bad(here)
-    box.remember_if_possible("failed", slot=here, version=box.release().version, why=wrong)
-    return "failed"
+    if boot.state(here) != "good":
+        boot.mark_good(here)
+        box.remember_if_possible("good", slot=here, version=box.release().version)
+    trial.forget(box)
+    box.raise_floor(here, trial.ledger_schema(box))
+    if boot.state(other(here)) == "good" and (why := _too_old(box, other(here))):
+        boot.discard(other(here))
+        box.remember_if_possible("discarded", slot=other(here), why=why)
+    return "good"
 
 
-def roll_back(box: Box) -> None:
-    """A person wants the other slot back; it must have been good, and of no earlier epoch than ran here."""
+def _give_up(box: Box, boot: BootBackend, why: list[str]) -> None:
+    boot.mark_bad(boot.current())
+    box.remember_if_possible("failed", slot=boot.current(), version=box.release().version, why=why)
+
+
+def _too_old(box: Box, slot: SlotName) -> str:
+    """Why a slot's epoch forbids to start it; empty where it does not."""
+    epoch, floor = box.proved_epoch(slot), box.floor().epoch
+    if epoch is not None and epoch >= floor:
+        return ""
+    known = "an unknown epoch" if epoch is None else f"epoch {epoch}"
+    return f"slot {slot} is of {known}, and a release of epoch {floor} ran here"
+
+
+def roll_back(box: Box) -> bool:
+    """A person wants the other slot back.
+
+    On trial, this one is given up, as if its check had failed. Otherwise the other one is tried again; it must have
+    been good, of no earlier epoch than ran here, and with a ledger of today's schema, since it reads no later one.
+
+    Returns
+    -------
+    Whether this system was given up: then a `restart` lets the earlier one start.
+    """
     boot = box.boot()
+    if on_trial(boot):
+        _give_up(box, boot, ["given up by a person at the box"])
+        return True
     target = other(boot.current())
     if boot.state(target) != "good":
         raise RefusedError(
             f"slot {target} is {boot.state(target)}, so there is nothing to go back to",
             hint="install a bundle instead",
         )
-    epoch = box.proved_epoch(target)
-    if epoch is None or epoch < box.floor().epoch:
+    if why := _too_old(box, target):
+        raise RefusedError(why, hint="install a bundle of this epoch or a later one")
+    known, ledger = box.proved_ledger(target), trial.ledger_schema(box)
+    if ledger is not None and (known is None or known < ledger):
         raise RefusedError(
-            f"slot {target} is of {'an unknown epoch' if epoch is None else f'epoch {epoch}'}, and a release of epoch "
-            f"{box.floor().epoch} ran here",
-            hint="install a bundle of this epoch or a later one",
+            f"slot {target} was good with a ledger of {'an unknown version' if known is None else f'version {known}'}, "
+            f"and this box's is of version {ledger} by now, which it would refuse",
+            hint="install a bundle that reads it instead",
         )
     boot.try_next(target, f"Scanside (slot {target}, on request)")
     box.remember("rolled_back", slot=target)
+    return False
 
 
 def before_install(box: Box, environment: Mapping[str, str]) -> None:

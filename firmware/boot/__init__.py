@@ -1,8 +1,8 @@
 """Which of the two slots starts next, and how sure we are of each.
 
 A slot is ``good`` (a health check passed in it), on ``trial`` (installed; a few boots are left to prove itself),
-``bad`` (its boots are used up, or its check failed) or ``empty``. Whatever happens in the middle of a change, a slot
-that was good and was not the one being changed stays what starts, in full.
+``bad`` (its boots are used up, or its check failed), ``empty``, or ``unknown`` (what says so can't be read). Whatever
+happens in the middle of a change, a slot that was good and was not the one being changed stays what starts, in full.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import re
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
-from firmware.errors import FirmwareError
+from firmware.errors import FirmwareError, RefusedError
 
 SlotName = Literal["a", "b"]
-State = Literal["good", "trial", "bad", "empty"]
+State = Literal["good", "trial", "bad", "empty", "unknown"]
 SLOTS: tuple[SlotName, ...] = get_args(SlotName)
 TRIES = 3  # boots that a new slot has to prove itself
 
@@ -29,7 +29,7 @@ class BootBackend(Protocol):
         """The slot that starts next."""
 
     def state(self, slot: SlotName) -> State:
-        """How sure we are of it."""
+        """How sure we are of it. The slot that runs is good only where that is known."""
 
     def close(self, slot: SlotName) -> None:
         """It must not start from here on, since it is about to be written."""
@@ -46,9 +46,36 @@ class BootBackend(Protocol):
     def mark_bad(self, slot: SlotName) -> None:
         """It has failed."""
 
+    def discard(self, slot: SlotName) -> None:
+        """Nothing may start it any more."""
+
 
 def other(slot: SlotName) -> SlotName:
     return "b" if slot == "a" else "a"
+
+
+def on_trial(boot: BootBackend) -> bool:
+    """Whether the system that runs is left unless it proves itself.
+
+    It is not known to be good, and the other slot may start. Where that one is known not to, none comes after this one.
+    """
+    here = boot.current()
+    return boot.state(here) != "good" and boot.state(other(here)) not in ("bad", "empty")
+
+
+def refuse_on_trial(boot: BootBackend) -> None:
+    """Nothing that the earlier system would meet may change while it may come back.
+
+    Raises
+    ------
+    RefusedError
+        The system that runs has not proved itself yet.
+    """
+    if on_trial(boot):
+        raise RefusedError(
+            f"slot {boot.current()} runs on trial, and the system of the other slot may come back",
+            hint="wait until `scanside-firmware update status` says good",
+        )
 
 
 def named(text: str) -> SlotName:

@@ -70,6 +70,10 @@ class NvBootCtrl:
         self._files.remove(self._good(slot))
         self._call("set-slot-as-unbootable", str(SLOTS.index(slot)))
 
+    def discard(self, slot: SlotName) -> None:
+        self.close(slot)
+        self.mark_bad(slot)
+
     def _good(self, slot: SlotName) -> Path:
         return self._notes / f"slot-{slot}-good"
 

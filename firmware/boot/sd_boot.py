@@ -4,10 +4,16 @@
 without a counter it is good. What starts is the first in systemd-boot's own order: entries without boots left come
 last, then the higher ``version`` comes first, which here counts the installs. ``loader.conf`` names no default, since
 a ``default`` pattern also picks entries whose boots are used up (systemd issue 31215).
+
+Where the ESP can't be read, the loader's own word on this start counts: in the EFI variable ``LoaderEntrySelected`` it
+names the entry that it chose, and where it has counted a boot, ``LoaderBootCountPath`` says so. A slot that was chosen
+by a name without a counter is good; any other that runs is not known to be. Both are asked, since later loaders leave
+the counter out of the name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +22,8 @@ from firmware.boot import SLOTS, TRIES, SlotName, State, slot_of
 from firmware.durable import Files
 from firmware.errors import BrokenError, FirmwareError
 
+_VARIABLES = Path("/sys/firmware/efi/efivars")
+_LOADER = "4a67b082-0a4c-41c6-b6c7-440b29bb8c4f"  # vendor of systemd-boot's variables
 _NAME = re.compile(r"scanside-(?P<slot>[ab])(?:\+(?P<left>\d+)(?:-(?P<done>\d+))?)?\.conf")
 
 
@@ -44,10 +52,12 @@ class SdBoot:
         Where it is mounted.
     command_line
         Of the kernel that runs.
+    variables
+        Where efivarfs is mounted.
     """
 
-    def __init__(self, esp: Path, command_line: str, files: Files | None = None) -> None:
-        self._esp, self._command_line = esp, command_line
+    def __init__(self, esp: Path, command_line: str, files: Files | None = None, variables: Path = _VARIABLES) -> None:
+        self._esp, self._command_line, self._variables = esp, command_line, variables
         self._entries = esp / "loader" / "entries"
         self._files = files or Files()
 
@@ -62,23 +72,26 @@ class SdBoot:
         return ranked[0].slot if ranked else None
 
     def state(self, slot: SlotName) -> State:
-        states = [entry.state for entry in self.entries() if entry.slot == slot]
-        if not states:
-            return "empty"
-        if states[0] == "bad" and slot == slot_of(self._command_line):
-            return "trial"  # its last boot is this one
-        return states[0]
+        entries = self.entries()
+        states = [entry.state for entry in entries if entry.slot == slot]
+        if slot == self.current():
+            good = states[0] == "good" if states else self._was_chosen_as_good(slot)
+            return "good" if good else "trial"  # without boots left, too: its last one is this
+        if states:
+            return states[0]
+        return "empty" if entries else "unknown"  # the slot that runs has an entry on any ESP that can be read
 
     def entries(self) -> list[Entry]:
-        """Those whose kernel is there, in the loader's order."""
+        """Those that can be read and whose kernel is there, in the loader's order."""
         found = []
-        for path in self._entries.glob("scanside-*.conf"):
-            match = _NAME.fullmatch(path.name)
-            if match and _names_a_kernel(path):
-                slot: SlotName = "a" if match["slot"] == "a" else "b"
-                left = int(match["left"]) if match["left"] else None
-                if self.kernel(slot).exists():
-                    found.append(Entry(path, slot, left, _order(path)))
+        with contextlib.suppress(OSError):  # an ESP that is damaged: what was found so far
+            for path in self._entries.glob("scanside-*.conf"):
+                match = _NAME.fullmatch(path.name)
+                if match and _names_a_kernel(path):
+                    slot: SlotName = "a" if match["slot"] == "a" else "b"
+                    left = int(match["left"]) if match["left"] else None
+                    if self.kernel(slot).exists():
+                        found.append(Entry(path, slot, left, _order(path)))
         # Where a cut in a rename left two names of one slot, the higher count of boots comes first, as in the loader.
         return sorted(found, key=lambda entry: (entry.left == 0, -entry.order, entry.slot, -(entry.left or 99)))
 
@@ -115,6 +128,20 @@ class SdBoot:
     def mark_bad(self, slot: SlotName) -> None:
         self._refuse_last_good(slot, "marked bad")
         self._settle(slot, f"scanside-{slot}+0-{TRIES}.conf")
+
+    def discard(self, slot: SlotName) -> None:
+        self.close(slot)
+        self._files.remove(self.kernel(slot))
+
+    def _was_chosen_as_good(self, slot: SlotName) -> bool:
+        """Whether the loader started it by an entry whose name had no counter."""
+        try:
+            counted = (self._variables / f"LoaderBootCountPath-{_LOADER}").exists()
+            chosen = (self._variables / f"LoaderEntrySelected-{_LOADER}").read_bytes()
+        except OSError:
+            return False
+        name = chosen[4:].decode("utf-16-le", errors="replace").rstrip("\0")  # behind the variable's attributes
+        return not counted and name.lower() == f"scanside-{slot}.conf"
 
     def _settle(self, slot: SlotName, name: str) -> None:
         paths = self._of(slot)

@@ -104,12 +104,15 @@ def confirm(seconds: float, root: Path) -> None:
     Exit code 0: good; 1: a check fails on a system that had proved itself before, which goes on.
     """
     from firmware import health
+    from firmware.boot import on_trial
     from firmware.durable import Files
+    from firmware.handover import take_what_waits
     from firmware.inbox import try_report
     from firmware.update import confirm as decide
     from firmware.update import restart
 
     box = Box(root)
+    tried = on_trial(box.boot())
 
     def look() -> list[health.Finding]:
         findings = health.wait_until_fit(lambda: health.examine(box), seconds, say=click.echo)
@@ -119,23 +122,30 @@ def confirm(seconds: float, root: Path) -> None:
             click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.detail}")
         return findings
 
-    outcome = decide(box, look)
-    try_report(box)
+    outcome = decide(box, look, click.echo)
     click.echo(f"this system is {outcome}")
     if outcome == "failed":
         time.sleep(_SECONDS_TO_BE_SEEN)
         restart()
+        sys.exit(1)
+    try_report(box)
+    if outcome == "good" and tried:
+        take_what_waits(box)
     sys.exit(0 if outcome == "good" else 1)
 
 
 @update.command("roll-back")
 @ROOT
 def roll_back(root: Path) -> None:
-    """Let the other slot start next, where it was good."""
+    """Let the other slot start next, where it was good. A system on trial is given up, and the box starts again."""
+    from firmware.update import restart
     from firmware.update import roll_back as back
 
-    back(Box(root))
-    click.echo("the other slot starts next; restart the box (systemctl reboot)")
+    if back(Box(root)):
+        click.echo("this system is given up; the box starts again with the other slot")
+        restart()
+    else:
+        click.echo("the other slot starts next; restart the box (systemctl reboot)")
 
 
 @update.command("prepare-start", hidden=True)
@@ -192,11 +202,12 @@ def open_data(root: Path) -> None:
 
 
 @data.command("check-labels", hidden=True)
-def check_labels() -> None:
+@ROOT
+def check_labels(root: Path) -> None:
     """Called at the start, before a partition is written: each label of a box's partitions is on one disk alone."""
-    from firmware import labels
+    from firmware import datadisk
 
-    labels.check()
+    datadisk.check_labels(Box(root))
 
 
 @data.command("status")

@@ -46,6 +46,10 @@ class DyingFiles(Files):
         self._step()
         super().rename(old, new)
 
+    def exchange(self, one: Path, other: Path) -> None:
+        self._step()
+        super().exchange(one, other)
+
     def remove(self, path: Path) -> None:
         self._step()
         super().remove(path)
@@ -144,6 +148,16 @@ def make_box(root: Path, runs: str = "a", version: str = "1.0.0", epoch: int = 1
     box.identity_file.write_text("5eedb0c5\n")
     box.trust.mkdir(parents=True)
     return box
+
+
+def loader_chose(box: Box, entry: str, counted: str = "") -> None:
+    """systemd-boot's own word on this start, in EFI variables: attributes, then UTF-16."""
+    variables = box.root / "sys" / "firmware" / "efi" / "efivars"
+    variables.mkdir(parents=True, exist_ok=True)
+    for name, value in (("LoaderEntrySelected", entry), ("LoaderBootCountPath", counted)):
+        if value:
+            content = b"\6\0\0\0" + f"{value}\0".encode("utf-16-le")
+            (variables / f"{name}-4a67b082-0a4c-41c6-b6c7-440b29bb8c4f").write_bytes(content)
 
 
 def start(box: Box, slot: str, version: str, epoch: int = 1) -> None:

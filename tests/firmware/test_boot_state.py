@@ -13,12 +13,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware.boot import TRIES, BootBackend
+from firmware import update
+from firmware.boot import SLOTS, TRIES, BootBackend
 from firmware.boot.nvbootctrl import NvBootCtrl
 from firmware.boot.sd_boot import SdBoot
+from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError
-from tests.firmware.boxes import DoublingFiles, DyingFiles, EmptyingFiles, every_cut, kernels, loader_boots, make_esp
+from tests.firmware.boxes import (
+    DoublingFiles,
+    DyingFiles,
+    EmptyingFiles,
+    PowerCut,
+    every_cut,
+    kernels,
+    loader_boots,
+    make_box,
+    make_esp,
+    start,
+)
 
 
 def sd_boot(esp: Path, runs: str = "a", files: Files | None = None) -> SdBoot:
@@ -117,17 +130,50 @@ def test_a_power_cut_at_any_step_of_the_verdict(tmp_path: Path, kind: type[Dying
         assert loader_boots(esp) == ("b" if verdict == "good" else "a")
 
 
+@pytest.mark.parametrize("kind", [DyingFiles, DoublingFiles, EmptyingFiles])
+def test_a_power_cut_at_any_step_of_discarding_the_earlier_system(tmp_path: Path, kind: type[DyingFiles]) -> None:
+    numbers = itertools.count()
+
+    def both_good() -> Path:
+        esp = make_esp(tmp_path / str(next(numbers)) / "esp")
+        install(esp, Files())
+        sd_boot(esp, "b").mark_good("b")
+        return esp
+
+    for esp in every_cut(both_good, lambda esp, files: sd_boot(esp, "b", files).discard("a"), kind):
+        assert loader_boots(esp) == "b"
+        sd_boot(esp, "b").discard("a")
+        assert sd_boot(esp, "b").state("a") == "empty" and not sd_boot(esp).kernel("a").exists()
+
+
+class _DyingBox(Box):
+    """Its boot state dies after some steps."""
+
+    alive = 0
+
+    def boot(self) -> BootBackend:
+        return SdBoot(self.esp, (self.root / "proc/cmdline").read_text(), DyingFiles(self.alive))
+
+
+_ACTS = ["install", "boot", "good", "bad", "roll back"]
+
+
 @settings(max_examples=60, deadline=None)
-@given(acts=st.lists(st.tuples(st.sampled_from(["install", "boot", "good", "bad"]), st.integers(0, 8)), max_size=12))
+@given(acts=st.lists(st.tuples(st.sampled_from(_ACTS), st.integers(0, 8)), max_size=12))
 def test_no_sequence_of_acts_and_cuts_leaves_a_box_that_does_not_start(
     tmp_path_factory: pytest.TempPathFactory, acts: list[tuple[str, int]]
 ) -> None:
-    """Each act may be cut before its nth step. At any time the loader finds a whole kernel."""
-    esp = make_esp(tmp_path_factory.mktemp("box") / "esp")
+    """Each act may be cut before its nth step. At any time the loader finds a whole kernel, and one slot is good."""
+    box = _DyingBox(make_box(tmp_path_factory.mktemp("box") / "box").root)
+    esp = box.esp
+    for slot in SLOTS:
+        box.raise_floor(slot, None)  # so that a person may go back
     runs = loader_boots(esp)
     for act, alive in acts:
         assert runs is not None
-        boot = sd_boot(esp, runs, DyingFiles(alive))
+        start(box, runs, "1.0.0")
+        object.__setattr__(box, "alive", alive)
+        boot = box.boot()
         try:
             if act == "install" and boot.state(boot.current()) == "good":
                 install(esp, DyingFiles(alive), runs)
@@ -135,13 +181,14 @@ def test_no_sequence_of_acts_and_cuts_leaves_a_box_that_does_not_start(
                 boot.mark_good(boot.current())
             elif act == "bad" and boot.state(boot.current()) == "trial":
                 boot.mark_bad(boot.current())
-        except BaseException as error:
-            if not isinstance(error, FirmwareError) and type(error).__name__ != "PowerCut":
-                raise
+            elif act == "roll back":
+                update.roll_back(box)
+        except (FirmwareError, PowerCut):
             runs = loader_boots(esp)
         if act == "boot":
             runs = loader_boots(esp)
         assert runs is not None
+        assert "good" in [sd_boot(esp, runs).state(slot) for slot in SLOTS]
 
 
 def test_the_last_good_slot_is_kept(tmp_path: Path) -> None:
@@ -191,6 +238,8 @@ def test_a_jetson_updates_and_proves_itself(jetson: NvBootCtrl, monkeypatch: pyt
     monkeypatch.setenv("FAKE_NVBOOTCTRL_CURRENT", "1")
     jetson.mark_good("b")
     assert (jetson.current(), jetson.state("b")) == ("b", "good")
+    jetson.discard("a")
+    assert (jetson.state("a"), jetson.primary()) == ("bad", "b")
 
 
 def test_a_jetson_leaves_a_slot_that_failed(jetson: NvBootCtrl, monkeypatch: pytest.MonkeyPatch) -> None:

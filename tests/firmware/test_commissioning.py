@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import time
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ from firmware.cli import main
 from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
 from tests import fake_package
-from tests.firmware.boxes import PowerCut, make_box
+from tests.firmware.boxes import DyingFiles, PowerCut, make_box
 from tests.running import CHECKOUT, PYTHON
 
 SITE = """
@@ -430,23 +432,61 @@ def test_a_stick_that_is_still_there_at_the_next_start_changes_nothing(
     assert plugged(2, "TWO") == "site.toml: configuration 5 is in place"
 
 
-def test_a_configuration_that_a_power_cut_left_half_way_is_applied_by_the_next_start(
-    box: Box, publisher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def in_place(box: Box) -> dict[str, bytes]:
+    """Every file of what is configured, and of what was."""
+    folder = box.configuration.parent
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def taken(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.CompletedProcess(arguments, 0, "", "")
+
+
+@pytest.mark.parametrize("kind", ["cut", "full"])
+def test_a_configuration_is_in_place_as_a_whole_or_not_at_all(
+    box: Box, publisher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    site(tmp_path / "stick", publisher, 1, "ONE")
-    stick.take(box, tmp_path / "stick", restart=pytest.fail, reload=lambda _: None)
-    site(tmp_path / "stick", publisher, 2, "TWO")
+    """Cut, or without room, before each step; a lower version than the one that did not come in place is taken then."""
+    provisioning.apply(box, site(tmp_path / "1", publisher, 1, "ONE"), taken)
+    fifth, second = site(tmp_path / "5", publisher, 5, "FIVE"), site(tmp_path / "2", publisher, 2, "TWO")
+    shutil.copytree(box.configuration.parent, kept := tmp_path / "kept")
+    before, steps = in_place(box), 0
+    while True:
+        files = DyingFiles(steps)
+        if kind == "full":
+            monkeypatch.setattr(files, "_step", functools.partial(_no_room_after, files))
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr(provisioning, "Files", lambda files=files: files)
+                provisioning.apply(box, fifth, taken)
+        except (PowerCut, OSError):
+            steps += 1
+            assert in_place(box) == before
+            assert provisioning.known(box, fifth) == ""
+            assert provisioning.apply(box, second, taken) == 2
+            assert provisioning.known(box, second) == "configuration 2 is in place already"
+            shutil.rmtree(box.configuration.parent)
+            shutil.copytree(kept, box.configuration.parent)
+        else:
+            break
+    assert steps > 8
+    assert provisioning.known(box, fifth) == "configuration 2 is in place already"
+    assert b"FIVE" in in_place(box)["scanside.toml"] and b'"version": 5' in in_place(box)["site.json"]
+    assert [path.name for path in box.configuration.parent.parent.iterdir() if "config" in path.name] == ["config"]
 
-    def cut(self: Box, event: str, **_: object) -> None:
-        if event == "configured":
-            raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Box, "remember", cut)
-        stick.take(box, tmp_path / "stick", restart=pytest.fail, reload=lambda _: None)
-    loaded: list[Box] = []
-    said = stick.take(box, tmp_path / "stick", restart=pytest.fail, reload=loaded.append)
-    assert said[0] == "site.toml: configuration 3 is in place" and loaded == [box]
+def _no_room_after(files: DyingFiles) -> None:
+    if files.left == 0:
+        raise OSError(28, "No space left on device")
+    files.left -= 1
+
+
+def test_a_configuration_counts_although_the_history_can_not_be_written(
+    box: Box, publisher: Path, tmp_path: Path
+) -> None:
+    (box.firmware_data / "history.jsonl").mkdir(parents=True)
+    assert provisioning.apply(box, site(tmp_path / "1", publisher), taken) == 1
+    assert provisioning.known(box, tmp_path / "1" / "site.toml") == "configuration 1 is in place already"
 
 
 RECOVERY_KEY = "-".join(["cbdefghi"] * 8)

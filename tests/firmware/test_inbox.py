@@ -12,6 +12,7 @@ from cryptography import x509
 
 from firmware import inbox
 from firmware.box import Box
+from tests.firmware.boxes import start
 from tests.firmware.test_commissioning import box, publisher, site  # noqa: F401 (fixtures)
 
 
@@ -94,6 +95,23 @@ def test_an_update_shows_how_far_it_is_before_the_box_starts_again(
     inbox.take(box, restart=lambda: restarts.append(True), reload=pytest.fail)
     assert seen[0]["working"] and seen[0]["said"] == ["system.raucb:  50 %  copying image"]
     assert restarts == [True] and report(box)["said"] == ["system.raucb: 2.0 is installed"]
+
+
+def test_what_is_handed_over_waits_while_a_system_is_on_trial(box: Box) -> None:  # noqa: F811
+    """The earlier system finds it as it was left, and this one once it has proved itself."""
+    folder, held = hand_over(box), []
+    (folder / "site.toml").write_text("x")
+    entries = box.esp / "loader" / "entries"
+    (box.esp / "EFI/scanside/b.efi").write_text("b 2.0.0|whole")
+    (entries / "scanside-b+2-1.conf").write_text("version 2\nefi /EFI/scanside/b.efi\n")
+    start(box, "b", "2.0.0")
+    told: list[str] = []
+    said = inbox.take(box, told.append, pytest.fail, pytest.fail, hold=lambda: held.append(True))
+    assert said == told == report(box)["said"] and "waits until this system, which is on trial" in said[0]
+    assert held == [True] and {path.name for path in folder.iterdir()} == {"site.toml", "go"}
+    box.boot().mark_good("b")
+    assert "REFUSED" in inbox.take(box, restart=pytest.fail, reload=pytest.fail)[0]
+    assert not list(folder.iterdir())
 
 
 def test_the_page_waits_no_longer_whatever_went_wrong(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

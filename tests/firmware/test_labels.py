@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from firmware import update
+from firmware import datadisk, update
+from firmware.box import Box
 from firmware.cli import main
 from firmware.errors import RefusedError
 from firmware.policy import Offered
@@ -32,8 +33,8 @@ def plugged(monkeypatch: pytest.MonkeyPatch, folder: Path, *disks: dict[str, obj
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
-def check() -> Result:
-    return CliRunner().invoke(main, ["data", "check-labels"])
+def check(folder: Path) -> Result:
+    return CliRunner().invoke(main, ["data", "check-labels", "--root", str(folder)])
 
 
 @pytest.mark.parametrize(
@@ -49,16 +50,17 @@ def test_other_disks_do_not_matter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: tuple[dict[str, object], ...]
 ) -> None:
     plugged(monkeypatch, tmp_path, BOX, *others)
-    assert (check().exit_code, check().output) == (0, "")
+    assert (check(tmp_path).exit_code, check(tmp_path).output) == (0, "")
 
 
 @pytest.mark.parametrize("label", ["esp", "root-a", "root-b"])
 def test_a_label_on_two_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: str) -> None:
     plugged(monkeypatch, tmp_path, BOX, disk("/dev/sda"), disk("/dev/sdb", None, label))
-    done = check()
+    done = check(tmp_path)
     assert done.exit_code == 1
     assert f"/dev/nvme0n1 and /dev/sdb each have a partition {label}" in done.output
     assert "unplug the disk that is not this box's" in done.output
+    assert "unplug the disk that is not this box's" in datadisk.why_closed(Box(tmp_path))
 
 
 def test_no_update_while_a_label_is_on_two_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +76,7 @@ def test_no_update_while_a_label_is_on_two_disks(tmp_path: Path, monkeypatch: py
 def test_a_machine_that_can_not_tell_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plugged(monkeypatch, tmp_path)
     (tmp_path / "lsblk").write_text("#!/bin/sh\nexit 1\n")
-    done = check()
+    done = check(tmp_path)
     assert done.exit_code == 1 and "lsblk does not answer" in done.output
 
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from appliance import machine
 from firmware import firewall
 from firmware.cli import main
-from tests.firmware.boxes import make_box
+from tests.firmware.boxes import loader_chose, make_box
 from tests.running import CHECKOUT, RunningAppliance
 
 UNITS = CHECKOUT / "firmware" / "systemd"
@@ -164,6 +164,29 @@ def test_without_a_configuration_the_filter_is_loaded_although_data_can_not_be_w
     done = CliRunner().invoke(main, ["firewall", "--root", str(box.root)])
     assert done.output == "the packet filter is loaded; open: nothing\n"
     assert "hook output" in (tmp_path / "loaded").read_text()
+
+
+def test_only_a_system_that_is_known_to_be_good_opens_its_ports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its ESP, by the loader's own word on this start."""
+    box = make_box(tmp_path / "box")
+    box.configuration.write_text("")
+    shutil.rmtree(box.esp)
+    (tmp_path / "nft").write_text("#!/bin/sh\ncat > /dev/null\n")
+    (tmp_path / "nft").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def opened() -> str:
+        return CliRunner().invoke(main, ["firewall", "--root", str(box.root)]).output.partition("; ")[2]
+
+    assert opened() == "open: nothing\n"
+    loader_chose(box, "scanside-a+3.conf")
+    assert opened() == "open: nothing\n"
+    loader_chose(box, "scanside-a.conf")
+    assert opened() == "open: tcp dport 11112\n"
+    loader_chose(box, "scanside-a.conf", counted="\\loader\\entries\\scanside-a+2-1.conf")
+    assert opened() == "open: nothing\n"
 
 
 def test_a_system_on_trial_opens_nothing() -> None:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from firmware import bundle, handover, health, keys, trial, update
+from firmware import bundle, handover, health, keys, provisioning, signing, stick, trial, update
 from firmware.box import Box
 from firmware.cli import main
+from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
 from firmware.incoming import own_copy
 from firmware.policy import Offered, Release, check, check_clock
-from tests.firmware.boxes import BOARD, loader_boots, make_box, start
+from tests.firmware.boxes import BOARD, DyingFiles, PowerCut, loader_boots, loader_chose, make_box, start
 
 RAUC = shutil.which("rauc")
 needs_rauc = pytest.mark.skipif(
@@ -97,6 +101,26 @@ def ledger_is(box: Box) -> tuple[int, int]:
     return version, count
 
 
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What systemctl was asked for, a line each."""
+    program, asked = tmp_path / "system" / "systemctl", tmp_path / "system" / "asked"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    program.chmod(0o755)
+    asked.touch()
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return asked
+
+
+def judged(box: Box, findings: list[health.Finding], monkeypatch: pytest.MonkeyPatch) -> str:
+    """``update confirm``, as the box calls it after each start."""
+    with monkeypatch.context() as patched:
+        patched.setattr(health, "wait_until_fit", lambda look, seconds, say: findings)
+        patched.setattr(time, "sleep", lambda seconds: None)
+        return command(box, "confirm")
+
+
 def on_trial(box: Box) -> Path:
     """Version 2.0.0 runs in slot b for the first time; the folder of the loader's entries."""
     entries = box.esp / "loader" / "entries"
@@ -112,6 +136,7 @@ def on_trial(box: Box) -> Path:
 @needs_rauc
 def test_an_update_is_installed_tried_and_kept(box: Box, second: Path) -> None:
     ledger(box, 5, 3)
+    assert update.confirm(box, lambda: FINE) == "good"
     assert "is installed" in command(box, "install", second)
     assert loader_boots(box.esp) == "b"
     start(box, "b", "2.0.0")
@@ -216,9 +241,246 @@ def test_a_person_does_not_go_back_to_an_earlier_epoch(box: Box, second: Path, k
     command(box, "install", second)
     loader_boots(box.esp)
     start(box, "b", "2.0.0", epoch=2 if known else 1)
-    update.confirm(box, lambda: FINE)
+    box.boot().mark_good("b")
+    box.raise_floor("b", None)  # a cut comes before the earlier system is discarded
     assert f"slot a is of {'epoch 1' if known else 'an unknown epoch'}" in command(box, "roll-back")
+    assert update.confirm(box, lambda: FINE) == "good"
+    assert [path.name for path in (box.esp / "loader" / "entries").iterdir()] == ["scanside-b.conf"]
+    assert [path.name for path in (box.esp / "EFI" / "scanside").iterdir()] == ["b.efi"]
+    assert "slot a is empty" in command(box, "roll-back")
     assert loader_boots(box.esp) == "b"
+
+
+@needs_rauc
+def test_an_update_of_the_same_epoch_keeps_the_way_back(box: Box, second: Path) -> None:
+    update.confirm(box, lambda: FINE)
+    command(box, "install", second)
+    assert update.confirm(box, lambda: FINE) == "good"  # what is to be tried next stays, too
+    assert loader_boots(box.esp) == "b"
+    start(box, "b", "2.0.0")
+    update.confirm(box, lambda: FINE)
+    assert box.boot().state("a") == "good"
+
+
+def good_in_b(box: Box) -> None:
+    """Both slots proved themselves, b runs."""
+    update.confirm(box, lambda: FINE)
+    on_trial(box)
+    trial.prepare(box)
+
+
+@pytest.mark.parametrize("schema", [5, 6])
+def test_a_person_does_not_go_back_to_a_system_that_refuses_the_ledger(box: Box, schema: int) -> None:
+    ledger(box, 5, 3)
+    good_in_b(box)
+    ledger(box, schema, 1)
+    update.confirm(box, lambda: FINE)
+    said = command(box, "roll-back")
+    if schema == 5:
+        assert "starts next" in said
+    else:
+        assert "was good with a ledger of version 5, and this box's is of version 6 by now" in said
+    assert loader_boots(box.esp) == ("a" if schema == 5 else "b")
+
+
+def test_a_person_goes_back_from_a_system_on_trial(box: Box, systemctl: Path) -> None:
+    """The good one stays good, and has its ledger again."""
+    ledger(box, 5, 3)
+    good_in_b(box)
+    ledger(box, 6, 1)
+    assert "given up" in command(box, "roll-back")
+    assert systemctl.read_text() == "reboot\n"
+    assert [loader_boots(box.esp) for _ in range(5)] == ["a"] * 5
+    start(box, "a", "1.0.0")
+    assert box.boot().state("a") == "good" and box.boot().state("b") == "bad"
+    assert "did not prove itself" in trial.prepare(box)
+    assert ledger_is(box) == (5, 3)
+
+
+def test_the_ledger_comes_back_although_the_system_that_comes_after_is_on_trial_itself(box: Box) -> None:
+    ledger(box, 5, 3)
+    entries = on_trial(box)
+    trial.prepare(box)
+    ledger(box, 6, 1)
+    (entries / "scanside-b+2-1.conf").rename(entries / "scanside-b+0-3.conf")
+    (entries / "scanside-a.conf").rename(entries / "scanside-a+2-1.conf")
+    start(box, "a", "1.0.0")
+    assert "did not prove itself" in trial.prepare(box)
+    assert ledger_is(box) == (5, 3)
+    assert update.confirm(box, lambda: FINE) == "good"
+    assert trial.prepare(box) == "" and ledger_is(box) == (5, 3)
+
+
+def test_a_ledger_that_was_kept_for_a_system_that_is_good_never_comes_back(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut came before it was removed; images were acknowledged since, then a person goes back."""
+    ledger(box, 5, 3)
+    good_in_b(box)
+    with monkeypatch.context() as patched, pytest.raises(PowerCut):
+        patched.setattr(trial, "forget", raise_(PowerCut()))
+        update.confirm(box, lambda: FINE)
+    ledger(box, 5, 4)
+    box.raise_floor("b", 5)
+    assert "starts next" in command(box, "roll-back")
+    assert loader_boots(box.esp) == "a"
+    start(box, "a", "1.0.0")
+    assert trial.prepare(box) == "the ledger is kept aside until this system has proved itself"
+    assert ledger_is(box) == (5, 7)
+    box.boot().mark_bad("a")
+    start(box, "b", "2.0.0")
+    trial.prepare(box)
+    assert ledger_is(box) == (5, 7)
+
+
+def raise_(error: BaseException) -> object:
+    def act(*_: object, **__: object) -> None:
+        raise error
+
+    return act
+
+
+def test_two_slots_that_did_not_prove_themselves_end_in_words_or_in_a_good_one(
+    box: Box, systemctl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = on_trial(box)
+    (entries / "scanside-b+2-1.conf").rename(entries / "scanside-b+0-3.conf")
+    (entries / "scanside-a.conf").rename(entries / "scanside-a+0-3.conf")
+    said = judged(box, BROKEN, monkeypatch)
+    assert "neither slot has proved itself" in said and "this system is degraded" in said
+    assert systemctl.read_text() == ""  # it would only come again
+    assert not handover.take(box, box.root, print, by_hand=True).waits  # what mends it can be brought
+    assert "no whole bundle" in command(box, "install", box.root / "proc" / "cmdline")
+    assert "this system is good" in judged(box, FINE, monkeypatch)
+    assert loader_boots(box.esp) == "b"
+
+
+# --- an ESP that fails ---
+
+
+@pytest.mark.parametrize("findings", [FINE, BROKEN])
+def test_a_system_on_trial_without_its_esp_starts_again(
+    box: Box, systemctl: Path, monkeypatch: pytest.MonkeyPatch, findings: list[health.Finding]
+) -> None:
+    """The loader, which can write to it, has counted the start."""
+    on_trial(box)
+    loader_chose(box, "scanside-b+3.conf", counted="\\loader\\entries\\scanside-b+2-1.conf")
+    shutil.rmtree(box.esp / "loader")
+    assert "slot b  trial  runs" in (said := command(box, "status")) and "slot a  unknown" in said
+    said = judged(box, findings, monkeypatch)
+    assert "this system is on trial and can't be judged: slot b has" in said and "this system is failed" in said
+    assert systemctl.read_text() == "reboot\n"
+
+
+@pytest.mark.parametrize("findings", [FINE, BROKEN])
+@pytest.mark.parametrize("what", ["empty", "unreadable"])
+def test_a_good_system_without_its_esp_goes_on(
+    box: Box, systemctl: Path, monkeypatch: pytest.MonkeyPatch, findings: list[health.Finding], what: str
+) -> None:
+    loader_chose(box, "scanside-a.conf")
+    if what == "empty":
+        shutil.rmtree(box.esp)
+    else:
+        monkeypatch.setattr(Path, "read_text", unreadable(box.esp))
+    said = judged(box, findings, monkeypatch)
+    assert f"this system is {'good' if findings is FINE else 'degraded'}" in said
+    assert systemctl.read_text() == "" and "slot a  good   runs" in command(box, "status")
+
+
+def unreadable(folder: Path) -> object:
+    read = Path.read_text
+
+    def read_text(path: Path, *arguments: object, **how: object) -> str:
+        if path.is_relative_to(folder):
+            raise OSError(5, "Input/output error", str(path))
+        return read(path, *arguments, **how)  # type: ignore[arg-type]
+
+    return read_text
+
+
+@pytest.mark.parametrize("findings", [FINE, BROKEN])
+def test_a_system_on_trial_that_can_not_write_its_verdict_starts_again(
+    box: Box, systemctl: Path, monkeypatch: pytest.MonkeyPatch, findings: list[health.Finding]
+) -> None:
+    on_trial(box)
+    monkeypatch.setattr(Files, "copy", raise_(OSError(30, "Read-only file system")))
+    assert "Read-only file system" in judged(box, findings, monkeypatch)
+    assert systemctl.read_text() == "reboot\n" and box.history()[-1]["event"] == "failed"
+    assert [loader_boots(box.esp) for _ in range(3)] == ["b", "b", "a"]
+
+
+def test_a_check_that_can_not_run_sends_only_a_system_on_trial_back(
+    box: Box, systemctl: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "wait_until_fit", raise_(RuntimeError("nobody foresaw this")))
+    assert command(box, "confirm").startswith("1") and systemctl.read_text() == ""
+    on_trial(box)
+    assert "nobody foresaw this" in command(box, "confirm")
+    assert systemctl.read_text() == "reboot\n"
+
+
+# --- what waits while a system is on trial ---
+
+
+@needs_rauc
+@pytest.mark.parametrize("proves_itself", [True, False])
+def test_a_stick_with_an_update_and_a_configuration_that_only_the_update_reads(
+    box: Box, second: Path, publisher: Path, systemctl: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    proves_itself: bool,
+) -> None:  # fmt: skip
+    """The earlier system never meets it: neither on a fall-back, nor where the update stays."""
+    shutil.copy(publisher / "site.pub", box.trust)
+    box.configuration.with_name("box-id").write_text("5eedb0c5\n")
+    (box.root / "dev/disk/by-label").mkdir(parents=True)
+    (box.root / "dev/sdb1").touch()
+    (box.root / "dev/disk/by-label/SCANSIDE").symlink_to("../../sdb1")
+    program = systemctl.with_name("scanside")
+    program.write_text(
+        '#!/bin/sh\n[ "$1" = conformance ] && grep -q new_key "$3" && '
+        f"! grep -q '\"2.0.0\"' {box.root}/usr/lib/scanside/image.json && "
+        "{ echo 'scanside: web.new_key is not known' >&2; exit 1; }\nexit 0\n"
+    )
+    program.chmod(0o755)
+    folder = tmp_path / "stick"
+    folder.mkdir()
+    shutil.copy(second, folder)
+    (folder / "site.toml").write_text('[site]\nname = "x"\nversion = 2\n[appliance.web]\nnew_key = 1\n')
+    signing.sign_file(folder / "site.toml", publisher / "site.key", provisioning.PURPOSE)
+    restarts: list[bool] = []
+    loaded: list[Box] = []
+    before = box.configuration.read_text()
+
+    def plugged() -> list[str]:
+        return stick.take(box, folder, restart=lambda: restarts.append(True), reload=loaded.append)
+
+    update.confirm(box, lambda: FINE)
+    said = plugged()
+    assert "web.new_key is not known" in said[0] and "is installed; the box starts again" in said[1] and restarts
+    assert loader_boots(box.esp) == "b"
+    start(box, "b", "2.0.0")
+    trial.prepare(box)
+    assert [line.partition(",")[0] for line in plugged()[:2]] == [
+        "site.toml: waits until this system",
+        "2.0.0-1-scanside-generic.raucb: waits until this system",
+    ]
+    assert "waits until this system" in (folder / "scanside-5eedb0c5" / "what-happened.txt").read_text()
+    assert box.configuration.read_text() == before
+    with pytest.raises(RefusedError, match="runs on trial"):  # nor by hand
+        provisioning.apply(box, folder / "site.toml")
+    judged(box, FINE if proves_itself else BROKEN, monkeypatch)
+    if proves_itself:
+        assert systemctl.read_text() == "start --no-block scanside-inbox.path scanside-stick@sdb1.service\n"
+        assert plugged()[0] == "site.toml: configuration 1 is in place" and loaded == [box]
+        assert "new_key" in box.configuration.read_text()
+        assert judged(box, FINE, monkeypatch) and len(systemctl.read_text().splitlines()) == 1
+    else:
+        assert systemctl.read_text() == "reboot\n"
+        assert loader_boots(box.esp) == "a"
+        start(box, "a", "1.0.0")
+        trial.prepare(box)
+        said = plugged()
+        assert "web.new_key is not known" in said[0] and "did not prove itself" in said[1]
+        assert box.configuration.read_text() == before and not loaded
 
 
 @needs_rauc
@@ -246,8 +508,8 @@ def test_two_sticks_at_once_do_not_change_what_the_other_brought(
     box: Box, second: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sticks, judged, said = [tmp_path / name / "new.raucb" for name in ("one", "two")], update.judge, []
-    for stick in sticks:
-        stick.parent.mkdir()
+    for each in sticks:
+        each.parent.mkdir()
     shutil.copy(second, sticks[0])
     sticks[1].write_bytes(b"evil")
 
@@ -301,8 +563,7 @@ def test_nothing_to_go_back_to(box: Box) -> None:
 
 
 def test_a_system_on_trial_takes_no_update(box: Box, tmp_path: Path) -> None:
-    entries = box.esp / "loader" / "entries"
-    (entries / "scanside-a.conf").rename(entries / "scanside-a+2-1.conf")
+    on_trial(box)
     assert "runs on trial" in command(box, "install", tmp_path / "any.raucb")
 
 
@@ -352,6 +613,73 @@ def test_a_power_cut_while_the_ledger_is_kept_or_brought_back(box: Box, cut: str
     start(box, "a", "1.0.0")
     trial.prepare(box)
     assert ledger_is(box) == (5, 3)
+
+
+@pytest.mark.parametrize("kept_by", ["this version", "an earlier version"])
+def test_the_ledger_comes_back_without_room_and_as_the_appliances_own(box: Box, kept_by: str) -> None:
+    ledger(box, 5, 3)
+    if os.geteuid() == 0:
+        os.chown(box.data, 65534, 65533)
+    entries = on_trial(box)
+    trial.prepare(box)
+    if kept_by == "an earlier version":
+        (box.firmware_data / "before-trial" / "ledger.sqlite3").chmod(0o644)
+    ledger(box, 6, 9)
+    (entries / "scanside-b+2-1.conf").rename(entries / "scanside-b+0-3.conf")
+    start(box, "a", "1.0.0")
+    with no_room():
+        trial.prepare(box)
+    there = (box.data / "ledger.sqlite3").stat()
+    assert ledger_is(box) == (5, 3) and there.st_mode & 0o777 == 0o600
+    assert (there.st_uid, there.st_gid) == (box.data.stat().st_uid, box.data.stat().st_gid)
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file can grow."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_a_ledger_that_can_not_be_kept_aside_is_said_in_a_sentence(box: Box) -> None:
+    ledger(box, 5, 3)
+    on_trial(box)
+    with no_room():
+        done = CliRunner().invoke(main, ["update", "prepare-start", "--root", str(box.root)])
+    assert done.exit_code == 1 and "the ledger can't be kept aside: " in done.output, done.output
+
+
+def test_a_power_cut_at_any_step_of_bringing_the_ledger_back(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The later ledger's log is still there, and must not be read into the one that comes back."""
+    ledger(box, 5, 3)
+    entries = on_trial(box)
+    trial.prepare(box)
+    ledger(box, 6, 9)
+    for ending in ("-wal", "-shm"):
+        (box.data / f"ledger.sqlite3{ending}").write_bytes(b"of the later ledger")
+    (entries / "scanside-b+2-1.conf").rename(entries / "scanside-b+0-3.conf")
+    start(box, "a", "1.0.0")
+    shutil.copytree(box.root, whole := box.root.with_name("whole"), symlinks=True)
+    for alive in range(20):
+        shutil.rmtree(box.root)
+        shutil.copytree(whole, box.root, symlinks=True)
+        files = DyingFiles(alive)
+        try:
+            with monkeypatch.context() as patched:
+                patched.setattr(trial, "Files", lambda files=files: files)
+                trial.prepare(box)
+        except PowerCut:
+            trial.prepare(box)
+            assert not list(box.data.glob("ledger.sqlite3-*")) and ledger_is(box) == (5, 3)
+        else:
+            assert alive == 5, "the log's three files, the rename, the mark"
+            break
 
 
 # --- what is taken ---
