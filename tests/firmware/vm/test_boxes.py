@@ -370,6 +370,35 @@ def test_9_an_update_is_handed_over_on_the_page(
         machine.cut()
 
 
+def test_10_a_box_whose_tpm_opens_its_data_no_longer_takes_the_recovery_key(
+    publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
+) -> None:
+    """Its first stick gets the key. With another TPM it says on a stick why nothing runs; the key brings all back."""
+    machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher)
+    try:
+        stick = plug(machine, tmp_path, publisher, site=site(pacs[0]))
+        assert machine.wait_for(*JUDGED, timeout=BOOT * 2) == JUDGED[0]
+        key = answered(machine, stick, tmp_path / "answer") / "recovery-key.txt"
+        send(machine, make_radiograph(tmp_path / "radiograph.dcm", seed=10), BOOT)
+        machine.cut()
+        shutil.rmtree(machine.folder / "tpm")
+        since = len(machine.log)
+        stick = plug(machine, tmp_path / "closed", publisher, site=site(pacs[0]))
+        found = answered(machine, stick, tmp_path / "closed" / "answer", since)
+        machine.cut()
+        said = (found / "what-happened.txt").read_text()
+        assert "the data partition did not open" in said and "recovery-key.txt" in said, said
+        since = len(machine.log)
+        stick = plug(machine, tmp_path / "open", publisher, key)
+        machine.wait_for("from now on the TPM does again", timeout=BOOT, since=since)
+        assert machine.wait_for(*JUDGED, timeout=BOOT * 2, since=since) == JUDGED[0]
+        found = answered(machine, stick, tmp_path / "open" / "answer", machine.log.rindex("BdsDxe: start"))
+        recount = json.loads((found / "recount.json").read_text())
+        assert recount["faults"] == 0 and recount["counts"]["received"] == 1, recount
+    finally:
+        machine.cut()
+
+
 @pytest.mark.slow
 def test_the_image_for_bare_machines_starts_too(
     publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
