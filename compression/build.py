@@ -63,12 +63,11 @@ from compression.stages import Stage
 
 # What shapes every training.
 LOOP = (checkpoint, distributed, loop, losses, optimization, precision, sampling, spikes, task)
-# What runs networks, and what makes them int8.
-RUNTIMES = ("onnxruntime", "openvino")
-QUANTIZERS = (*RUNTIMES, "nncf", "neural-compressor")
+# What makes networks int8 and runs them from there on: another version makes quantize and all stages after it anew.
+QUANTIZERS = ("onnxruntime", "openvino", "nncf", "neural-compressor")
 LIBRARIES = ("torch", "torch-pruning", "onnx", *QUANTIZERS, "albumentations", "numpy", "pillow", "scikit-learn")
 STAGES = (
-    Stage("data", data, 1, (sources, duplicates, preprocess, splits, columns)),
+    Stage("data", data, 1, (sources, duplicates, preprocess, splits)),
     Stage("train", train, 20, (augment, augment_policy, transforms, preprocess, *LOOP)),
     Stage("prune", prune, 62, (statistics,)),
     Stage("choose", choose, 0.1, (calibrate,)),
@@ -76,9 +75,9 @@ STAGES = (
     Stage(
         "quantize", quantize, 2, (aware, cpu, openvino, pt2e, qdq, static, tensorrt, inference, preprocess), QUANTIZERS
     ),
-    Stage("gate", gate, 3, (calibrate, augment, transforms, inference, preprocess, shipping, timing), QUANTIZERS),
-    Stage("ensemble", ensemble, 4, (calibrate, augment, transforms, inference, preprocess), RUNTIMES),
-    Stage("golden", golden, 1, (inference, preprocess), RUNTIMES),
+    Stage("gate", gate, 3, (calibrate, augment, transforms, inference, preprocess, shipping, timing)),
+    Stage("ensemble", ensemble, 4, (calibrate, augment, transforms, inference, preprocess)),
+    Stage("golden", golden, 1, (inference, preprocess)),
     Stage(
         "evaluate",
         evaluate,
@@ -97,10 +96,9 @@ STAGES = (
             external,
             inference,
         ),
-        RUNTIMES,
     ),
     Stage("report", report, 0.5, (page, report_clinical, report_hard_cases, diagnosis)),
-    Stage("pack", pack, 2, (card, reference, inference), RUNTIMES),
+    Stage("pack", pack, 2, (card, reference, inference)),
 )
 
 

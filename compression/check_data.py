@@ -305,7 +305,10 @@ def _confounders(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems:
         found[kind] = [each.as_json() for each in ranked]
         examples = [each.in_words() for each in ranked if each.flagged]
         add(problems, "warning", taken.name, _TELLING[kind][0], examples, _TELLING[kind][1])
-    unjudged = [f"{name}: {reason}" for name, reason in found["unjudged"].items()]
+    telling = [name for name, reason in found["unjudged"].items() if reason == confounders.TELLS_ALL]
+    hint = "is it the label in other words? If not, a network may learn it instead: bring both classes of each value"
+    add(problems, "warning", taken.name, "columns of the list that tell the label of every image", telling, hint)
+    unjudged = [f"{name}: {reason}" for name, reason in found["unjudged"].items() if name not in telling]
     hint = "could one of them tell the label by itself? Nothing here says that it does not"
     add(problems, "note", taken.name, "columns of the list that were not judged", unjudged, hint)
     return found

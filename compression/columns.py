@@ -42,7 +42,7 @@ def of_subgroups(
 
 
 def numbers(words: Sequence[str] | np.ndarray) -> np.ndarray | None:
-    """A column's values as float ``(count,)``, NaN where one is empty; None where one is no finite number."""
+    """A column's values as float ``(count,)``, NaN where it has none; None where one is no number, or infinite."""
     try:
         values = np.array([float(word) if word else math.nan for word in words])
     except ValueError:

@@ -23,6 +23,7 @@ BAND = (0.35, 0.65)  # an area under the curve outside of it is flagged
 _BLACK, _WHITE = 8, 247  # gray levels of 0 to 255: black and white after a JPEG, too
 _BORDER = 0.04  # of the shorter side
 _VALUES = 12  # a column with more groups is no grouping
+TELLS_ALL = "its groups tell the label of every image"
 _RARE = 10  # values with fewer images are one group: of a few images, any share of positives is chance
 # Columns of a list that name an image, say the label in other words, or are measured from the image anyway.
 _NOT_COLUMNS = {
@@ -173,6 +174,8 @@ def _values(
 ) -> Confounder | str:
     """A column's values against the label, or why they can't be judged."""
     given = words[known]
+    if len(given) < 2:
+        return "given for one image at most"
     is_measured = scale is not None and bool((scale[known] % 1 != 0).any())
     if len(set(given.tolist())) == len(given) and not is_measured:
         return "another value for each image, as an identifier has"
@@ -189,7 +192,7 @@ def _values(
     if len(names) > _VALUES:
         return f"{len(names)} groups, and more than {_VALUES} are no grouping"
     if all(len(set(positive[group == each].tolist())) == 1 for each in range(len(names))):
-        return "its groups tell the label of every image: the label in other words, or a confounder throughout"
+        return TELLS_ALL
     return _by_group(name, group, positive)
 
 

@@ -93,27 +93,26 @@ class Picture(msgspec.Struct, frozen=True):
 
 def fingerprint(build: Build) -> bytes:
     """The training set's list and files, and by which column of sites its validation is dealt, if it is."""
-    folder = build.data_root / build.recipe.data.train
-    return (content_version(folder) + (_dealt_by(build, distinct_rows(folder)) or "")).encode()
+    return (version(build) + (dealt_by(build) or "")).encode()
+
+
+def version(build: Build) -> str:
+    """Of the training set's list and files."""
+    return content_version(build.data_root / build.recipe.data.train)
 
 
 def run(build: Build) -> str:
     recipe = build.recipe
     folder = build.data_root / recipe.data.train
     rows = distinct_rows(folder)
-    pixels, digests = _pixels(build, folder, [folder / row["file"] for row in rows])
-    pictures = [
-        Picture(recipe.data.train, row["file"], row["label"], row["split"], digest)
-        for row, digest in zip(rows, digests, strict=True)
-    ]
+    pixels, pictures = _read(build, folder, rows)
     _check_pictures(build, pictures)
-    _pictures_path(build).write_bytes(msgspec.json.encode(pictures))
     labels = np.array([row["label"] == recipe.data.positive for row in rows])
     patients = np.array([row["patient_id"] for row in rows])
     split = np.array([row["split"] for row in rows], dtype=object)
     dealt = _is_dealt(rows)
     if dealt:
-        site = _dealt_by(build, rows)
+        site = dealt_by(build)
         sites = np.array([row[site] for row in rows]) if site else None
         folds, seed = recipe.data.validation_folds, recipe.data.seed
         split[_validation(split, labels, patients, sites, folds, seed)] = "validation"
@@ -225,12 +224,12 @@ def _ends(image: np.ndarray, stretched: tuple[float, float]) -> tuple[float, flo
     return (max(least, low - beyond), min(greatest, high + beyond)) if beyond else (least, greatest)
 
 
-def _pixels(build: Build, folder: Path, paths: list[Path]) -> tuple[np.ndarray, list[str]]:
-    """All images at the network's size, uint8 ``(count, rows, columns)``, and digests of what was decoded.
+def _read(build: Build, folder: Path, rows: Sequence[dict[str, str]]) -> tuple[np.ndarray, list[Picture]]:
+    """All images at the network's size, uint8 ``(count, rows, columns)``, and what they show, as it was decoded.
 
     Both come from the cache where it has them.
     """
-    recipe = build.recipe.input
+    recipe, paths = build.recipe.input, [folder / row["file"] for row in rows]
 
     def make(number: int) -> dict[str, np.ndarray]:
         pixels = decode_listed(paths[number])
@@ -243,25 +242,23 @@ def _pixels(build: Build, folder: Path, paths: list[Path]) -> tuple[np.ndarray, 
         len(paths),
         make,
     )
-    return arrays["pixels"], [each.tobytes().hex() for each in arrays["digest"]]
+    return arrays["pixels"], [
+        Picture(build.recipe.data.train, row["file"], row["label"], row["split"], digest.tobytes().hex())
+        for row, digest in zip(rows, arrays["digest"], strict=True)
+    ]
 
 
 def check_external(build: Build) -> None:
-    """Compare the external sets, as they are now, with the pictures that stage ``data`` took.
+    """Compare the external sets, as they are now, with the training set's pictures.
 
     Raises
     ------
     RecipeError
-        A picture is in both, or has two labels; or stage ``data`` was made before it kept what this needs.
+        A picture is in both, or has two labels.
     """
-    path = _pictures_path(build)
-    if not path.is_file():
-        raise RecipeError(f"{path} is not there, so that external sets can't be compared: build with --force data")
-    _check_pictures(build, msgspec.json.decode(path.read_bytes(), type=list[Picture]))
-
-
-def _pictures_path(build: Build) -> Path:
-    return build.folder("data") / "pictures.json"
+    if build.recipe.data.external:
+        folder = build.data_root / build.recipe.data.train
+        _check_pictures(build, _read(build, folder, distinct_rows(folder))[1])
 
 
 def _check_pictures(build: Build, known: Sequence[Picture]) -> None:
@@ -295,8 +292,9 @@ def _is_dealt(rows: Sequence[dict[str, str]]) -> bool:
     return "validation" not in splits.expected(np.array([row.get("split", "") for row in rows]))
 
 
-def _dealt_by(build: Build, rows: Sequence[dict[str, str]]) -> str | None:
+def dealt_by(build: Build) -> str | None:
     """The column of sites over which validation is spread evenly where it is dealt; None where the list has none."""
+    rows = distinct_rows(build.data_root / build.recipe.data.train)
     return columns.site(rows[0], build.recipe.check.site) if _is_dealt(rows) else None
 
 

@@ -20,6 +20,15 @@ _SCORE_LOST = 0.02  # from the best epoch, where there is no validation loss
 _IGNORED, _FOUND = 0.3, 0.7  # recall of one class, or Dice coefficient of one segment, while another's is
 _GAIN, _FLAT = 0.005, 0.002  # of the score, in the last third; in the last half
 _WOBBLE = 1.2  # times the loss of the epoch before
+# What a task says of a class that it finds too little of (`compression.task.Task`).
+CLASS_IGNORED = (
+    "Class {name} is ignored: {value:.0%} of it is found, of others up to {best:.0%}. Try "
+    'sampling = "balanced", loss = "focal", a higher missed_cost if it is the finding, or more images of it.'
+)
+SEGMENT_IGNORED = (
+    "Segment {name} is hardly drawn: its Dice coefficient is {value:.2f}, that of others up to {best:.2f}. See "
+    "whether its masks are right; try more cases that show it, or a finer grid (input.shape) where it is small."
+)
 
 
 def sentences(log: Log, epochs: int, measure: str, ignored: str) -> list[str]:

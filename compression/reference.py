@@ -8,6 +8,7 @@ Which images these are is for `compression.build` and `compression.segmentation.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,6 +49,24 @@ class Answered:
 
     source: Image | Volume
     outputs: dict[str, np.ndarray]
+
+
+def data_digest(build: Build) -> str:
+    """SHA-256 that tells a package's training set."""
+    return hashlib.sha256(data.version(build).encode()).hexdigest()
+
+
+def check_same(build: Build, before: Package) -> None:
+    """Raise `RecipeError` where a package was made of other data, or of patients that are dealt otherwise today."""
+    made, folder = before.manifest.training, build.data_root / build.recipe.data.train
+    if made.get("data_manifest_sha256") != data_digest(build):
+        raise RecipeError(f"{before} was made of other data than {folder}")
+    dealt = {split: len(data.load(build, split)) for split in data.SPLITS}
+    if (made.get("images"), made.get("validation_dealt_by")) != (dealt, data.dealt_by(build)):
+        raise RecipeError(
+            f"{before} was made of {made.get('images')}, and here the images of {folder} are dealt to {dealt} "
+            f"(by site: {data.dealt_by(build) or 'no'}): its reference would be of images that it learned from"
+        )
 
 
 def plain(pixels: np.ndarray) -> Image:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from appliance.preprocess import preprocess
-from compression import architectures, checkpoint, contact_sheet, data, distributed, loop, losses, sampling
+from compression import architectures, checkpoint, contact_sheet, data, diagnosis, distributed, loop, losses, sampling
 from compression.architectures import Classifier
 from compression.augment import compose
 
@@ -151,10 +151,7 @@ class Task:
     """Telling whether the finding is there; see `compression.loop.Task`."""
 
     measure = "validation AUC"
-    ignored = (
-        "Class {name} is ignored: {value:.0%} of it is found, of others up to {best:.0%}. Try "
-        'sampling = "balanced", loss = "focal", a higher missed_cost if it is the finding, or more images of it.'
-    )
+    ignored = diagnosis.CLASS_IGNORED
 
     def __init__(self, build: Build, tuning: Tuning) -> None:
         self._build, self._recipe, self._tuning = build, build.recipe.train, tuning

@@ -146,6 +146,7 @@ def add_reference(recipe_path: Path, package_path: Path, data: Path, work: Path 
     if isinstance(recipe, Recipe):
         started = classification.Build(recipe, *given)
         stages.run(started, classification.STAGES, "data", (), ())
+        reference.check_same(started, before)
         later = reference.later_version(
             named.id,
             named.version,

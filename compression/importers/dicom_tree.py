@@ -40,11 +40,11 @@ class DicomTreeImporter:
         masks: list[tuple[Path, Dataset]] = []
         labels = _Labels(options.label_file)
         for path, header in _headers(source, options, faults):
+            labels.of(header)  # its row fits an image, whatever becomes of that
             if text(header, "SOPClassUID") in _SEGMENTATIONS:
                 masks.append((path, header))
             elif (reason := _other(header)) is not None:
                 faults.add("other object", f"{path} is {reason}")
-                labels.of(header)  # whose row fits an image, though that is left out
             else:
                 headers.setdefault(_group(header), []).append((path, header))
         _check_twice(headers)
@@ -165,4 +165,6 @@ class _Labels:
             )
         for line, key in enumerate(self._rows, start=2):
             if key not in self._fitting:
-                faults.add("label without an image", f"{self._path}, line {line}: its {key[0]} fits no case")
+                faults.add(
+                    "label without an image", f"{self._path}, line {line}: its {key[0]} fits no file that can be read"
+                )

@@ -26,7 +26,7 @@ from compression import (
 )
 from compression import export as onnx_export
 from compression import reference as drift
-from compression.build import LOOP, QUANTIZERS, RUNTIMES
+from compression.build import LOOP, QUANTIZERS
 from compression.quantize import cpu, openvino, pt2e, qdq, static, tensorrt
 from compression.segmentation import (
     augment,
@@ -64,11 +64,11 @@ STAGES = (
     Stage("volumes", volumes, 1),
     Stage("export", export, 1, (onnx_export, inference)),
     Stage("quantize", quantize, 3, (cpu, openvino, pt2e, qdq, static, tensorrt), QUANTIZERS),
-    Stage("gate", gate, 2, (shipping, timing, measures, inference), RUNTIMES),
-    Stage("golden", golden, 1, (inference,), RUNTIMES),
-    Stage("evaluate", evaluate, 3, (external, gaps, subgroups, columns, inference), RUNTIMES),
+    Stage("gate", gate, 2, (shipping, timing, measures, inference)),
+    Stage("golden", golden, 1, (inference,)),
+    Stage("evaluate", evaluate, 3, (external, gaps, subgroups, columns, inference)),
     Stage("report", report, 0.1, (page, diagnosis)),
-    Stage("pack", pack, 1, (card, reference, drift, inference), RUNTIMES),
+    Stage("pack", pack, 1, (card, reference, drift, inference)),
 )
 
 

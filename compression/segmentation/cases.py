@@ -125,7 +125,10 @@ def _prepared(build: Build, cases: Sequence[Case]) -> dict[str, np.ndarray]:
         return {"pixels": pixels, "labels": labels}
 
     path = build.work / "cache" / f"{folder.name}-{'x'.join(str(each) for each in recipe.input.shape)}.h5"
-    wanted = cache.key(folder, [*recipe.input.steps, Step("masks", {"segments": segments})], _MADE_BY)
+    made_by = [*recipe.input.early(), Step("masks", {"segments": segments})]
+    if len(recipe.input.shape) == 2:
+        made_by.append(Step("eight_bits", {"stretched": recipe.input.stretched()}))
+    wanted = cache.key(folder, made_by, _MADE_BY)
     return cache.load(path, wanted, len(cases), make)
 
 

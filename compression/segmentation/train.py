@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from appliance.preprocess import preprocess
-from compression import checkpoint, distributed, loop, losses, sampling
+from compression import checkpoint, diagnosis, distributed, loop, losses, sampling
 from compression.contact_sheet import NAME
 from compression.segmentation import augment, cases, contact_sheet, overlap
 from compression.segmentation.cases import Prepared
@@ -132,10 +132,7 @@ class Task:
     """Drawing the segments of one fold's training cases; see `compression.loop.Task`."""
 
     measure = "validation Dice"
-    ignored = (
-        "Segment {name} is hardly drawn: its Dice coefficient is {value:.2f}, that of others up to {best:.2f}. See "
-        "whether its masks are right; try more cases that show it, or a finer grid (input.shape) where it is small."
-    )
+    ignored = diagnosis.SEGMENT_IGNORED
 
     def __init__(self, build: Build, fold: int, batch: int) -> None:
         found, prepared = cases.load(build)

@@ -150,7 +150,6 @@ import sys, numpy as np
 from pathlib import Path
 from compression import cache
 from compression.problems import DataError
-from compression.recipe import InputRecipe
 try:
     cache.write(Path(sys.argv[1]), "key", 64, lambda number: {"pixels": np.full((256, 1024), number, dtype=np.uint8)})
 except DataError as error:

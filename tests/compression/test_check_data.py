@@ -362,7 +362,9 @@ def test_a_column_with_gaps_is_judged_and_so_is_whether_a_value_is_given(data_se
     assert "every image" in found["unjudged"]["operator"]
     assert "no value has 10 images" in found["unjudged"]["protocol"]
     told = problem(report, "columns of the list that were not judged")
-    assert (told["severity"], told["count"]) == ("note", 3)
+    assert (told["severity"], told["count"]) == ("note", 2)
+    told = problem(report, "columns of the list that tell the label of every image")
+    assert (told["severity"], told["examples"]) == ("warning", ["operator"])
     share = f"{listed['age']['known']:.1%}"
     (age,) = [
         each

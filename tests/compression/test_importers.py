@@ -377,13 +377,20 @@ def test_a_label_without_an_image_stops_by_its_line_or_is_left_out_by_its_rule_a
     stopped = command(*arguments)
     assert stopped.exit_code == 1
     assert "label without an image: " in stopped.output
-    assert "labels.csv, line 4: its PatientID fits no case" in stopped.output
+    assert "labels.csv, line 4: its PatientID fits no file" in stopped.output
     assert not target.exists()
     result = command(*arguments, "--skip-labels")
     assert result.exit_code == 0, result.output
     assert "2 cases" in result.output
     assert "left out by --skip-labels: label without an image: 1" in result.output
     assert len(json.loads((target / "import.json").read_text())["skipped"]["label without an image"]) == 1
+    # Each slice of a series is an image.
+    make_series(tmp_path / "series", patient="P-3")
+    deidentify_files.run(tmp_path / "series", tmp_path / "clean", Pseudonyms(bytes(32)), deidentify_files.Options())
+    slices = [pydicom.dcmread(path) for path in (tmp_path / "clean").rglob("*.dcm")]
+    listed.write_text("SOPInstanceUID,label\n" + "".join(f"{each.SOPInstanceUID},NORMAL\n" for each in slices))
+    _, report = done("dicom-tree", tmp_path / "clean", tmp_path / "volume", label_file=listed)
+    assert report["labels"] == {"NORMAL": 1}
     # Whom all images' own rows stand before has images.
     listed.write_text(f"PatientID,SOPInstanceUID,label\n,{uids[0]},NORMAL\n,{uids[1]},NORMAL\nP-0,,PNEUMONIA\n")
     _, report = done("dicom-tree", source, tmp_path / "other", label_file=listed)

@@ -6,7 +6,10 @@ import csv
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image as PillowImage
 from sklearn.model_selection import StratifiedGroupKFold
 
-from compression import data, evaluate, stages
+from compression import data, evaluate, reference, stages, tables
 from compression.build import STAGES, Build
 from compression.calibrate import expected_calibration_error, fit_conformal, fit_logistic
 from compression.cli import main
@@ -198,6 +201,37 @@ def test_no_patient_is_in_two_splits(recipe: Recipe, tmp_path: Path) -> None:
     assert {len(data.load(build, "validation").labels) for _ in range(2)} == {len(data.load(build, "validation"))}
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, ""),
+        ({"data_manifest_sha256": "0" * 64}, "was made of other data"),
+        ({"images": {"train": 1, "validation": 1, "test": 1}}, "images that it learned from"),
+        ({"validation_dealt_by": None}, "images that it learned from"),  # as builds dealt it once, whatever the sites
+    ],
+)
+def test_a_reference_is_of_images_that_the_package_has_not_learned_from(
+    recipe: Recipe, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    folder = write_data_set(tmp_path / "data" / "chest-kermany", patients=60)
+    rows = tables.read(folder / "manifest.csv", ())
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "site"])
+        writer.writeheader()
+        writer.writerows({**row, "site": f"site {number % 2}"} for number, row in enumerate(rows))
+    build = make_build(recipe, tmp_path)
+    build.folder("data").mkdir(parents=True)
+    data.run(build)
+    made = {
+        "data_manifest_sha256": reference.data_digest(build),
+        "images": {split: len(data.load(build, split)) for split in data.SPLITS},
+        "validation_dealt_by": "site",
+    }
+    before: Any = SimpleNamespace(manifest=SimpleNamespace(training={**made, **change}))
+    with pytest.raises(RecipeError, match=words) if words else nullcontext():
+        reference.check_same(build, before)
+
+
 def prepared(recipe: Recipe, root: Path) -> dict[str, data.Images]:
     build = make_build(recipe, root)
     build.folder("data").mkdir(parents=True, exist_ok=True)
@@ -351,9 +385,6 @@ def test_a_training_picture_that_comes_into_an_external_set_after_stage_data_is_
     copies = "chest-kermany/images/2-0.png (train, NORMAL) = chest-nih/images/again.png (chest-nih, NORMAL)"
     assert copies in str(fault.value)
     assert re.search(r"^data +kept:", capsys.readouterr().out, re.MULTILINE)  # and no training is made again
-    (build.folder("data") / "pictures.json").unlink()  # of an earlier version, adopted
-    with pytest.raises(RecipeError, match=r"pictures\.json is not there.*--force data"):
-        stages.run(build, both, None, (), ())
 
 
 def test_a_data_set_that_is_not_there_is_named(recipe: Recipe, tmp_path: Path) -> None:
