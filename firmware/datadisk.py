@@ -2,10 +2,11 @@
 
 With a TPM 2.0 it is LUKS2, and opens for the boot chain that was there when it was made (PCR 7: Secure Boot's keys),
 or with the recovery key. Each start makes a new recovery key until one was handed over: by the stick that brings the
-site's configuration, or in the service mode. Without a TPM it is not encrypted, and the console and
-``scanside-firmware data status`` say so: a key that lies beside the lock would only look like one.
+site's configuration, or in the service mode. A system on trial makes none, and one that is not noted as waiting is left
+as it is: somebody may have it. Without a TPM it is not encrypted, and the console and ``scanside-firmware data status``
+say so: a key that lies beside the lock would only look like one.
 
-A wipe is noted on the ESP before its first byte, and goes on at the next start where a cut came.
+A wipe is noted on the ESP before its first byte, and goes on at the next start where a cut came, before data is opened.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import re
 import secrets
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from firmware import labels
+from firmware.boot import on_trial
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import BrokenError, FirmwareError
@@ -50,33 +51,51 @@ _WRITERS = (
 )
 
 
-def open_data(box: Box, say: Callable[[str], None] = lambda _: None) -> None:
+def open_data(box: Box) -> None:
     """Make what is missing, open, check, mount; `status` says what there is then, or `why_closed` why there is nothing.
 
-    ``say`` is told of a factory reset that a cut has left, and that goes on first: without encryption it takes hours.
+    Raises
+    ------
+    FirmwareError
+        It does not open, or a factory reset has to come to its end first: `finish_wiping`.
     """
-    try:
-        said = _open(box, say)
-    except (FirmwareError, OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
-        _note(box, {"failed": str(error)})
-        raise
-    _note(box, said)
+    with _failure_noted(box):
+        _note(box, _open(box))
 
 
 def check_labels(box: Box) -> None:
     """As `firmware.labels.check`, before data may open; `why_closed` has its reason, too."""
-    try:
+    with _failure_noted(box):
         labels.check()
-    except FirmwareError as error:
+
+
+def finish_wiping(box: Box) -> str:
+    """A factory reset that a cut has left, to its end, before data may open; without encryption it takes hours.
+
+    Returns what was done, as a sentence.
+
+    Raises
+    ------
+    FirmwareError
+        As for `erase`; `why_closed` has its reason, too.
+    """
+    with _failure_noted(box):
+        return _wipe(box, find_partition(box) or _make_partition(box))
+
+
+@contextlib.contextmanager
+def _failure_noted(box: Box) -> Iterator[None]:
+    try:
+        yield
+    except (FirmwareError, OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
         _note(box, {"failed": str(error)})
         raise
 
 
-def _open(box: Box, say: Callable[[str], None]) -> dict[str, Any]:
-    device = partition = find_partition(box) or _make_partition(box)
+def _open(box: Box) -> dict[str, Any]:
     if _wiping(box).exists():
-        say("a factory reset did not come to its end, and goes on")
-        _wipe(box, partition)
+        raise FirmwareError("a factory reset did not come to its end", hint="start the box again: it goes on first")
+    device = partition = find_partition(box) or _make_partition(box)
     kind = _file_system(partition)
     if kind == _LUKS and _can_never_open(partition):
         _call("wipefs", "--all", "--quiet", str(partition))
@@ -151,17 +170,17 @@ def status(box: Box) -> str:
     """
     if why := why_closed(box):
         raise FirmwareError(
-            f"the data partition did not open: {why}", hint="a stick helps that has recovery-key.txt or service.token"
+            f"the data partition did not open: {why}", hint="service.token on a stick opens a shell on the console"
         )
     said = _noted(box)
     if not said["encrypted"]:
         return "data is NOT encrypted: this machine has no TPM 2.0"
-    if given(box).exists():
-        recovery = "or by the recovery key, which was handed over"
-    elif "no_recovery_key" in said:
+    if "no_recovery_key" in said:
         recovery = f"and by nothing else: no recovery key could be made: {said['no_recovery_key']}"
-    else:
+    elif waits(box).exists():
         recovery = "or by the recovery key, which waits for a stick with the site's configuration"
+    else:
+        recovery = "or by the recovery key, which was handed over or made by an earlier version"
     return f"data is encrypted (LUKS2) and opened by this machine's TPM, {recovery}"
 
 
@@ -178,7 +197,7 @@ def recovery_key(box: Box) -> str:
 
 def handed_over(box: Box) -> None:
     """The recovery key is where a person keeps it: no start makes another one."""
-    Files().write(given(box), f"{time.time():.0f}\n".encode())
+    Files().remove(waits(box))
     _waiting(box).unlink(missing_ok=True)
 
 
@@ -190,20 +209,25 @@ def recover(box: Box, text: str) -> str:
     Raises
     ------
     FirmwareError
-        There is no recovery key in it, it is another one's, or it is not what is missing; nothing was changed.
+        There is no recovery key in it, it is another one's, or it is not what is missing, and nothing was changed; or
+        the TPM can't be enrolled, and the recovery key counts as before.
     """
     found = _RECOVERY_KEY.search(text.lower())
     if not found:
         raise FirmwareError("there is no recovery key in it", hint="it is 8 groups of 8 letters, with hyphens between")
-    if _MAPPED.exists():
-        raise FirmwareError(
-            "the TPM opens the data partition, and what is wrong lies behind that", hint="a service token opens a shell"
-        )
     partition = _partition(box)
+    if _MAPPED.exists() or _tpm_opens(partition):
+        raise FirmwareError(
+            "the TPM opens the data partition, and what is wrong lies behind that",
+            hint="start the box again; if that does not help, a service token opens a shell",
+        )
     key = box.runtime / "unlock-key"
     Files().write(key, found[0].encode(), mode=0o600)
     try:
-        _call("systemd-cryptenroll", f"--unlock-key-file={key}", "--wipe-slot=tpm2", *_BY_TPM, str(partition))
+        _call("cryptsetup", "open", "--test-passphrase", f"--key-file={key}", str(partition))
+        # First and apart: where a slot has the same PCRs, enrolling leaves it, whichever TPM it is of (systemd 37517).
+        _call("systemd-cryptenroll", "--wipe-slot=tpm2", str(partition))
+        _call("systemd-cryptenroll", f"--unlock-key-file={key}", *_BY_TPM, str(partition))
     finally:
         key.unlink()
     _unlock(partition)
@@ -262,9 +286,9 @@ def _waiting(box: Box) -> Path:
     return box.runtime / "recovery-key"
 
 
-def given(box: Box) -> Path:
-    """Says that the recovery key was handed over; a start without it makes another one."""
-    return box.firmware_data / "recovery-key-handed-over"
+def waits(box: Box) -> Path:
+    """Says that nobody has the recovery key yet; each start with it makes another one."""
+    return box.firmware_data / "recovery-key-waits"
 
 
 def _partition(box: Box) -> Path:
@@ -325,14 +349,21 @@ def _encrypt(box: Box, partition: Path) -> None:
 
 
 def _make_recovery_key(box: Box, partition: Path) -> dict[str, str]:
-    """A recovery key that waits to be handed over, in place of one that nobody has; why it could not be made."""
-    if given(box).exists() or _waiting(box).exists():
+    """A recovery key that waits to be handed over, in place of one that nobody has; why there is none."""
+    if _waiting(box).exists():
         return {}
     try:
+        made = any(token["type"] == "systemd-recovery" for token in _luks(partition)["tokens"].values())
+        if made and not waits(box).exists():
+            return {}
+        if on_trial(box.boot()):
+            return {"no_recovery_key": "a system on trial makes none, and the next start after that does"}
+        # Before there is one: a key that is not noted counts as somebody's.
+        Files().write(waits(box), b"")
         said = _call("systemd-cryptenroll", "--unlock-tpm2-device=auto", "--wipe-slot=recovery", "--recovery-key",
                      str(partition))  # fmt: skip
-    except FirmwareError as error:
-        return {"no_recovery_key": error.message}
+    except (FirmwareError, OSError) as error:
+        return {"no_recovery_key": str(error)}
     found = _RECOVERY_KEY.search(said)
     if not found:
         return {"no_recovery_key": "systemd-cryptenroll printed none"}
@@ -351,6 +382,14 @@ def _can_never_open(partition: Path) -> bool:
 
 def _luks(device: Path) -> dict[str, Any]:
     return dict(json.loads(_call("cryptsetup", "luksDump", "--dump-json-metadata", str(device))))
+
+
+def _tpm_opens(partition: Path) -> bool:
+    try:
+        _unlock(partition)
+    except FirmwareError:
+        return False
+    return True
 
 
 def _unlock(partition: Path) -> None:

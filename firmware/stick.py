@@ -54,10 +54,10 @@ def take(
     request = b""
     if not opened:
         said.insert(0, f"the data partition did not open: {datadisk.why_closed(box)}")
-        said.append(
-            "until it opens, a stick can bring recovery-key.txt, or service.token for a shell, in which factory-reset "
-            f"works, too; this is box {_name(box)}"
-        )
+        with contextlib.suppress(FirmwareError):  # without an identity no token counts
+            said.append(
+                f"service.token for box {box.identity()} on a stick opens a shell, in which factory-reset works, too"
+            )
     elif not outcome.waits:
         request = _request(box, answer.name, said)
     try:

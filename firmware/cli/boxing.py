@@ -194,11 +194,21 @@ def open_data(root: Path) -> None:
 
     box = Box(root)
     try:
-        datadisk.open_data(box, say=click.echo)
+        datadisk.open_data(box)
     finally:
         with contextlib.suppress(FirmwareError):
             click.echo(f"this is box {box.identity()}")
     click.echo(datadisk.status(box))
+
+
+@data.command("finish-wiping", hidden=True)
+@ROOT
+def finish_wiping(root: Path) -> None:
+    """Called at the start, before data is opened, where a factory reset did not come to its end."""
+    from firmware import datadisk
+
+    click.echo("a factory reset did not come to its end, and goes on")
+    click.echo(datadisk.finish_wiping(Box(root)))
 
 
 @data.command("check-labels", hidden=True)
@@ -231,7 +241,7 @@ def recovery_key(root: Path) -> None:
     if not key:
         die(
             "no recovery key is waiting: it is handed over once, or there is none: scanside-firmware data status",
-            f"remove {datadisk.given(box)} and restart: that makes another one, and the earlier opens nothing any more",
+            f"touch {datadisk.waits(box)} and restart: that makes another one, and the earlier opens nothing any more",
         )
     click.echo(key)
     datadisk.handed_over(box)

@@ -5,6 +5,7 @@ from __future__ import annotations
 ENABLED = (
     "scanside.service",
     "scanside-labels.service",
+    "scanside-wipe.service",
     "scanside-data.service",
     "scanside-prepare.service",
     "scanside-firewall.service",

@@ -32,7 +32,7 @@ from firmware.cli import main
 from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
 from tests import fake_package
-from tests.firmware.boxes import DyingFiles, PowerCut, make_box
+from tests.firmware.boxes import DyingFiles, PowerCut, loader_chose, make_box
 from tests.running import CHECKOUT, PYTHON
 
 SITE = """
@@ -556,11 +556,24 @@ def test_a_stick_says_why_data_does_not_open_and_takes_nothing_else(
     (folder / "update.raucb").write_bytes(b"no bundle")
     said = stick.take(closed, folder, restart=pytest.fail, reload=pytest.fail)
     assert said[0] == "the data partition did not open: the TPM does not open the data partition"
-    assert "recovery-key.txt" in said[1] and "this is box 5eedb0c5" in said[1]
+    assert said[1] == "service.token for box 5eedb0c5 on a stick opens a shell, in which factory-reset works, too"
     assert not any("site.toml" in line or "raucb" in line for line in said)
     answer = folder / "scanside-5eedb0c5"
     assert said[0] in (answer / "what-happened.txt").read_text()
     assert (answer / "journal.txt").exists() and not (answer / "request.csr").exists()
+
+
+def test_a_stick_invites_nothing_where_a_second_disk_keeps_data_closed(closed: Box, tmp_path: Path) -> None:
+    """The ESP is not mounted then, either, so no token is known to be this box's."""
+    shutil.rmtree(closed.esp)
+    loader_chose(closed, "scanside-a.conf")
+    (tmp_path / "stick").mkdir()
+    Files().write(closed.runtime / "data.json", b'{"failed": "two disks (unplug one)"}')
+    said = stick.take(closed, tmp_path / "stick", restart=pytest.fail, reload=pytest.fail)
+    assert said == [
+        "the data partition did not open: two disks (unplug one)",
+        "what happened, with logs, lies on the stick in scanside-without-identity",
+    ]
 
 
 def test_a_recovery_key_on_a_stick_starts_the_box_again(

@@ -16,7 +16,7 @@ from firmware.box import Box
 from firmware.cli import main
 from firmware.errors import BrokenError, FirmwareError
 from firmware.flash.medium import Medium
-from tests.firmware.boxes import PowerCut, make_box
+from tests.firmware.boxes import PowerCut, make_box, start
 
 DATA = "8F1C0A52-6D3E-4F57-9C0B-5C414E534944"
 LINUX = "0fc63daf-8483-4772-8e79-3d69d8477de4"
@@ -153,10 +153,14 @@ def partition(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def encrypted(partition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same with a TPM: LUKS2, as far as the tools tell; ``tpm`` is there while it opens it."""
+    """The same with a TPM: LUKS2, as far as the tools tell.
+
+    ``tpm`` is this machine's, ``slot`` that of the TPM which opens it, and ``enrolled`` its recovery key.
+    """
     monkeypatch.setattr(datadisk, "_TPM", tmp_path)
     (tmp_path / "slots").write_text('{"0": {}}')
-    (tmp_path / "tpm").touch()
+    for name in ("tpm", "slot"):
+        (tmp_path / name).write_text("one")
     os.truncate(tmp_path / "partition", 40 << 20)
     begin_luks(partition)
     (tmp_path / "keys").write_text("\n".join(KEYS))
@@ -167,8 +171,13 @@ def encrypted(partition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 case $1 in
     luksDump)
         head -c 4 {partition} | grep -q LUKS || exit 1
-        echo "{{\\"keyslots\\": $(cat slots), \\"tokens\\": {{\\"0\\": 1}}}}";;
-    erase) echo '{{}}' > slots;;
+        tokens='"0": {{"type": "systemd-tpm2"}}'
+        [ ! -e enrolled ] || tokens="$tokens, "'"1": {{"type": "systemd-recovery"}}'
+        echo "{{\\"keyslots\\": $(cat slots), \\"tokens\\": {{$tokens}}}}";;
+    open)
+        key=$(echo "$*" | sed 's/.*--key-file=\\([^ ]*\\).*/\\1/')
+        printf %s "$(cat enrolled)" | cmp -s - "$key" || {{ echo "no such key" >&2; exit 2; }};;
+    erase) echo '{{}}' > slots; rm -f enrolled;;
 esac""",
     )
     program(
@@ -183,9 +192,10 @@ head -c 4 {partition} | grep -q LUKS && echo crypto_LUKS || exit 2""",
         "systemd-cryptenroll",
         f"""cd {tmp_path}
 case "$*" in
-    *--unlock-key-file=*unlock-key*)
-        key=$(echo "$*" | sed 's/.*--unlock-key-file=\\([^ ]*\\).*/\\1/')
-        grep -qx "$(cat $key)" enrolled && touch tpm || {{ echo "no such key" >&2; exit 1; }};;
+    *--tpm2-device=auto*)
+        [ ! -e slot ] || {{ echo "This PCR set is already enrolled, executing no operation."; exit; }}
+        cp tpm slot;;
+    *--wipe-slot=tpm2*) rm -f slot;;
     *--recovery-key*) head -1 keys | tee enrolled; sed -i 1d keys;;
 esac""",
     )
@@ -194,7 +204,7 @@ esac""",
         "systemd-cryptsetup",
         f"""cd {tmp_path}
 case $1 in
-    attach) [ -e tpm ] && touch mapped || {{ echo "PCR 7 differs" >&2; exit 1; }};;
+    attach) cmp -s tpm slot && touch mapped || {{ echo "PCR 7 differs" >&2; exit 1; }};;
     detach) rm mapped;;
 esac""",
     )
@@ -243,12 +253,44 @@ def test_a_box_whose_recovery_key_can_not_be_made_opens_and_says_so(box: Box, en
     assert box.data_is_open()
 
 
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_recovery_key_that_somebody_may_have_is_left_as_it_is(
+    box: Box, encrypted: Path, tmp_path: Path, noted: bool
+) -> None:
+    """An earlier version showed it when it made it, and kept no note that it waits."""
+    (tmp_path / "enrolled").write_text(f"{KEYS[2]}\n")
+    if noted:
+        datadisk.waits(box).parent.mkdir()
+        datadisk.waits(box).touch()
+    said = scanside_firmware(box, "data", "open")
+    if noted:
+        assert datadisk.recovery_key(box) == KEYS[0] and "which waits for a stick" in said
+    else:
+        assert datadisk.recovery_key(box) == "" and "handed over or made by an earlier version" in said
+        assert (tmp_path / "enrolled").read_text() == f"{KEYS[2]}\n"
+
+
+def test_a_system_on_trial_makes_no_recovery_key(box: Box, encrypted: Path, tmp_path: Path) -> None:
+    datadisk.open_data(box)  # nobody has that one
+    entries = box.esp / "loader/entries"
+    (box.esp / "EFI/scanside/b.efi").write_text("b 2.0.0|whole")
+    (entries / "scanside-b+2-1.conf").write_text("version 2\nefi /EFI/scanside/b.efi\n")
+    start(box, "b", "2.0.0")
+    switch_off(box, tmp_path)
+    assert "by nothing else: no recovery key could be made: a system on trial" in scanside_firmware(box, "data", "open")
+    assert datadisk.recovery_key(box) == "" and (tmp_path / "enrolled").read_text() == f"{KEYS[0]}\n"
+    box.boot().mark_good("b")
+    switch_off(box, tmp_path)
+    datadisk.open_data(box)
+    assert datadisk.recovery_key(box) == KEYS[1]
+
+
 def test_the_recovery_key_lets_the_tpm_open_data_again(box: Box, encrypted: Path, tmp_path: Path) -> None:
     datadisk.open_data(box)
     key = datadisk.recovery_key(box)
     datadisk.handed_over(box)
     switch_off(box, tmp_path)
-    (tmp_path / "tpm").unlink()
+    (tmp_path / "tpm").write_text("another, with the same Secure Boot keys")
     with pytest.raises(FirmwareError, match="the TPM does not open the data partition"):
         datadisk.open_data(box)
     assert "PCR 7 differs" in datadisk.why_closed(box)
@@ -258,6 +300,7 @@ def test_the_recovery_key_lets_the_tpm_open_data_again(box: Box, encrypted: Path
         datadisk.recover(box, "abcd-efgh")
     with pytest.raises(FirmwareError, match="no such key"):
         datadisk.recover(box, KEYS[2])
+    assert (tmp_path / "slot").read_text() == "one", "nothing was changed"
     assert "the box starts again" in datadisk.recover(box, f"The key:\n\n{key.upper()}\n")
     assert not (box.runtime / "unlock-key").exists()
     with pytest.raises(FirmwareError, match="what is wrong lies behind that"):
@@ -265,6 +308,20 @@ def test_the_recovery_key_lets_the_tpm_open_data_again(box: Box, encrypted: Path
     switch_off(box, tmp_path)
     datadisk.open_data(box)
     assert datadisk.why_closed(box) == ""
+
+
+def test_a_recovery_key_changes_nothing_where_data_is_closed_for_another_reason(
+    box: Box, encrypted: Path, tmp_path: Path
+) -> None:
+    """Such as a second flashed disk: the box would start again and again with a stick that stays."""
+    datadisk.open_data(box)
+    key = datadisk.recovery_key(box)
+    datadisk.handed_over(box)
+    switch_off(box, tmp_path)
+    before = len(calls(tmp_path))
+    with pytest.raises(FirmwareError, match="what is wrong lies behind that"):
+        datadisk.recover(box, key)
+    assert not any("cryptenroll" in line for line in calls(tmp_path)[before:])
 
 
 def test_a_box_that_does_not_open_knows_its_identity(box: Box, partition: Path) -> None:
@@ -312,8 +369,11 @@ def test_a_reset_without_encryption_that_a_cut_interrupts_goes_on_at_the_next_st
         datadisk.erase(box)
     assert b"Doe^John" in partition.read_bytes()
     program(tmp_path, "mkfs.ext4", f"cp {partition} {tmp_path}/before")  # what is there when a new one is made
-    said = scanside_firmware(box, "data", "open")
-    assert "a factory reset did not come to its end, and goes on\n" in said
+    assert "start the box again" in scanside_firmware(box, "data", "open")
+    assert not (tmp_path / "before").exists(), "nothing is made over what is still there"
+    said = scanside_firmware(box, "data", "finish-wiping")
+    assert said.endswith("goes on\nevery byte of the data partition was written over\n")
+    scanside_firmware(box, "data", "open")
     assert (tmp_path / "before").read_bytes() == bytes(12 << 20)
     assert scanside_firmware(box, "data", "open").startswith("this is box")
 
@@ -330,7 +390,8 @@ def test_a_reset_with_encryption_that_a_cut_interrupts_goes_on_at_the_next_start
         datadisk.erase(box)
     assert (tmp_path / "slots").read_text() == "{}\n"
     switch_off(box, tmp_path)
-    assert "goes on\n" in scanside_firmware(box, "data", "open")
+    assert "goes on\n" in scanside_firmware(box, "data", "finish-wiping")
+    scanside_firmware(box, "data", "open")
     assert b"key material" not in encrypted.read_bytes()
     assert any("luksFormat" in line for line in calls(tmp_path)), "a new one is made"
     assert not (box.notes / "wiping").exists()

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from appliance import machine
 from firmware import firewall
 from firmware.cli import main
+from firmware.image import debian
 from tests.firmware.boxes import loader_chose, make_box
 from tests.running import CHECKOUT, RunningAppliance
 
@@ -49,6 +50,35 @@ def test_a_stick_is_looked_through_although_data_does_not_open() -> None:
     unit = (UNITS / "scanside-stick@.service").read_text()
     ordered = {name for line in unit.splitlines() if line.startswith("After=") for name in line[6:].split()}
     assert "scanside-data.service" in ordered and not re.search(r"(?m)^(Requires|BindsTo|Requisite|PartOf)", unit)
+
+
+def unit(name: str) -> dict[str, set[str]]:
+    """The words of each key of a unit."""
+    rows = [line.partition("=") for line in (UNITS / name).read_text().splitlines() if not line.startswith("#")]
+    return {key: {word for each, _, words in rows if each == key for word in words.split()} for key, _, _ in rows}
+
+
+def test_no_unit_fails_where_the_esp_can_not_be_mounted() -> None:
+    for path in UNITS.rglob("scanside*.*"):
+        if path.is_file():
+            keys = unit(str(path.relative_to(UNITS)))
+            needed = [keys.get(key, set()) for key in ("Requires", "Requisite", "BindsTo", "RequiresMountsFor")]
+            assert not set().union(*needed) & {"/efi", "efi.mount"}, path
+    assert all("efi.mount" in unit("scanside-prepare.service")[key] for key in ("Wants", "After"))
+
+
+def test_the_packet_filter_is_loaded_although_data_does_not_open() -> None:
+    keys = unit("scanside-firewall.service")
+    assert "scanside-data.service" in keys["Wants"] & keys["After"] and "Requires" not in keys
+
+
+def test_opening_data_ends_so_that_a_system_on_trial_is_judged() -> None:
+    """The timer of its deadline waits for sysinit.target, too. A reset that goes on has the time that it needs."""
+    data, wipe = unit("scanside-data.service"), unit("scanside-wipe.service")
+    assert data["TimeoutStartSec"] == {"600"} and wipe["TimeoutStartSec"] == {"infinity"}
+    assert wipe["ConditionPathExists"] == {"/efi/scanside/wiping"} and "efi.mount" in wipe["After"]
+    assert "scanside-data.service" in wipe["Before"] & wipe["RequiredBy"]
+    assert "scanside-wipe.service" in debian.ENABLED
 
 
 @pytest.mark.parametrize("drop_in", [None, *DROP_INS], ids=lambda path: path.name if path else "alone")
