@@ -7,13 +7,14 @@ A system on trial takes nothing: the earlier one may come back, and would meet w
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 
-from firmware import datadisk, models, provisioning, service, trial, update
+from firmware import datadisk, labels, models, provisioning, service, trial, update
 from firmware.boot import on_trial
 from firmware.box import Box
 from firmware.errors import FirmwareError
@@ -100,11 +101,11 @@ def start_anew(box: Box) -> None:
     subprocess.run(["systemctl", "restart", *units], check=False, timeout=600)
 
 
-def take_what_waits(box: Box) -> None:
-    """This system is good now: a stick that is still there, and the page's inbox, are looked through again."""
-    units, stick = ["scanside-inbox.path"], box.root / "dev/disk/by-label/SCANSIDE"
-    if stick.exists():
-        units.append(f"scanside-stick@{stick.resolve().name}.service")
+def take_what_waits() -> None:
+    """This system is good now: the sticks that are still there, and the page's inbox, are looked through again."""
+    units = ["scanside-inbox.path"]
+    with contextlib.suppress(FirmwareError):  # they can be plugged in again
+        units += [f"scanside-stick@{name}.service" for name in labels.sticks()]
     subprocess.run(["systemctl", "start", "--no-block", *units], check=False, timeout=60)
 
 

@@ -47,10 +47,12 @@ def take(
     """
     if on_trial(box.boot()):
         hold()
-        waits = f"what was handed over {handover.WAITS}"
-        tell(waits)
-        write_report(box, said=[waits])
-        return [waits]
+        if on_trial(box.boot()):
+            waits = f"what was handed over {handover.WAITS}"
+            tell(waits)
+            write_report(box, said=[waits])
+            return [waits]
+        handover.take_what_waits()  # again: it has proved itself meanwhile, and what that started was stopped by `hold`
     own = box.incoming / "page"
     said: list[str] = []
 

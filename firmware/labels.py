@@ -1,4 +1,4 @@
-"""Partition labels by which a box finds its own partitions: each on one disk alone.
+"""Labels: those of a box's own partitions, each on one disk alone, and that of its sticks.
 
 The kernel's command line, fstab and RAUC know root, ESP and slots by label, which every flashed disk has. With a second
 one in the machine it would be chance whose partition is mounted, and which slot an update goes into.
@@ -25,7 +25,7 @@ def check(labels: Iterable[str] = ("esp", *SLOTS)) -> None:
         One is on several.
     """
     disks: dict[str, set[str]] = {}
-    for disk in _lsblk()["blockdevices"]:
+    for disk in _lsblk("--output=PATH,PARTLABEL")["blockdevices"]:
         for partition in disk.get("children", ()):
             disks.setdefault(partition["partlabel"], set()).add(disk["path"])
     for label in labels:
@@ -36,11 +36,21 @@ def check(labels: Iterable[str] = ("esp", *SLOTS)) -> None:
             )
 
 
-def _lsblk() -> dict[str, Any]:
+def sticks() -> list[str]:
+    """The kernel's name of each block device whose file system has the label SCANSIDE, such as ``sdb1``.
+
+    Raises
+    ------
+    FirmwareError
+        lsblk does not answer.
+    """
+    rows = _lsblk("--list", "--output=KNAME,LABEL")["blockdevices"]
+    return sorted(row["kname"] for row in rows if row["label"] == "SCANSIDE")
+
+
+def _lsblk(*options: str) -> dict[str, Any]:
     try:
-        done = subprocess.run(
-            ["lsblk", "--json", "--output", "PATH,PARTLABEL"], capture_output=True, text=True, timeout=60, check=True
-        )
+        done = subprocess.run(["lsblk", "--json", *options], capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise FirmwareError(f"lsblk does not answer: {error}", hint="start the box again") from error
     return dict(json.loads(done.stdout))

@@ -94,7 +94,8 @@ def confirm(box: Box, look: Callable[[], Sequence[health.Finding]], say: Callabl
 
     On trial: good where all that counts is right, otherwise bad. A system that had proved itself before is never left
     for a check that fails today; it says so and goes on. So does one that no other would come after. One on trial that
-    can't be judged, or whose verdict can't be written, has failed: the loader has counted its start.
+    can't be judged, or whose verdict can't be written, has failed where the loader is known to have counted its start.
+    Otherwise it may be one that was good, which would start again for ever: it goes on.
 
     Returns
     -------
@@ -106,6 +107,10 @@ def confirm(box: Box, look: Callable[[], Sequence[health.Finding]], say: Callabl
     except Exception as error:
         if not on_trial(boot):
             raise
+        if not boot.counts():
+            say(f"whether this system is on trial is not known, so the network stays closed: {error}")
+            box.remember_if_possible("degraded", slot=boot.current(), why=[str(error)])
+            return "degraded"
         say(f"this system is on trial and can't be judged: {error}")
         box.remember_if_possible("failed", slot=boot.current(), version=box.release().version, why=[str(error)])
         return "failed"
@@ -193,6 +198,7 @@ def before_install(box: Box, environment: Mapping[str, str]) -> None:
         As RAUC sets it: RAUC_BUNDLE_MOUNT_POINT.
     """
     boot = box.boot()
+    refuse_on_trial(boot)
     target = other(boot.current())
     boot.close(target)
     boot.put_kernel(target, Path(environment["RAUC_BUNDLE_MOUNT_POINT"]))

@@ -49,6 +49,9 @@ class BootBackend(Protocol):
     def discard(self, slot: SlotName) -> None:
         """Nothing may start it any more."""
 
+    def counts(self) -> bool:
+        """Whether this start is known to be counted, so that the slot is left once it has used up its boots."""
+
 
 def other(slot: SlotName) -> SlotName:
     return "b" if slot == "a" else "a"

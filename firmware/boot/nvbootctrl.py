@@ -21,10 +21,11 @@ class NvBootCtrl:
     Parameters
     ----------
     notes
-        Folder on the data partition, for what the firmware does not keep: which slot was proved good.
+        Folder on the data partition, for what the firmware does not keep: which slot was proved good. None while that
+        is not open: no slot that may start is known to be good, and none can be changed.
     """
 
-    def __init__(self, notes: Path, program: str = "nvbootctrl", files: Files | None = None) -> None:
+    def __init__(self, notes: Path | None, program: str = "nvbootctrl", files: Files | None = None) -> None:
         self._notes, self._program = notes, program
         self._files = files or Files()
 
@@ -41,6 +42,8 @@ class NvBootCtrl:
             return "empty"
         if status != "normal":
             return "bad"
+        if self._notes is None:
+            return "unknown"
         if self._closed(slot).exists():
             return "empty"
         return "good" if self._good(slot).exists() else "trial"
@@ -62,9 +65,10 @@ class NvBootCtrl:
         self._call("set-active-boot-slot", str(SLOTS.index(slot)))
 
     def mark_good(self, slot: SlotName) -> None:
+        note = self._good(slot)
         if slot == self.current():  # the tool can only speak for the slot that runs
             self._call("mark-boot-successful")
-        self._files.write(self._good(slot), b"")
+        self._files.write(note, b"")
 
     def mark_bad(self, slot: SlotName) -> None:
         self._files.remove(self._good(slot))
@@ -74,11 +78,22 @@ class NvBootCtrl:
         self.close(slot)
         self.mark_bad(slot)
 
+    def counts(self) -> bool:
+        return self.state(self.current()) == "trial"
+
     def _good(self, slot: SlotName) -> Path:
-        return self._notes / f"slot-{slot}-good"
+        return self._note(f"slot-{slot}-good")
 
     def _closed(self, slot: SlotName) -> Path:
-        return self._notes / f"slot-{slot}-closed"
+        return self._note(f"slot-{slot}-closed")
+
+    def _note(self, name: str) -> Path:
+        if self._notes is None:
+            raise FirmwareError(
+                "the data partition is not open, and what is known of the slots lies there",
+                hint="scanside-firmware data status",
+            )
+        return self._notes / name
 
     def _slots(self) -> dict[SlotName, str]:
         rows = re.findall(r"slot:\s*(\d),.*?status:\s*(\w+)", self._call("dump-slots-info"))

@@ -18,13 +18,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware.boot import SLOTS, TRIES, SlotName, State, slot_of
+from firmware.boot import SLOTS, TRIES, SlotName, State, other, slot_of
 from firmware.durable import Files
 from firmware.errors import BrokenError, FirmwareError
 
 _VARIABLES = Path("/sys/firmware/efi/efivars")
 _LOADER = "4a67b082-0a4c-41c6-b6c7-440b29bb8c4f"  # vendor of systemd-boot's variables
-_NAME = re.compile(r"scanside-(?P<slot>[ab])(?:\+(?P<left>\d+)(?:-(?P<done>\d+))?)?\.conf")
+_NAME = re.compile(r"scanside-[ab](\+\d+(-\d+)?)?\.conf")
 
 
 @dataclass(frozen=True)
@@ -79,21 +79,42 @@ class SdBoot:
             return "good" if good else "trial"  # without boots left, too: its last one is this
         if states:
             return states[0]
-        return "empty" if entries else "unknown"  # the slot that runs has an entry on any ESP that can be read
+        # The slot that runs has an entry on any ESP that can be read.
+        return "unknown" if not entries or self._unreadable(slot) else "empty"
 
     def entries(self) -> list[Entry]:
         """Those that can be read and whose kernel is there, in the loader's order."""
         found = []
-        with contextlib.suppress(OSError):  # an ESP that is damaged: what was found so far
-            for path in self._entries.glob("scanside-*.conf"):
-                match = _NAME.fullmatch(path.name)
-                if match and _names_a_kernel(path):
-                    slot: SlotName = "a" if match["slot"] == "a" else "b"
-                    left = int(match["left"]) if match["left"] else None
-                    if self.kernel(slot).exists():
-                        found.append(Entry(path, slot, left, _order(path)))
+        for slot in SLOTS:
+            for path in self._named(slot):
+                with contextlib.suppress(OSError):  # an ESP that is damaged: those that can be read
+                    if entry := self._entry(slot, path):
+                        found.append(entry)
         # Where a cut in a rename left two names of one slot, the higher count of boots comes first, as in the loader.
         return sorted(found, key=lambda entry: (entry.left == 0, -entry.order, entry.slot, -(entry.left or 99)))
+
+    def _named(self, slot: SlotName) -> list[Path]:
+        """All files of a slot's entry; none where their folder can't be read."""
+        with contextlib.suppress(OSError):
+            return [path for path in self._entries.glob(f"scanside-{slot}*.conf") if _NAME.fullmatch(path.name)]
+        return []
+
+    def _entry(self, slot: SlotName, path: Path) -> Entry | None:
+        """None where the loader passes it over: a cut left it empty, or its kernel is not there."""
+        text = path.read_text(errors="replace")
+        if "\nefi " not in text or not self.kernel(slot).exists():
+            return None
+        left, order = re.search(r"\+(\d+)", path.name), re.search(r"^version\s+(\d+)\s*$", text, re.MULTILINE)
+        return Entry(path, slot, int(left[1]) if left else None, int(order[1]) if order else 0)
+
+    def _unreadable(self, slot: SlotName) -> bool:
+        """Whether a file of its entry is there and says nothing: the loader may read it."""
+        try:
+            for path in self._named(slot):
+                self._entry(slot, path)
+        except OSError:
+            return True
+        return False
 
     def close(self, slot: SlotName) -> None:
         self._refuse_last_good(slot, "written over")
@@ -133,10 +154,21 @@ class SdBoot:
         self.close(slot)
         self._files.remove(self.kernel(slot))
 
+    def counts(self) -> bool:
+        here = self.current()
+        if any(entry.left is not None for entry in self.entries() if entry.slot == here):
+            return True
+        with contextlib.suppress(OSError):
+            return self._loader_counted()
+        return False
+
+    def _loader_counted(self) -> bool:
+        return (self._variables / f"LoaderBootCountPath-{_LOADER}").exists()
+
     def _was_chosen_as_good(self, slot: SlotName) -> bool:
         """Whether the loader started it by an entry whose name had no counter."""
         try:
-            counted = (self._variables / f"LoaderBootCountPath-{_LOADER}").exists()
+            counted = self._loader_counted()
             chosen = (self._variables / f"LoaderEntrySelected-{_LOADER}").read_bytes()
         except OSError:
             return False
@@ -156,24 +188,16 @@ class SdBoot:
                 self._files.remove(path)
 
     def _refuse_last_good(self, slot: SlotName, what: str) -> None:
-        if self.state(slot) == "good" and not any(self.state(each) == "good" for each in SLOTS if each != slot):
+        state = self.state(slot)
+        if state in ("good", "unknown") and self.state(other(slot)) != "good":
             raise FirmwareError(
-                f"slot {slot} is the only good one and can't be {what}",
-                hint="install into the other slot, and let it prove itself",
+                f"slot {slot} {'is' if state == 'good' else 'may be'} the only good one and can't be {what}",
+                hint=f"slot {other(slot)} has to prove itself first",
             )
 
     def _of(self, slot: SlotName) -> list[Path]:
         """All files of a slot's entry, the loader's first choice first; with or without a kernel."""
-        paths = [path for path in self._entries.glob(f"scanside-{slot}*.conf") if _NAME.fullmatch(path.name)]
         ranked = [entry.path for entry in self.entries()]
-        return sorted(paths, key=lambda path: (ranked.index(path) if path in ranked else len(ranked), path.name))
-
-
-def _names_a_kernel(path: Path) -> bool:
-    """Otherwise a cut left it empty, and the loader passes it over."""
-    return "\nefi " in path.read_text(errors="replace")
-
-
-def _order(path: Path) -> int:
-    found = re.search(r"^version\s+(\d+)\s*$", path.read_text(errors="replace"), re.MULTILINE)
-    return int(found.group(1)) if found else 0
+        return sorted(
+            self._named(slot), key=lambda path: (ranked.index(path) if path in ranked else len(ranked), path.name)
+        )

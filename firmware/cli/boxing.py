@@ -130,7 +130,7 @@ def confirm(seconds: float, root: Path) -> None:
         sys.exit(1)
     try_report(box)
     if outcome == "good" and tried:
-        take_what_waits(box)
+        take_what_waits()
     sys.exit(0 if outcome == "good" else 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import stat
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware import update
+from firmware import health, update
 from firmware.boot import SLOTS, TRIES, BootBackend
 from firmware.boot.nvbootctrl import NvBootCtrl
 from firmware.boot.sd_boot import SdBoot
@@ -199,6 +200,34 @@ def test_the_last_good_slot_is_kept(tmp_path: Path) -> None:
     assert loader_boots(esp) == "a"
 
 
+@pytest.mark.parametrize("good", [True, False])
+def test_a_slot_whose_entry_can_not_be_read_may_be_the_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: bool
+) -> None:
+    esp = make_esp(tmp_path / "esp")
+    install(esp, Files())
+    assert loader_boots(esp) == "b"
+    if good:
+        sd_boot(esp, "b").mark_good("b")
+    read = Path.read_text
+
+    def read_text(path: Path, *arguments: str | None, **how: str | None) -> str:
+        if path.name == "scanside-a.conf":
+            raise OSError(5, "Input/output error", str(path))
+        return read(path, *arguments, **how)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    boot = sd_boot(esp, "b")
+    assert (boot.state("a"), boot.state("b")) == ("unknown", "good" if good else "trial")
+    if good:
+        install(esp, Files(), runs="b")
+        assert loader_boots(esp) == "a"
+    else:
+        with pytest.raises(FirmwareError, match="may be the only good one"):
+            boot.close("a")
+        assert (esp / "loader/entries/scanside-a.conf").exists()
+
+
 def test_a_slot_without_a_kernel_is_never_tried(tmp_path: Path) -> None:
     esp = make_esp(tmp_path / "esp")
     with pytest.raises(FirmwareError, match="no kernel"):
@@ -248,6 +277,25 @@ def test_a_jetson_leaves_a_slot_that_failed(jetson: NvBootCtrl, monkeypatch: pyt
     monkeypatch.setenv("FAKE_NVBOOTCTRL_CURRENT", "1")
     jetson.mark_bad("b")
     assert (jetson.state("b"), jetson.primary()) == ("bad", "a")
+
+
+def test_a_jetson_whose_data_does_not_open_knows_of_no_slot_and_gives_none_up(
+    jetson: NvBootCtrl, tmp_path: Path
+) -> None:
+    """What it knows lies there, so neither is taken for one on trial."""
+    box = make_box(tmp_path / "box")
+    image = box.root / "usr/lib/scanside/image.json"
+    image.write_text(json.dumps({**json.loads(image.read_text()), "boot": "nvbootctrl"}))
+    assert [box.boot().state(slot) for slot in SLOTS] == ["trial", "trial"]
+    box.boot().mark_good("a")
+    shutil.rmtree(box.root / "data")
+    assert [box.boot().state(slot) for slot in SLOTS] == ["unknown", "unknown"]
+    broken = health.Finding("data", ok=False, detail="Read-only file system")
+    assert update.confirm(box, lambda: [broken]) == "degraded"
+    for act in (box.boot().mark_bad, box.boot().mark_good, box.boot().discard):
+        with pytest.raises(FirmwareError, match="the data partition is not open"):
+            act("b")
+    assert [jetson.primary(), *jetson._slots().values()] == ["a", "normal", "normal"]
 
 
 def test_both_backends_are_backends(jetson: NvBootCtrl, tmp_path: Path) -> None:

@@ -114,6 +114,27 @@ def test_what_is_handed_over_waits_while_a_system_is_on_trial(box: Box) -> None:
     assert not list(folder.iterdir())
 
 
+def test_what_is_handed_over_as_a_system_becomes_good_is_taken(
+    box: Box,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The verdict comes between the look at the slot and the stop of the path unit, which nothing else would start."""
+    folder, asked = hand_over(box), tmp_path / "asked"
+    (folder / "site.toml").write_text("x")
+    (box.esp / "EFI/scanside/b.efi").write_text("b 2.0.0|whole")
+    (box.esp / "loader/entries/scanside-b+2-1.conf").write_text("version 2\nefi /EFI/scanside/b.efi\n")
+    start(box, "b", "2.0.0")
+    program = tmp_path / "system" / "systemctl"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    said = inbox.take(box, restart=pytest.fail, reload=pytest.fail, hold=lambda: box.boot().mark_good("b"))
+    assert "REFUSED" in said[0] and not list(folder.iterdir())
+    assert asked.read_text().startswith("start --no-block scanside-inbox.path")
+
+
 def test_the_page_waits_no_longer_whatever_went_wrong(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     def take(_box: Box, _own: Path, say: inbox.handover.Say, by_hand: bool) -> inbox.handover.Outcome:
         say("system.raucb:  50 %  copying image")

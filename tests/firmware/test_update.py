@@ -387,6 +387,30 @@ def test_a_good_system_without_its_esp_goes_on(
     assert systemctl.read_text() == "" and "slot a  good   runs" in command(box, "status")
 
 
+@pytest.mark.parametrize("findings", [FINE, BROKEN])
+def test_a_system_of_which_nothing_says_that_its_start_was_counted_goes_on(
+    box: Box, systemctl: Path, monkeypatch: pytest.MonkeyPatch, findings: list[health.Finding]
+) -> None:
+    """Neither the ESP nor the EFI variables can be read: a good one would start again for ever."""
+    shutil.rmtree(box.esp)
+    said = judged(box, findings, monkeypatch)
+    assert "the network stays closed: slot a has no entry" in said and "this system is degraded" in said
+    assert systemctl.read_text() == "" and box.history()[-1]["event"] == "degraded"
+
+
+def test_a_slot_that_can_not_be_read_is_not_written_over_by_a_system_on_trial(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = on_trial(box)
+    before = (box.esp / "EFI/scanside/a.efi").read_text()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", unreadable(entries / "scanside-a.conf"))
+        assert "slot a  unknown" in command(box, "status")
+        assert "runs on trial" in command(box, "before-install")
+    assert (box.esp / "EFI/scanside/a.efi").read_text() == before
+    assert loader_boots(box.esp) == "b"
+
+
 def unreadable(folder: Path) -> object:
     read = Path.read_text
 
@@ -431,9 +455,11 @@ def test_a_stick_with_an_update_and_a_configuration_that_only_the_update_reads(
     """The earlier system never meets it: neither on a fall-back, nor where the update stays."""
     shutil.copy(publisher / "site.pub", box.trust)
     box.configuration.with_name("box-id").write_text("5eedb0c5\n")
-    (box.root / "dev/disk/by-label").mkdir(parents=True)
-    (box.root / "dev/sdb1").touch()
-    (box.root / "dev/disk/by-label/SCANSIDE").symlink_to("../../sdb1")
+    labels = {"sda1": "ESP", "sdb1": "SCANSIDE", "sdc": "SCANSIDE", "dm-0": None}
+    rows = [{"kname": name, "label": label} for name, label in labels.items()]
+    program = systemctl.with_name("lsblk")
+    program.write_text(f"#!/bin/sh\necho '{json.dumps({'blockdevices': rows})}'\n")
+    program.chmod(0o755)
     program = systemctl.with_name("scanside")
     program.write_text(
         '#!/bin/sh\n[ "$1" = conformance ] && grep -q new_key "$3" && '
@@ -469,7 +495,8 @@ def test_a_stick_with_an_update_and_a_configuration_that_only_the_update_reads(
         provisioning.apply(box, folder / "site.toml")
     judged(box, FINE if proves_itself else BROKEN, monkeypatch)
     if proves_itself:
-        assert systemctl.read_text() == "start --no-block scanside-inbox.path scanside-stick@sdb1.service\n"
+        units = "scanside-inbox.path scanside-stick@sdb1.service scanside-stick@sdc.service"
+        assert systemctl.read_text() == f"start --no-block {units}\n"
         assert plugged()[0] == "site.toml: configuration 1 is in place" and loaded == [box]
         assert "new_key" in box.configuration.read_text()
         assert judged(box, FINE, monkeypatch) and len(systemctl.read_text().splitlines()) == 1
