@@ -164,10 +164,10 @@ def _judge(response: _Response, sop_instance_uid: str) -> tuple[str, Blame]:
     if status == 200:
         if stored:
             return "did not store it: its answer names other objects only", "item"
-        if not content.strip() or (told and media_type in _DICOM_TYPES):
+        if not content.strip() or (told is not None and media_type in _DICOM_TYPES):
             return "", "nobody"
-        what = f"as {media_type}" if media_type else "with something"
-        return f"answers {what} that is no answer to STOW-RS (check url, and for a proxy before it)", "destination"
+        what = media_type or "something"
+        return f"answers with {what} that is no answer to STOW-RS (check url, and for a proxy before it)", "destination"
     hint = _HINTS.get(status)
     blame: Blame = "both" if status >= 500 else "item"
     if status in _OF_DESTINATION or 300 <= status < 400:
