@@ -231,11 +231,16 @@ def _of_deliveries(health: dict[str, Any]) -> Iterator[Problem]:
                 "/deliveries",
             )
         elif row["failing_since"] and row["configured"]:
+            count = row["waiting"]
             yield Problem(
                 f"failing_{name}",
                 "alarm",
-                f"{name} takes nothing since {_moment(row['failing_since'])}; {row['waiting']} results wait for it.",
-                f"Test the connection to {name} below: it says what fails. What waits is sent once it answers.",
+                f"{name} takes nothing since {_moment(row['failing_since'])}; {count} "
+                f"{_plural(count, 'result waits', 'results wait')} for it.",
+                f"Test the connection to {name} below: it says what fails. What waits is sent once it answers."
+                if row["failures"]
+                else f"{name} answers, and refuses each of them. Look in its log why, and mend that there; what waits "
+                "is tried again by itself.",
                 row["last_error"],
                 "/deliveries",
             )

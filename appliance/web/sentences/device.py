@@ -58,8 +58,11 @@ DEVICE = (
     m("%(number)s results wait for %(name)s, which is not configured."),
     m("Send them to one that is: scanside deliveries move %(name)s NAME. Or configure %(name)s again."),
     m("it is not configured"),
+    m("%(name)s takes nothing since %(date)s; %(number)s result waits for it."),
     m("%(name)s takes nothing since %(date)s; %(number)s results wait for it."),
     m("Test the connection to %(name)s below: it says what fails. What waits is sent once it answers."),
+    m("%(name)s answers, and refuses each of them. Look in its log why, and mend that there; what waits is tried again "
+      "by itself."),
     m("%(name)s was not told what is kept here: %(number)s storage commitment reports were given up."),
     m("Look whether it works, and whether its port for storage commitment is the one in [[storage_scp.modalities]]. It "
       "may ask again; until then it keeps its images."),
