@@ -22,7 +22,7 @@ _MANY_MESSAGES = 50
 _EFFECTS = {
     "banner": "each result carries a warning",
     "review": "no result may be used before a person has reviewed it",
-    "withheld": "no result leaves the device",
+    "withheld": "no new result leaves the device",
 }
 
 
@@ -146,6 +146,15 @@ def _of_safe_mode(health: dict[str, Any]) -> Iterator[Problem]:
             "Look at the cause. Safe mode ends when a person acknowledges the alarm, or leaves it by name and reason.",
             each["why"],
             "/safe-mode",
+        )
+    if count := health["safe_mode"]["on_their_way"]:
+        yield Problem(
+            "on_their_way",
+            "alarm",
+            f"{count} {_plural(count, 'result that was', 'results that were')} made before new ones were withheld "
+            f"{_plural(count, 'waits', 'wait')} for a destination, and {_plural(count, 'is', 'are')} still sent.",
+            f"Tell those who will read {_plural(count, 'it', 'them')} what safe mode was entered for.",
+            link="/deliveries",
         )
     if count := health["counts"]["withheld"]:
         yield Problem(
