@@ -23,7 +23,6 @@ from appliance.store import WrittenObject
 log = logging.getLogger("scanside.delivery")
 
 _QUIET_SECONDS = 10.0
-_AGAIN_SECONDS = 3600.0
 
 
 class AssessmentDelivery:
@@ -50,7 +49,7 @@ class AssessmentDelivery:
             raise
         except Exception:  # of one image; it must keep neither images nor other documents back
             log.exception("instance %d: its assessments can't be sent and are tried again", due["instance_id"])
-            self._store.postpone(due, time.time() + _AGAIN_SECONDS)
+            self._store.postpone(due, time.time() + self._config.delivery.longest_retry_seconds)
             return False
 
     def _make(self, due: dict[str, Any]) -> bool:

@@ -107,13 +107,15 @@ def health(config: Config, store: Store) -> dict[str, Any]:
 
 def safe_mode(config: Config) -> dict[str, Any]:
     """What is ``in_force`` (``id``, ``level``, ``kind``, ``why``, ``entered_at``), how often it was ``entered`` and
-    ``left``, and how many retraining ``tickets`` are open."""
+    ``left``, how many results are ``on_their_way`` though new ones are withheld, and how many retraining ``tickets``
+    are open."""
     store, truth = SafeModeStore(config.ledger_path, read_only=True), TruthStore(config.ledger_path, read_only=True)
     try:
         shown = ("id", "level", "kind", "why", "entered_at")
         return {
             "in_force": [{name: getattr(each, name) for name in shown} for each in store.in_force()],
             **store.changes(),
+            "on_their_way": store.on_their_way(),
             "tickets": len(truth.tickets(only_open=True)),
         }
     finally:

@@ -53,7 +53,8 @@ _GIVE_UP = """
 UPDATE outbox SET state = 'undelivered',
   last_error = CASE WHEN state = 'sent' THEN 'it was sent, but not committed' WHEN last_error = '' THEN :why
                ELSE last_error END
-WHERE destination = :destination AND queued_at <= :before AND (state = 'waiting' OR (state = 'sent' AND to_commit = 1))
+WHERE destination = :destination AND queued_at <= :before AND (:due OR next_attempt_at > :now)
+AND (state = 'waiting' OR (state = 'sent' AND to_commit = 1))
 RETURNING object_id, last_error
 """
 _UNDELIVERED = f"""
@@ -75,6 +76,9 @@ _BRING_FORWARD = (
     "UPDATE lane SET next_probe_at = :now + :probe WHERE next_probe_at > :now + :probe",
     "UPDATE instance SET not_before = :now + :delay WHERE state = 'received' AND not_before > :now + :delay",
     "UPDATE instance SET lease_until = :now + :lease WHERE state = 'claimed' AND lease_until > :now + :lease",
+    "UPDATE instance SET received_at = :now WHERE lead_id IS NOT NULL AND received_at > :now",
+    "UPDATE series SET look_again_at = :now + :quiet WHERE started_at IS NULL AND look_again_at > :now + :quiet",
+    "UPDATE assessment_due SET at = :now + :retry WHERE at > :now + :retry",
 )
 _OF_OBJECT = "SELECT instance_id, kind, of_result FROM object WHERE id = ?"
 _OF_REPORT = """
@@ -105,12 +109,15 @@ class OutboxStore(SeriesStore):
         return at
 
     def sent(self, outbox_id: int, to_commit: bool = False) -> None:
-        """Record that a destination took an object; with ``to_commit`` it is delivered once that has committed it."""
+        """Record that a destination took an object, which may have been set aside meanwhile.
+
+        With ``to_commit`` it is delivered once the destination has committed it.
+        """
         now = time.time()
         with self._transaction() as connection:
             row = connection.execute(
                 "UPDATE outbox SET state = 'sent', attempts = attempts + 1, last_error = '', sent_at = ?, "
-                "next_attempt_at = 0, to_commit = ?, asked = 0 WHERE id = ? AND state = 'waiting' "
+                "next_attempt_at = 0, to_commit = ?, asked = 0 WHERE id = ? AND state IN ('waiting', 'undelivered') "
                 "RETURNING object_id, destination",
                 (now, to_commit, outbox_id),
             ).fetchone()
@@ -265,16 +272,18 @@ class OutboxStore(SeriesStore):
         with self._transaction() as connection:
             connection.execute("DELETE FROM commitment WHERE asked_at < ?", (before,))
 
-    # --- a clock that was set back --------------------------------------------------------------------------------
+    # --- a clock that was set -------------------------------------------------------------------------------------
 
-    def bring_forward(self, longest_retry: float, longest_probe: float, commitment: float, lease: float) -> int:
+    def bring_forward(
+        self, longest_retry: float, longest_probe: float, commitment: float, lease: float, quiet: float
+    ) -> int:
         """Let nothing wait longer than it ever does: until a time that this device's clock believed before it was set.
 
         Parameters
         ----------
-        longest_retry, longest_probe, commitment, lease
+        longest_retry, longest_probe, commitment, lease, quiet
             The longest pauses in seconds, as `appliance.config` has them: of an item, of a destination's probe, before
-            the commitment is asked for a second time (it doubles), and of a claim.
+            the commitment is asked for a second time (it doubles), of a claim, and of a series.
 
         Returns
         -------
@@ -284,17 +293,31 @@ class OutboxStore(SeriesStore):
         pauses = {"now": now, "retry": longest_retry, "probe": longest_probe, "commitment": commitment}
         with self._transaction() as connection:
             return sum(
-                connection.execute(statement, {**pauses, "lease": lease, "delay": LONGEST_DELAY}).rowcount
+                connection.execute(
+                    statement, {**pauses, "lease": lease, "quiet": quiet, "delay": LONGEST_DELAY}
+                ).rowcount
                 for statement in _BRING_FORWARD
+            )
+
+    def put_off(self, step: float) -> None:
+        """Count no waiting time for ``step`` seconds that the clock was set ahead: nothing is given up for those."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE outbox SET queued_at = min(queued_at + :step, :now) "
+                "WHERE state = 'waiting' OR (state = 'sent' AND to_commit = 1)",
+                {"step": step, "now": time.time()},
             )
 
     # --- giving up, and starting anew by hand ---------------------------------------------------------------------
 
-    def give_up(self, destination: str, before: float, why: str) -> int:
-        """Set aside what is tried since before then; how many items. ``why`` where nothing else tells."""
+    def give_up(self, destination: str, before: float, why: str, due: bool = True) -> int:
+        """Set aside what waits since before then; how many items.
+
+        ``why`` where nothing else tells. ``due``: also what would be tried or asked for now.
+        """
         now = time.time()
         with self._transaction() as connection:
-            values = {"destination": destination, "before": before, "why": why}
+            values = {"destination": destination, "before": before, "why": why, "due": due, "now": now}
             rows = connection.execute(_GIVE_UP, values).fetchall()
             for row in rows:
                 self._tell(connection, row["object_id"], now, "undelivered", f"to {destination}: {row['last_error']}")

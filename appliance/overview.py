@@ -66,7 +66,14 @@ SELECT destination, coalesce(sum(n) FILTER (WHERE state = 'waiting'), 0) AS wait
        coalesce(lane.next_probe_at,
                 (SELECT min(next_attempt_at) FROM outbox WHERE outbox.destination = outbox_tally.destination
                  AND state = 'waiting')) AS next_attempt_at,
-       lane.since AS failing_since, coalesce(lane.failures, 0) AS failures
+       coalesce(lane.since,
+                (SELECT since FROM (SELECT min(queued_at) AS since FROM outbox
+                                    WHERE outbox.destination = outbox_tally.destination
+                                    AND state = 'waiting' AND attempts >= 3)
+                 WHERE since > coalesce((SELECT max(sent_at) FROM outbox
+                                         WHERE outbox.destination = outbox_tally.destination
+                                         AND sent_at IS NOT NULL), 0))) AS failing_since,
+       coalesce(lane.failures, 0) AS failures
 FROM outbox_tally LEFT JOIN lane USING (destination) GROUP BY destination ORDER BY destination
 """
 _KEPT = """
@@ -168,8 +175,9 @@ class Overview(Database):
     def destinations(self) -> list[dict[str, Any]]:
         """Per destination: how many results are in each state, why they wait, and until when.
 
-        ``sent`` with those ``committed``; ``to_commit``: sent, and not committed yet. ``failing_since`` is None unless
-        the destination itself fails, ``failures`` times so far.
+        ``sent`` with those ``committed``; ``to_commit``: sent, and not committed yet. ``failing_since`` is None while
+        the destination takes something. It fails as such, ``failures`` times so far; or there are none of those, it has
+        refused three times what waits since then, and has taken nothing else.
         """
         return self._rows(_DESTINATIONS)
 

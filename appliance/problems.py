@@ -22,7 +22,7 @@ _MANY_MESSAGES = 50
 _EFFECTS = {
     "banner": "each result carries a warning",
     "review": "no result may be used before a person has reviewed it",
-    "withheld": "no result leaves the device",
+    "withheld": "no new result leaves the device",
 }
 
 
@@ -147,6 +147,15 @@ def _of_safe_mode(health: dict[str, Any]) -> Iterator[Problem]:
             each["why"],
             "/safe-mode",
         )
+    if count := health["safe_mode"]["on_their_way"]:
+        yield Problem(
+            "on_their_way",
+            "alarm",
+            f"{count} {_plural(count, 'result that was', 'results that were')} made before new ones were withheld "
+            f"{_plural(count, 'waits', 'wait')} for a destination, and {_plural(count, 'is', 'are')} still sent.",
+            f"Tell those who will read {_plural(count, 'it', 'them')} what safe mode was entered for.",
+            link="/deliveries",
+        )
     if count := health["counts"]["withheld"]:
         yield Problem(
             "withheld",
@@ -231,11 +240,16 @@ def _of_deliveries(health: dict[str, Any]) -> Iterator[Problem]:
                 "/deliveries",
             )
         elif row["failing_since"] and row["configured"]:
+            count = row["waiting"]
             yield Problem(
                 f"failing_{name}",
                 "alarm",
-                f"{name} takes nothing since {_moment(row['failing_since'])}; {row['waiting']} results wait for it.",
-                f"Test the connection to {name} below: it says what fails. What waits is sent once it answers.",
+                f"{name} takes nothing since {_moment(row['failing_since'])}; {count} "
+                f"{_plural(count, 'result waits', 'results wait')} for it.",
+                f"Test the connection to {name} below: it says what fails. What waits is sent once it answers."
+                if row["failures"]
+                else f"{name} answers, and refuses each of them. Look in its log why, and mend that there; what waits "
+                "is tried again by itself.",
                 row["last_error"],
                 "/deliveries",
             )

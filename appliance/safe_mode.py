@@ -1,7 +1,8 @@
 """Safe mode: what an alarm does to the results that follow, until a person has looked at it.
 
 Three levels, each with what the one before does: ``banner`` is a warning with each result and on each page; ``review``
-flags each result as one that nobody may use before a person has seen it; ``withheld`` lets no result leave the device.
+flags each result as one that nobody may use before a person has seen it; ``withheld`` lets no new result leave the
+device; what was made before is sent on.
 The configuration says which alarm leads to which (`appliance.config.SafeMode`). It is entered by the device and left by
 a person: by acknowledging the alarm, or by name and reason. Each change is a row of the ledger, a record of the audit
 trail, a line of the log, a metric and a problem on the device page, whatever the configuration says.

@@ -17,6 +17,15 @@ INSERT INTO safe_mode (package, level, kind, source, why, entered_at, entered_by
 VALUES (:package, :level, :kind, :source, :why, :at, :by) ON CONFLICT DO NOTHING
 """
 
+_ON_THEIR_WAY = """
+SELECT count(DISTINCT object.instance_id) AS n
+FROM safe_mode INDEXED BY safe_mode_in_force
+JOIN outbox ON outbox.destination IN (SELECT destination FROM outbox_tally) AND outbox.state = 'waiting'
+JOIN object ON object.id = outbox.object_id AND of_result
+JOIN result ON result.instance_id = object.instance_id
+WHERE left_at IS NULL AND level = 'withheld' AND made_at < entered_at AND instr(provenance || outlines, package)
+"""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -97,6 +106,10 @@ class SafeModeStore(Database):
             (row["kind"], row["source"])
             for row in self._rows("SELECT kind, source FROM safe_mode WHERE source IS NOT NULL")
         }
+
+    def on_their_way(self) -> int:
+        """Results that wait for a destination, made before those of their packages were withheld, as they are now."""
+        return int(self._rows(_ON_THEIR_WAY)[0]["n"])
 
     def changes(self) -> dict[str, int]:
         """How often it was ``entered`` and ``left`` since this ledger began."""

@@ -138,6 +138,7 @@ CREATE TABLE outbox (
 CREATE INDEX outbox_due ON outbox (destination, state, next_attempt_at);
 CREATE INDEX outbox_to_commit ON outbox (destination, next_attempt_at) WHERE state = 'sent' AND to_commit = 1;
 CREATE INDEX outbox_undelivered ON outbox (id) WHERE state = 'undelivered';
+CREATE INDEX outbox_sent ON outbox (destination, sent_at) WHERE sent_at IS NOT NULL;
 
 CREATE TABLE commitment (                        -- what was asked of destinations that commit (PS3.4 annex J)
     transaction_uid TEXT PRIMARY KEY,

@@ -349,3 +349,4 @@ CREATE TABLE commitment_item (                   -- of which sent items each of 
     PRIMARY KEY (transaction_uid, outbox_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX commitment_item_by_outbox ON commitment_item (outbox_id);
+CREATE INDEX outbox_sent ON outbox (destination, sent_at) WHERE sent_at IS NOT NULL;

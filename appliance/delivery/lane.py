@@ -9,7 +9,6 @@ All of it stands in the ledger, so a restart changes nothing.
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
 import time
@@ -33,7 +32,6 @@ log = logging.getLogger("scanside.delivery")
 
 _LONGEST_SLEEP = 5.0  # what is to be sent again by hand comes from another process, which wakes nobody
 _URGENT_SECONDS = 1.0  # between two looks, while much is sent, for what is to be read before that
-_LOOK_SECONDS = 10.0  # between two looks for what is to be given up
 _FORGET_SECONDS = 30 * 86400.0
 
 
@@ -72,7 +70,6 @@ class Lane:
         self._results, self._way, self._committer, self._stopping = results_folder, way, committer, stopping
         self._on_report, self._trail = on_report, trail
         self._name = destination.name
-        self._looked_at = -math.inf
         self._reported = threading.Event()
 
     def begin(self) -> None:
@@ -89,7 +86,6 @@ class Lane:
 
     def work(self) -> float:
         """Send and ask what is due; seconds until there may be more to do."""
-        self._give_up()
         failing = self._store.lane(self._name)
         if failing is not None and failing["next_probe_at"] > time.time():
             return self._until(failing["next_probe_at"])
@@ -209,24 +205,6 @@ class Lane:
             self._store.lane_works(self._name)
             seconds = time.time() - failing["since"]
             log.info("%s answers again, after %.0f s and %d failures", self._name, seconds, failing["failures"])
-
-    def _give_up(self) -> None:
-        now = time.monotonic()
-        if now - self._looked_at < min(_LOOK_SECONDS, self._settings.first_retry_seconds):
-            return
-        self._looked_at = now
-        hours = self._settings.undelivered_hours
-        failing = self._store.lane(self._name)
-        why = failing["last_error"] if failing else "it was not tried"
-        count = self._store.give_up(self._name, time.time() - hours * 3600, why)
-        if count:
-            log.error(
-                "%d objects could not be delivered to %s in %g h and are set aside: `scanside deliveries list` shows "
-                "them, `scanside deliveries retry` sends them",
-                count,
-                self._name,
-                hours,
-            )
 
     # --- storage commitment -----------------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ log = logging.getLogger("scanside.delivery")
 
 _STOP_SECONDS = 5.0
 _LOOK_SECONDS = 10.0
-_SET_BACK_SECONDS = 1.0  # more than a time server slews a clock between two looks
+_SET_SECONDS = 1.0  # more than a time server slews a clock between two looks
+_SECONDS_PER_HOUR = 3600.0
 
 
 class Outbox:
@@ -125,18 +126,29 @@ class Outbox:
         self._store.close()
 
     def _look_after_the_rest(self) -> None:
-        """What no lane sees: that the clock was set back, and what waits for destinations that are not configured."""
-        ahead = math.inf  # seconds of the wall clock before the monotonic one; it may have been set before the start
+        """What no lane sees: that the clock was set, and what has waited for too long."""
+        seen = math.inf  # seconds of the wall clock before the monotonic one; it may have been set before the start
+        given = self._config.delivery
+        patience = min(
+            max(given.longest_retry_seconds, given.longest_probe_seconds), given.undelivered_hours * _SECONDS_PER_HOUR
+        )
+        begun_at = time.monotonic()
         while not self._stopping.is_set():
             try:
-                before, ahead = ahead, time.time() - time.monotonic()
-                if before - ahead > _SET_BACK_SECONDS:
+                now = time.time()
+                ahead = now - time.monotonic()
+                if seen - ahead > _SET_SECONDS:
                     self._bring_forward()
-                self._give_up_for_others()
+                elif ahead - seen > _SET_SECONDS:
+                    self._put_off(ahead - seen)
+                seen = ahead
+                before = now - given.undelivered_hours * _SECONDS_PER_HOUR
+                self._give_up_for_others(before)
+                if time.monotonic() - begun_at >= patience:  # by then each was tried since the start, if not just now
+                    self._give_up(before)
             except SpoolError as error:  # the ledger is on a full disk; what is due stays due
-                ahead = math.inf
                 log.error("what waits is not looked after: %s", error)
-            self._stopping.wait(min(_LOOK_SECONDS, self._config.delivery.first_retry_seconds))
+            self._stopping.wait(min(_LOOK_SECONDS, given.first_retry_seconds))
         self._store.close()
 
     def _bring_forward(self) -> None:
@@ -146,14 +158,32 @@ class Outbox:
             given.longest_probe_seconds,
             given.commitment_seconds,
             self._config.inference.lease_seconds,
+            self._config.series.quiet_seconds,
         )
         if count:
             log.warning("the clock was set back: %d that waited for a later time wait no longer than usual", count)
             self.wake()
 
-    def _give_up_for_others(self) -> None:
+    def _put_off(self, step: float) -> None:
+        log.warning("the clock went ahead by %.0f s at once, which count as no time that deliveries have waited", step)
+        self._store.put_off(step)
+
+    def _give_up(self, before: float) -> None:
+        """What is due at this moment only where the destination fails: else its turn comes at once."""
+        for name in self._lanes:
+            failing = self._store.lane(name)
+            why = failing["last_error"] if failing else ""
+            if count := self._store.give_up(name, before, why, due=failing is not None):
+                log.error(
+                    "%d objects could not be delivered to %s in %g h and are set aside: `scanside deliveries list` "
+                    "shows them, `scanside deliveries retry` sends them",
+                    count,
+                    name,
+                    self._config.delivery.undelivered_hours,
+                )
+
+    def _give_up_for_others(self, before: float) -> None:
         """In time, as for any other destination."""
-        before = time.time() - self._config.delivery.undelivered_hours * 3600
         for name in {row["destination"] for row in self._store.destinations()} - self._lanes.keys():
             if count := self._store.give_up(name, before, "it is not configured"):
                 log.error("%d objects for %s, which is not configured, are set aside", count, name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import msgspec
 import urllib3
@@ -22,6 +23,7 @@ _LONGEST_ANSWER = 1024 * 1024
 _FAILED, _REFERENCED, _OTHER = "00081198", "00081199", "0008119A"  # Failed, Referenced SOP, Other Failures Sequence
 _REASON, _INSTANCE = "00081197", "00081155"  # Failure Reason, Referenced SOP Instance UID
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
+_DICOM_TYPES = ("application/dicom+json", "application/dicom+xml")
 _HINTS = {
     401: "check the login of this destination",
     403: "the login of this destination may not store here",
@@ -31,6 +33,21 @@ _HINTS = {
 }
 # What the service says of itself, not of one object.
 _OF_DESTINATION = {401, 403, 404, 405, 408, 415, 429, 502, 503, 504, 507}
+
+
+class _Response(NamedTuple):
+    """``media_type`` is of its Content-Type, in lower case and without parameters; empty where it has none."""
+
+    status: int
+    media_type: str
+    content: bytes
+
+
+class _Told(NamedTuple):
+    """What a Store Instances Response Module says: Failure Reasons, and SOP Instance UIDs of what was stored."""
+
+    reasons: list[int]
+    stored: list[str]
 
 
 class StowWay:
@@ -43,7 +60,7 @@ class StowWay:
     def check(self) -> None:
         """Look whether the service is there: it is asked for one study."""
         try:
-            status, _ = self._request("GET", "studies?limit=1", {"Accept": "application/dicom+json"})
+            status = self._request("GET", "studies?limit=1", {"Accept": "application/dicom+json"}).status
         except HTTPError as error:
             raise DeliveryError(self._in_words(error)) from error
         if status >= 300 and status not in (405, 501):  # one that stores need not search
@@ -75,17 +92,17 @@ class StowWay:
             "Accept": "application/dicom+json",
         }
         try:
-            status, answer = self._request("POST", "studies", headers, body)
+            response = self._request("POST", "studies", headers, body)
         except HTTPError as error:
             reached = not isinstance(error, NewConnectionError | ConnectTimeoutError | SSLError)
             return Answer(item, self._in_words(error), "both" if reached else "destination")
         except ApplianceError as error:
             return Answer(item, str(error), "destination")
-        fault, blame = _judge(status, answer, item.sop_instance_uid)
+        fault, blame = _judge(response, item.sop_instance_uid)
         return Answer(item, f"{self._destination.url} {fault}" if fault else "", blame)
 
-    def _request(self, method: str, path: str, headers: dict[str, str], body: bytes | None = None) -> tuple[int, bytes]:
-        """Status and content of the answer; raises `urllib3.exceptions.HTTPError`, or `ConfigError`."""
+    def _request(self, method: str, path: str, headers: dict[str, str], body: bytes | None = None) -> _Response:
+        """Raises `urllib3.exceptions.HTTPError`, or `ConfigError`."""
         pool = self._pool = self._pool or self._connect()
         response = pool.request(
             method,
@@ -109,7 +126,8 @@ class StowWay:
             response.release_conn()
         else:
             response.close()
-        return response.status, content
+        media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        return _Response(response.status, media_type, content)
 
     def _connect(self) -> urllib3.PoolManager:
         timeout = self._config.delivery.timeout_seconds
@@ -130,17 +148,26 @@ class StowWay:
         return f"{url} gave no answer: {error}"
 
 
-def _judge(status: int, content: bytes, sop_instance_uid: str) -> tuple[str, Blame]:
+def _judge(response: _Response, sop_instance_uid: str) -> tuple[str, Blame]:
     """What an answer says of the one object that was sent (PS3.18 section 10.5.3): an error, '' for none; its blame."""
-    reasons = _reasons(content, sop_instance_uid)
-    if (status == 200 and not reasons) or (status == 202 and reasons == []):
-        return "", "nobody"  # 202: stored with a warning
-    if status in (200, 202, 409) and reasons:
+    status, media_type, content = response
+    told = _told(response)
+    reasons, stored = told or _Told([], [])
+    if reasons and status in (200, 202, 409):
         if set(reasons) == {DUPLICATE}:
             return "", "nobody"
         full = any(reason in _OUT_OF_RESOURCES for reason in reasons)
         words = ", ".join(f"0x{reason:04X}" for reason in reasons)
         return f"did not store it: {words} (Failure Reason)", "destination" if full else "item"
+    if sop_instance_uid in stored and status in (200, 202):  # 202: stored with a warning
+        return "", "nobody"
+    if status == 200:
+        if stored:
+            return "did not store it: its answer names other objects only", "item"
+        if not content.strip() or (told is not None and media_type in _DICOM_TYPES):
+            return "", "nobody"
+        what = media_type or "something"
+        return f"answers with {what} that is no answer to STOW-RS (check url, and for a proxy before it)", "destination"
     hint = _HINTS.get(status)
     blame: Blame = "both" if status >= 500 else "item"
     if status in _OF_DESTINATION or 300 <= status < 400:
@@ -148,14 +175,33 @@ def _judge(status: int, content: bytes, sop_instance_uid: str) -> tuple[str, Bla
     return f"answers with {status}{f' ({hint})' if hint else ''}", blame
 
 
-def _reasons(content: bytes, sop_instance_uid: str) -> list[int] | None:
-    """Why the object was not stored; none where it was; None where the answer does not tell."""
-    with contextlib.suppress(msgspec.DecodeError, KeyError, TypeError, IndexError, ValueError, AttributeError):
-        answer = msgspec.json.decode(content)
-        failed = [item for name in (_FAILED, _OTHER) for item in answer.get(name, {}).get("Value", [])]
-        if failed:
-            return [int(item.get(_REASON, {}).get("Value", [0])[0]) for item in failed]
-        stored = answer[_REFERENCED]["Value"]
-        if any(item[_INSTANCE]["Value"][0] == sop_instance_uid for item in stored):
-            return []
+def _told(response: _Response) -> _Told | None:
+    """None where the content is no DICOM object, as JSON or XML."""
+    with contextlib.suppress(
+        msgspec.DecodeError, ElementTree.ParseError, KeyError, TypeError, IndexError, ValueError, AttributeError
+    ):
+        if response.media_type.endswith("xml"):
+            module = _json_model(ElementTree.fromstring(response.content))  # noqa: S314 (expat bounds what entities become)
+        else:
+            module = msgspec.json.decode(response.content)
+        failed = [item for name in (_FAILED, _OTHER) for item in module.get(name, {}).get("Value", [])]
+        stored = module.get(_REFERENCED, {}).get("Value", [])
+        return _Told(
+            [int(item.get(_REASON, {}).get("Value", [0])[0]) for item in failed],
+            [str(item[_INSTANCE]["Value"][0]) for item in stored],
+        )
     return None
+
+
+def _json_model(parent: ElementTree.Element) -> dict[str, Any]:
+    """The attributes below an element of the Native DICOM Model (PS3.19 annex A.1), as the DICOM JSON Model has them.
+
+    Values stay text.
+    """
+    return {
+        each.get("tag", ""): {
+            "Value": [_json_model(item) for item in each.findall("{*}Item")]
+            or [(value.text or "").strip() for value in each.findall("{*}Value")]
+        }
+        for each in parent.findall("{*}DicomAttribute")
+    }

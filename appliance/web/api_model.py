@@ -150,7 +150,7 @@ class Trouble(Answer, frozen=True):
 
 
 class Destination(Answer, frozen=True):
-    """``failing_since`` is None while it works; ``to_commit``: sent, and not committed yet."""
+    """``failing_since``: it takes nothing, None while it works; ``to_commit``: sent, and not committed yet."""
 
     name: str
     waiting: int

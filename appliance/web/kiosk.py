@@ -84,8 +84,13 @@ def _alarms(found: dict[str, Any]) -> list[str]:
         alarms.append(_("The reader does not answer"))
     silent = components.get("silence", {}).get("silent", ())
     alarms += [_("%(ae_title)s is silent", ae_title=each["ae_title"]) for each in silent]
-    failing = [each["destination"] for each in found["destinations"] if each["failing_since"] and each["configured"]]
-    alarms += [_("%(destination)s can't be reached", destination=each) for each in failing]
+    failing = [each for each in found["destinations"] if each["failing_since"] and each["configured"]]
+    alarms += [
+        _("%(destination)s can't be reached", destination=each["destination"])
+        if each["failures"]
+        else _("%(destination)s takes nothing", destination=each["destination"])
+        for each in failing
+    ]
     if found["disk"]["free"] < _LEAST_FREE * found["disk"]["total"]:
         alarms.append(_("The disk is almost full"))
     store: SafeModeStore = current_app.config["SCANSIDE_SAFE_MODE"]

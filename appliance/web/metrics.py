@@ -73,7 +73,7 @@ class _Collector:
         )
         failing = Gauge(
             "scanside_destination_failing_seconds",
-            "Since when a destination fails; 0 while it works.",
+            "Since when a destination takes nothing; 0 while it works.",
             labels=("destination",),
         )
         counted = [

@@ -8,6 +8,7 @@ import json
 import shutil
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -356,13 +357,26 @@ def test_nothing_is_made_where_nobody_wants_it(sending: Sending) -> None:
     assert sending.waiting() == []
 
 
+def test_a_clock_that_is_set_back_makes_no_assessment_wait_longer(
+    sending: Sending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, ahead = time.time, [86400.0]
+    monkeypatch.setattr(time, "time", lambda: clock() + ahead[0])
+    sending.say()
+    ahead[0] = 0.0
+    sending.store.bring_forward(300, 60, 300, 30, 10)
+    ahead[0] = 320.0
+    assert sending.delivery.look()
+    assert sending.waiting() == [("assessment_1", "pacs")]
+
+
 def test_the_image_is_done_by_its_result_alone(sending: Sending) -> None:
     """It never goes back, whatever becomes of what was said; which is found where what is undelivered is."""
     sending.say()
     sending.delivery.look()
     (item,) = sending.store.due("pacs")
     sending.store.retry([item["id"]], "refused", 0.0)
-    assert sending.store.give_up("pacs", 1e12, "it was not tried") == 1
+    assert sending.store.give_up("pacs", 1e12, "") == 1
     assert (sending.state(), sending.store.undelivered_count()) == ("delivered", 1)
     assert [each["kind"] for each in sending.store.undelivered()] == ["assessment_1"]
     assert [row["id"] for row in sending.custody.removable("result", 1e12)] == [], "it is nowhere else"

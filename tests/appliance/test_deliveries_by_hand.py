@@ -109,6 +109,31 @@ def test_the_page_alarms_and_sends_again(results: Results, page: FlaskClient) ->
     assert "not delivered" not in page.get("/").get_data(as_text=True)
 
 
+def test_a_destination_that_refuses_everything_is_an_alarm_and_does_not_work(tmp_path: Path) -> None:
+    """Until it takes something that is newer; what it took before is no sign."""
+    found = Results(tmp_path, (local("pacs", 104),), 3)
+    found.config.results_path.mkdir(exist_ok=True)
+    page = create_app(found.config).test_client()
+    before, refused, newer = found.store.due("pacs")
+    found.store.sent(before["id"])
+    found.store._connection().execute("UPDATE outbox SET queued_at = ? WHERE id = ?", (time.time(), refused["id"]))
+    for tries in range(1, 4):
+        assert '<span class="state good">works</span>' in page.get("/deliveries").text, tries
+        found.store.retry([refused["id"]], "the peer answered Failure 0xC000", time.time() + 60)
+    html = page.get("/deliveries").text
+    assert ("takes nothing</span> since" in html, '<span class="state good">works</span>' in html) == (True, False)
+    assert "0xC000" in html
+    device = page.get("/device").text
+    assert "pacs takes nothing since" in device
+    assert "pacs answers, and refuses each of them." in device
+    assert "pacs nimmt nichts an" in page.get("/kiosk", headers={"Accept-Language": "de"}).text
+    seconds = page.get("/metrics").text.partition('scanside_destination_failing_seconds{destination="pacs"} ')[2]
+    assert float(seconds.split()[0]) > 0
+    found.store.sent(newer["id"])
+    assert '<span class="state good">works</span>' in page.get("/deliveries").text
+    assert "pacs takes nothing" not in page.get("/device").text
+
+
 def test_a_destination_is_shown_before_anything_was_sent_with_what_it_will_get(tmp_path: Path) -> None:
     config = Config(data_dir=str(tmp_path), destinations=(local("pacs", 104), Destination(name="x", path="out")))
     page = create_app(config).test_client().get("/deliveries").text

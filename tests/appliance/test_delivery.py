@@ -257,6 +257,45 @@ def test_what_nobody_takes_is_set_aside_alarmed_and_sent_again_by_hand(tmp_path:
     assert received(tmp_path / "a") == results.uids
 
 
+def test_nothing_is_given_up_untried_after_the_box_was_off_for_long(tmp_path: Path) -> None:
+    """However much it is, and where the peer, or the network, is there a little later only."""
+    port = free_port()
+    patient = {"longest_retry_seconds": 30.0, "undelivered_hours": 1.0}
+    results = Results(tmp_path, (local("pacs", port),), 120, **patient)
+    with results.store._transaction() as connection:
+        connection.execute("UPDATE outbox SET queued_at = queued_at - 4 * 86400")
+    with results.delivering():
+        wait_until(lambda: results.destination("pacs")["failures"] >= 2, "it has failed")
+        with storescp(tmp_path / "a", port=port):
+            wait_until(lambda: results.states() == {"delivered"}, "all are delivered", 60)
+    assert received(tmp_path / "a") == results.uids
+    assert all(event["what"] != "undelivered" for number in range(1, 121) for event in results.store.events(number))
+
+
+def test_a_clock_that_goes_ahead_is_no_time_that_anything_has_waited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, ahead = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: clock() + ahead[0])
+    port = free_port()
+    results = Results(tmp_path, (local("pacs", port),), 2, undelivered_hours=1.0)
+    with results.delivering():
+        time.sleep(1.5)  # what was tried by then may be given up
+        ahead[0] = 86400.0
+        time.sleep(1.0)
+        assert results.destination("pacs")["undelivered"] == 0
+        with storescp(tmp_path / "a", port=port):
+            wait_until(lambda: results.states() == {"delivered"}, "all are delivered")
+
+
+def test_what_a_peer_takes_while_it_is_set_aside_is_delivered(tmp_path: Path) -> None:
+    results = Results(tmp_path, (local("pacs", free_port()),), 1)
+    (item,) = results.store.due("pacs")
+    assert results.store.give_up("pacs", time.time(), "it fails") == 1
+    results.store.sent(item["id"])
+    assert (results.states(), results.store.undelivered_count()) == ({"delivered"}, 0)
+
+
 def test_what_a_peer_has_lost_is_sent_again_by_hand(tmp_path: Path) -> None:
     begin = time.time()
     with storescp(tmp_path / "a") as port:

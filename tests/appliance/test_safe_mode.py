@@ -38,6 +38,7 @@ from appliance.store import Arrival, Store, WrittenObject
 from appliance.truth_store import TruthStore
 from appliance.web.app import create_app
 from appliance.worker import Worker
+from tests import outgoing
 from tests.appliance.conftest import browser
 from tests.dicom_files import make_radiograph
 from tests.results import PROVENANCE, found
@@ -352,6 +353,35 @@ def test_results_are_marked_withheld_and_released(tmp_path: Path) -> None:
         assert device.read(5, PatientAge="050Y")["provenance"]["safe_mode"] == "banner"
     finally:
         device.close()
+
+
+def test_what_was_made_before_results_are_withheld_is_sent_on_and_counted(tmp_path: Path) -> None:
+    to = (outgoing.local("pacs", 104), outgoing.local("archive", 105))
+    results = outgoing.Results(tmp_path, to, 2)
+    provenance = {"package_sha256": "ab" * 32}
+    results.store._connection().execute("UPDATE result SET provenance = ?", (json.dumps(provenance),))
+    results.config.results_path.mkdir(exist_ok=True)
+    mode, client = safe_mode(results.config), create_app(results.config).test_client()
+
+    def said() -> str:
+        return client.get("/device").text
+
+    mode.enter("withheld", "jane", "another model has failed", "cd" * 32)
+    mode.enter("review", "jane", "to be sure")
+    assert "no new result leaves the device" in said()
+    assert "made before" not in said()
+    entry = mode.enter("withheld", "jane", "the tube is broken", "ab" * 32)
+    mode.enter("withheld", "jane", "all models")
+    results.add(2, to)
+    assert "2 results that were made before new ones were withheld wait for a destination, and are still sent" in said()
+    for item in (results.store.due("pacs")[0], results.store.due("archive")[0]):
+        results.store.sent(item["id"])
+    assert "1 result that was made before new ones were withheld waits for a destination, and is still sent" in said()
+    mode.leave(entry.id, "jane", "mended")
+    assert "1 result that was made before" in said(), "of all models, they are withheld"
+    german = client.get("/device", headers={"Accept-Language": "de"}).text
+    assert "1 Ergebnis, das" in german
+    mode.close()
 
 
 def test_an_image_outside_validated_use_is_withheld_where_the_policy_says_so(tmp_path: Path) -> None:

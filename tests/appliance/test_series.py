@@ -312,6 +312,24 @@ def test_a_series_is_not_judged_before_all_headers_that_came_before_its_end_are_
     assert [len(series.slices) for series in ledger.store.to_judge()] == [3]
 
 
+def test_a_clock_that_is_set_back_makes_no_series_wait_longer(ledger: Ledger) -> None:
+    """Nor one that takes the place of a series whose images were received before that."""
+    ledger.clock.now += 86400
+    gathered(ledger, 0, 2)
+    ledger.start()
+    assert ledger.store.claim("me", 30) is None, "an image is missing"
+    ledger.clock.now -= 86400
+    ledger.store.bring_forward(300, 60, 300, 30, 10)
+    for late in (4, 6):
+        ledger.clock.now += 11
+        ledger.start()
+        ledger.store.finish(ledger.claim()["id"], "me", RESULT, [], [])
+        gathered(ledger, late, transfer=f"late {late}")
+    ledger.clock.now += 11
+    ledger.start()
+    assert ledger.claim()["lead_id"]
+
+
 def test_an_image_that_joins_while_a_series_is_judged_stops_its_start(ledger: Ledger) -> None:
     gathered(ledger, 0, 1)
     (series,) = ledger.store.to_judge()

@@ -157,7 +157,7 @@ def test_what_is_held_is_looked_at_after_a_restart_and_no_clock_is_blamed_for_it
     store.hold(claimed(store), "me", "Waiting: its package can't be served")
     assert store.claim("me", 60) is None
     store.release_all("the appliance was restarted")
-    assert store.bring_forward(60, 60, 60, 60) == 0
+    assert store.bring_forward(60, 60, 60, 60, 10) == 0
     assert store.claim("me", 60) is not None
 
 

@@ -30,7 +30,11 @@ def web(url: str, **more: object) -> Destination:
 
 
 @contextmanager
-def service(answer: Callable[[bytes], tuple[int, bytes]], tls: ssl.SSLContext | None = None) -> Iterator[str]:
+def service(
+    answer: Callable[[bytes], tuple[int, bytes]],
+    tls: ssl.SSLContext | None = None,
+    content_type: str = "application/dicom+json",
+) -> Iterator[str]:
     """A DICOMweb service that answers as it is told; its address."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -40,6 +44,7 @@ def service(answer: Callable[[bytes], tuple[int, bytes]], tls: ssl.SSLContext | 
             status, content = answer(self.rfile.read(int(self.headers["Content-Length"])))
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Type", content_type)
             if 300 <= status < 400:
                 self.send_header("Location", "http://127.0.0.1:9/elsewhere")
             self.end_headers()
@@ -131,10 +136,14 @@ def failed(reason: int, sequence: str = "00081198") -> bytes:
     return json.dumps({sequence: {"vr": "SQ", "Value": [item]}}).encode()
 
 
+def stored(sop_instance_uid: str) -> bytes:
+    item = {"00081155": {"vr": "UI", "Value": [sop_instance_uid]}}
+    return json.dumps({"00081199": {"vr": "SQ", "Value": [item]}}).encode()
+
+
 @pytest.mark.parametrize(
     ("status", "content", "blame", "said"),
     [
-        (200, b"<xml/>", "nobody", ""),
         (200, failed(0xC000), "item", "0xC000"),
         (200, failed(0x0110, "0008119A"), "item", "0x0110"),
         (409, failed(0x0111), "nobody", ""),  # it has it
@@ -160,14 +169,56 @@ def test_what_an_answer_is_blamed_on(tmp_path: Path, status: int, content: bytes
     assert len(answers) == (1 if blame in ("destination", "both") else 2)
 
 
+def in_xml(sequence: str, *values: tuple[str, str]) -> bytes:
+    """A Store Instances Response Module with one item, in the Native DICOM Model."""
+    inside = "".join(
+        f'<DicomAttribute tag="{tag}"><Value number="1">{value}</Value></DicomAttribute>' for tag, value in values
+    )
+    item = f'<DicomAttribute tag="{sequence}" vr="SQ"><Item number="1">{inside}</Item></DicomAttribute>'
+    return f'<NativeDicomModel xmlns="{_NATIVE}">{item}</NativeDicomModel>'.encode()
+
+
+_NATIVE = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
+_LOGIN_PAGE = b"<!DOCTYPE html><html><body>Please log in</body></html>"
+_JSON, _XML = "application/dicom+json; charset=utf-8", "application/dicom+xml"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "content", "blame", "said"),
+    [
+        (_JSON, b"", "nobody", ""),
+        ("text/html", b"", "nobody", ""),
+        (_JSON, b"{}", "nobody", ""),
+        (_XML, b"<xml/>", "nobody", ""),
+        ("application/json", stored("OURS"), "nobody", ""),
+        (_XML, in_xml("00081199", ("00081155", "OURS")), "nobody", ""),
+        (_JSON, stored("1.2.3"), "item", "names other objects only"),
+        (_XML, in_xml("00081199", ("00081155", "1.2.3")), "item", "names other objects only"),
+        (_XML, in_xml("00081198", ("00081155", "OURS"), ("00081197", "49152")), "item", "0xC000"),
+        ("application/json", b"{}", "destination", "with application/json that is no answer to STOW-RS"),
+        ("text/html; charset=utf-8", _LOGIN_PAGE, "destination", "with text/html that is no answer to STOW-RS"),
+        ("", _LOGIN_PAGE, "destination", "no answer to STOW-RS"),
+        (_JSON, _LOGIN_PAGE, "destination", "no answer to STOW-RS"),
+        (_XML, b"<xml", "destination", "no answer to STOW-RS"),
+    ],
+)  # fmt: skip
+def test_200_is_a_success_where_the_answer_is_one(
+    tmp_path: Path, content_type: str, content: bytes, blame: str, said: str
+) -> None:
+    source = make_radiograph(tmp_path / "a.dcm", rows=32, columns=32)
+    ours = content.replace(b"OURS", str(pydicom.dcmread(source).SOPInstanceUID).encode())
+    with service(lambda _: (200, ours), content_type=content_type) as url:
+        (answer,) = send(web(url), source)
+    assert (answer.blame, said in answer.error, bool(said)) == (blame, True, bool(answer.error))
+
+
 def test_an_object_that_was_stored_with_a_warning_is_there(tmp_path: Path) -> None:
     source = make_radiograph(tmp_path / "a.dcm", rows=32, columns=32)
     bodies: list[bytes] = []
 
     def answer(body: bytes) -> tuple[int, bytes]:
         bodies.append(body)
-        item = {"00081155": {"vr": "UI", "Value": [str(pydicom.dcmread(source).SOPInstanceUID)]}}
-        return 202, json.dumps({"00081199": {"vr": "SQ", "Value": [item]}}).encode()
+        return 202, stored(str(pydicom.dcmread(source).SOPInstanceUID))
 
     with service(answer) as url:
         (found,) = send(web(url), source)

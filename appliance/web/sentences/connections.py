@@ -148,7 +148,6 @@ TESTS = (
     m("%(path)s may not be written to"),
     m("%(path)s may not be written to (%(said)s)"),
     m("give this user the right"),
-    m("it was not tried"),
     m("it was sent, but not committed"),
     m("%(ae_title)s at %(address)s"),
     m("%(said)s: waiting until %(clock)s"),

@@ -20,7 +20,11 @@ DEVICE = (
     m("Each image was still read or said to have failed. Look at memory and temperature, then send the support bundle "
       "to your vendor."),
     m("Safe mode %(number)s: %(said)s."), m("each result carries a warning"),
-    m("no result may be used before a person has reviewed it"), m("no result leaves the device"),
+    m("no result may be used before a person has reviewed it"), m("no new result leaves the device"),
+    m("%(number)s result that was made before new ones were withheld waits for a destination, and is still sent."),
+    m("%(number)s results that were made before new ones were withheld wait for a destination, and are still sent."),
+    m("Tell those who will read it what safe mode was entered for."),
+    m("Tell those who will read them what safe mode was entered for."),
     m("Look at the cause. Safe mode ends when a person acknowledges the alarm, or leaves it by name and reason."),
     m("%(number)s image has a result that is withheld."), m("%(number)s images have a result that is withheld."),
     m("Have them read without it, or have a person release them."),
@@ -58,8 +62,11 @@ DEVICE = (
     m("%(number)s results wait for %(name)s, which is not configured."),
     m("Send them to one that is: scanside deliveries move %(name)s NAME. Or configure %(name)s again."),
     m("it is not configured"),
+    m("%(name)s takes nothing since %(date)s; %(number)s result waits for it."),
     m("%(name)s takes nothing since %(date)s; %(number)s results wait for it."),
     m("Test the connection to %(name)s below: it says what fails. What waits is sent once it answers."),
+    m("%(name)s answers, and refuses each of them. Look in its log why, and mend that there; what waits is tried again "
+      "by itself."),
     m("%(name)s was not told what is kept here: %(number)s storage commitment reports were given up."),
     m("Look whether it works, and whether its port for storage commitment is the one in [[storage_scp.modalities]]. It "
       "may ask again; until then it keeps its images."),
