@@ -74,6 +74,12 @@ def data_set_start(file: BinaryIO, most: int = MAX_META_ELEMENTS) -> tuple[int, 
     raise QuarantineError(f"Its file meta information has more than {most:,} elements.")
 
 
+def transfer_syntax(file: BinaryIO) -> bytes:
+    """The Transfer Syntax UID of a file's head, b"" where it has none."""
+    size = file.seek(0, io.SEEK_END)
+    return data_set_start(file, most=size)[1]
+
+
 def _inflated(file: BinaryIO) -> bytes:
     inflater, parts, size = zlib.decompressobj(-zlib.MAX_WBITS), [], 0
     try:

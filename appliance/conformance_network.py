@@ -53,8 +53,9 @@ def services(made: Document, config: Config) -> None:
         made.paragraph("Other transfer syntaxes are accepted, too; such objects are kept and set aside.")
     made.table(("service status", "status code (hex)", "meaning"), _C_STORE_STATUS)
     made.paragraph(
-        "The same data set sent again is answered with Success and changes nothing. Another data set under the same"
-        " SOP Instance UID is answered with Success, kept, and set aside with its reason. No attribute is coerced."
+        "The same data set sent again is answered with Success; it changes nothing, unless it was rejected or had"
+        " failed: then it is read again. Another data set under the same SOP Instance UID is"
+        " answered with Success, kept, and set aside with its reason. No attribute is coerced."
     )
     if settings.storage_commitment:
         made.paragraph(

@@ -15,6 +15,22 @@ import msgspec
 from appliance.errors import ApplianceError
 from appliance.overview import Overview
 
+# A later reading of its series that was not turned away has all images of this one: it counts instead.
+_LATER_READING = """
+SELECT later.lead_id FROM series AS this
+JOIN series AS later ON later.series_instance_uid = this.series_instance_uid
+     AND later.study_instance_uid = this.study_instance_uid AND later.patient_id = this.patient_id
+     AND later.lead_id > this.lead_id
+JOIN instance AS lead ON lead.id = later.lead_id AND lead.state NOT IN ('rejected', 'failed', 'quarantined')
+WHERE this.lead_id = {lead} ORDER BY later.lead_id DESC LIMIT 1
+"""
+_WITHHELD = f"""
+SELECT * FROM instance INDEXED BY instance_withheld
+WHERE state = 'withheld' AND (lead_id IS NULL OR lead_id = id)
+  AND NOT EXISTS ({_LATER_READING.format(lead="instance.lead_id")})
+ORDER BY id LIMIT :limit
+"""  # noqa: S608 (of this file)
+_TURNED_AWAY = ("rejected", "failed", "quarantined")
 # An image may go once nobody waits for anything of it: its results have arrived wherever they are to go, or somebody
 # has seen what came of it. A series goes as its lead does, whole. What asks for review stays until that.
 _LEAD = "JOIN instance AS lead ON lead.id = ifnull(instance.lead_id, instance.id)"
@@ -26,13 +42,21 @@ _MAY_GO = """
                      AND json_extract(result.provenance, '$.safe_mode') = 'review')))
 AND lead.finished_at IS NOT NULL AND lead.state <> 'written'
 """
+# A reading of the series of an image that is still to come needs it, too.
+_TO_BE_READ = """
+SELECT 1 FROM series AS this
+JOIN series AS each ON each.series_instance_uid = this.series_instance_uid
+     AND each.study_instance_uid = this.study_instance_uid AND each.patient_id = this.patient_id
+JOIN instance AS reader ON reader.id = each.lead_id AND reader.state IN ('received', 'claimed')
+WHERE this.lead_id = instance.lead_id
+"""
 _REMOVABLE = {
     "image": f"""
 SELECT instance.id, instance.finished_at, instance.file, instance.size
 FROM instance INDEXED BY instance_with_image {_LEAD}
 WHERE instance.image_removed_at IS NULL AND instance.finished_at <= :before
   AND NOT EXISTS (SELECT 1 FROM regression_case WHERE regression_case.instance_id = lead.id)
-  AND {_MAY_GO}""",  # noqa: S608 (of this file)
+  AND NOT EXISTS ({_TO_BE_READ}) AND {_MAY_GO}""",  # noqa: S608 (of this file)
     "result": f"""
 SELECT instance.id, instance.finished_at FROM instance INDEXED BY instance_with_result {_LEAD}
 WHERE instance.result_removed_at IS NULL AND instance.state = 'delivered' AND instance.finished_at <= :before
@@ -108,25 +132,32 @@ class Custody(Overview):
         return row
 
     def retry(self, instance_id: int) -> None:
-        """Put a quarantined instance into the queue again, with all of its series where it is read in one.
+        """Put an instance that was turned away into the queue again, with its series where it is read in one.
 
         Raises
         ------
         ApplianceError
-            It is not quarantined, its file is gone, or another instance has its UID now.
+            It was not turned away, its file is gone, another instance has its UID now, or a later reading of its series
+            has all of its images.
         """
         now = time.time()
         row = self.known(instance_id)
         lead = row["lead_id"] or row["id"]
-        if row["state"] != "quarantined":
-            raise ApplianceError(f"image {instance_id} is not quarantined: it is {row['state']}")
+        if row["state"] not in _TURNED_AWAY:
+            raise ApplianceError(f"image {instance_id} was not turned away: it is {row['state']}")
         with self._transaction() as connection:
-            self._read_again(connection, lead, "quarantined", now, "retried", "by hand")
+            self._read_again(connection, lead, row["state"], now, "retried", "by hand")
 
     def _read_again(
         self, connection: sqlite3.Connection, lead: int, state: str, now: float, what: str, detail: str
     ) -> None:
         """Put what is in a state, by itself or with its series, into the queue."""
+        later = connection.execute(_LATER_READING.format(lead="?"), (lead,)).fetchone()
+        if later is not None:
+            raise ApplianceError(
+                f"image {lead} can't be read again: more images of its series came later",
+                hint=f"see the result of image {later['lead_id']}, which has all of them",
+            )
         rows = connection.execute(
             "SELECT * FROM instance WHERE (id = ? OR lead_id = ?) AND state = ?", (lead, lead, state)
         ).fetchall()
@@ -151,9 +182,8 @@ class Custody(Overview):
             self._event(connection, each["id"], now, what, detail)
 
     def withheld(self, limit: int = 1000) -> list[dict[str, Any]]:
-        """Instances whose results are withheld, the oldest first."""
-        sql = "SELECT * FROM instance INDEXED BY instance_withheld WHERE state = 'withheld' "
-        return self._rows(f"{sql} AND (lead_id IS NULL OR lead_id = id) ORDER BY id LIMIT :limit", limit=limit)
+        """Instances whose results are withheld, the oldest first; of a series that of its latest reading."""
+        return self._rows(_WITHHELD, limit=limit)
 
     def release(self, instance_id: int, by: str, why: str) -> None:
         """Let an instance whose result is withheld be read again, for a result that asks for review.
@@ -161,7 +191,8 @@ class Custody(Overview):
         Raises
         ------
         ApplianceError
-            It is not withheld, nobody is named, no reason is given, or its file is gone.
+            It is not withheld, nobody is named, no reason is given, its file is gone, or a later reading of its series
+            has all of its images.
         """
         row = self.known(instance_id)
         lead, now = row["lead_id"] or row["id"], time.time()

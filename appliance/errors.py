@@ -15,7 +15,7 @@ ApplianceError                 what happened, to what, and (``hint``) what to do
 │   ├── ArchiveError           a zip archive is refused as a whole
 │   └── NotAcceptedError       no installed package is meant for it
 ├── SandboxError               no process could read a file: an image waits, it is not to blame
-├── SpoolError                 a file can't be stored durably
+├── SpoolError                 a file can't be stored durably, or read from the disk: no image is to blame
 │   ├── DiskFullError          ... because the disk is full
 │   └── LeaseLostError         another process holds the instance now; what was computed for it must be dropped
 ├── DeliveryError              a destination did not take an object
@@ -117,7 +117,7 @@ class SandboxError(ApplianceError):
 
 
 class SpoolError(ApplianceError):
-    """A file can't be stored durably."""
+    """A file can't be stored durably, or read from the disk; no image is to blame."""
 
 
 class DiskFullError(SpoolError):

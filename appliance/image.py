@@ -7,6 +7,7 @@ technician who sent the file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import re
 import warnings
@@ -30,9 +31,11 @@ from pydicom.uid import UID
 
 from appliance import budget, decode
 from appliance.completeness import Slice
-from appliance.errors import ImageError, QuarantineError
+from appliance.errors import ImageError, QuarantineError, SpoolError
 
 _SEND_AGAIN = "send it again"
+_LOOK_AT_DISK = "see whether the disk is sound, and the file there"
+_OF_CONTENT = (None, errno.EINVAL)  # of an `OSError`: what a broken file makes pydicom do; all else is the disk's
 _PIXEL_DATA = Tag("PixelData")
 
 
@@ -87,6 +90,8 @@ def read_header(path: Path) -> Dataset:
     ------
     ImageError
         The file is empty, no DICOM, or ends within its header.
+    SpoolError
+        The disk does not give it.
     """
     return _read(path, pixels=False)
 
@@ -98,6 +103,8 @@ def load(path: Path, header: Dataset | None = None) -> Image:
     ------
     ImageError
         It has no pixels, several frames, color, an unknown transfer syntax, or is damaged.
+    SpoolError
+        The disk does not give it.
     """
     header = read_header(path) if header is None else header
     with quiet():
@@ -106,7 +113,7 @@ def load(path: Path, header: Dataset | None = None) -> Image:
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """The pixels of an `Image` alone, for a process that keeps no header; raises `ImageError` as `load` does."""
+    """The pixels of an `Image` alone, for a process that keeps no header; errors as of `load`."""
     with quiet():
         dataset = _read(path, pixels=True)
         decode.check_header(dataset)
@@ -144,13 +151,13 @@ def _read(path: Path, pixels: bool) -> Dataset:
             raise ImageError("The file is empty (0 bytes).", hint=_SEND_AGAIN)
         with path.open("rb") as file:
             return _parse(file, pixels)
-    except OSError as error:
-        raise ImageError(f"The file can't be read: {error.strerror}.") from error
     except (MemoryError, RecursionError) as error:
         raise QuarantineError(f"Reading its header exceeds a limit ({type(error).__name__}).") from error
     except ImageError:
         raise
     except Exception as error:  # pydicom raises whatever a broken file provokes
+        if isinstance(error, OSError) and error.errno not in _OF_CONTENT:
+            raise SpoolError(f"the file {path.name} can't be read: {error.strerror}", hint=_LOOK_AT_DISK) from error
         raise ImageError(f"The DICOM header is damaged ({type(error).__name__}).", hint=_SEND_AGAIN) from error
 
 

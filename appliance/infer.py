@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from appliance import completeness, signature, writer
 from appliance.config import Config
-from appliance.errors import InputError, QuarantineError, UnservedError
+from appliance.errors import InputError, QuarantineError, SpoolError, UnservedError
 from appliance.image import place_in_series, text
 from appliance.in_service import try_out
 from appliance.pipeline import Pipeline, Stopwatch, unmade, warned, write_results
@@ -70,7 +70,7 @@ def _grouped(opened: Pipeline, sandbox: Sandbox, files: Sequence[Path]) -> list[
             header = sandbox.read_header(file)
             if opened.reads_series(header):
                 key = tuple(text(header, each) for each in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID"))
-        except InputError:
+        except (InputError, SpoolError):
             pass  # it will be said where the file is read
         groups.setdefault(key, []).append(file)
     return list(groups.values())
@@ -112,7 +112,7 @@ def _infer(
         answer.update(status="quarantined", reason=str(error))
     except InputError as error:
         answer.update(status="rejected", reason=str(error))
-    except UnservedError as error:
+    except (UnservedError, SpoolError) as error:
         answer.update(status="failed", reason=str(error))
     except Exception as error:  # noqa: BLE001  one file's surprise must not keep the others from being read
         answer.update(status="failed", reason=f"{type(error).__name__}: {error}")

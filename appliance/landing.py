@@ -38,6 +38,7 @@ from appliance.spool import (
     SpooledFile,
     file_name,
     fsync_folder,
+    has_other_syntax,
     make_folder,
     new_name,
     remove_if_possible,
@@ -58,10 +59,12 @@ class Landing:
     ----------
     flush
         Brings all commits to the disk; may raise `SpoolError`.
+    is_unread
+        As of `appliance.spool.Incoming`.
     """
 
-    def __init__(self, spool: Spool, flush: Callable[[], None]) -> None:
-        self._spool, self._flush = spool, flush
+    def __init__(self, spool: Spool, flush: Callable[[], None], is_unread: Callable[[str], bool]) -> None:
+        self._spool, self._flush, self._is_unread = spool, flush, is_unread
         self._lock = threading.Lock()
         self._ready: list[Path] = []
         self._waiting: list[Path] = []
@@ -80,7 +83,7 @@ class Landing:
                 self._ready = self._make_slots()
             slot = self._ready.pop()
         try:
-            return _Landed(self._spool, head, slot)
+            return _Landed(self._spool, head, slot, self._is_unread)
         except SpoolError:
             self._forget_lost_slots()
             raise
@@ -155,8 +158,8 @@ class Landing:
 class _Landed(Incoming):
     """A file in its slot."""
 
-    def __init__(self, spool: Spool, head: Head, slot: Path) -> None:
-        super().__init__(spool, head.content, slot)
+    def __init__(self, spool: Spool, head: Head, slot: Path, is_unread: Callable[[str], bool]) -> None:
+        super().__init__(spool, head.content, slot, is_unread)
         self._digest_at = head.digest_at
 
     def keep(self) -> SpooledFile:
@@ -168,10 +171,10 @@ class _Landed(Incoming):
             os.pwrite(self._descriptor, self._hash.digest(), self._digest_at)
             os.fsync(self._descriptor)
             if not _link(slot, path):
-                same = self._size_of_same(path)
-                if same is None:
+                kept = self._size_of_kept(path)
+                if kept is None:
                     _link_instead(slot, path)
-                size = same or size
+                size = kept or size
         self._path = None
         self.discard()
         return SpooledFile(file_name(digest), digest, size, slot)
@@ -191,7 +194,7 @@ def _link(slot: Path, path: Path) -> bool:
 
 
 def _link_instead(slot: Path, path: Path) -> None:
-    """In the place of a file that is damaged, at one stroke."""
+    """In the place of a file that is damaged, or was named wrongly, at one stroke."""
     temporary = path.with_name(new_name())
     os.link(slot, temporary)
     temporary.replace(path)
@@ -227,9 +230,10 @@ def recover(spool: Spool, store: Store) -> int:
             slot.unlink()
     try:
         for arrival, slot in sorted(found, key=lambda each: each[0].received_at or 0.0):
+            is_unread = store.turned_away(arrival.digest)
             if store.readmit(arrival):
                 with spool.errors_in_words():
-                    _put_in_place(spool, slot, arrival, store)
+                    _put_in_place(spool, slot, arrival, store, is_unread)
         _make_durable(spool, store.flush)
     except SpoolError as error:
         log.error("what was received before is looked at again at the next start: %s", error)
@@ -239,10 +243,14 @@ def recover(spool: Spool, store: Store) -> int:
     return len(found)
 
 
-def _put_in_place(spool: Spool, slot: Path, arrival: Arrival, store: Store) -> None:
-    """Link a file under its final name, unless a whole one is there."""
+def _put_in_place(spool: Spool, slot: Path, arrival: Arrival, store: Store, is_unread: bool) -> None:
+    """Link a file under its final name, unless a whole one is there; ``is_unread`` as of `appliance.spool.Incoming`."""
     path = spool.path(arrival.file)
-    if _link(slot, path) or path.samefile(slot) or file_head.has_digest(path, arrival.digest):
+    if _link(slot, path) or path.samefile(slot):
         return
+    if file_head.has_digest(path, arrival.digest):
+        with path.open("rb") as file, slot.open("rb") as other:
+            if not (is_unread and has_other_syntax(file, other)):
+                return
     _link_instead(slot, path)
     store.note_size(arrival.digest, arrival.size)

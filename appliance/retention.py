@@ -1,8 +1,9 @@
 """What is removed, and when: images and results that are old enough, or the oldest while the disk is too full.
 
 Only what nobody waits for goes: results that have arrived at all their destinations, and what somebody has marked as
-reviewed. Without a destination nothing has arrived anywhere, and of what was rejected nothing ever does: that is for
-people to say. `kept` counts what waits for them.
+reviewed. What went to no destination, since none is configured or none wanted it, has not arrived anywhere, and of what
+was rejected nothing ever does: that is for people to say. `kept` counts what waits for them. An image of a series that
+is still to be read stays, too.
 The rows of the ledger stay, and tell when and why something went.
 """
 

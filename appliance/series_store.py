@@ -33,6 +33,7 @@ _DESCRIBED = (
     "issuer_of_patient_id", "series_instance_uid",
 )  # fmt: skip
 
+SENT_AGAIN_READ_AGAIN = ("rejected", "failed")  # what is quarantined is dangerous, and for people to say
 OTHER_OF_UID = """
 SELECT 1 FROM instance WHERE sop_instance_uid = :uid AND sop_instance_uid <> '' AND id <> :id
   AND state NOT IN ('rejected', 'failed', 'quarantined')
@@ -70,6 +71,29 @@ _PARK = """
 UPDATE instance SET state = 'received', claimed_by = NULL, lease_until = NULL, parked = 1, lead_id = :lead_id,
                     place = :place
 WHERE id = :id
+"""
+# It counts: it is of all images that the earlier ones are of.
+_LATEST_READING = """
+SELECT lead.id, lead.state, lead.sop_instance_uid
+FROM series AS this
+JOIN series AS each ON each.series_instance_uid = this.series_instance_uid
+     AND each.study_instance_uid = this.study_instance_uid AND each.patient_id = this.patient_id
+JOIN instance AS lead ON lead.id = each.lead_id
+WHERE this.lead_id = :lead_id ORDER BY each.lead_id DESC LIMIT 1
+"""
+_LEAD_AGAIN = """
+UPDATE instance SET state = 'received', parked = 1, reason = '', not_before = 0, due_at = :now, finished_at = NULL,
+                    reviewed_at = NULL
+WHERE id = :id
+"""
+# With their lead those that were turned away with it, unless the same image came again whole.
+_CLAIM_FOLLOWERS = """
+UPDATE instance SET state = 'claimed', claimed_by = :claimed_by, lease_until = :lease_until, reason = '',
+                    finished_at = NULL, reviewed_at = NULL
+WHERE lead_id = :id AND id <> :id AND (state IN ('received', 'claimed') OR (state IN ('rejected', 'failed')
+  AND NOT EXISTS (SELECT 1 FROM instance AS other WHERE other.sop_instance_uid = instance.sop_instance_uid
+                  AND other.sop_instance_uid <> '' AND other.id <> instance.id
+                  AND (other.id > instance.id OR other.state NOT IN ('rejected', 'failed', 'quarantined')))))
 """
 # A reading is of all images that were there when it was started, those of earlier readings too.
 _OF_SERIES = """
@@ -233,6 +257,30 @@ class SeriesStore(Overview):
             self._event(connection, instance_id, now, "gathered", f"in the series of image {values['lead_id']}")
             return int(values["lead_id"])
 
+    def _gather_again(
+        self, connection: sqlite3.Connection, instance_id: int, lead_id: int, now: float, arriving: bool
+    ) -> bool:
+        """Put an image that was turned away and has come again into the latest reading of its series; whether it is.
+
+        That reading waits for the others that come again with it, so that all of them are read once.
+        """
+        latest = connection.execute(_LATEST_READING, {"lead_id": lead_id}).fetchone()
+        lead = {"id": latest["id"], "uid": latest["sop_instance_uid"], "now": now}
+        if latest["state"] not in ("received", *SENT_AGAIN_READ_AGAIN):
+            return False
+        if latest["state"] != "received":
+            if connection.execute(OTHER_OF_UID, lead).fetchone():
+                return False
+            if latest["id"] != instance_id:
+                self._event(connection, latest["id"], now, "retried", "with an image of its series that was sent again")
+        connection.execute(_LEAD_AGAIN, lead)
+        connection.execute(
+            "UPDATE series SET started_at = NULL, why = ?, look_again_at = ? WHERE lead_id = ?",
+            (ARRIVING, now + _SOON_SECONDS if arriving else 0.0, latest["id"]),
+        )
+        connection.execute("UPDATE instance SET parked = 1, lead_id = ? WHERE id = ?", (latest["id"], instance_id))
+        return True
+
     @staticmethod
     def _make_findable(connection: sqlite3.Connection, instance_id: int) -> None:
         """By its patient's name, in `appliance.worklist_store`."""
@@ -368,11 +416,7 @@ class SeriesStore(Overview):
         return completeness.warnings(series["missing"], apart, unread, earlier[-1]["images"] if earlier else None)
 
     def _claim_followers(self, connection: sqlite3.Connection, lead: sqlite3.Row) -> None:
-        connection.execute(
-            "UPDATE instance SET state = 'claimed', claimed_by = ?, lease_until = ? "
-            "WHERE lead_id = ? AND id <> ? AND state IN ('received', 'claimed')",
-            (lead["claimed_by"], lead["lease_until"], lead["id"], lead["id"]),
-        )
+        connection.execute(_CLAIM_FOLLOWERS, {key: lead[key] for key in ("id", "claimed_by", "lease_until")})
 
     def _take_along(self, connection: sqlite3.Connection, lead_id: int, came_from: str, now: float) -> None:
         """Bring the followers to where their lead has come to, from the state that they were in with it."""

@@ -15,11 +15,12 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
+from appliance import budget
 from appliance.errors import DiskFullError, SpoolError
 
 TEMPORARY = ".writing"
@@ -148,6 +149,9 @@ class Incoming:
         Preamble and file meta information; the data set follows by `write`.
     slot
         An empty file to be used.
+    is_unread
+        Whether nothing was made of the file that has a data set, by its SHA-256: where that states another transfer
+        syntax, this one takes its place.
 
     Raises
     ------
@@ -155,11 +159,17 @@ class Incoming:
         From every method; nothing of the file is left then.
     """
 
-    def __init__(self, spool: Spool, head: bytes, slot: Path | None = None) -> None:
-        self._spool = spool
+    def __init__(
+        self,
+        spool: Spool,
+        head: bytes,
+        slot: Path | None = None,
+        is_unread: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self._spool, self._head, self._is_unread = spool, head, is_unread
         self._hash = hashlib.sha256()
         self._path: Path | None = slot or spool.root / new_name()
-        self._size, self._head_size = 0, len(head)
+        self._size = 0
         self._descriptor = -1
         with self._errors_in_words():
             self._room = self._spool.check_room(len(head))  # bytes until it is to be looked at again
@@ -181,7 +191,7 @@ class Incoming:
         name = file_name(digest)
         path = self._spool.root / name
         with self._errors_in_words():
-            size = self._size_of_same(path)
+            size = self._size_of_kept(path)
             # One that is there may have been renamed by another thread, or a run that was killed, before the fsync.
             if size is None:
                 assert self._path is not None
@@ -193,16 +203,18 @@ class Incoming:
             fsync_folder(path.parent)
         return SpooledFile(name, digest, size or self._size)
 
-    def _size_of_same(self, path: Path) -> int | None:
-        """Size of a file that ends with the same data set, whatever head it has; None where it is not there or damaged.
+    def _size_of_kept(self, path: Path) -> int | None:
+        """Size of a file that ends with the same data set and stays; None where it does not, is not there or damaged.
 
         A name alone proves nothing: what it named may have rotted since, and is made good by what has come again.
         """
         try:
             with path.open("rb") as file:
-                file.seek(self._head_size - self._size, io.SEEK_END)
-                same = hashlib.file_digest(file, "sha256").digest() == self._hash.digest()
-                return os.fstat(file.fileno()).st_size if same else None
+                file.seek(len(self._head) - self._size, io.SEEK_END)
+                if hashlib.file_digest(file, "sha256").digest() != self._hash.digest():
+                    return None
+                outdated = self._is_unread(self._hash.hexdigest()) and has_other_syntax(file, io.BytesIO(self._head))
+                return None if outdated else os.fstat(file.fileno()).st_size
         except OSError:
             return None
 
@@ -229,6 +241,11 @@ class Incoming:
             if isinstance(error, OSError):
                 raise _in_words(error, self._spool.root) from error
             raise
+
+
+def has_other_syntax(file: BinaryIO, other: BinaryIO) -> bool:
+    """Whether the heads of two files state different transfer syntaxes."""
+    return budget.transfer_syntax(file) != budget.transfer_syntax(other)
 
 
 def _in_words(error: OSError, path: Path) -> SpoolError:
@@ -268,18 +285,18 @@ class Spool:
                 (self.root / f"{number:02x}").mkdir(exist_ok=True)
             fsync_folder(self.root)
 
-    def put(self, head: bytes, body: bytes) -> SpooledFile:
+    def put(self, head: bytes, body: bytes, is_unread: Callable[[str], bool] = lambda _: False) -> SpooledFile:
         """Store one file made of ``head`` (preamble and file meta information) and ``body`` (the data set).
 
-        The same data set is stored once. Raises `DiskFullError` or `SpoolError`.
+        The same data set is stored once. Parameters and errors as of `Incoming`.
         """
-        file = self.begin(head)
+        file = self.begin(head, is_unread)
         file.write(body)
         return file.keep()
 
-    def begin(self, head: bytes) -> Incoming:
-        """A file whose data set comes in parts. Raises `DiskFullError` or `SpoolError`."""
-        return Incoming(self, head)
+    def begin(self, head: bytes, is_unread: Callable[[str], bool] = lambda _: False) -> Incoming:
+        """A file whose data set comes in parts; parameters and errors as of `Incoming`."""
+        return Incoming(self, head, is_unread=is_unread)
 
     @contextlib.contextmanager
     def set_aside(self, pieces: Iterable[bytes]) -> Iterator[IO[bytes]]:

@@ -7,7 +7,8 @@ States::
 
     received -> claimed -> written -> delivered      (delivered at once where there is nothing to send)
        ^           |-> rejected | failed | quarantined | withheld
-       '-----------'  released: the lease ran out, the disk was full, others go first
+       |-----------'  released: the lease ran out, the disk was full, others go first
+       '------------- rejected | failed: the same was sent again
 
 The queue is in the order of ``due_at``. Until an instance is triaged, its header unread, it counts as due when it was
 received, the earliest that it can be; so it is triaged before anything goes that it might have to precede.
@@ -29,7 +30,7 @@ from appliance.errors import LeaseLostError
 from appliance.outbox_store import LONGEST_DELAY, OutboxStore
 from appliance.overview import FINAL_STATES, MOST_CRASHES, STATES
 from appliance.reading_order import Tier
-from appliance.series_store import OPEN_TRANSFER, OTHER_OF_UID, in_conflict
+from appliance.series_store import OPEN_TRANSFER, OTHER_OF_UID, SENT_AGAIN_READ_AGAIN, in_conflict
 
 __all__ = [
     "FINAL_STATES",
@@ -55,6 +56,12 @@ WHERE digest = :digest
    OR (sop_instance_uid = :sop_instance_uid AND sop_instance_uid <> ''
        AND state NOT IN ('rejected', 'failed', 'quarantined'))
 ORDER BY digest <> :digest
+"""
+_TAKE_AGAIN = """
+UPDATE instance SET state = 'received', reason = '', not_before = 0, finished_at = NULL, reviewed_at = NULL,
+                    received_at = :now, source = :source, sender = :sender, ae_title = :ae_title,
+                    transfer_id = nullif(:transfer_id, '')
+WHERE id = :id
 """
 # Its first two terms are the index's own, or SQLite could not use that. The index holds open instances only.
 _WAITING = """
@@ -137,9 +144,12 @@ class Store(OutboxStore):
     def receive(self, arrival: Arrival) -> Admission:
         """Give an arrival its row; when this returns, the instance may be acknowledged.
 
-        The same data set gets no second row. Another data set under the UID of one that has or may get a result is
-        quarantined, since a result must belong to one image only; one that was turned away, cut off for
-        instance, may be sent again whole. It is read, too, where it had come before that was known.
+        The same data set gets no second row. One that was rejected, or failed, is read again, with its series where it
+        is read in one; its outcome is ``new``.
+
+        Another data set under the UID of one that has or may get a result is quarantined, since a result must belong
+        to one image only; one that was turned away, cut off for instance, may be sent again whole. It is read, too,
+        where it had come before that was known.
 
         Raises
         ------
@@ -156,7 +166,8 @@ class Store(OutboxStore):
                     (arrival.size, same["id"]),
                 )
                 self._event(connection, same["id"], now, "sent again", arrival.sender)
-                return Admission(same["id"], "duplicate")
+                again = self._take_again(connection, same["id"], arrival, now)
+                return Admission(same["id"], "new" if again else "duplicate")
             conflict = same is not None
             reason = in_conflict(arrival.sop_instance_uid) if conflict else ""
             if arrival.transfer_id:
@@ -177,17 +188,46 @@ class Store(OutboxStore):
                 self._event(connection, identifier, now, "quarantined", reason)
             return Admission(identifier, "conflict" if conflict else "new")
 
+    def _take_again(self, connection: sqlite3.Connection, instance_id: int, arrival: Arrival, now: float) -> bool:
+        """Put an image into the queue that was turned away and has come again; whether it is."""
+        row = connection.execute("SELECT * FROM instance WHERE id = ?", (instance_id,)).fetchone()
+        values = {**vars(arrival), "now": now, "id": instance_id, "uid": row["sop_instance_uid"]}
+        if row["state"] not in SENT_AGAIN_READ_AGAIN or connection.execute(OTHER_OF_UID, values).fetchone():
+            return False
+        if row["lead_id"] is None:  # its header may say something else by another transfer syntax, or to other packages
+            connection.execute(
+                "UPDATE instance SET triaged = 0, priority = :priority, due_at = :now WHERE id = :id", values
+            )
+        elif not self._gather_again(connection, instance_id, row["lead_id"], now, bool(arrival.transfer_id)):
+            return False
+        if arrival.transfer_id:
+            connection.execute(OPEN_TRANSFER, values)
+        connection.execute(_TAKE_AGAIN, values)
+        self._event(connection, instance_id, now, "retried", "since it was sent again")
+        return True
+
+    def turned_away(self, digest: str) -> bool:
+        """Whether the instance with a data set was rejected, or failed, so that it is read again if it comes again."""
+        rows = self._rows("SELECT state FROM instance WHERE digest = :digest", digest=digest)
+        return bool(rows) and rows[0]["state"] in SENT_AGAIN_READ_AGAIN
+
     def readmit(self, arrival: Arrival) -> bool:
         """As `receive`, of a file whose row a power cut may have taken; whether its place is in the spool.
 
-        Nothing changes where the row is there.
+        Nothing changes where the row is there, unless what it came to has ended before the file came.
         """
         with self._transaction() as connection:
-            sql = "SELECT image_removed_at FROM instance WHERE digest = ?"
+            sql = "SELECT state, finished_at, image_removed_at FROM instance WHERE digest = ?"
             row = connection.execute(sql, (arrival.digest,)).fetchone()
-            if row is None:
+            came_again = (
+                row is not None
+                and row["state"] in SENT_AGAIN_READ_AGAIN
+                and arrival.received_at is not None
+                and row["finished_at"] < arrival.received_at
+            )
+            if row is None or came_again:
                 self.receive(arrival)
-            return row is None or row["image_removed_at"] is None
+            return row is None or came_again or row["image_removed_at"] is None
 
     def note_size(self, digest: str, size: int) -> None:
         """Record how many bytes the file with a data set has now: another head was before it."""
@@ -201,6 +241,7 @@ class Store(OutboxStore):
 
         One that is not ``triaged`` must be, with `triage` or `park`, before it is read. ``files`` are all that are to
         be read for it: where it leads a series (``lead_id``), those of the whole series, which is claimed with it.
+        ``removed`` is how many of them retention has removed.
         """
         now = time.time()
         with self._transaction() as connection:
@@ -211,11 +252,12 @@ class Store(OutboxStore):
                 return None
             if row["triaged"]:
                 self._event(connection, row["id"], now, "claimed", owner)
-            claim = {**dict(row), "files": [row["file"]]}
+            read = [dict(row)]
             if row["lead_id"] is not None:
                 self._claim_followers(connection, row)
-                claim["files"] = [each["file"] for each in self.members(row["id"])]
-            return claim
+                read = self.members(row["id"])
+            removed = sum(each["image_removed_at"] is not None for each in read)
+            return {**dict(row), "files": [each["file"] for each in read], "removed": removed}
 
     def triage(
         self,

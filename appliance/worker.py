@@ -36,6 +36,7 @@ from appliance.errors import (
     ApplianceError,
     BackendError,
     DiskFullError,
+    ImageError,
     InputError,
     NotServedError,
     QuarantineError,
@@ -219,6 +220,11 @@ class Worker:
         until = time.monotonic() + self._config.inference.lease_seconds - _WRITING_SECONDS
         stopwatch = Stopwatch()
         with self._recorded(identifier), stopwatch("total"):
+            if claim["removed"]:
+                raise ImageError(
+                    f"Retention has removed {claim['removed']} of the {len(paths)} images of its series.",
+                    hint="send the whole series again",
+                )
             headers = [self._sandbox.read_header(path) for path in paths]
             if claim["lead_id"] is None and not self._is_next(opened, claim, headers[0]):
                 return None
@@ -338,8 +344,8 @@ class Worker:
             log.error("instance %d gets no answer: %s", identifier, error)
             self._give_up(identifier, error)
         except SpoolError as error:
-            # What is in the way may concern this image alone, so the others go on. Where it is the ledger's trouble, it
-            # does not take this either, and that ends here: see `_wait_for_the_ledger`.
+            # A file that can't be read or written may be this image's alone, so the others go on. Where it is the
+            # ledger's trouble, it does not take this either, and that ends here: see `_wait_for_the_ledger`.
             log.error("instance %d waits: %s", identifier, error)
             self._store.release(identifier, self._owner, f"Waiting: {error}", _NOT_WRITTEN_SECONDS)
         except ApplianceError as error:

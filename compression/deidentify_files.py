@@ -19,7 +19,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.tag import BaseTag
 from tqdm import tqdm
 
-from appliance.errors import ImageError
+from appliance.errors import ImageError, SpoolError
 from appliance.image import read_header, text
 from compression import durable, tables
 from compression.deidentify import EDITION, deidentify
@@ -122,7 +122,7 @@ def _refusal(path: Path, options: Options) -> str | None:
     """Why a file is not de-identified; None where it can be."""
     try:
         header = read_header(path)
-    except ImageError as error:
+    except (ImageError, SpoolError) as error:
         return error.message
     if "Rows" not in header:
         return "is no image: reports and documents need a person who reads them"

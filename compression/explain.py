@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from appliance import image, occlusion, orientation
-from appliance.errors import ImageError
+from appliance.errors import ImageError, SpoolError
 from appliance.package import Package
 from appliance.preprocess import preprocess
 from appliance.probability import calibrated
@@ -66,7 +66,7 @@ def _occlusion(package: Package, target: str, path: Path) -> dict[str, Any]:
         else:
             loaded = image.load(path)
             pixels, (at_left, _) = loaded.pixels, orientation.side_at_left(loaded.header)
-    except ImageError as error:
+    except (ImageError, SpoolError) as error:
         raise RecipeError(f"{path}: {error}") from error
     network, of_target = open_network(package.artifact(target), target), package.target(target)
     threshold = of_target.operating_point().threshold

@@ -19,7 +19,7 @@ from PIL import Image as PillowImage
 from pydicom import Dataset
 
 from appliance import image
-from appliance.errors import ImageError
+from appliance.errors import ImageError, SpoolError
 from compression.problems import DataError
 
 NIFTI = (".nii", ".nii.gz")
@@ -145,7 +145,7 @@ def check_to_its_end(path: Path) -> None:
 def _load(path: Path) -> image.Image:
     try:
         return image.load(path)
-    except ImageError as error:
+    except (ImageError, SpoolError) as error:
         raise DataError(f"{path} can't be decoded: {error}") from error
 
 

@@ -95,7 +95,10 @@ def export(numbers: tuple[int, ...], folder: Path, config_path: Path | None, dat
 @_NUMBERS
 @configured
 def retry(numbers: tuple[int, ...], config_path: Path | None, data_dir: Path | None) -> None:
-    """Put images into the queue again, after an update or with other limits. An image of a series takes all of it."""
+    """Put images into the queue again that were quarantined, rejected, or failed, after an update or with other limits.
+
+    An image of a series takes all of it.
+    """
     from appliance.custody import Custody
 
     config = load(config_path, data_dir)

@@ -28,7 +28,7 @@ class Intake:
     Parameters
     ----------
     on_arrival
-        Called after each commit of a new instance, and when a transfer has ended; must not block.
+        Called after each commit of an instance that is to be read, and when a transfer has ended; must not block.
     """
 
     def __init__(self, spool: Spool, store: Store, on_arrival: Callable[[], None]) -> None:
@@ -37,7 +37,7 @@ class Intake:
         self._receipts = GroupCommit(store)
         self._unflushed = store.unflushed()
         self._receipts_of_landed = GroupCommit(self._unflushed)
-        self._landing = Landing(spool, store.flush)
+        self._landing = Landing(spool, store.flush, store.turned_away)
         self._on_arrival = on_arrival
 
     def take(
@@ -72,7 +72,7 @@ class Intake:
             without a row, for the sender's next try to find; removing it could hit a twin that arrives just now.
         """
         return self.admit(
-            self._spool.put(head, body),
+            self._spool.put(head, body, self._store.turned_away),
             sop_instance_uid=sop_instance_uid,
             sop_class_uid=sop_class_uid,
             source=source,
@@ -147,7 +147,7 @@ class Intake:
         ------
         DiskFullError, SpoolError
         """
-        return self._spool.begin(head)
+        return self._spool.begin(head, self._store.turned_away)
 
     def land(self, head: Head) -> Incoming:
         """As `begin`, of a file whose head brings its row back, so that it needs one flush of the disk only.
@@ -197,7 +197,7 @@ class Intake:
                 transfer_id=transfer_id,
             ),
         )
-        if admission.outcome == "duplicate" and not self._spool.has(file.name, file.size):
+        if not self._spool.has(file.name, file.size):
             raise SpoolError(f"{file.name} was removed while it came again", hint="send it once more")
         if file.slot is not None:
             self._landing.committed(file.slot)

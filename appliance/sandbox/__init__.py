@@ -32,7 +32,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 
 from appliance import budget, config, decode, image
-from appliance.errors import ImageError, QuarantineError, SandboxError
+from appliance.errors import ImageError, QuarantineError, SandboxError, SpoolError
 from appliance.image import Image
 from appliance.process import is_readable
 
@@ -71,7 +71,7 @@ class Reply(msgspec.Struct, frozen=True):
     ``little`` encoding; for pixels they are an array of ``dtype`` and ``shape``.
     """
 
-    error: Literal["", "ImageError", "QuarantineError"] = ""
+    error: Literal["", "ImageError", "QuarantineError", "SpoolError"] = ""
     message: str = ""
     hint: str | None = None
     size: int = 0
@@ -134,6 +134,8 @@ class Sandbox:
             Reading it exceeds a limit or ended the process.
         SandboxError
             There is no process that could read it, or it got no processor to do so.
+        SpoolError
+            The disk does not give it.
         """
         reply, content = self._ask("header", path)
         try:
@@ -187,6 +189,8 @@ class Sandbox:
                 if reply.size > _LARGEST_KEPT:
                     self._close_child()
                 return reply, content
+            if reply.error == "SpoolError":
+                raise SpoolError(reply.message, hint=reply.hint)
             if what == "pixels" or reply.error == "QuarantineError":
                 self._replace()
             error = QuarantineError if reply.error == "QuarantineError" else ImageError

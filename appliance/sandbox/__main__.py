@@ -18,7 +18,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_data_element
 
 from appliance import decode, image, process
-from appliance.errors import ImageError, QuarantineError
+from appliance.errors import ImageError, QuarantineError, SpoolError
 from appliance.log import set_up
 from appliance.sandbox import LARGEST_MESSAGE, Reply, Request, Start
 
@@ -65,6 +65,8 @@ def _answer(request: Request, memory_file: int) -> Reply:
         return _refusal("QuarantineError", error.message, error.hint)
     except ImageError as error:
         return _refusal("ImageError", error.message, error.hint)
+    except SpoolError as error:
+        return _refusal("SpoolError", error.message, error.hint)
     except MemoryError:
         return _refusal("QuarantineError", f"Reading its {request.what} needs more memory than it may have.")
     except Exception as error:  # noqa: BLE001  what a broken file provokes, and nobody has thought of

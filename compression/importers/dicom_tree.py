@@ -11,7 +11,7 @@ from pathlib import Path
 from pydicom import Dataset
 from tqdm import tqdm
 
-from appliance.errors import ImageError
+from appliance.errors import ImageError, SpoolError
 from appliance.image import age_years, read_header, text
 from compression import tables
 from compression.identifying import refuse
@@ -67,7 +67,7 @@ def _headers(source: Path, options: Options, faults: Faults) -> Iterator[tuple[P
     for path in tqdm(paths, desc="reading headers", unit="file"):
         try:
             header = read_header(path)
-        except ImageError as error:
+        except (ImageError, SpoolError) as error:
             faults.add("other object" if "not DICOM" in error.message else "corrupt image", f"{path}: {error}")
             continue
         refuse(path, header, options.agreement)

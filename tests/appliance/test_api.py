@@ -193,7 +193,7 @@ def test_an_image_is_read_again_and_marked_as_reviewed(client: FlaskClient, box:
     again = client.post(f"/api/v1/quarantine/{number}/retry")
     assert again.status_code == 409
     assert again.content_type == "application/problem+json"
-    assert "not quarantined" in again.get_json()["detail"]
+    assert "not turned away" in again.get_json()["detail"]
     assert client.post("/api/v1/studies/1/review").get_json()["reviewed_at"]
     assert client.post(f"/api/v1/studies/{number}/review").status_code == 409
     review, received = (

@@ -113,10 +113,18 @@ def test_a_quarantined_image_is_read_again_when_somebody_says_so(site: Site) -> 
     assert claim is not None
     assert claim["id"] == identifier
     assert "retried" in [event["what"] for event in site.store.events(identifier)]
-    with pytest.raises(ApplianceError, match="is not quarantined: it is claimed"):
+    with pytest.raises(ApplianceError, match="was not turned away: it is claimed"):
         site.custody.retry(identifier)
     with pytest.raises(ApplianceError, match="no image number 99"):
         site.custody.retry(99)
+
+
+@pytest.mark.parametrize("end", ["rejected", "failed"])
+def test_what_was_rejected_or_has_failed_is_read_again_when_somebody_says_so(site: Site, end: str) -> None:
+    identifier = site.read(1, end)
+    site.custody.retry(identifier)
+    assert site.store.counts()["received"] == 1
+    assert site.faults() == []
 
 
 def test_the_device_page_counts_only_what_nobody_has_reviewed(site: Site) -> None:
@@ -152,7 +160,7 @@ def test_quarantine_on_the_command_line(site: Site, tmp_path: Path) -> None:
     assert "Nothing is quarantined" in scanside("quarantine", "list", *data, check=True).stdout
     again = scanside("quarantine", "retry", "1", *data)
     assert again.returncode == 1
-    assert "is not quarantined" in again.stderr
+    assert "was not turned away" in again.stderr
 
 
 # --- retention ----------------------------------------------------------------------------------------------------

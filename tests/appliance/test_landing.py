@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import io
 import shutil
 import sqlite3
 import subprocess
@@ -18,9 +19,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from appliance import file_head, landing
+from appliance import budget, file_head, landing
 from appliance.config import Config, DropFolder, StorageScp
 from appliance.custody import Custody
 from appliance.errors import DiskFullError, SpoolError
@@ -286,6 +287,52 @@ def test_a_file_that_is_missing_under_its_final_name_comes_back_when_it_is_sent_
     assert path.exists()
 
 
+@pytest.mark.parametrize("way", ["landed", "put"])
+def test_what_was_turned_away_under_a_wrong_transfer_syntax_comes_again_under_the_right_one(way: str, box: Box) -> None:
+    def again() -> Admission:
+        if way == "landed":
+            return land(box.intake, "1.1", b"data set", heads())
+        head = heads().make(CTImageStorage, "1.1", ExplicitVRLittleEndian, "stat").content
+        return box.intake.take(
+            head, b"data set", sop_instance_uid="1.1", sop_class_uid=CTImageStorage, source="stow", sender="me"
+        )
+
+    wrong = heads().make(CTImageStorage, "1.1", ImplicitVRLittleEndian, "stat").content
+    box.intake.take(
+        wrong, b"data set", sop_instance_uid="1.1", sop_class_uid=CTImageStorage, source="stow", sender="me"
+    )
+    path = box.spool.path(box.rows()[0]["file"])
+    assert again().outcome == "duplicate"
+    assert path.read_bytes().startswith(wrong)  # it waits to be read
+    box.store.claim("me", 30)
+    box.store.reject(1, "me", "Its header is damaged.")
+    assert again().outcome == "new"
+    box.intake.settle()
+    assert budget.transfer_syntax(io.BytesIO(path.read_bytes())) == ExplicitVRLittleEndian.encode()
+    (row,) = box.rows()
+    assert (row["state"], row["size"]) == ("received", path.stat().st_size)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_what_came_again_and_was_lost_by_a_power_cut_is_read_after_it(cut: bool, box: Box) -> None:
+    def turn_away() -> None:
+        box.store.claim("me", 30)
+        box.store.reject(1, "me", "No package reads it.")
+
+    land(box.intake, "1.1", b"data set", heads())
+    box.intake.settle()
+    turn_away()
+    (ended,) = box.rows()
+    land(box.intake, "1.1", b"data set", heads())
+    if cut:
+        sql = "UPDATE instance SET state = :state, reason = :reason, finished_at = :finished_at"
+        box.store._connection().execute(sql, {key: ended[key] for key in ("state", "reason", "finished_at")})
+    else:
+        turn_away()  # it has been read since, and is not again
+    assert recover(box.spool, box.store) == 1
+    assert box.rows()[0]["state"] == ("received" if cut else "rejected")
+
+
 @pytest.mark.parametrize("rotten", [b"", b"another", b"dXta set" * 100])
 def test_a_file_that_was_damaged_is_made_good_when_it_is_sent_again(rotten: bytes, box: Box) -> None:
     for again in (b"landed", b"put"):
@@ -340,7 +387,7 @@ def test_slots_stay_while_the_ledger_can_not_be_flushed(tmp_path: Path, monkeypa
         if fails:
             raise SpoolError("no")
 
-    place = Landing(spool, flush)
+    place = Landing(spool, flush, lambda _: False)
     file = _kept(place, b"data set")
     assert file.slot is not None
     place.committed(file.slot)
@@ -355,7 +402,7 @@ def test_slots_stay_while_the_ledger_can_not_be_flushed(tmp_path: Path, monkeypa
 
 def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "1m") as disk:
-        place = Landing(Spool(disk, reserve=0), lambda: None)
+        place = Landing(Spool(disk, reserve=0), lambda: None, lambda _: False)
         with pytest.raises(DiskFullError):
             _kept(place, bytes(2 << 20))
         assert _kept(place, b"a small one").size < 10_000

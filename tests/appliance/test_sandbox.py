@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 
 from appliance import budget, config, image
-from appliance.errors import ImageError, QuarantineError, SandboxError
+from appliance.errors import ImageError, QuarantineError, SandboxError, SpoolError
 from appliance.image import Reader
 from appliance.sandbox import Sandbox
 from tests import hostile_files
@@ -33,6 +33,17 @@ def own() -> Iterator[Sandbox]:
     made = Sandbox(config.Sandbox(memory_mib=768, seconds=3.0))
     yield made
     made.close()
+
+
+@pytest.mark.parametrize("reader", [image, sandbox()], ids=["plain", "sandbox"])
+def test_what_the_disk_does_not_give_is_told_from_what_is_damaged(reader: Reader, tmp_path: Path) -> None:
+    path = make_radiograph(tmp_path / "a.dcm")
+    header = reader.read_header(path)
+    path.unlink()
+    with pytest.raises(SpoolError, match=r"the file a\.dcm can't be read: No such file or directory"):
+        reader.read_header(path)
+    with pytest.raises(SpoolError, match=r"the file a\.dcm can't be read"):
+        reader.load(path, header)
 
 
 def outcome(reader: Reader, path: Path) -> tuple[str, Dataset | None, image.Image | None]:

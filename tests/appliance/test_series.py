@@ -24,6 +24,8 @@ from pynetdicom.sop_class import MRImageStorage
 
 from appliance import completeness, config, outbox_store, overview, series_store, store
 from appliance.completeness import Slice
+from appliance.custody import Custody
+from appliance.errors import ApplianceError
 from appliance.ingest import Intake
 from appliance.ingest.drop_folder import DropFolder
 from appliance.ingest.storage_scp import StorageScp
@@ -277,6 +279,120 @@ def test_an_image_that_was_turned_away_and_is_sent_again_whole_counts_once(ledge
     ledger.start()
     claim = ledger.claim()
     assert (claim["id"], len(claim["files"])) == (again, 3)
+
+
+def turned_away(ledger: Ledger, *places: int) -> list[int]:
+    """A series that was rejected."""
+    lead, *others = gathered(ledger, *places)
+    ledger.start()
+    ledger.claim()
+    ledger.store.reject(lead, "me", "No package reads it.")
+    return [lead, *others]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1,)])
+def test_a_series_that_was_turned_away_and_comes_again_is_read_once_as_a_whole(
+    ledger: Ledger, order: tuple[int, ...]
+) -> None:
+    lead, *_ = turned_away(ledger, 0, 1, 2)
+    for place in order:
+        ledger.clock.now += 2
+        ledger.add(place, "again")
+        ledger.gather()
+        ledger.start()
+        assert ledger.store.claim("me", 30) is None  # more of it may come
+    ledger.store.end_transfer("again", "released")
+    ledger.clock.now += 1
+    ledger.start()
+    claim = ledger.claim()
+    assert (claim["id"], len(claim["files"])) == (lead, 3)
+    ledger.store.finish(lead, "me", RESULT, [], [])
+    assert ledger.states() == ["delivered"] * 3
+    assert ledger.store.claim("me", 30) is None
+    assert list(Custody(ledger.store.path).contradictions()) == []
+
+
+def test_a_series_with_a_cut_image_that_comes_again_with_that_image_whole_is_read(ledger: Ledger) -> None:
+    lead, cut, last = turned_away(ledger, 0, 1, 2)
+    ledger.add(0, "again")
+    whole = ledger.add(1, "again", content="whole")
+    ledger.add(2, "again")
+    ledger.gather()
+    ledger.store.end_transfer("again", "released")
+    ledger.clock.now += 1
+    ledger.start()
+    claim = ledger.claim()
+    files = {ledger.rows()[each]["file"] for each in (lead, whole, last)}
+    assert (claim["id"], set(claim["files"])) == (lead, files)
+    ledger.store.finish(lead, "me", RESULT, [], [])
+    rows = ledger.rows()
+    assert {each: rows[each]["state"] for each in rows} == {
+        lead: "delivered", cut: "rejected", last: "delivered", whole: "delivered",
+    }  # fmt: skip
+    assert list(Custody(ledger.store.path).contradictions()) == []
+
+
+def test_an_image_of_a_reading_that_was_superseded_is_a_duplicate(ledger: Ledger) -> None:
+    first, *_ = turned_away(ledger, 0, 1)
+    (late,) = gathered(ledger, 2, transfer="u")
+    ledger.start()
+    ledger.claim()
+    ledger.store.finish(late, "me", RESULT, [], [])
+    ledger.add(0, "again")
+    ledger.clock.now += 1
+    ledger.start()
+    assert ledger.store.claim("me", 30) is None
+    assert ledger.states() == ["rejected", "rejected", "delivered"]
+    with pytest.raises(ApplianceError, match=f"see the result of image {late}, which has all of them"):
+        Custody(ledger.store.path).retry(first)
+
+
+def test_the_latest_reading_counts_where_several_were_turned_away(ledger: Ledger) -> None:
+    first, _ = turned_away(ledger, 0, 1)
+    late, *_ = turned_away(ledger, 2)
+    ledger.add(0, "again")
+    ledger.store.end_transfer("again", "released")
+    ledger.clock.now += 1
+    ledger.start()
+    claim = ledger.claim()
+    assert (claim["id"], len(claim["files"])) == (late, 3)
+    ledger.store.finish(late, "me", RESULT, [], [])
+    assert ledger.rows()[first]["state"] == "delivered"
+    assert list(Custody(ledger.store.path).contradictions()) == []
+
+
+def test_a_withheld_reading_that_lacks_images_is_not_released(ledger: Ledger) -> None:
+    first, *_ = gathered(ledger, 0, 1)
+    ledger.start()
+    ledger.claim()
+    ledger.store.withhold(first, "me", "The tube is broken.")
+    custody = Custody(ledger.store.path)
+    assert [row["id"] for row in custody.withheld()] == [first]
+    (late,) = gathered(ledger, 2, transfer="u")
+    ledger.start()
+    ledger.claim()
+    ledger.store.finish(late, "me", RESULT, [], [])
+    assert custody.withheld() == []
+    with pytest.raises(ApplianceError, match=f"see the result of image {late}, which has all of them"):
+        custody.release(first, "ito", "seen by me")
+    assert ledger.states() == ["withheld", "withheld", "delivered"]
+
+
+def test_images_stay_while_a_late_one_of_their_series_is_to_be_read_with_them(ledger: Ledger) -> None:
+    first, *_ = gathered(ledger, 0, 1)
+    ledger.start()
+    ledger.claim()
+    ledger.store.finish(first, "me", RESULT, [], [])
+    custody = Custody(ledger.store.path)
+    custody.review(first)
+    assert len(list(custody.removable("image", ledger.clock.now + 1))) == 2
+    (late,) = gathered(ledger, 2, transfer="u")
+    assert list(custody.removable("image", ledger.clock.now + 1)) == []
+    ledger.start()
+    assert ledger.claim()["removed"] == 0
+    assert list(custody.removable("image", ledger.clock.now + 1)) == []
+    ledger.store.finish(late, "me", RESULT, [], [])
+    assert len(list(custody.removable("image", ledger.clock.now + 1))) == 2
 
 
 def test_two_patients_are_never_read_together_whatever_their_uids(ledger: Ledger) -> None:

@@ -80,6 +80,43 @@ def test_what_was_turned_away_may_be_sent_again_whole(store: Store) -> None:
     assert states(store) == ["rejected", "received"]
 
 
+@pytest.mark.parametrize("end", ["reject", "fail"])
+def test_what_was_rejected_or_has_failed_is_read_again_when_the_same_is_sent_again(store: Store, end: str) -> None:
+    first = store.receive(arrival())
+    identifier = claimed(store)
+    store.triage(identifier, "me", {"modality": "CR"}, "routine", 300.0)
+    getattr(store, end)(identifier, "me", "No model package is installed.")
+    again = store.receive(arrival(sender="ANOTHER"))
+    assert (again.instance_id, again.outcome) == (first.instance_id, "new")
+    (row,) = store.worklist()
+    assert (row["state"], row["reason"], row["finished_at"], row["triaged"]) == ("received", "", None, 0)
+    assert (row["copies"], row["sender"]) == (2, "ANOTHER")
+    assert row["due_at"] == row["received_at"]
+    assert store.receive(arrival()).outcome == "duplicate"  # while it waits
+    assert claimed(store) == identifier
+    store.triage(identifier, "me", {}, "routine", 0.0)
+    store.finish(identifier, "me", RESULT, [written("structured_report", "2.1")], [])
+    assert store.receive(arrival()).outcome == "duplicate"
+    assert states(store) == ["delivered"]
+    happened = [event["what"] for event in store.events(identifier)]
+    assert happened[4:7] == ["sent again", "retried", "sent again"]
+
+
+def test_what_is_quarantined_is_not_read_again_because_it_is_sent_again(store: Store) -> None:
+    store.receive(arrival())
+    store.quarantine(claimed(store), "me", "It is nested too deep.")
+    assert store.receive(arrival()).outcome == "duplicate"
+    assert states(store) == ["quarantined"]
+
+
+def test_what_was_turned_away_stays_so_where_another_has_its_uid_when_it_is_sent_again(store: Store) -> None:
+    store.receive(arrival(content="cut off"))
+    store.reject(claimed(store), "me", "The file ends within its pixel data.")
+    store.receive(arrival(content="whole"))
+    assert store.receive(arrival(content="cut off")).outcome == "duplicate"
+    assert states(store) == ["rejected", "received"]
+
+
 def test_what_came_whole_while_the_cut_one_of_its_uid_still_waited_is_read(store: Store) -> None:
     for content in "abc":
         store.receive(arrival(content=content))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from appliance import reading_order, recount
 from appliance.completeness import Slice
-from appliance.config import Brand, Config, Web
+from appliance.config import Brand, Config, Destination, Web
 from appliance.custody import Custody
 from appliance.package_store import Choice, PackageStore
 from appliance.result import Code, Finding
@@ -346,6 +346,15 @@ def test_a_session_is_no_other_appliances(tmp_path: Path) -> None:
     assert two.get("/").status_code == 302
 
 
+def test_a_result_that_went_nowhere_says_why(box: Box) -> None:
+    assert "No destination is configured;" in box.client().get("/study/1").get_data(as_text=True)
+    urgent_only = Destination(name="pacs", host="192.0.2.9", port=104, ae_title="PACS", when="urgent")
+    box.config = msgspec.structs.replace(box.config, destinations=(urgent_only,))
+    said = box.client().get("/study/1").get_data(as_text=True)
+    assert "No destination wanted this result when it was made;" in said
+    assert "No destination is configured" not in said
+
+
 # --- quarantine and reviews ----------------------------------------------------------------------------------------
 
 
@@ -371,7 +380,7 @@ def test_what_is_set_aside_is_listed_with_its_reason_and_read_again(box: Box) ->
     assert box.store.counts()["received"] == 1
     again = client.post(f"/quarantine/{identifier}/retry")
     assert again.status_code == 409
-    assert "is not quarantined" in again.get_data(as_text=True)
+    assert "was not turned away" in again.get_data(as_text=True)
 
 
 def changing_routes(config: Config) -> list[tuple[str, str]]:

@@ -12,7 +12,9 @@ DEVICE = (
     m("%(package)s can't be served. What is to be read by it waits; other images are read."),
     m("Run the self-test below: it names what each backend lacks. Then press Prove the backends anew; it is also tried "
       "again by itself, each night at the latest."),
-    m("Waiting: %(said)s"), m("%(package)s can't be served: %(said)s"),
+    m("Waiting: %(said)s"),
+    m("the file %(name)s can't be read: %(error)s (see whether the disk is sound, and the file there)"),
+    m("%(package)s can't be served: %(said)s"),
     m("The %(part)s has said nothing for %(number)s s."),
     m("If this stays for a minute, restart the appliance (systemctl restart scanside) and send the support bundle to "
       "your vendor."),
@@ -139,7 +141,9 @@ REFUSALS = (
     m("%(name)s can't be a token's name: name the system that gets it"),
     m("a token needs a scope: one or more of %(scopes)s"),
     m("there is a token %(name)s already: revoke it first, or take another name"),
-    m("image %(number)s is not quarantined: it is %(state)s"),
+    m("image %(number)s was not turned away: it is %(state)s"),
+    m("image %(number)s can't be read again: more images of its series came later: see the result of image "
+      "%(number_2)s, which has all of them"),
     m("image %(number)s has no final state yet: it is %(state)s"),
     m("the result of image %(number)s is not withheld: it is %(state)s"),
     m("the file of image %(number)s was removed after it had been reviewed"),

@@ -157,6 +157,8 @@ NOT_READ = (
     m("Read as part of a series, with image %(number)s."), m("in the series of image %(number)s"),
     m("by the result of image %(number)s"), m("by hand"),
     m("since image %(number)s, which had its UID, was turned away"),
+    m("since it was sent again"), m("with an image of its series that was sent again"),
+    m("Retention has removed %(number)s of the %(number_2)s images of its series."),
     m("the answer to the same pixels was taken again"), m("routine"), m("low"),
     m("The appliance failed on this image (%(error)s). Report it with its row %(number)s."),
     m("its images are still arriving"), m("%(said)s, %(said_2)s"),
