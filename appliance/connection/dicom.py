@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import partial
 
 from pydicom.uid import UID, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context
@@ -53,7 +54,10 @@ def association(question: Question) -> Iterator[Check]:
     tls = None
     if question.tls is not None:
         tls = (tls_client.client_context(question.tls), question.tls.name or peer.host)
-    made = entity.associate(peer.host, peer.port, contexts, peer.ae_title, tls_args=tls)
+    ask = partial(entity.associate, peer.host, peer.port, contexts, peer.ae_title, tls_args=tls)
+    made = ask()
+    if made.is_aborted and made.acceptor.primitive is None:
+        made = ask()  # the answer of one that rejects and hangs up at once can get lost (seen of Orthanc, once)
     keep_answers(made)
     try:
         if not made.is_established:
