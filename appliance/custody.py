@@ -13,16 +13,13 @@ from typing import Any
 import msgspec
 
 from appliance.errors import ApplianceError
-from appliance.overview import Overview
+from appliance.overview import READINGS_OF_SERIES, Overview
 
 # A later reading of its series that was not turned away has all images of this one: it counts instead.
-_LATER_READING = """
-SELECT later.lead_id FROM series AS this
-JOIN series AS later ON later.series_instance_uid = this.series_instance_uid
-     AND later.study_instance_uid = this.study_instance_uid AND later.patient_id = this.patient_id
-     AND later.lead_id > this.lead_id
-JOIN instance AS lead ON lead.id = later.lead_id AND lead.state NOT IN ('rejected', 'failed', 'quarantined')
-WHERE this.lead_id = {lead} ORDER BY later.lead_id DESC LIMIT 1
+_LATER_READING = f"""
+SELECT each.lead_id {READINGS_OF_SERIES} AND each.lead_id > this.lead_id
+JOIN instance AS reader ON reader.id = each.lead_id AND reader.state NOT IN ('rejected', 'failed', 'quarantined')
+WHERE this.lead_id = {{lead}} ORDER BY each.lead_id DESC LIMIT 1
 """
 _WITHHELD = f"""
 SELECT * FROM instance INDEXED BY instance_withheld
@@ -43,10 +40,8 @@ _MAY_GO = """
 AND lead.finished_at IS NOT NULL AND lead.state <> 'written'
 """
 # A reading of the series of an image that is still to come needs it, too.
-_TO_BE_READ = """
-SELECT 1 FROM series AS this
-JOIN series AS each ON each.series_instance_uid = this.series_instance_uid
-     AND each.study_instance_uid = this.study_instance_uid AND each.patient_id = this.patient_id
+_TO_BE_READ = f"""
+SELECT 1 {READINGS_OF_SERIES}
 JOIN instance AS reader ON reader.id = each.lead_id AND reader.state IN ('received', 'claimed')
 WHERE this.lead_id = instance.lead_id
 """

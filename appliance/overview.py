@@ -9,6 +9,12 @@ import msgspec
 
 from appliance.database import Database
 
+# All readings (`each`) of the series that a reading (`this`) is of; what follows narrows both.
+READINGS_OF_SERIES = """
+FROM series AS this
+JOIN series AS each ON each.series_instance_uid = this.series_instance_uid
+     AND each.study_instance_uid = this.study_instance_uid AND each.patient_id = this.patient_id
+"""
 FINAL_STATES = ("delivered", "rejected", "failed", "quarantined", "withheld")
 STATES = ("received", "claimed", "written", *FINAL_STATES)
 MOST_CRASHES = 2  # so often an image may stop a process that reads it

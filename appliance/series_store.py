@@ -24,7 +24,7 @@ from appliance import completeness, reading_order
 from appliance.completeness import ARRIVING, Performed, Slice, Transfer
 from appliance.config import Priority
 from appliance.errors import LeaseLostError, QuarantineError
-from appliance.overview import FINAL_STATES, Overview
+from appliance.overview import FINAL_STATES, READINGS_OF_SERIES, Overview
 
 _SOON_SECONDS = 20.0  # what comes later, without end perhaps, holds nothing up
 _DESCRIBED = (
@@ -73,11 +73,8 @@ UPDATE instance SET state = 'received', claimed_by = NULL, lease_until = NULL, p
 WHERE id = :id
 """
 # It counts: it is of all images that the earlier ones are of.
-_LATEST_READING = """
-SELECT lead.id, lead.state, lead.sop_instance_uid
-FROM series AS this
-JOIN series AS each ON each.series_instance_uid = this.series_instance_uid
-     AND each.study_instance_uid = this.study_instance_uid AND each.patient_id = this.patient_id
+_LATEST_READING = f"""
+SELECT lead.id, lead.state, lead.sop_instance_uid {READINGS_OF_SERIES}
 JOIN instance AS lead ON lead.id = each.lead_id
 WHERE this.lead_id = :lead_id ORDER BY each.lead_id DESC LIMIT 1
 """
@@ -96,11 +93,8 @@ WHERE lead_id = :id AND id <> :id AND (state IN ('received', 'claimed') OR (stat
                   AND (other.id > instance.id OR other.state NOT IN ('rejected', 'failed', 'quarantined')))))
 """
 # A reading is of all images that were there when it was started, those of earlier readings too.
-_OF_SERIES = """
-FROM series AS this
-JOIN series AS each ON each.series_instance_uid = this.series_instance_uid
-     AND each.study_instance_uid = this.study_instance_uid AND each.patient_id = this.patient_id
-     AND each.lead_id <= this.lead_id
+_OF_SERIES = f"""
+{READINGS_OF_SERIES} AND each.lead_id <= this.lead_id
 JOIN instance ON instance.lead_id = each.lead_id
 LEFT JOIN transfer ON transfer.id = instance.transfer_id
 WHERE this.lead_id = :lead_id
