@@ -94,7 +94,8 @@ class Box:
         )
 
     def image(self) -> dict[str, Any]:
-        """What the image says of itself: ``version``, ``epoch``, ``board``, ``compatible``, ``boot``, ``built_at``."""
+        """What the image says of itself: ``version``, ``epoch``, ``board``, ``compatible``, ``boot``, ``slots`` and
+        ``built_at``."""
         path = self.root / "usr" / "lib" / "scanside" / "image.json"
         try:
             return dict(json.loads(path.read_text()))
@@ -107,10 +108,14 @@ class Box:
         image = self.image()
         return Release(image["version"], image["epoch"])
 
+    def slots(self) -> list[str]:
+        """The labels of both slots' partitions."""
+        return list(self.image()["slots"])
+
     def boot(self) -> BootBackend:
         """The backend that the image names."""
         if self.image()["boot"] == "nvbootctrl":
-            return NvBootCtrl(self.firmware_data if self.data_is_open() else None)
+            return NvBootCtrl(self.firmware_data if self.data_is_open() else None, self.slots())
         command_line = (self.root / "proc" / "cmdline").read_text()
         return SdBoot(self.esp, command_line, variables=self.root / "sys" / "firmware" / "efi" / "efivars")
 

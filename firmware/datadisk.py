@@ -66,7 +66,7 @@ def open_data(box: Box) -> None:
 def check_labels(box: Box) -> None:
     """As `firmware.labels.check`, before data may open; `why_closed` has its reason, too."""
     with _failure_noted(box):
-        labels.check()
+        labels.check(("esp", *box.slots()))
 
 
 def finish_wiping(box: Box) -> str:

@@ -13,10 +13,8 @@ from typing import Any
 
 from firmware.errors import FirmwareError, RefusedError
 
-SLOTS = ("root-a", "root-b")
 
-
-def check(labels: Iterable[str] = ("esp", *SLOTS)) -> None:
+def check(labels: Iterable[str]) -> None:
     """Whether each label is on one disk at most.
 
     Raises

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from firmware.image import wheels
-from firmware.image.boards import BOARDS
+from firmware.image.boards import AARCH64, BOARDS, X86_64
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -75,7 +74,11 @@ def verify_bundle(path: Path, ca: Path) -> None:
               help="Debian trees and wheels of earlier builds.")  # fmt: skip
 @click.option("--mirror", default="http://deb.debian.org/debian", show_default=True,
               help="Of Debian; one of snapshot.debian.org builds the same packages again.")  # fmt: skip
-@click.option("--twice", is_flag=True, help="Build twice and compare.")
+@click.option("--twice", is_flag=True, help="Build twice and compare; not for a Jetson.")
+@click.option("--bsp", type=_FOLDER, help="For a Jetson: NVIDIA's folder Linux_for_Tegra, after apply_binaries.sh.")
+@click.option("--sectors", type=click.IntRange(1), help="For a Jetson: of its NVMe drive (blockdev --getsz).")
+@click.option("--module", default="jetson-orin-nano-devkit", show_default=True,
+              help="For a Jetson: as NVIDIA's tool calls it.")  # fmt: skip
 @KEYS
 def build(
     board: str,
@@ -86,6 +89,9 @@ def build(
     cache: Path,
     mirror: str,
     twice: bool,
+    bsp: Path | None,
+    sectors: int | None,
+    module: str,
     keys: Path,
 ) -> None:
     """Build the image of a box: for flashing, as an update bundle, and its bill of materials.
@@ -94,23 +100,31 @@ def build(
 
     \b
       sudo scanside-firmware build --board generic --keys ~/keys --to out
+      sudo scanside-firmware build --board jetson-orin --bsp Linux_for_Tegra --sectors 488397168 --keys ~/keys --to out
     """
     import subprocess
     import tomllib
 
     from firmware.errors import FirmwareError
-    from firmware.image.boards import board as board_of
-    from firmware.image.build import Plan
+    from firmware.image import jetson
     from firmware.image.build import build as make
+    from firmware.image.plan import Plan
 
-    project, target = project.resolve(), target.resolve()
+    project, target, kind = project.resolve(), target.resolve(), BOARDS[board]
     version = version or tomllib.loads((project / "pyproject.toml").read_text())["project"]["version"]
     date = subprocess.run(
         ["git", "-C", str(project), "log", "-1", "--format=%ct"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    plan = Plan(project, board_of(board), version, epoch, keys.resolve(), target, cache.expanduser().resolve(), mirror,
+    plan = Plan(project, kind, version, epoch, keys.resolve(), target, cache.expanduser().resolve(), mirror,
                 int(date or 1_700_000_000))  # fmt: skip
-    first = make(plan)
+    if kind.boot == "nvbootctrl":
+        if bsp is None or sectors is None or twice:
+            raise click.UsageError(f"--board {board} needs --bsp and --sectors, and goes without --twice")
+        first = jetson.build(plan, bsp.resolve(), sectors)
+    elif bsp is not None or sectors is not None:
+        raise click.UsageError(f"--bsp and --sectors are for a Jetson, and --board {board} is none")
+    else:
+        first = make(plan)
     for name, digest in first.items():
         click.echo(f"{digest}  {name}")
     if twice:
@@ -118,19 +132,22 @@ def build(
         if differ := [name for name, digest in first.items() if again[name] != digest]:
             raise FirmwareError(f"two builds differ in: {', '.join(differ)}")
         click.echo(f"two builds are the same in: {', '.join(first)}")
-    click.echo(f"scanside-firmware flash {target / 'manifest.json'} DISK --key {plan.keys / 'image.pub'}")
+    if bsp is not None:
+        click.echo(jetson.flash_command(bsp.resolve(), module))
+    else:
+        click.echo(f"scanside-firmware flash {target / 'manifest.json'} DISK --key {plan.keys / 'image.pub'}")
 
 
 @click.command("lock")
 @click.option("--board", required=True, type=click.Choice(sorted(BOARDS)))
 @click.option(
     "--machine",
-    default=wheels.X86_64,
-    type=click.Choice(list(wheels.MANYLINUX)),
-    show_default=True,
-    help="Boards are x86_64; aarch64 is for containers.",
+    type=click.Choice([X86_64, AARCH64]),
+    help="Another than the board's is for containers.  [default: the board's]",
 )
 @click.option("--project", default=Path(), type=_FOLDER, show_default="here", help="The sources of Scanside.")
-def lock(board: str, machine: str, project: Path) -> None:
+def lock(board: str, machine: str | None, project: Path) -> None:
     """Resolve what the device needs anew, and pin it with hashes. Review the difference, then commit it."""
-    click.echo(wheels.write_lock(project, board, BOARDS[board].extras, machine))
+    from firmware.image import wheels
+
+    click.echo(wheels.write_lock(project, BOARDS[board], machine or ""))

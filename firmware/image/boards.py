@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from firmware.errors import FirmwareError
 
+X86_64, AARCH64 = "x86_64", "aarch64"
 # No apt, no shell login, no editor: what the appliance, RAUC, the TPM and the network need.
 _PACKAGES = (
     "systemd",
@@ -36,6 +38,31 @@ _PACKAGES = (
 )
 
 
+# Of Ubuntu 24.04 and of JetPack 7, into NVIDIA's own root file system.
+_JETSON_PACKAGES = (
+    "systemd-resolved",
+    "systemd-timesyncd",
+    "dbus",
+    "kmod",
+    "iproute2",
+    "nftables",
+    "e2fsprogs",
+    "cryptsetup-bin",
+    "rauc",
+    "rauc-service",
+    "python3",
+    "python3-venv",
+    "python3-libnvinfer",
+    "libgomp1",
+    "ca-certificates",
+    "tzdata",
+    "libtss2-esys-3.0.2-0t64",
+    "libtss2-mu-4.0.1-0t64",
+    "libtss2-rc0t64",
+    "libtss2-tcti-device0t64",
+)
+
+
 @dataclass(frozen=True)
 class Board:
     """A kind of machine."""
@@ -43,13 +70,22 @@ class Board:
     name: str
     about: str
     packages: tuple[str, ...]
-    components: str  # of Debian
-    extras: tuple[str, ...]  # of the appliance
-    console: str
+    components: str = ""  # of Debian
+    extras: tuple[str, ...] = ()  # of the appliance
+    console: str = ""
+    boot: Literal["sd-boot", "nvbootctrl"] = "sd-boot"
+    slots: tuple[str, str] = ("root-a", "root-b")  # labels of their partitions
+    machine: str = X86_64
+    python: str = "3.13"  # Debian 13's
 
     @property
     def compatible(self) -> str:
         return f"scanside-{self.name}"
+
+    @property
+    def site_packages(self) -> str:
+        """Of the appliance's environment, within a root."""
+        return f"opt/scanside/lib/python{self.python}/site-packages"
 
 
 BOARDS = {
@@ -79,13 +115,20 @@ BOARDS = {
             ("openvino",),
             "console=ttyS0,115200 console=tty0",
         ),
+        Board(
+            "jetson-orin",
+            "Jetson Orin with Jetson Linux r39, TensorRT; not yet run on hardware (firmware/jetson)",
+            _JETSON_PACKAGES,
+            boot="nvbootctrl",
+            slots=("APP", "APP_b"),  # the names by which NVIDIA's loader finds them
+            machine=AARCH64,
+            python="3.12",
+        ),
     )
 }
 
 
 def board(name: str) -> Board:
     if name not in BOARDS:
-        raise FirmwareError(
-            f"there is no board {name!r}", hint=f"one of {', '.join(BOARDS)}; for a Jetson see firmware/jetson"
-        )
+        raise FirmwareError(f"there is no board {name!r}", hint=f"one of {', '.join(BOARDS)}")
     return BOARDS[name]

@@ -3,42 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import time
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
 from firmware import bundle
 from firmware.errors import FirmwareError
 from firmware.flash import manifest
-from firmware.image import debian, disk, sbom, wheels
-from firmware.image.boards import Board
+from firmware.image import contents, debian, disk
 from firmware.image.chroot import bootstrap, call, inside, mounted, remove, tools
-from firmware.policy import Offered
+from firmware.image.plan import Plan
 from firmware.steps import complete_step
-
-_LAUNCHER = """#!/opt/scanside/bin/python3 -I
-import sys
-from {module} import main
-sys.exit(main(prog_name="{name}"))
-"""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is built."""
-
-    project: Path
-    board: Board
-    version: str
-    epoch: int
-    keys: Path
-    target: Path
-    cache: Path
-    mirror: str
-    date: int  # SOURCE_DATE_EPOCH
 
 
 def build(plan: Plan) -> dict[str, str]:
@@ -55,16 +31,13 @@ def build(plan: Plan) -> dict[str, str]:
     with complete_step(f"Debian 13 for {plan.board.name}"):
         _base(plan, root)
     with complete_step("the appliance, from locked wheels"):
-        _appliance(plan, root)
+        contents.put_appliance(plan, root)
     with complete_step("files, units, users"):
-        _configure(plan, root)
+        contents.configure(plan, root)
     with complete_step("initrd"):
         kernel, initrd = _initrd(plan, tree, root, work)
     with complete_step("bill of materials"):
-        document = sbom.make(root, plan.version, plan.board.name, plan.date)
-        text = json.dumps(document, indent=1)
-        (root / "usr/lib/scanside/sbom.cdx.json").write_text(text)
-        (plan.target / f"scanside-{plan.board.name}-{plan.version}.cdx.json").write_text(text)
+        contents.put_bill(plan, root)
     with complete_step("root: erofs with dm-verity"):
         _clean(root)
         image, root_hash, offset = _root_image(plan, tree, root, work)
@@ -85,8 +58,7 @@ def build(plan: Plan) -> dict[str, str]:
         image.rename(content / "root.img")
         for slot in ("a", "b"):
             shutil.copy(work / f"{slot}.efi", content)
-        offered = Offered(plan.version, plan.epoch, plan.board.compatible)
-        bundle.make(content, offered, plan.keys, plan.target / f"scanside-{plan.board.name}-{plan.version}.raucb")
+        bundle.make(content, plan.offered, plan.keys, plan.bundle)
     digests = {"root.img": content / "root.img", "initrd": initrd, "kernel a": work / "a.efi", "disk": path}
     found = {name: hashlib.sha256(each.read_bytes()).hexdigest() for name, each in digests.items()}
     shutil.rmtree(work)
@@ -101,75 +73,6 @@ def _base(plan: Plan, root: Path) -> None:
     if not kept.exists():
         bootstrap(kept, plan.board.packages, plan.board.components, plan.mirror, plan.date)
     call("cp", "--archive", "--reflink=auto", kept, root)
-
-
-def _appliance(plan: Plan, root: Path) -> None:
-    inside(root, "python3", "-m", "venv", "--without-pip", "/opt/scanside")
-    site = root / "opt/scanside/lib/python3.13/site-packages"
-    wheels.install(plan.project, plan.board.name, site, plan.cache / "wheels")
-    shutil.rmtree(site / "bin", ignore_errors=True)
-    shutil.rmtree(site / "compression", ignore_errors=True)
-    for name, module in (("scanside", "appliance.cli"), ("scanside-firmware", "firmware.cli")):
-        launcher = root / "opt/scanside/bin" / name
-        launcher.write_text(_LAUNCHER.format(module=module, name=name))
-        launcher.chmod(0o755)
-        (root / "usr/bin" / name).symlink_to(f"/opt/scanside/bin/{name}")
-    # Not by time: the root is read-only, and its times are all the same.
-    inside(
-        root,
-        "/opt/scanside/bin/python3",
-        "-m",
-        "compileall",
-        "-q",
-        "-j",
-        "2",
-        "--invalidation-mode",
-        "unchecked-hash",
-        "/opt/scanside/lib",
-        "/usr/lib/python3.13",
-        epoch=plan.date,
-    )
-
-
-def _configure(plan: Plan, root: Path) -> None:
-    call("cp", "--recursive", "--no-preserve=ownership", f"{plan.project}/firmware/image/files/.", root)
-    for name in ("rauc-loader", "rauc-before-install"):
-        (root / "usr/lib/scanside" / name).chmod(0o755)
-    system = root / "etc/rauc/system.conf"
-    system.write_text(system.read_text().replace("@COMPATIBLE@", plan.board.compatible))
-    units = root / "usr/lib/systemd/system"
-    call("cp", "--recursive", "--no-preserve=ownership", f"{plan.project}/firmware/systemd/.", units)
-    trust = root / "usr/lib/scanside/trust"
-    trust.mkdir()
-    for name in ("update-ca.pem", "site.pub", "image.pub"):
-        shutil.copy(plan.keys / name, trust)
-    models = trust / "models"
-    models.mkdir()
-    shutil.copy(plan.keys / "models.pub", models)
-    about = {
-        "version": plan.version,
-        "epoch": plan.epoch,
-        "board": plan.board.name,
-        "boot": "sd-boot",
-        "compatible": plan.board.compatible,
-        "built_at": plan.date,
-    }
-    (root / "usr/lib/scanside/image.json").write_text(json.dumps(about))
-    release = root / "usr/lib/os-release"
-    release.write_text(
-        release.read_text()
-        + f'IMAGE_ID=scanside-{plan.board.name}\nIMAGE_VERSION={plan.version}\nVARIANT="Scanside {plan.version}"\n'
-    )
-    inside(root, "systemd-sysusers", epoch=plan.date)
-    for name in ("data", "efi"):
-        (root / name).mkdir(exist_ok=True)
-    inside(root, "systemctl", "enable", *debian.ENABLED)
-    inside(root, "systemctl", "mask", *debian.MASKED)
-    for name in debian.NO_GENERATORS:
-        mask = root / f"etc/systemd/system-generators/systemd-{name}-generator"
-        mask.parent.mkdir(exist_ok=True)
-        mask.symlink_to("/dev/null")
-    inside(root, "usermod", "--password", "!", "--shell", "/usr/sbin/nologin", "root", epoch=plan.date)
 
 
 def _initrd(plan: Plan, tree: Path, root: Path, work: Path) -> tuple[Path, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import time
 import uuid
 import zipfile
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from firmware.image import wheels
+from firmware.image.boards import Board
 
 
-def make(root: Path, version: str, board: str, epoch: int) -> dict[str, Any]:
+def make(root: Path, version: str, board: Board, epoch: int) -> dict[str, Any]:
     """Of an image's tree; the same tree gives the same document."""
-    components = [*_debian(root), *_python(root, board), *_models(root)]
+    components = [*_system(root), *_python(root, board), *_models(root / board.site_packages)]
     digest = hashlib.sha256(json.dumps(components, sort_keys=True).encode()).hexdigest()
     return {
         "bomFormat": "CycloneDX",
@@ -26,13 +28,17 @@ def make(root: Path, version: str, board: str, epoch: int) -> dict[str, Any]:
         "version": 1,
         "metadata": {
             "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch)),
-            "component": {"type": "firmware", "bom-ref": "image", "name": f"scanside-{board}", "version": version},
+            "component": {"type": "firmware", "bom-ref": "image", "name": board.compatible, "version": version},
         },
         "components": components,
     }
 
 
-def _debian(root: Path) -> Iterator[dict[str, Any]]:
+def _system(root: Path) -> Iterator[dict[str, Any]]:
+    """Its packages: Debian's, or those of a system that is made of it."""
+    lines = shlex.split((root / "usr/lib/os-release").read_text(), comments=True)
+    release = dict(line.split("=", 1) for line in lines)
+    system, edition = release["ID"], f"{release['ID']}-{release['VERSION_ID']}"
     for block in (root / "var/lib/dpkg/status").read_text().split("\n\n"):
         fields = HeaderParser().parsestr(block)
         if fields["Package"] and "installed" in (fields["Status"] or ""):
@@ -42,14 +48,14 @@ def _debian(root: Path) -> Iterator[dict[str, Any]]:
                 "bom-ref": f"deb/{name}",
                 "name": name,
                 "version": version,
-                "supplier": {"name": "Debian"},
-                "purl": f"pkg:deb/debian/{name}@{version.replace('+', '%2B')}?arch={machine}&distro=debian-13",
+                "supplier": {"name": system.capitalize()},
+                "purl": f"pkg:deb/{system}/{name}@{version.replace('+', '%2B')}?arch={machine}&distro={edition}",
             }
 
 
-def _python(root: Path, board: str) -> Iterator[dict[str, Any]]:
+def _python(root: Path, board: Board) -> Iterator[dict[str, Any]]:
     pins = wheels.locked(board)
-    for path in sorted((root / "opt/scanside/lib/python3.13/site-packages").glob("*.dist-info/METADATA")):
+    for path in sorted((root / board.site_packages).glob("*.dist-info/METADATA")):
         fields = HeaderParser().parsestr(path.read_text(errors="replace"))
         name, version = wheels.normal(fields["Name"]), fields["Version"]
         found: dict[str, Any] = {
@@ -67,8 +73,8 @@ def _python(root: Path, board: str) -> Iterator[dict[str, Any]]:
         yield found
 
 
-def _models(root: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted((root / "opt/scanside/lib/python3.13/site-packages/appliance/bundled").glob("*.scanside")):
+def _models(site: Path) -> Iterator[dict[str, Any]]:
+    for path in sorted((site / "appliance/bundled").glob("*.scanside")):
         with zipfile.ZipFile(path) as package:
             manifest = json.loads(package.read("manifest.json"))
         yield {

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from firmware.durable import Files
 from firmware.errors import FirmwareError
+from firmware.image.boards import AARCH64, X86_64, Board
 
-PYTHON = "3.13"  # Debian 13's
-X86_64, AARCH64 = "x86_64", "aarch64"
 MANYLINUX = {
     X86_64: ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux_2_12", "manylinux2010"),
     AARCH64: ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014"),
@@ -23,19 +22,23 @@ MANYLINUX = {
 _SOURCES = ("appliance", "compression", "firmware", "pyproject.toml", "README.md", "LICENSE")
 
 
-def lock_of(board: str, machine: str = X86_64) -> Path:
-    """A board's lock file; that of another machine than a box's is for containers."""
-    return Path(__file__).with_name(f"{board}.lock" if machine == X86_64 else f"{board}-{machine}.lock")
+def lock_of(board: Board, machine: str = "") -> Path:
+    """A board's lock file; that of another machine than the board's is for containers."""
+    return Path(__file__).with_name(
+        f"{board.name}-{machine}.lock" if machine not in ("", board.machine) else f"{board.name}.lock"
+    )
 
 
-def lock(project: Path, extras: tuple[str, ...] = (), machine: str = X86_64) -> str:
-    """What the project's device needs, resolved for Debian 13 on such a machine: pinned, with hashes."""
+def lock(project: Path, board: Board, machine: str = "") -> str:
+    """What the project's device needs, resolved for the board's system on such a machine: pinned, with hashes."""
     table = tomllib.loads((project / "pyproject.toml").read_text())["project"]
-    wanted = [*table["dependencies"], *(each for extra in extras for each in table["optional-dependencies"][extra])]
+    extras = (each for extra in board.extras for each in table["optional-dependencies"][extra])
+    machine = machine or board.machine
     report = _pip("install", "--dry-run", "--quiet", "--ignore-installed", "--no-cache-dir", "--report", "-",
-                  *_target(machine), *wanted)  # fmt: skip
+                  *_target(board, machine), *table["dependencies"], *extras)  # fmt: skip
     lines = [
-        f"# What a device runs on, for Python {PYTHON} on {machine}. Made by: scanside-firmware lock. Do not edit.",
+        f"# What a device runs on, for Python {board.python} on {machine}. "
+        "Made by: scanside-firmware lock. Do not edit.",
         *sorted(
             f"{item['metadata']['name'].lower()}=={item['metadata']['version']}"
             f" --hash=sha256:{item['download_info']['archive_info']['hashes']['sha256']}"
@@ -45,13 +48,13 @@ def lock(project: Path, extras: tuple[str, ...] = (), machine: str = X86_64) -> 
     return "\n".join(lines) + "\n"
 
 
-def write_lock(project: Path, board: str, extras: tuple[str, ...], machine: str = X86_64) -> Path:
+def write_lock(project: Path, board: Board, machine: str = "") -> Path:
     path = lock_of(board, machine)
-    Files().write(path, lock(project, extras, machine).encode())
+    Files().write(path, lock(project, board, machine).encode())
     return path
 
 
-def locked(board: str, machine: str = X86_64) -> dict[str, tuple[str, str]]:
+def locked(board: Board, machine: str = "") -> dict[str, tuple[str, str]]:
     """Name -> version and SHA-256, of a lock file."""
     lines = lock_of(board, machine).read_text().splitlines()
     rows = (line.split() for line in lines if line and not line.startswith("#"))
@@ -65,14 +68,14 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def install(project: Path, board: str, target: Path, cache: Path) -> None:
+def install(project: Path, board: Board, target: Path, cache: Path) -> None:
     """Fill ``target`` (a site-packages folder) with the locked wheels and with the project itself."""
     cache.mkdir(parents=True, exist_ok=True)
-    lock_path = str(lock_of(board))
+    lock_path, wanted = str(lock_of(board)), _target(board, board.machine)
     _pip("download", "--quiet", "--no-deps", "--require-hashes", "--dest", str(cache), "--find-links", str(cache),
-         *_target(), "--requirement", lock_path)  # fmt: skip
+         *wanted, "--requirement", lock_path)  # fmt: skip
     _pip("install", "--quiet", "--no-deps", "--require-hashes", "--no-index", "--find-links", str(cache),
-         "--no-compile", "--target", str(target), *_target(), "--requirement", lock_path)  # fmt: skip
+         "--no-compile", "--target", str(target), *wanted, "--requirement", lock_path)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         # From a copy: what an earlier build left in build/ would get into the wheel. By its name, not by its path,
         # which pip would write down in the image.
@@ -91,9 +94,9 @@ def copy_sources(project: Path, target: Path) -> Path:
     return target
 
 
-def _target(machine: str = X86_64) -> list[str]:
+def _target(board: Board, machine: str) -> list[str]:
     platforms = [argument for each in MANYLINUX[machine] for argument in ("--platform", f"{each}_{machine}")]
-    return ["--only-binary=:all:", "--python-version", PYTHON, "--implementation", "cp", *platforms]
+    return ["--only-binary=:all:", "--python-version", board.python, "--implementation", "cp", *platforms]
 
 
 def _pip(*arguments: str) -> str:

@@ -165,6 +165,7 @@ def start(box: Box, slot: str, version: str, epoch: int = 1) -> None:
     (box.root / "proc").mkdir(exist_ok=True)
     (box.root / "proc" / "cmdline").write_text(f"quiet rauc.slot={slot} roothash=0\n")
     image = {"version": version, "epoch": epoch, "board": "generic", "compatible": BOARD, "boot": "sd-boot",
+             "slots": ["root-a", "root-b"],
              "built_at": 1_700_000_000}  # fmt: skip
     path = box.root / "usr" / "lib" / "scanside" / "image.json"
     path.parent.mkdir(parents=True, exist_ok=True)

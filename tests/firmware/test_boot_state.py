@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import shutil
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firmware import health, update
+from firmware import update
 from firmware.boot import SLOTS, TRIES, BootBackend
-from firmware.boot.nvbootctrl import NvBootCtrl
 from firmware.boot.sd_boot import SdBoot
 from firmware.box import Box
 from firmware.durable import Files
@@ -238,73 +234,3 @@ def test_a_slot_without_a_kernel_is_never_tried(tmp_path: Path) -> None:
 def test_a_machine_that_no_slot_was_started_from(tmp_path: Path) -> None:
     with pytest.raises(FirmwareError, match=r"no rauc\.slot="):
         SdBoot(tmp_path, "root=/dev/sda1").current()
-
-
-# --- Jetson ---
-
-NVBOOTCTRL = Path(__file__).parent / "stand_ins" / "nvbootctrl"
-
-
-@pytest.fixture
-def jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NvBootCtrl:
-    program = tmp_path / "bin" / "nvbootctrl"
-    program.parent.mkdir()
-    shutil.copy(NVBOOTCTRL, program)
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE_NVBOOTCTRL", str(tmp_path / "uefi"))
-    backend = NvBootCtrl(tmp_path / "notes")
-    backend.mark_good("a")
-    return backend
-
-
-def test_a_jetson_updates_and_proves_itself(jetson: NvBootCtrl, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (jetson.current(), jetson.primary(), jetson.state("a")) == ("a", "a", "good")
-    jetson.close("b")
-    assert jetson.state("b") == "empty"
-    jetson.try_next("b", "2.0.0")
-    assert (jetson.primary(), jetson.state("b")) == ("b", "trial")
-    monkeypatch.setenv("FAKE_NVBOOTCTRL_CURRENT", "1")
-    jetson.mark_good("b")
-    assert (jetson.current(), jetson.state("b")) == ("b", "good")
-    jetson.discard("a")
-    assert (jetson.state("a"), jetson.primary()) == ("bad", "b")
-
-
-def test_a_jetson_leaves_a_slot_that_failed(jetson: NvBootCtrl, monkeypatch: pytest.MonkeyPatch) -> None:
-    jetson.close("b")
-    jetson.try_next("b", "2.0.0")
-    monkeypatch.setenv("FAKE_NVBOOTCTRL_CURRENT", "1")
-    jetson.mark_bad("b")
-    assert (jetson.state("b"), jetson.primary()) == ("bad", "a")
-
-
-def test_a_jetson_whose_data_does_not_open_knows_of_no_slot_and_gives_none_up(
-    jetson: NvBootCtrl, tmp_path: Path
-) -> None:
-    """What it knows lies there, so neither is taken for one on trial."""
-    box = make_box(tmp_path / "box")
-    image = box.root / "usr/lib/scanside/image.json"
-    image.write_text(json.dumps({**json.loads(image.read_text()), "boot": "nvbootctrl"}))
-    assert [box.boot().state(slot) for slot in SLOTS] == ["trial", "trial"]
-    box.boot().mark_good("a")
-    shutil.rmtree(box.root / "data")
-    assert [box.boot().state(slot) for slot in SLOTS] == ["unknown", "unknown"]
-    broken = health.Finding("data", ok=False, detail="Read-only file system")
-    assert update.confirm(box, lambda: [broken]) == "degraded"
-    for act in (box.boot().mark_bad, box.boot().mark_good, box.boot().discard):
-        with pytest.raises(FirmwareError, match="the data partition is not open"):
-            act("b")
-    assert [jetson.primary(), *jetson._slots().values()] == ["a", "normal", "normal"]
-
-
-def test_both_backends_are_backends(jetson: NvBootCtrl, tmp_path: Path) -> None:
-    backends: list[BootBackend] = [jetson, sd_boot(make_esp(tmp_path / "esp"))]
-    for backend in backends:
-        with pytest.raises(FirmwareError):
-            backend.close(backend.current())
-
-
-def test_a_jetson_without_its_tool(tmp_path: Path) -> None:
-    with pytest.raises(FirmwareError, match="not installed"):
-        NvBootCtrl(tmp_path, program="nvbootctrl-that-is-not-there").current()

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from firmware.image import wheels
+from firmware.image.boards import AARCH64, X86_64, board
 from tests.running import CHECKOUT
 
 FOLDER = CHECKOUT / "firmware" / "container"
@@ -69,12 +70,12 @@ def test_one_ledger_has_one_appliance(kinds: dict[str, dict[str, Any]]) -> None:
 
 
 def test_a_container_on_arm64_has_the_same_packages() -> None:
-    versions = [{name: pin for name, (pin, _) in wheels.locked("generic", machine).items()} for machine in (
-        wheels.X86_64, wheels.AARCH64)]  # fmt: skip
+    versions = [{name: pin for name, (pin, _) in wheels.locked(board("generic"), machine).items()} for machine in (
+        X86_64, AARCH64)]  # fmt: skip
     assert versions[0] == versions[1], "scanside-firmware lock --board generic --machine aarch64"
     lines = (FOLDER / "Containerfile").read_text().splitlines()
-    for docker, machine in (("amd64", wheels.X86_64), ("arm64", wheels.AARCH64)):
-        path = wheels.lock_of("generic", machine).relative_to(CHECKOUT)
+    for docker, machine in (("amd64", X86_64), ("arm64", AARCH64)):
+        path = wheels.lock_of(board("generic"), machine).relative_to(CHECKOUT)
         assert f"COPY {path} /src/{docker}.lock" in lines
 
 

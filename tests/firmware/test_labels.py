@@ -34,7 +34,8 @@ def plugged(monkeypatch: pytest.MonkeyPatch, folder: Path, *disks: dict[str, obj
 
 
 def check(folder: Path) -> Result:
-    return CliRunner().invoke(main, ["data", "check-labels", "--root", str(folder)])
+    box = make_box(folder / "box")
+    return CliRunner().invoke(main, ["data", "check-labels", "--root", str(box.root)])
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,8 @@ def test_other_disks_do_not_matter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: tuple[dict[str, object], ...]
 ) -> None:
     plugged(monkeypatch, tmp_path, BOX, *others)
-    assert (check(tmp_path).exit_code, check(tmp_path).output) == (0, "")
+    done = check(tmp_path)
+    assert (done.exit_code, done.output) == (0, "")
 
 
 @pytest.mark.parametrize("label", ["esp", "root-a", "root-b"])
@@ -60,7 +62,7 @@ def test_a_label_on_two_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, l
     assert done.exit_code == 1
     assert f"/dev/nvme0n1 and /dev/sdb each have a partition {label}" in done.output
     assert "unplug the disk that is not this box's" in done.output
-    assert "unplug the disk that is not this box's" in datadisk.why_closed(Box(tmp_path))
+    assert "unplug the disk that is not this box's" in datadisk.why_closed(Box(tmp_path / "box"))
 
 
 def test_no_update_while_a_label_is_on_two_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

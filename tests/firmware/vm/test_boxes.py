@@ -27,7 +27,8 @@ from firmware.flash.manifest import load
 from firmware.flash.writing import flash
 from firmware.image import wheels
 from firmware.image.boards import board
-from firmware.image.build import Plan, build
+from firmware.image.build import build
+from firmware.image.plan import Plan
 from tests.dicom_files import make_radiograph
 from tests.firmware.vm.machine import Machine, make_stick, missing, read_stick
 from tests.peers import free_port, storescp
