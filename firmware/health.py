@@ -18,6 +18,7 @@ from typing import Any
 
 from cryptography import x509
 
+from firmware import secure_boot
 from firmware.box import Box
 from firmware.errors import RefusedError
 from firmware.policy import check_clock
@@ -79,7 +80,7 @@ def examine(box: Box, ask: Ask = _ask_how_it_is, last_words: Callable[[], str] =
     """Every check, once."""
     where = ("--config", str(box.configuration))
     running = _running(ask(("status", "--json", *where)), last_words)
-    findings = [_clock(box), _data(box.data), *_certificates(box), *running]
+    findings = [_clock(box), _secure_boot(box), _data(box.data), *_certificates(box), *running]
     if fit(findings):  # one that is still getting ready is not kept busy with questions
         findings += _echo(ask(("test-connection", "--json", *where)))
     return findings
@@ -120,6 +121,18 @@ def _clock(box: Box) -> Finding:
     except RefusedError as error:
         return Finding("clock", ok=False, detail=error.message, counts=False)
     return Finding("clock", ok=True, detail=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), counts=False)
+
+
+def _secure_boot(box: Box) -> Finding:
+    """No older system would have it switched on either."""
+    state = secure_boot.state(box.root / "sys/firmware/efi/efivars")
+    detail = {
+        "on": "the firmware starts only what our keys have signed",
+        "off": "the firmware starts whatever is on the disk: switch Secure Boot on in its setup",
+        "setup": "the firmware has no keys, and starts whatever is on the disk",
+        "unknown": "the firmware does not say",
+    }[state]
+    return Finding("Secure Boot", ok=state == "on", detail=detail, counts=False)
 
 
 def _data(folder: Path) -> Finding:

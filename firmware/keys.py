@@ -9,6 +9,7 @@ door:
     site.pub/.key           Ed25519: configurations from USB, and service tokens
     models.pub/.key         Ed25519: model packages (the appliance's own format)
     pk, kek, db .pem/.key   UEFI Secure Boot; db signs kernels and the boot loader
+    PK, KEK, db .auth       these certificates, signed, for a machine that has none yet; on each image
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from firmware import secure_boot
 from firmware.durable import Files
 from firmware.errors import FirmwareError
 
@@ -55,6 +57,15 @@ def make(folder: Path, name: str = "Scanside development") -> list[Path]:
     for each in ("pk", "kek", "db"):
         if _lacks(folder / f"{each}.key"):
             made += _certificate(folder, each, f"{name} {each.upper()}", _SECURE_BOOT_DAYS)
+            for stale in folder.glob("*.auth"):  # of the certificate that was lost, or signed by its key
+                stale.unlink()
+    for variable, (held, signer) in secure_boot.VARIABLES.items():
+        if _lacks(path := folder / f"{variable}.auth"):
+            update = secure_boot.make_update(
+                variable, _load(folder, held), _load(folder, signer), _load_key(folder, signer), _now()
+            )
+            Files().write(path, update)
+            made.append(path)
     if _lacks(folder / "update-ca.key"):
         made += _certificate(folder, "update-ca", f"{name} update CA", _CA_DAYS, authority=True)
     if _lacks(folder / "release.key"):
@@ -69,10 +80,22 @@ def _lacks(key: Path) -> bool:
 
 def sign_release(folder: Path, name: str, days: int) -> list[Path]:
     """A certificate that may sign bundles, for ``days``."""
-    ca = x509.load_pem_x509_certificate((folder / "update-ca.pem").read_bytes())
-    key = serialization.load_pem_private_key((folder / "update-ca.key").read_bytes(), password=None)
+    authority = _load(folder, "update-ca"), _load_key(folder, "update-ca")
+    return _certificate(folder, "release", name, days, signed_by=authority)
+
+
+def _load(folder: Path, stem: str) -> x509.Certificate:
+    return x509.load_pem_x509_certificate((folder / f"{stem}.pem").read_bytes())
+
+
+def _load_key(folder: Path, stem: str) -> rsa.RSAPrivateKey:
+    key = serialization.load_pem_private_key((folder / f"{stem}.key").read_bytes(), password=None)
     assert isinstance(key, rsa.RSAPrivateKey)
-    return _certificate(folder, "release", name, days, signed_by=(ca, key))
+    return key
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _certificate(
@@ -85,7 +108,7 @@ def _certificate(
 ) -> list[Path]:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048 if stem in ("pk", "kek", "db") else 3072)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    begin = datetime.datetime.now(datetime.UTC)
+    begin = _now()
     # A certificate that has run out by the time that it counts from is for tests of just that.
     end = begin + datetime.timedelta(days=days)
     begin = min(begin, end) - datetime.timedelta(days=1)

@@ -14,6 +14,7 @@ from firmware.flash import manifest
 from firmware.image import contents, debian, disk
 from firmware.image.chroot import bootstrap, call, inside, mounted, remove, tools
 from firmware.image.plan import Plan
+from firmware.secure_boot import VARIABLES
 from firmware.steps import complete_step
 
 
@@ -22,6 +23,10 @@ def build(plan: Plan) -> dict[str, str]:
 
     What it was made from lies in ``work`` there meanwhile, and stays where the build fails.
     """
+    if missing := [name for name in VARIABLES if not (plan.keys / f"{name}.auth").exists()]:
+        raise FirmwareError(
+            f"{plan.keys} has no {missing[0]}.auth", hint=f"scanside-firmware keys {plan.keys} makes what is missing"
+        )
     work = plan.target / "work"
     remove(work)
     work.mkdir(parents=True)
@@ -47,7 +52,7 @@ def build(plan: Plan) -> dict[str, str]:
                 _kernel(plan, tree, work, kernel, initrd, slot, root_hash, offset)
             loader = _loader(plan, tree, work)
         with complete_step("disk"):
-            raw = disk.make(tree, work, image, loader, plan.version, plan.date)
+            raw = disk.make(tree, work, image, loader, plan.keys, plan.version, plan.date)
     with complete_step("signed image and bundle"):
         path = manifest.make(
             raw, plan.target, plan.keys / "image.key", plan.version, plan.epoch, plan.board.name, disk.LEAST_DISK

@@ -124,9 +124,9 @@ def test_raucs_slots_and_handlers_are_ours() -> None:
 )
 def test_who_holds_a_key_at_the_start_can_choose_nothing(tmp_path: Path) -> None:
     """Neither an older slot nor another command line; systemd-boot 257's own words for it."""
-    for name in ("BOOTX64.EFI", "a.efi"):
+    for name in ("BOOTX64.EFI", "a.efi", "PK.auth", "KEK.auth", "db.auth"):
         (tmp_path / name).touch()
-    esp = disk._esp(Path("/"), tmp_path, tmp_path / "BOOTX64.EFI", "1.0.0", 1_780_000_000)
+    esp = disk._esp(Path("/"), tmp_path, tmp_path / "BOOTX64.EFI", tmp_path, "1.0.0", 1_780_000_000)
     told = chroot.inside(Path("/"), "mtype", "-i", esp, "::/loader/loader.conf").splitlines()
     assert {"timeout menu-disabled", "editor no"} <= set(told)
 

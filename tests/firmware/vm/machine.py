@@ -40,10 +40,10 @@ class Machine:
     folder
         For its firmware's variables, its TPM's state, its serial log.
     keys
-        Folder with pk.pem, kek.pem and db.pem, which are enrolled: Secure Boot is on.
+        Folder with pk.pem, kek.pem and db.pem, which are enrolled: Secure Boot is on. None: it is in setup mode.
     """
 
-    def __init__(self, folder: Path, disk: Path, keys: Path, tpm: bool = True) -> None:
+    def __init__(self, folder: Path, disk: Path, keys: Path | None, tpm: bool = True) -> None:
         self.folder, self.disk, self._keys, self._has_tpm = folder, disk, keys, tpm
         folder.mkdir(parents=True, exist_ok=True)
         self.serial, self._line = folder / "serial.log", folder / "line.sock"
@@ -51,7 +51,10 @@ class Machine:
         self._vars = folder / "vars.fd"
         self._qemu: subprocess.Popen[bytes] | None = None
         self._tpm: subprocess.Popen[bytes] | None = None
-        if not self._vars.exists():
+        if not self._vars.exists() and keys is None:
+            shutil.copy(_OVMF / "OVMF_VARS_4M.fd", self._vars)
+        elif not self._vars.exists():
+            assert keys is not None
             command = ["virt-fw-vars", "--input", _OVMF / "OVMF_VARS_4M.fd", "--output", self._vars, "--sb",
                        "--set-pk", _OWNER, keys / "pk.pem", "--add-kek", _OWNER, keys / "kek.pem",
                        "--add-db", _OWNER, keys / "db.pem"]  # fmt: skip

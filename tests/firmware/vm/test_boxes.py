@@ -244,21 +244,31 @@ def test_4_bundles_that_are_turned_away(
     assert stick.exists()
 
 
-def test_5_an_unsigned_loader_is_refused(box: Machine, publisher: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk.img"
-    subprocess.run(["cp", "--sparse=always", box.disk, disk], check=True)
-    unsigned = tmp_path / "BOOTX64.EFI"
+def change_loader(disk: Path, folder: Path) -> None:
+    """One byte of it."""
+    unsigned = folder / "BOOTX64.EFI"
     subprocess.run(["mcopy", "-i", f"{disk}@@1M", "::/EFI/BOOT/BOOTX64.EFI", unsigned], check=True)
     content = bytearray(unsigned.read_bytes())
     content[len(content) // 2] ^= 1
     unsigned.write_bytes(content)
     subprocess.run(["mcopy", "-o", "-i", f"{disk}@@1M", unsigned, "::/EFI/BOOT/BOOTX64.EFI"], check=True)
-    machine = Machine(tmp_path / "machine", disk, publisher)
+
+
+def refused(machine: Machine) -> bool:
+    """Whether the firmware starts no loader."""
+    begin = len(machine.log)
     machine.start()
     try:
-        assert machine.wait_for("Access Denied", "Welcome to", timeout=BOOT) == "Access Denied"
+        return machine.wait_for("Access Denied", "Welcome to", timeout=BOOT, since=begin) == "Access Denied"
     finally:
         machine.cut()
+
+
+def test_5_an_unsigned_loader_is_refused(box: Machine, publisher: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    subprocess.run(["cp", "--sparse=always", box.disk, disk], check=True)
+    change_loader(disk, tmp_path)
+    assert refused(Machine(tmp_path / "machine", disk, publisher))
 
 
 def test_6_a_corrupted_root_does_not_run(publisher: Path, image: Callable[..., Path], tmp_path: Path) -> None:
@@ -398,6 +408,21 @@ def test_10_a_box_whose_tpm_opens_its_data_no_longer_takes_the_recovery_key(
         assert recount["faults"] == 0 and recount["counts"]["received"] == 1, recount
     finally:
         machine.cut()
+
+
+def test_11_a_machine_without_keys_takes_ours(publisher: Path, image: Callable[..., Path], tmp_path: Path) -> None:
+    """By itself, at its first start; from then on it starts nothing else."""
+    disk = flashed(image, publisher, tmp_path)
+    machine = Machine(tmp_path / "machine", disk, keys=None)
+    machine.start()
+    try:
+        machine.wait_for("Secure Boot keys successfully enrolled", timeout=BOOT)
+        since = machine.log.index("successfully enrolled")
+        assert machine.wait_for("Booting initrd", "Access Denied", timeout=BOOT, since=since) == "Booting initrd"
+    finally:
+        machine.cut()
+    change_loader(disk, tmp_path)
+    assert refused(machine)
 
 
 @pytest.mark.slow
