@@ -12,7 +12,7 @@ import subprocess
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,6 @@ class Finding:
     ok: bool
     detail: str
     counts: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 Ask = Callable[[Sequence[str]], subprocess.CompletedProcess[str]]

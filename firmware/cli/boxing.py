@@ -105,7 +105,6 @@ def confirm(seconds: float, root: Path) -> None:
     """
     from firmware import health
     from firmware.boot import on_trial
-    from firmware.durable import Files
     from firmware.handover import take_what_waits
     from firmware.inbox import try_report
     from firmware.update import confirm as decide
@@ -116,8 +115,6 @@ def confirm(seconds: float, root: Path) -> None:
 
     def look() -> list[health.Finding]:
         findings = health.wait_until_fit(lambda: health.examine(box), seconds, say=click.echo)
-        rows = json.dumps([finding.to_dict() for finding in findings]).encode()
-        Files().write(box.runtime / "health.json", rows)
         for finding in findings:
             click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.detail}")
         return findings
