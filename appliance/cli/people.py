@@ -203,7 +203,7 @@ def add_token(
     """Make a token for the system NAME, and print it: only its hash is kept, so it is shown this once.
 
     \b
-      scanside tokens add prometheus --scope operate --expires 365d
+      scanside tokens add prometheus --scope see --expires 365d
       scanside tokens add pacs --scope send
     """
     from appliance.tokens import Tokens, period

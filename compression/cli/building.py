@@ -38,7 +38,8 @@ _DEVELOPMENT_KEY = Path(".build") / "development.pem"
     multiple=True,
     help="Keep what this stage made though its sources changed, a comment for instance; the package says so.",
 )
-@click.option("--threads", type=click.IntRange(1), default=cores(), show_default=True, help="Cores to use.")
+@click.option("--threads", type=click.IntRange(1), default=cores(), show_default=True,
+              help="Cores to use; a classification trains on no more than its recipe's train.threads.")  # fmt: skip
 def build(
     recipe_path: Path,
     data: Path,
