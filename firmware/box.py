@@ -115,7 +115,7 @@ class Box:
     def boot(self) -> BootBackend:
         """The backend that the image names."""
         if self.image()["boot"] == "nvbootctrl":
-            return NvBootCtrl(self.firmware_data if self.data_is_open() else None, self.slots())
+            return NvBootCtrl(self.firmware_data if self.data_is_open() else None, self.slots(), self.root)
         command_line = (self.root / "proc" / "cmdline").read_text()
         return SdBoot(self.esp, command_line, variables=self.root / "sys" / "firmware" / "efi" / "efivars")
 

@@ -29,7 +29,6 @@ from firmware.durable import Files
 from firmware.errors import BrokenError, FirmwareError
 from firmware.flash.medium import Medium
 
-_TYPE = "8f1c0a52-6d3e-4f57-9c0b-5c414e534944"  # as in 50-data.conf
 _MAPPED = Path("/dev/mapper/data")
 _TPM = Path("/dev/tpmrm0")
 _PCRS = "7"
@@ -140,7 +139,7 @@ def find_partition(box: Box) -> Path | None:
         There are several.
     """
     listed = json.loads(_call("lsblk", "--json", "--list", "--output", "PATH,PARTTYPE", f"/dev/{_disk(box)}"))
-    found = [Path(row["path"]) for row in listed["blockdevices"] if (row["parttype"] or "").lower() == _TYPE]
+    found = [Path(row["path"]) for row in listed["blockdevices"] if (row["parttype"] or "").lower() == labels.DATA_TYPE]
     if len(found) > 1:
         raise FirmwareError(
             f"/dev/{_disk(box)} has several data partitions: {', '.join(map(str, found))}",

@@ -124,7 +124,7 @@ def _secure_boot(box: Box) -> Finding:
     """No older system would have it switched on either."""
     state = secure_boot.state(box.root / "sys/firmware/efi/efivars")
     detail = {
-        "on": "the firmware starts only what our keys have signed",
+        "on": "the firmware starts only what the keys in it have signed",
         "off": "the firmware starts whatever is on the disk: switch Secure Boot on in its setup",
         "setup": "the firmware has no keys, and starts whatever is on the disk",
         "unknown": "the firmware does not say",

@@ -32,12 +32,12 @@ _CA_DAYS, _RELEASE_DAYS, _SECURE_BOOT_DAYS = 3650, 730, 3650
 
 
 def make(folder: Path, name: str = "Scanside development") -> list[Path]:
-    """A whole set; what is already there is kept.
+    """A whole set; what is already there is kept. A key whose public part is there is kept elsewhere, not made anew.
 
     Raises
     ------
     FirmwareError
-        The folder lies in a repository.
+        The folder lies in a repository, or a key that is kept elsewhere is needed.
     """
     folder = folder.resolve()
     inside = next((each for each in (folder, *folder.parents) if (each / ".git").exists()), None)
@@ -46,7 +46,7 @@ def make(folder: Path, name: str = "Scanside development") -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     made = []
     for each in ED25519:
-        if _lacks(folder / f"{each}.key"):
+        if _lacks(folder, each, "pub"):
             key = Ed25519PrivateKey.generate()
             _write_key(folder / f"{each}.key", key)
             public = key.public_key().public_bytes(
@@ -55,27 +55,40 @@ def make(folder: Path, name: str = "Scanside development") -> list[Path]:
             Files().write(folder / f"{each}.pub", public)
             made += [folder / f"{each}.key", folder / f"{each}.pub"]
     for each in ("pk", "kek", "db"):
-        if _lacks(folder / f"{each}.key"):
+        if _lacks(folder, each, "pem"):
             made += _certificate(folder, each, f"{name} {each.upper()}", _SECURE_BOOT_DAYS)
-            for stale in folder.glob("*.auth"):  # of the certificate that was lost, or signed by its key
-                stale.unlink()
     for variable, (held, signer) in secure_boot.VARIABLES.items():
-        if _lacks(path := folder / f"{variable}.auth"):
+        path = folder / f"{variable}.auth"
+        if not path.exists() or not secure_boot.holds(path.read_bytes(), _load(folder, held), _load(folder, signer)):
             update = secure_boot.make_update(
                 variable, _load(folder, held), _load(folder, signer), _load_key(folder, signer), _now()
             )
             Files().write(path, update)
             made.append(path)
-    if _lacks(folder / "update-ca.key"):
+    if _lacks(folder, "update-ca", "pem"):
         made += _certificate(folder, "update-ca", f"{name} update CA", _CA_DAYS, authority=True)
-    if _lacks(folder / "release.key"):
+    if _lacks(folder, "release", "pem"):
         made += sign_release(folder, f"{name} release", _RELEASE_DAYS)
     return made
 
 
-def _lacks(key: Path) -> bool:
-    """An empty one was left by a cut in an earlier version."""
-    return not key.exists() or not key.stat().st_size
+def check(folder: Path) -> None:
+    """Whether all is there that a build signs with, or puts into an image.
+
+    Raises
+    ------
+    FirmwareError
+        With what is not.
+    """
+    needed = ["update-ca.pem", "release.pem", "release.key", "site.pub", "image.pub", "models.pub"]
+    if missing := [name for name in needed if not (folder / name).is_file()]:
+        raise FirmwareError(f"{folder} has no {missing[0]}", hint="scanside-firmware keys FOLDER makes a set of keys")
+
+
+def _lacks(folder: Path, stem: str, public: str) -> bool:
+    """An empty key was left by a cut in an earlier version, and one without its public part by a cut."""
+    key = folder / f"{stem}.key"
+    return not (folder / f"{stem}.{public}").exists() or (key.exists() and not key.stat().st_size)
 
 
 def sign_release(folder: Path, name: str, days: int) -> list[Path]:
@@ -89,7 +102,10 @@ def _load(folder: Path, stem: str) -> x509.Certificate:
 
 
 def _load_key(folder: Path, stem: str) -> rsa.RSAPrivateKey:
-    key = serialization.load_pem_private_key((folder / f"{stem}.key").read_bytes(), password=None)
+    path = folder / f"{stem}.key"
+    if not path.exists():
+        raise FirmwareError(f"{path} is not here, and has to sign something", hint="bring it back for this command")
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     assert isinstance(key, rsa.RSAPrivateKey)
     return key
 

@@ -13,6 +13,8 @@ from typing import Any
 
 from firmware.errors import FirmwareError, RefusedError
 
+DATA_TYPE = "8f1c0a52-6d3e-4f57-9c0b-5c414e534944"  # of the data partition, as in 50-data.conf
+
 
 def check(labels: Iterable[str]) -> None:
     """Whether each label is on one disk at most.

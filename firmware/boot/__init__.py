@@ -49,6 +49,9 @@ class BootBackend(Protocol):
     def discard(self, slot: SlotName) -> None:
         """Nothing may start it any more."""
 
+    def renew_boots(self) -> None:
+        """The slot that runs has all its boots again, where those of a good one are counted, too."""
+
     def counts(self) -> bool:
         """Whether this start is known to be counted, so that the slot is left once it has used up its boots."""
 

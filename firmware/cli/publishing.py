@@ -117,7 +117,7 @@ def build(
     ).stdout.strip()
     plan = Plan(project, kind, version, epoch, keys.resolve(), target, cache.expanduser().resolve(), mirror,
                 int(date or 1_700_000_000))  # fmt: skip
-    if kind.boot == "nvbootctrl":
+    if kind.nvidias:
         if bsp is None or sectors is None or twice:
             raise click.UsageError(f"--board {board} needs --bsp and --sectors, and goes without --twice")
         first = jetson.build(plan, bsp.resolve(), sectors)

@@ -77,6 +77,7 @@ class Board:
     slots: tuple[str, str] = ("root-a", "root-b")  # labels of their partitions
     machine: str = X86_64
     python: str = "3.13"  # Debian 13's
+    nvidias: bool = False  # whether it is NVIDIA's root file system that ours comes into
 
     @property
     def compatible(self) -> str:
@@ -123,6 +124,7 @@ BOARDS = {
             slots=("APP", "APP_b"),  # the names by which NVIDIA's loader finds them
             machine=AARCH64,
             python="3.12",
+            nvidias=True,
         ),
     )
 }

@@ -8,13 +8,12 @@ import time
 import uuid
 from pathlib import Path
 
-from firmware import bundle
+from firmware import bundle, keys, secure_boot
 from firmware.errors import FirmwareError
 from firmware.flash import manifest
 from firmware.image import contents, debian, disk
 from firmware.image.chroot import bootstrap, call, inside, mounted, remove, tools
 from firmware.image.plan import Plan
-from firmware.secure_boot import VARIABLES
 from firmware.steps import complete_step
 
 
@@ -23,10 +22,8 @@ def build(plan: Plan) -> dict[str, str]:
 
     What it was made from lies in ``work`` there meanwhile, and stays where the build fails.
     """
-    if missing := [name for name in VARIABLES if not (plan.keys / f"{name}.auth").exists()]:
-        raise FirmwareError(
-            f"{plan.keys} has no {missing[0]}.auth", hint=f"scanside-firmware keys {plan.keys} makes what is missing"
-        )
+    keys.check(plan.keys)
+    secure_boot.check(plan.keys)
     work = plan.target / "work"
     remove(work)
     work.mkdir(parents=True)
@@ -124,9 +121,7 @@ def _clean(root: Path) -> None:
     for folder in ("var", "boot", "run", "tmp"):
         shutil.rmtree(root / folder, ignore_errors=True)
         (root / folder).mkdir(mode=0o755, exist_ok=True)
-    # Empty, so that systemd mounts one over it; each box gets its own.
-    (root / "etc/machine-id").touch()
-    (root / "etc/hostname").write_text("scanside\n")
+    contents.forget_machine(root)
     (root / "etc/resolv.conf").symlink_to("/run/systemd/resolve/stub-resolv.conf")
 
 

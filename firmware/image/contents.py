@@ -20,8 +20,8 @@ sys.exit(main(prog_name="{name}"))
 
 def put_appliance(plan: Plan, root: Path) -> None:
     """Its environment, from locked wheels."""
-    # A Jetson's TensorRT is a Python package of the system.
-    system = ("--system-site-packages",) if plan.board.boot == "nvbootctrl" else ()
+    shutil.rmtree(root / "opt/scanside", ignore_errors=True)  # of an earlier build: pip leaves what is there as it is
+    system = ("--system-site-packages",) if plan.board.nvidias else ()  # TensorRT's Python package is one of these
     inside(root, "python3", "-m", "venv", "--without-pip", *system, "/opt/scanside")
     site = root / plan.board.site_packages
     wheels.install(plan.project, plan.board, site, plan.cache / "wheels")
@@ -81,13 +81,20 @@ def configure(plan: Plan, root: Path, files: Sequence[Path] = (), masked: Sequen
     for name in ("data", "efi"):
         (root / name).mkdir(exist_ok=True)
     inside(root, "systemctl", "enable", *debian.ENABLED)
-    inside(root, "systemctl", "mask", *debian.MASKED, *masked)
-    for name in debian.NO_GENERATORS:
-        mask = root / f"etc/systemd/system-generators/systemd-{name}-generator"
+    # Not by systemctl, which leaves a link that is there as it is; NVIDIA's units are such.
+    never = [f"system/{name}" for name in (*debian.MASKED, *masked)]
+    for each in (*never, *(f"system-generators/systemd-{name}-generator" for name in debian.NO_GENERATORS)):
+        mask = root / "etc/systemd" / each
         mask.parent.mkdir(exist_ok=True)
         mask.unlink(missing_ok=True)
         mask.symlink_to("/dev/null")
     inside(root, "usermod", "--password", "!", "--shell", "/usr/sbin/nologin", "root", epoch=plan.date)
+
+
+def forget_machine(root: Path) -> None:
+    """Each box gets an identity of its own."""
+    (root / "etc/machine-id").write_bytes(b"")  # systemd mounts one over it, or fills it
+    (root / "etc/hostname").write_text("scanside\n")
 
 
 def _name(plan: Plan, release: Path) -> None:

@@ -17,27 +17,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from firmware import bundle
+from firmware import bundle, keys
 from firmware.durable import Files
 from firmware.errors import FirmwareError
 from firmware.image import contents
 from firmware.image.chroot import call, inside, mounted, remove
 from firmware.image.plan import Plan
+from firmware.labels import DATA_TYPE
 from firmware.steps import complete_step
 
 _GIB = 1 << 30
 SLOT = 16 * _GIB
 _SECTOR = 512
 _OTHERS = 2 * _GIB  # NVIDIA's kernels, recovery, ESP; less in its layouts of r36 and r39
-_LEAST_DATA = _GIB
-_DATA = "8f1c0a52-6d3e-4f57-9c0b-5c414e534944"  # as in 50-data.conf
+_LEAST_DATA = 16 * _GIB  # a bundle is copied there before it is installed
 _FOLDER = Path("tools/kernel_flash")
 _THEIRS, _OURS = "flash_l4t_t234_nvme_rootfs_ab.xml", "flash_scanside_nvme.xml"
+_TABLES = ("protective_master_boot_record", "primary_gpt", "secondary_gpt")
 _RELEASE = 39  # the first for Orin with the Python that the appliance needs
 _MASKED = (
     # First-start wizard, shells and networks of a developer's kit.
     "nv-oem-config.service",
     "nv-oem-config-gui.service",
+    "nv-oobe.service",
+    "nv-oobe.target",
     "nv-l4t-usb-device-mode.service",
     "nv-l4t-usb-device-mode-runtime.service",
     "serial-getty@ttyTCU0.service",
@@ -73,6 +76,7 @@ def build(plan: Plan, bsp: Path, sectors: int) -> dict[str, str]:
         It is no such folder, or the drive is too small.
     """
     check(bsp)
+    keys.check(plan.keys)
     root = bsp / "rootfs"
     write_layout(bsp, sectors)
     with mounted(root):
@@ -86,6 +90,7 @@ def build(plan: Plan, bsp: Path, sectors: int) -> dict[str, str]:
             shutil.copy(drop_in.with_suffix(".conf.example"), drop_in)
             inside(root, "systemctl", "set-default", "multi-user.target")
             os.utime(root / "usr/lib/clock-epoch", (plan.date, plan.date))
+            contents.forget_machine(root)
     with complete_step("bill of materials"):
         plan.target.mkdir(parents=True, exist_ok=True)
         contents.put_bill(plan, root)
@@ -105,10 +110,14 @@ def build(plan: Plan, bsp: Path, sectors: int) -> dict[str, str]:
 
 
 def flash_command(bsp: Path, module: str) -> str:
-    """What flashes a module in recovery mode, by NVIDIA's tool, from its folder."""
+    """What flashes a module in recovery mode, by NVIDIA's tool, from its folder.
+
+    All is erased: an earlier box's data would be taken for this one's, and a module's own memory has partitions of the
+    same labels.
+    """
     return (
         f"cd {shlex.quote(str(bsp))} && sudo ROOTFS_AB=1 ROOTFS_RETRY_COUNT_MAX=3 ./{_FOLDER}/l4t_initrd_flash.sh "
-        f"--external-device nvme0n1p1 -c {_FOLDER}/{_OURS} -S {SLOT // _GIB}GiB "
+        f"--erase-all --external-device nvme0n1p1 -c {_FOLDER}/{_OURS} -S {SLOT // _GIB}GiB "
         f"-p '-c bootloader/generic/cfg/flash_t234_qspi.xml' --showlogs --network usb0 {module} internal"
     )
 
@@ -161,7 +170,9 @@ def write_layout(bsp: Path, sectors: int) -> Path:
             hint="it may be of a later release: tell us which, with the file",
         )
     device.set("num_sectors", str(sectors))
-    number = max(int(each.get("id") or 0) for each in partitions) + 1
+    # Those without a number are counted on by NVIDIA's tool.
+    numbered = [each for each in partitions if each.get("type") not in _TABLES]
+    number = max(len(numbered), *(int(each.get("id") or 0) for each in numbered)) + 1
     data = ElementTree.Element("partition", {"name": "data", "id": str(number), "type": "data"})
     for name, value in (
         ("allocation_policy", "sequential"),
@@ -169,7 +180,7 @@ def write_layout(bsp: Path, sectors: int) -> Path:
         ("size", str(_LEAST_DATA)),
         ("file_system_attribute", "0"),
         ("allocation_attribute", "0x808"),  # all that is left
-        ("partition_type_guid", _DATA),
+        ("partition_type_guid", DATA_TYPE),
         ("percent_reserved", "0"),
         ("align_boundary", "16384"),
     ):

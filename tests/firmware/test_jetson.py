@@ -13,10 +13,11 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner, Result
 
-from firmware import bundle, health, keys, update
-from firmware.boot import SLOTS, BootBackend
+from firmware import bundle, health, keys, trial, update
+from firmware.boot import SLOTS, BootBackend, on_trial
 from firmware.boot.nvbootctrl import NvBootCtrl
 from firmware.boot.sd_boot import SdBoot
+from firmware.box import Box
 from firmware.cli import main
 from firmware.errors import FirmwareError
 from firmware.image import contents, jetson, wheels
@@ -26,14 +27,17 @@ from tests.running import CHECKOUT
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 UUIDS = {"a": "0aa0fe3d-0000-4000-8000-000000000001", "b": "0aa0fe3d-0000-4000-8000-000000000002"}
-MENU = """TIMEOUT 30
+# As it is in NVIDIA's root file system, and so in a bundle; its tool adds to the line as it flashes.
+STOCK = """TIMEOUT 30
 DEFAULT primary
 LABEL primary
       MENU LABEL primary kernel
       LINUX /boot/Image
       # APPEND root=/dev/sda1
-      APPEND ${cbootargs} root=PARTUUID=0aa0fe3d-0000-4000-8000-000000000001 rw rootwait rootfstype=ext4
+      APPEND ${cbootargs} quiet
 """
+FLASHED = STOCK.replace("quiet", f"root=PARTUUID={UUIDS['a']} rw rootwait console=ttyTCU0,115200")
+VENDOR = "781e084c-a330-417c-b678-38e696380cb9"
 # `mount` puts a link in the place of the folder that it is to mount on.
 MOUNT = """#!/bin/sh
 [ -d "$3" ] || { echo "mount: $3: special device does not exist" >&2; exit 32; }
@@ -41,22 +45,37 @@ rmdir "$4" && ln -s "$3" "$4"
 """
 UMOUNT = '#!/bin/sh\nrm "$1" && mkdir "$1"\n'
 SECTORS = 250_069_680  # of a drive that is sold as 128 GB
-# As NVIDIA documents its layouts: what is not asked for here is left out.
+NAMES = (
+    *(
+        "APP",
+        "APP_b",
+        "A_kernel",
+        "A_kernel-dtb",
+        "A_reserved_on_user",
+        "B_kernel",
+        "B_kernel-dtb",
+        "B_reserved_on_user",
+    ),
+    *("recovery", "recovery-dtb", "esp", "recovery_alt", "recovery-dtb_alt", "esp_alt", "UDA", "reserved"),
+)
+# As NVIDIA documents its layouts: the first three have numbers. What is not asked for here is left out.
 LAYOUT = """<?xml version="1.0"?>
 <partition_layout version="01.00.0000">
     <device type="external" instance="0" sector_size="512" num_sectors="NUM_SECTORS">
         <partition name="master_boot_record" type="protective_master_boot_record"><size> 512 </size></partition>
         <partition name="primary_gpt" type="primary_gpt"><size> 19968 </size></partition>
-        <partition name="esp" id="10" type="data"><size> 67108864 </size></partition>
-        <partition name="UDA" id="15" type="data"><size> 419430400 </size></partition>
-        <partition name="reserved" id="16" type="data"><size> 502792192 </size></partition>
-        <partition name="APP" id="1" type="data"><size> APPSIZE </size></partition>
-        <partition name="APP_b" id="2" type="data"><size> APPSIZE </size></partition>
+{partitions}
         <partition name="secondary_gpt" type="secondary_gpt"><size> 0xFFFFFFFFFFFFFFFF </size></partition>
     </device>
 </partition_layout>
-"""
+""".format(
+    partitions="\n".join(
+        f'        <partition name="{name}"{id_} type="data"><size> APPSIZE </size></partition>'
+        for name, id_ in zip(NAMES, (*(f' id="{number}"' for number in (1, 2, 3)), *[""] * 13), strict=True)
+    )
+)
 OS_RELEASE = 'PRETTY_NAME="Ubuntu 24.04.3 LTS"\nNAME="Ubuntu"\nVERSION_ID="24.04"\nID=ubuntu\n'
+THEIR_UNIT = "nv-l4t-usb-device-mode.service"
 PACKAGE = "Package: nvidia-l4t-core\nStatus: install ok installed\nArchitecture: arm64\nVersion: 39.2.0-1\n"
 
 
@@ -67,101 +86,166 @@ def put_program(folder: Path, name: str, text: str) -> None:
 
 
 @pytest.fixture
-def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path) -> Path:
+    """Of the system that runs, which is slot a as NVIDIA's tool has flashed it; slot b, as udev links to it."""
+    folder = tmp_path / "root"
+    for each in ("sys/firmware/efi/efivars", "dev/disk/by-partlabel", "dev/disk/by-partuuid"):
+        (folder / each).mkdir(parents=True)
+    for place, menu in ((folder, FLASHED), (tmp_path / "nvme0n1p2", STOCK)):
+        (place / "boot/extlinux").mkdir(parents=True)
+        (place / "boot/extlinux/extlinux.conf").write_text(menu)
+    (folder / "dev/disk/by-partlabel/APP_b").symlink_to(tmp_path / "nvme0n1p2")
+    (folder / "dev/disk/by-partuuid" / UUIDS["b"]).symlink_to(tmp_path / "nvme0n1p2")
+    return folder
+
+
+@pytest.fixture
+def programs(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "bin"
     put_program(folder, "nvbootctrl", (STAND_INS / "nvbootctrl").read_text())
     put_program(folder, "mount", MOUNT)
     put_program(folder, "umount", UMOUNT)
+    put_program(folder, "chattr", "#!/bin/sh\n")
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setenv("FAKE_NVBOOTCTRL", str(tmp_path / "uefi"))
+    monkeypatch.setenv("FAKE_NVBOOTCTRL", str(root / "sys/firmware/efi/efivars"))
     return folder
 
 
 @pytest.fixture
-def disks(tmp_path: Path) -> Path:
-    """Both slots with one root, as udev links to them."""
-    folder = tmp_path / "disk"
-    for kind in ("by-partlabel", "by-partuuid"):
-        (folder / kind).mkdir(parents=True)
-    for slot, label in zip(SLOTS, board("jetson-orin").slots, strict=True):
-        root = folder / f"root of {slot}"
-        (root / "boot/extlinux").mkdir(parents=True)
-        (root / "boot/extlinux/extlinux.conf").write_text(MENU)
-        (folder / "by-partlabel" / label).symlink_to(root)
-        (folder / "by-partuuid" / UUIDS[slot]).symlink_to(root)
-    return folder
-
-
-@pytest.fixture
-def slots(tmp_path: Path, programs: Path, disks: Path) -> NvBootCtrl:
-    backend = NvBootCtrl(tmp_path / "notes", board("jetson-orin").slots, disks=disks)
+def slots(tmp_path: Path, programs: Path, root: Path) -> NvBootCtrl:
+    backend = NvBootCtrl(tmp_path / "notes", board("jetson-orin").slots, root)
     backend.mark_good("a")
     return backend
 
 
-def test_a_jetson_updates_and_proves_itself(slots: NvBootCtrl, monkeypatch: pytest.MonkeyPatch) -> None:
+def menu_of_b(folder: Path) -> Path:
+    return folder / "nvme0n1p2/boot/extlinux/extlinux.conf"
+
+
+def runs(slot: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_NVBOOTCTRL_CURRENT", str("ab".index(slot)))
+
+
+def test_a_jetson_as_flashed_has_nothing_to_go_back_to(slots: NvBootCtrl, tmp_path: Path) -> None:
+    """Both slots hold the same. A first start that is not fit is not given up for it, and takes what a stick brings."""
+    (tmp_path / "notes/slot-a-good").unlink()
+    assert [slots.state(slot) for slot in SLOTS] == ["trial", "empty"]
+    assert not on_trial(slots)
+
+
+def test_a_jetson_updates_and_proves_itself(slots: NvBootCtrl, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (slots.current(), slots.primary(), slots.state("a")) == ("a", "a", "good")
     slots.close("b")
     assert slots.state("b") == "empty"
     slots.try_next("b", "2.0.0")
     assert (slots.primary(), slots.state("b")) == ("b", "trial")
-    monkeypatch.setenv("FAKE_NVBOOTCTRL_CURRENT", "1")
+    assert on_trial(slots) is False  # slot a runs still
+    runs("b", monkeypatch)
+    assert on_trial(slots)
     slots.mark_good("b")
     assert (slots.current(), slots.state("b")) == ("b", "good")
+    verified = root / "sys/firmware/efi/efivars/verified"
+    assert verified.read_text() == "0\n1\n"
     slots.discard("a")
-    assert (slots.state("a"), slots.primary()) == ("bad", "b")
+    assert (slots.state("a"), slots.primary()) == ("empty", "b")
 
 
-def test_a_jetson_leaves_a_slot_that_failed(slots: NvBootCtrl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jetson_leaves_a_slot_that_failed_and_tries_it_with_the_next_bundle(
+    slots: NvBootCtrl, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The firmware goes back at once from a slot that was given up, whatever is set active."""
     slots.close("b")
     slots.try_next("b", "2.0.0")
-    monkeypatch.setenv("FAKE_NVBOOTCTRL_CURRENT", "1")
+    runs("b", monkeypatch)
     slots.mark_bad("b")
     assert (slots.state("b"), slots.primary()) == ("bad", "a")
+    variable = root / f"sys/firmware/efi/efivars/RootfsStatusSlotB-{VENDOR}"
+    assert variable.read_bytes() == bytes((7, 0, 0, 0, 0xFF, 0, 0, 0))
+    runs("a", monkeypatch)
+    slots.close("b")
+    assert slots.state("b") == "empty"
+    slots.try_next("b", "2.0.1")
+    assert (slots.state("b"), slots.primary()) == ("trial", "b")
+    assert variable.read_bytes() == bytes((7, 0, 0, 0, 0, 0, 0, 0))
 
 
-def test_a_slot_starts_its_own_root(slots: NvBootCtrl, disks: Path) -> None:
-    """The same bundle goes into either slot, and NVIDIA's loader takes the root from the slot's own command line."""
+def test_a_slot_that_is_written_is_not_what_the_firmware_falls_back_to(slots: NvBootCtrl) -> None:
+    slots.close("b")
+    assert slots._slots() == {"a": "normal", "b": "unbootable"}
+
+
+def test_a_good_slot_has_its_starts_back_before_it_is_judged(
+    slots: NvBootCtrl, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The firmware counts them, too, and a judgement may take as long as three starts."""
+    box = make_box(tmp_path / "box")
+    monkeypatch.setattr(Box, "boot", lambda _: slots)
+    verified = root / "sys/firmware/efi/efivars/verified"
+    verified.unlink()
+    trial.prepare(box)
+    assert verified.read_text() == "0\n"
+    (tmp_path / "notes/slot-a-good").unlink()
+    trial.prepare(box)
+    assert verified.read_text() == "0\n"
+
+
+def test_a_slot_starts_its_own_root_as_nvidias_tool_would_have_it(
+    slots: NvBootCtrl, root: Path, tmp_path: Path
+) -> None:
+    """A bundle fits either slot, and its command line is the stock one."""
     slots.close("b")
     slots.try_next("b", "2.0.0")
-    menus = {slot: (disks / f"root of {slot}/boot/extlinux/extlinux.conf").read_text() for slot in SLOTS}
-    assert menus == {"a": MENU, "b": MENU.replace(UUIDS["a"], UUIDS["b"])}
+    assert menu_of_b(tmp_path).read_text() == FLASHED.replace(UUIDS["a"], UUIDS["b"])
     slots.try_next("a", "1.0.0")  # the one that runs, whose root is mounted already
-    assert (disks / "root of a/boot/extlinux/extlinux.conf").read_text() == MENU
+    assert (root / "boot/extlinux/extlinux.conf").read_text() == FLASHED
 
 
-@pytest.mark.parametrize("menu", [None, "", "LABEL primary\n  APPEND quiet\n"])
-def test_a_slot_that_could_not_start_is_not_tried(slots: NvBootCtrl, disks: Path, menu: str | None) -> None:
-    path = disks / "root of b/boot/extlinux/extlinux.conf"
+@pytest.mark.parametrize("menu", [None, "", "LABEL primary\n  LINUX /boot/Image\n"])
+def test_a_slot_that_could_not_start_is_not_tried(slots: NvBootCtrl, tmp_path: Path, menu: str | None) -> None:
+    path = menu_of_b(tmp_path)
     if menu is None:
         path.unlink()
     else:
         path.write_text(menu)
     slots.close("b")
-    with pytest.raises(FirmwareError, match=r"slot b can't start: its /boot/extlinux/extlinux\.conf names no root"):
+    with pytest.raises(FirmwareError, match=r"slot b can't start: its /boot/extlinux/extlinux\.conf has no command"):
         slots.try_next("b", "2.0.0")
     assert (slots.primary(), slots.state("b")) == ("a", "empty")
 
 
-def test_a_slot_that_can_not_be_looked_into_is_not_tried(slots: NvBootCtrl, disks: Path) -> None:
+def test_a_system_that_was_not_flashed_by_nvidias_tool(slots: NvBootCtrl, root: Path) -> None:
+    (root / "boot/extlinux/extlinux.conf").write_text(STOCK)
     slots.close("b")
-    shutil.rmtree(disks / "root of b")
+    with pytest.raises(FirmwareError, match="of the system that runs names no root"):
+        slots.try_next("b", "2.0.0")
+
+
+def test_a_slot_that_can_not_be_looked_into_is_not_tried(slots: NvBootCtrl, root: Path, tmp_path: Path) -> None:
+    slots.close("b")
+    shutil.rmtree(tmp_path / "nvme0n1p2")
     with pytest.raises(FirmwareError, match="special device does not exist"):
         slots.try_next("b", "2.0.0")
-    (disks / "by-partuuid" / UUIDS["b"]).unlink()
+    (root / "dev/disk/by-partuuid" / UUIDS["b"]).unlink()
     with pytest.raises(FirmwareError, match="has no unique id"):
         slots.try_next("b", "2.0.0")
     assert (slots.primary(), slots.state("b")) == ("a", "empty")
 
 
+def test_a_slot_that_can_not_be_unmounted_stays_whole(slots: NvBootCtrl, programs: Path, tmp_path: Path) -> None:
+    put_program(programs, "umount", "#!/bin/sh\necho target is busy >&2; exit 32\n")
+    slots.close("b")
+    with pytest.raises(FirmwareError, match="target is busy"):
+        slots.try_next("b", "2.0.0")
+    assert menu_of_b(tmp_path).exists() and slots.primary() == "a"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
-def test_a_slot_as_a_real_file_system(slots: NvBootCtrl, programs: Path, disks: Path, tmp_path: Path) -> None:
+def test_a_slot_as_a_real_file_system(slots: NvBootCtrl, programs: Path, tmp_path: Path) -> None:
     for name in ("mount", "umount"):
         (programs / name).unlink()
-    root, partition = disks / "root of b", tmp_path / "nvme0n1p2"
-    subprocess.run(["mkfs.ext4", "-q", "-d", root, partition, "4M"], check=True, capture_output=True)
-    shutil.rmtree(root)
-    root.symlink_to(partition)
+    partition, content = tmp_path / "nvme0n1p2", tmp_path / "content"
+    partition.rename(content)
+    subprocess.run(["mkfs.ext4", "-q", "-d", content, partition, "4M"], check=True, capture_output=True)
     probe = subprocess.run(["mount", partition, programs], capture_output=True, check=False)
     if probe.returncode:
         pytest.skip("no loop device")
@@ -170,7 +254,7 @@ def test_a_slot_as_a_real_file_system(slots: NvBootCtrl, programs: Path, disks: 
     done = subprocess.run(
         ["debugfs", "-R", "cat /boot/extlinux/extlinux.conf", partition], capture_output=True, text=True, check=True
     )
-    assert done.stdout == MENU.replace(UUIDS["a"], UUIDS["b"])
+    assert done.stdout == FLASHED.replace(UUIDS["a"], UUIDS["b"])
 
 
 def test_a_jetson_whose_data_does_not_open_knows_of_no_slot_and_gives_none_up(
@@ -180,7 +264,8 @@ def test_a_jetson_whose_data_does_not_open_knows_of_no_slot_and_gives_none_up(
     box = make_box(tmp_path / "box")
     image = box.root / "usr/lib/scanside/image.json"
     image.write_text(json.dumps({**json.loads(image.read_text()), "boot": "nvbootctrl"}))
-    assert [box.boot().state(slot) for slot in SLOTS] == ["trial", "trial"]
+    (box.root / "sys/firmware/efi/efivars").mkdir(parents=True, exist_ok=True)
+    assert [box.boot().state(slot) for slot in SLOTS] == ["trial", "empty"]
     box.boot().mark_good("a")
     shutil.rmtree(box.root / "data")
     assert [box.boot().state(slot) for slot in SLOTS] == ["unknown", "unknown"]
@@ -217,6 +302,9 @@ def bsp(tmp_path: Path) -> Path:
     (root / "etc/nv_tegra_release").write_text("# R39 (release), REVISION: 2.0, GCID: 1, BOARD: generic\n")
     (root / "usr/lib/os-release").write_text(OS_RELEASE)
     (root / "var/lib/dpkg/status").write_text(PACKAGE)
+    (root / "etc/systemd/system").mkdir(parents=True)
+    (root / "etc/systemd/system" / THEIR_UNIT).symlink_to(f"/opt/nvidia/l4t-usb-device-mode/{THEIR_UNIT}")
+    (root / "etc/machine-id").write_text("5eedb0c5\n")
     (folder / "tools/kernel_flash").mkdir(parents=True)
     (folder / "tools/kernel_flash/flash_l4t_t234_nvme_rootfs_ab.xml").write_text(LAYOUT)
     return folder
@@ -237,7 +325,7 @@ def test_the_data_partition_comes_behind_both_slots_in_all_that_is_left(bsp: Pat
     before = [each.attrib for each in ElementTree.fromstring(LAYOUT).iter("partition")]
     after = [each.attrib for each in device]
     data = {"name": "data", "id": "17", "type": "data"}
-    assert after == [*before[:-1], data, before[-1]]
+    assert after == [*before[:-1], data, before[-1]] and len(NAMES) == 16
     made = {each.tag: str(each.text).strip() for each in device[-2]}
     assert (
         made["partition_type_guid"]
@@ -247,8 +335,8 @@ def test_the_data_partition_comes_behind_both_slots_in_all_that_is_left(bsp: Pat
 
 
 def test_a_drive_that_is_too_small(bsp: Path) -> None:
-    with pytest.raises(FirmwareError, match=r"a drive of 32\.0 GB has no room for two slots of 16 GiB and data"):
-        jetson.write_layout(bsp, 62_533_296)
+    with pytest.raises(FirmwareError, match=r"a drive of 48\.0 GB has no room for two slots of 16 GiB and data"):
+        jetson.write_layout(bsp, 93_750_000)
     assert not (bsp / "tools/kernel_flash/flash_scanside_nvme.xml").exists()
 
 
@@ -286,11 +374,18 @@ def put_tree_of_stand_ins(programs: Path, monkeypatch: pytest.MonkeyPatch, insid
         monkeypatch.setattr(module, "inside", inside)
 
 
+def test_keys_that_are_not_there_are_named_before_anything_is_changed(bsp: Path) -> None:
+    done = build(bsp, "--bsp", str(bsp), "--sectors", str(SECTORS))
+    assert done.exit_code == 1 and "has no update-ca.pem" in done.output
+    assert not (bsp / "tools/kernel_flash/flash_scanside_nvme.xml").exists()
+
+
 def test_where_no_program_of_arm64_runs(bsp: Path, programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def inside(tree: Path, *command: str, **_: object) -> str:
         raise FirmwareError(f"`chroot {tree} ...` failed:\nchroot: failed to run {command[0]}: Exec format error")
 
     put_tree_of_stand_ins(programs, monkeypatch, inside)
+    keys.make(bsp.parent / "keys")
     done = build(bsp, "--bsp", str(bsp), "--sectors", str(SECTORS))
     assert done.exit_code == 1
     assert "Exec format error" in done.output and "qemu-user-static" in done.output
@@ -323,6 +418,8 @@ def test_ours_comes_into_nvidias_root_and_into_a_bundle(
     put_tree_of_stand_ins(programs, monkeypatch, inside)
     keys.make(tmp_path / "keys")
     for _ in range(2):
+        (bsp / "rootfs/opt/scanside").mkdir(parents=True, exist_ok=True)
+        (bsp / "rootfs/opt/scanside/of-an-earlier-build").touch()
         done = build(bsp, "--bsp", str(bsp), "--sectors", str(SECTORS), "--module", "jetson-agx-orin-devkit")
         assert done.exit_code == 0, done.output
     command = done.output.splitlines()[-1]
@@ -334,7 +431,7 @@ def test_ours_comes_into_nvidias_root_and_into_a_bundle(
     assert (image["boot"], image["slots"], image["version"]) == ("nvbootctrl", ["APP", "APP_b"], "2.0.0")
     raucs = (root / "etc/rauc/system.conf").read_text()
     assert "device=/dev/disk/by-partlabel/APP\n" in raucs and "device=/dev/disk/by-partlabel/APP_b\n" in raucs
-    assert "@" not in raucs.replace("@COMPATIBLE@", "!")
+    assert "@" not in raucs
     fstab = (root / "etc/fstab").read_text()
     assert "/dev/root / ext4" in fstab and "PARTLABEL=esp /efi" in fstab and "/var" not in fstab
     units = root / "usr/lib/systemd/system"
@@ -343,8 +440,10 @@ def test_ours_comes_into_nvidias_root_and_into_a_bundle(
     assert not (root / "run/systemd/resolve/stub-resolv.conf").exists()
     (installed,) = {line for line in asked if "apt-get" in line and " install " in line}
     assert {"rauc", "rauc-service", "python3-libnvinfer"} <= set(installed.split())
-    (masked,) = {line for line in asked if line.startswith("systemctl mask")}
-    assert {"nv-oem-config.service", "ssh.service", "NetworkManager.service", "getty.target"} <= set(masked.split())
+    for each in ("nv-oobe.service", "ssh.service", "NetworkManager.service", "getty.target", THEIR_UNIT):
+        assert (root / "etc/systemd/system" / each).readlink() == Path("/dev/null"), each
+    assert (root / "etc/machine-id").read_bytes() == b"" and (root / "etc/hostname").read_text() == "scanside\n"
+    assert not (root / "opt/scanside/of-an-earlier-build").exists()
     assert "python3 -m venv --without-pip --system-site-packages /opt/scanside" in asked
     assert "systemctl set-default multi-user.target" in asked
 

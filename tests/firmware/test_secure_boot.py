@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from firmware import health, keys, secure_boot
+from firmware.errors import FirmwareError
 from tests.firmware.boxes import make_box
 
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
@@ -65,16 +66,46 @@ def test_an_earlier_set_gets_what_it_lacks(publisher: Path, tmp_path: Path) -> N
     folder = tmp_path / "keys"
     shutil.copytree(publisher, folder)
     (folder / "KEK.auth").unlink()
+    with pytest.raises(FirmwareError, match=r"no KEK\.auth of kek\.pem, signed by pk\.key"):
+        secure_boot.check(folder)
     assert keys.make(folder) == [folder / "KEK.auth"]
     assert keys.make(folder) == []
+    secure_boot.check(folder)
+
+
+def test_a_key_that_was_made_anew_is_in_the_files(publisher: Path, tmp_path: Path) -> None:
+    """As its certificate, and as whose signature it is; also where a cut came before the files were made."""
+    folder = tmp_path / "keys"
+    shutil.copytree(publisher, folder)
     (folder / "kek.key").write_bytes(b"")  # a cut left it
-    assert {path.name for path in keys.make(folder)} == {"kek.key", "kek.pem", "PK.auth", "KEK.auth", "db.auth"}
+    assert {path.name for path in keys.make(folder)} == {"kek.key", "kek.pem", "KEK.auth", "db.auth"}
+    for each in ("KEK.auth", "db.auth"):
+        shutil.copy(publisher / each, folder)
+        with pytest.raises(FirmwareError, match=f"has no {each}"):
+            secure_boot.check(folder)
+        assert keys.make(folder) == [folder / each]
+
+
+def test_keys_that_are_kept_elsewhere_are_not_made_anew(publisher: Path, tmp_path: Path) -> None:
+    """Boxes in the field trust them."""
+    folder = tmp_path / "keys"
+    shutil.copytree(publisher, folder)
+    for each in ("update-ca.key", "pk.key", "kek.key", "image.key"):
+        (folder / each).unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert keys.make(folder) == []
+    (folder / "db.auth").unlink()
+    with pytest.raises(FirmwareError, match=r"kek\.key is not here") as caught:
+        keys.make(folder)
+    assert "bring it back" in caught.value.hint
+    shutil.copy(publisher / "db.auth", folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize(
     ("flags", "state", "said"),
     [
-        ({"SecureBoot": 1, "SetupMode": 0}, "on", "starts only what our keys have signed"),
+        ({"SecureBoot": 1, "SetupMode": 0}, "on", "starts only what the keys in it have signed"),
         ({"SecureBoot": 0, "SetupMode": 0}, "off", "switch Secure Boot on in its setup"),
         ({"SecureBoot": 0, "SetupMode": 1}, "setup", "has no keys"),
         ({}, "unknown", "does not say"),
