@@ -69,7 +69,7 @@ def write(box: Box, path: Path, offered: Offered, say: Callable[[int, str], None
     refuse_on_trial(boot)
     labels.check(box.slots())  # RAUC finds the slot by its label; a second flashed disk may have come since the start
     say(0, f"{path.name} is whole and signed: {offered}")
-    command = ["rauc", "install", str(path)]  # its service knows the slot by the kernel's command line (rauc.slot=)
+    command = ["rauc", "install", str(path)]  # its service knows the slot by the kernel's command line
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         assert running.stdout is not None
         lines = []
