@@ -46,9 +46,9 @@ rmdir "$4" && ln -s "$3" "$4"
 UMOUNT = '#!/bin/sh\nrm "$1" && mkdir "$1"\n'
 SECTORS = 250_069_680  # of a drive that is sold as 128 GB
 NAMES = (
-    "APP APP_b A_kernel A_kernel-dtb A_reserved_on_user B_kernel B_kernel-dtb B_reserved_on_user recovery recovery-dtb "
-    "esp recovery_alt recovery-dtb_alt esp_alt UDA reserved"
-).split()
+    "APP", "APP_b", "A_kernel", "A_kernel-dtb", "A_reserved_on_user", "B_kernel", "B_kernel-dtb", "B_reserved_on_user",
+    "recovery", "recovery-dtb", "esp", "recovery_alt", "recovery-dtb_alt", "esp_alt", "UDA", "reserved",
+)  # fmt: skip
 # As NVIDIA documents its layouts: the first three have numbers. What is not asked for here is left out.
 LAYOUT = """<?xml version="1.0"?>
 <partition_layout version="01.00.0000">
