@@ -13,7 +13,7 @@ import numpy as np
 
 from appliance.probability import calibrated
 from compression import data, prune
-from compression.calibrate import fit_logistic
+from compression.calibrate import fit_logistic, largest_that_finds
 
 if TYPE_CHECKING:
     from compression.architectures import Classifier
@@ -67,7 +67,7 @@ def _compared(build: Build) -> list[dict[str, Any]]:
     for row in rows:
         logits = prune.logits(build, row["name"])
         probabilities = calibrated(logits, *fit_logistic(logits.ravel(), np.tile(labels, 2)))
-        threshold = np.quantile(logits[1, labels], 1.0 - points[recipe.default_operating_point], method="lower")
+        threshold = largest_that_finds(points[recipe.default_operating_point], logits[1, labels])
         answers.append((probabilities, logits >= threshold))
         row["flips"] = round(float((answers[-1][1] != answers[0][1]).mean()), 4)
         row["p99_probability"] = round(float(np.percentile(np.abs(probabilities - answers[0][0]), 99)), 4)
