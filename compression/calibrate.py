@@ -7,7 +7,7 @@ validation images are used together with augmented copies of them, and threshold
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -147,6 +147,21 @@ def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, coverage: float
         rank = _share_of(len(scores) + 1, coverage)
         quantiles.append(min(float(np.ceil(scores[rank - 1] * 1e6) / 1e6), 1.0) if rank <= len(scores) else 1.0)
     return Conformal(coverage=coverage, absent=quantiles[0], present=quantiles[1])
+
+
+def measured(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """How far probabilities hold on some images.
+
+    Returns
+    -------
+    ``ece``, the `expected_calibration_error`; ``in_the_large``, the mean probability less the share of positive images
+    (Van Calster et al., BMC Medicine 2019); ``reliability``, its rows.
+    """
+    return {
+        "ece": expected_calibration_error(probabilities, labels),
+        "in_the_large": round(float(probabilities.mean() - labels.mean()), 4),
+        "reliability": reliability(probabilities, labels),
+    }
 
 
 def largest_that_finds(share: float, scores: np.ndarray) -> float:

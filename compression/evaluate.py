@@ -17,6 +17,7 @@ import torch
 from appliance.probability import spread
 from compression import (
     abstention,
+    calibrate,
     columns,
     data,
     decisions,
@@ -202,6 +203,7 @@ def _set_figures(build: Build, contenders: dict[str, Contender], given: Set, ans
         "subgroups": {},
         "gaps": {name: subgroups.gaps(each, given.columns, recipe.subgroup_margin) for name, each in samples.items()},
         "against": {},
+        "calibration": {name: calibrate.measured(each.scores, images.labels) for name, each in samples.items()},
         "conformal_coverage": {
             name: _coverage(samples[name].scores, images.labels, each.calibration) for name, each in contenders.items()
         },
