@@ -22,7 +22,7 @@ def write_card(build: Build, manifest: Manifest, report: dict[str, Any]) -> str:
         "## How well it does",
         "",
         "Calibrated probability, each network with its own threshold. 95 % intervals over patients (DeLong's, "
-        "Wilson's). Nothing was chosen on test or external data. `report.html` has subgroups and all that was tried.",
+        f"Wilson's). {external.blindness(build)} `report.html` has subgroups and all that was tried.",
     ]
     outside = external.sets(build)
     for key, title in {"test": recipe.card.test, "validation": "Validation", **outside}.items():

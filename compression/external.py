@@ -1,4 +1,4 @@
-"""External sets: data of other places, that a model is measured on and that shapes nothing of it."""
+"""External sets: data of other places, that a model is measured on and that no stage lets shape it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,22 @@ _PREFIX = "external: "
 def sets(build: Build) -> dict[str, str]:
     """What each is called in a report -> its folder below the data's root, in the recipe's order."""
     return {f"{_PREFIX}{name}": name for name in build.recipe.data.external}
+
+
+def blindness(build: Build) -> str:
+    """What was chosen on data that figures are of, in sentences; of a set that people looked at, the recipe says so."""
+    recipe, said, blind = build.recipe, [], "test or external data"
+    seen = [name for name in recipe.data.external if name in recipe.card.looked_at]
+    if getattr(recipe.data, "cross_validated", 1) > 1:
+        said.append("Pruning and quantization were chosen on validation cases, which other folds test.")
+    if seen:
+        blind = "test data" if len(seen) == len(recipe.data.external) else "test data or other external data"
+    said.append(f"Nothing {'else ' if said else ''}was chosen on {blind}.")
+    if seen:
+        said.append(
+            f"Figures on {' and '.join(seen)} are not blind: people saw results there while they made the model."
+        )
+    return " ".join(said)
 
 
 def fingerprint(build: Build) -> bytes:

@@ -75,8 +75,8 @@ def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
     names, titles = tuple(choices), {name: _title(build, name) for name in whole["sets"]}
     parts = [
         f"<h1>{html.escape(whole['package'])}: from float to int8</h1>",
-        f"<p>{html.escape(build.recipe.package.intended_use.statement)} {report_clinical.METHODS} Nothing was chosen "
-        "on test or external data.</p>",
+        f"<p>{html.escape(build.recipe.package.intended_use.statement)} {report_clinical.METHODS} "
+        f"{html.escape(external.blindness(build))}</p>",
         *(
             f"<p class='bad'>{html.escape(each)}.</p>"
             for each in augment_policy.exceptions(build.recipe.augment_policy)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from appliance.package import Manifest
-from compression import augment_policy
+from compression import augment_policy, external
 from compression.card import head
 from compression.segmentation import evaluate, report
 
@@ -22,8 +22,8 @@ def write_card(build: Build, manifest: Manifest, measured: dict[str, Any]) -> st
         *head(manifest),
         "## How well it draws",
         "",
-        "On the grid of the source, with 95 % intervals by a bootstrap over patients. Nothing was chosen on test or "
-        "external data. `report.html` has subgroups, hard cases and all that was tried. Distances are in "
+        f"On the grid of the source, with 95 % intervals by a bootstrap over patients. {external.blindness(build)} "
+        "`report.html` has subgroups, hard cases and all that was tried. Distances are in "
         f"{measured['distance_unit']}; where one of the masks has none of a segment, there is none, and the case is in "
         "no mean of distances.",
     ]

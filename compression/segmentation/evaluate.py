@@ -1,4 +1,4 @@
-"""Stage ``evaluate``: what each network draws on cases that chose nothing, on the grid of the source, with intervals.
+"""Stage ``evaluate``: what each network draws on cases that it has not learned from, on the grid of the source.
 
 Each fold's networks draw that fold's test cases, and their mirror images where the recipe asks for it; external sets
 are drawn by the network that ships.

@@ -65,7 +65,7 @@ def _page(build: Build, whole: dict[str, Any]) -> str:
     parts = [
         f"<h1>{html.escape(whole['package'])}: from float to int8</h1>",
         f"<p>{html.escape(build.recipe.package.intended_use.statement)} Drawn on the grid of the source. Intervals are "
-        "of 95 %, by a bootstrap over patients. Nothing was chosen on test or external data. Distances are in "
+        f"of 95 %, by a bootstrap over patients. {html.escape(external.blindness(build))} Distances are in "
         f"{unit}, means over the cases that have one; where one of the masks has none of a segment, there is none.</p>",
         *(
             f"<p class='bad'>{html.escape(each)}.</p>"

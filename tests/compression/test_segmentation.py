@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from appliance.preprocess import Step
-from compression import checkpoint
+from compression import checkpoint, external
 from compression.quantize import FLOAT
 from compression.recipe import AllowRecipe, AugmentPolicyRecipe, AugmentRecipe, RecipeError
+from compression.recipe import read as read_classification
 from compression.segmentation import (
     augment,
     cases,
@@ -39,7 +40,9 @@ from compression.unet import UNet, unpruned
 from tests.compression.test_segmentation_cases import write_pair
 from tests.running import CHECKOUT
 
-LUNGS, HIPPOCAMPUS = (CHECKOUT / "models" / name / "recipe.toml" for name in ("lungs", "hippocampus"))
+LUNGS, HIPPOCAMPUS, CHEST = (
+    CHECKOUT / "models" / name / "recipe.toml" for name in ("lungs", "hippocampus", "chest-pneumonia")
+)
 masks = st.integers(0, 2**16 - 1).map(
     lambda bits: np.array([(bits >> n) & 1 for n in range(16)], np.uint8).reshape(4, 4)
 )
@@ -350,6 +353,22 @@ def test_the_smallest_network_that_loses_nothing_goes_on() -> None:
     assert [row["chosen"] for row in choose.choose(rows, 0.001)] == [True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("path", "others", "said"),
+    [
+        (LUNGS, (), "Nothing was chosen on test data. Figures on lungs-external are not blind: people saw "),
+        (LUNGS, ("far",), "Nothing was chosen on test data or other external data. Figures on lungs-external are not "),
+        (HIPPOCAMPUS, (), "Pruning and quantization were chosen on validation cases, which other folds test. Nothing "
+         "else was chosen on test or external data."),
+        (CHEST, (), "Nothing was chosen on test or external data."),
+    ],
+)  # fmt: skip
+def test_card_and_report_say_what_was_chosen_on_what(path: Path, others: tuple[str, ...], said: str) -> None:
+    recipe = read(path) if path != CHEST else read_classification(path)
+    named = replace(recipe, data=replace(recipe.data, external=(*recipe.data.external, *others)))
+    assert external.blindness(SimpleNamespace(recipe=named)).startswith(said)  # type: ignore[arg-type]
+
+
 _WINDOW = 'name = "window"\nparameters = { center = 2000.0, width = 4000.0 }'
 _RESIZE, _RESAMPLE = 'name = "resize"', 'name = "resample"\nparameters = { millimeters = 1.0 }'
 _STRETCH = 'name = "percentile_stretch"'
@@ -361,6 +380,7 @@ _STRETCH = 'name = "percentile_stretch"'
         ("levels = 5", "levels = 10", "input.shape must be a multiple"),
         ("cross_validated = 1", "cross_validated = 9", "data.cross_validated is more"),
         ("width = 12", "widht = 12", "widht"),
+        ('looked_at = ["lungs-', 'looked_at = ["lung-', "card.looked_at: 'lung-external' is not in data.external"),
         ("augment_after = 1", "augment_after = 2", "input.augment_after: images are augmented at 8 bits"),
         ("augment_after = 1", "augment_after = 0", "input.steps: .*first step after input.augment_after, not resize"),
         (f"{_STRETCH}\nparameters = {{ low = 1.0, high = 99.0 }}", _WINDOW, "input.steps: .*, not window"),
