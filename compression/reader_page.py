@@ -53,8 +53,8 @@ def page(found: dict[str, Any], agreement: dict[str, Any], name: str) -> str:
         "<h2>Readers</h2>",
         _readers(found),
         "<p class='quiet'>Of what they judged. Rates with Wilson's interval of as many images as the patients make "
-        "independent ones (Rao & Scott 1992), AUCs of ratings with DeLong's. Strict: what a reader could not judge "
-        "counts as wrong.</p>",
+        "independent ones (Rao & Scott 1992, with more caution where errors are few), AUCs of ratings with DeLong's. "
+        "Strict: what a reader could not judge counts as wrong.</p>",
         _majority(found["majority"]),
         "<h2>Agreement</h2>",
         _agreement(found, agreement),
