@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 METHODS = (
     "95 % intervals count patients, not images: of an AUC and of a difference of AUCs DeLong's, summed over patients "
     "(Obuchowski 1997); of a rate Wilson's, of as many images as the patients make independent ones (Rao & Scott "
-    "1992, with more caution where errors are few); of the area under the precision-recall curve and of net benefit a bootstrap over patients."
+    "1992, with more caution where errors are few); of the area under the precision-recall curve and of net benefit a "
+    "bootstrap over patients."
 )
 _WORDS = {"auc": "AUC", "pr_auc": "PR AUC"}
 _COLORS = ("#215a8f", "#b3361b", "#3f7d4e", "#7a5195")

@@ -115,6 +115,7 @@ def test_an_alarm_names_the_subgroup_that_is_drawn_worse() -> None:
     assert alarm["subgroup"] == "site: c" and alarm["patients"] == [20, 40]
     assert alarm["gap"][0] == pytest.approx(-0.1, abs=0.02) and alarm["gap"][1] < alarm["gap"][0] < alarm["gap"][2] < 0
     assert not any(row.get("alarm") for row in gaps.gaps(dice, patients, columns, 0.2))
+    assert all(row["p_holm"] == row["p"] for row in gaps.gaps(dice, patients, {"sex": columns["sex"]}, 0.05))
     assert not any(row.get("alarm") for row in gaps.gaps(np.ones(120), patients, columns, 0.05))
 
 
