@@ -46,11 +46,12 @@ def load(build: Build) -> Classifier:
 
 def choose(rows: list[dict[str, Any]], limits: GateRecipe) -> list[dict[str, Any]]:
     """Mark the smallest network that is good enough; the first row, unpruned, always is."""
-    best = max(rows, key=lambda row: row["auc"][0])
+    value, low, _ = max((row["auc"] for row in rows), key=lambda auc: auc[0])
+    enough = value if low is None else low
     good = [
         row
         for row in rows
-        if row["auc"][0] >= best["auc"][1]
+        if row["auc"][0] >= enough
         and row["flips"] <= limits.flips
         and row["p99_probability"] <= limits.p99_probability
         and row["map_correlation"] >= limits.map_correlation

@@ -139,7 +139,7 @@ def _curves(curve: dict[str, Any], targets: tuple[str, ...]) -> Figure:
     axis.plot(thresholds, everybody, color="#a3b1b8", label="act on everybody")
     axis.axhline(0, color="#16212a", linewidth=1, label="act on nobody")
     for target, color in zip(targets, _COLORS, strict=False):
-        value, low, high = np.array(curve["networks"][target]["net_benefit"]).T
+        value, low, high = np.array(curve["networks"][target]["net_benefit"], dtype=float).T
         axis.plot(thresholds, value, color=color, label=target)
         axis.fill_between(thresholds, low, high, color=color, alpha=0.12, linewidth=0)
     top = max(float(everybody.max()), 0.05)

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from compression import rates, roc
+from compression.statistics import FEWEST_PATIENTS
 
 FIGURES = ("auc", "sensitivity", "specificity")
-# Fewer patients than this with an image of the class tell nothing: an interval of half the scale.
-FEWEST_PATIENTS = 10
 _LEVEL = 0.05
 
 

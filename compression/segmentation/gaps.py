@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-from compression.subgroups import FEWEST_PATIENTS, alarmed, comparison, rounded
+from compression.statistics import FEWEST_PATIENTS
+from compression.subgroups import alarmed, comparison, rounded
 
 
 def gaps(dice: np.ndarray, patients: np.ndarray, columns: dict[str, np.ndarray], margin: float) -> list[dict[str, Any]]:

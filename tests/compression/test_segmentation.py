@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -19,6 +20,7 @@ from msgspec.structs import replace
 
 from appliance.preprocess import Step
 from compression import checkpoint, external
+from compression.page import interval
 from compression.quantize import FLOAT
 from compression.recipe import AllowRecipe, AugmentPolicyRecipe, AugmentRecipe, RecipeError
 from compression.recipe import read as read_classification
@@ -32,6 +34,7 @@ from compression.segmentation import (
     gate,
     measures,
     overlap,
+    pack,
     train,
     volumes,
 )
@@ -81,7 +84,34 @@ def test_cases_without_a_distance_are_counted_beside_the_mean_of_the_others() ->
     values[:, near] = np.nan
     figures = evaluate._figures(given, {"a": values}, np.arange(4), everyone)["a"]
     assert [part["without_distance"] for part in figures.values()] == [4, 4, 4]
-    assert np.isnan(figures["mean"]["mean_surface_distance"]).all()
+    assert figures["mean"]["mean_surface_distance"] == [None, None, None]
+
+
+def test_volume_errors_are_over_the_cases_that_have_the_segment_and_the_others_are_counted() -> None:
+    recipe = read(HIPPOCAMPUS)
+    values = np.ones((12, len(evaluate.FIGURES), 2))
+    values[:, evaluate.FIGURES.index("volume_error"), 0] = [0.1] * 4 + [np.inf] * 7 + [np.nan]
+    given: Any = SimpleNamespace(recipe=replace(recipe, evaluate=replace(recipe.evaluate, bootstrap=50)))
+    figures = evaluate._figures(given, {"a": values}, np.arange(12), np.ones(12, dtype=bool))["a"]
+    assert [part["volume_error"] for part in figures.values()] == [[0.1] * 3, [1.0] * 3, [0.55] * 3]
+    assert [part["volume_bias"] for part in figures.values()] == [[0.1] * 3, [1.0] * 3, [0.55] * 3]
+    assert [part["drawn_where_none"] for part in figures.values()] == [7, 0, 7]
+    values[:4, evaluate.FIGURES.index("volume_error"), 0] = np.nan
+    figures = evaluate._figures(given, {"a": values}, np.arange(12), np.ones(12, dtype=bool))["a"]
+    assert [part["volume_error"][0] for part in figures.values()] == [None, 1.0, None]
+    json.dumps(figures, allow_nan=False)
+    assert "volume_error" not in pack.measured(figures)["mean"] and "dice" in pack.measured(figures)["mean"]
+
+
+@pytest.mark.parametrize(("patients", "told"), [(9, False), (10, True)])
+def test_figures_of_too_few_patients_have_no_interval(patients: int, told: bool) -> None:
+    recipe = read(HIPPOCAMPUS)
+    values = np.random.default_rng(0).random((40, len(evaluate.FIGURES), 2))
+    given: Any = SimpleNamespace(recipe=replace(recipe, evaluate=replace(recipe.evaluate, bootstrap=50)))
+    figures = evaluate._figures(given, {"a": values}, np.arange(40) % patients, np.ones(40, dtype=bool))["a"]
+    value, low, high = figures["mean"]["dice"]
+    assert (low is not None) == (high is not None) == told
+    assert (interval([value, low, high], 3) == f"{value:.3f} (too few patients)") != told
 
 
 def test_subgroups_are_of_age_device_and_site_too(tmp_path: Path) -> None:
@@ -122,7 +152,8 @@ def test_an_alarm_names_the_subgroup_that_is_drawn_worse() -> None:
 def test_a_segment_that_neither_mask_has_agrees() -> None:
     nothing = np.zeros((3, 3), np.uint8)
     assert overlap.dice(nothing, nothing, 2).tolist() == [1.0, 1.0]
-    assert measures.volume_error(nothing, nothing, 2).tolist() == [0.0, 0.0]
+    assert np.isnan(measures.volume_error(nothing, nothing, 2)).all()
+    assert gate.compare(nothing[None], nothing[None], nothing[None], 2)["volume_error"] == 0.0
 
 
 def test_volumes_and_distances_of_cubes_are_what_a_ruler_says() -> None:
