@@ -33,8 +33,8 @@ class Study:
     threshold
         From which score on the model says present.
     said, ratings, seconds
-        ``(images, readers)``: one of `PRESENT` to `NOT_READ`; higher means surer that it is present, NaN where there is
-        none; time.
+        ``(images, readers)``: one of `PRESENT` to `NOT_READ`; higher means surer that it is present, NaN where it was
+        not judged; time.
     said_again, ratings_again
         The same of a second showing.
     """
@@ -94,6 +94,11 @@ def read(answers: Path, truth: Path, scores: Path, positive: str, threshold: flo
             cells[place] = _LABELS.get(label, NOT_READ)
         for key, values in numbers.items():
             values[place] = _number(row.get(key) or "nan", f"{answers}, line {line}")
+        if table[""][place] >= ABSENT and np.isnan(numbers["rating"][place]):
+            raise RecipeError(
+                f"{answers}, line {line}: {row['reader']} judged image {row['image']}, and rating is empty; give how "
+                "sure they were, or make the label can't judge"
+            )
     return Study(
         images, names, is_present,
         np.array([labels[image].get("patient") or image for image in images]),
@@ -158,7 +163,7 @@ def analyze(study: Study, resamples: int = _RESAMPLES) -> dict[str, Any]:
     that have a score.
     """
     scored = ~np.isnan(study.scores)
-    complete = scored & (study.said >= ABSENT).all(axis=1) & ~np.isnan(study.ratings).any(axis=1)
+    complete = scored & (study.said >= ABSENT).all(axis=1)
     classes = study.truth[complete]
     if classes.all() or not classes.any():
         raise RecipeError(
@@ -199,7 +204,7 @@ def _reader(study: Study, number: int) -> dict[str, Any]:
     read, judged = said > NOT_READ, said >= ABSENT
     if len(set(study.truth[judged])) < 2:
         raise RecipeError(f"{study.readers[number]} has not judged images of both classes")
-    sample = Sample(np.nan_to_num(ratings), said == PRESENT, study.truth, study.patients)
+    sample = Sample(ratings, said == PRESENT, study.truth, study.patients)
     # The worst that can be said of what could not be judged: it counts as wrong.
     strict = Sample(sample.scores, np.where(judged, said == PRESENT, ~study.truth), study.truth, study.patients)
     seconds = study.seconds[read, number]
