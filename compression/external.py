@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from compression.content import content_version
 
 if TYPE_CHECKING:
@@ -34,5 +36,5 @@ def blindness(build: Build) -> str:
 
 
 def fingerprint(build: Build) -> bytes:
-    """For the keys of stages that measure: the sets' versions. The training set's is in those before."""
-    return b"".join(content_version(build.data_root / name).encode() for name in build.recipe.data.external)
+    """For the keys of stages that measure: the sets' names and versions. The training set's is in those before."""
+    return msgspec.json.encode([(name, content_version(build.data_root / name)) for name in build.recipe.data.external])
