@@ -125,8 +125,8 @@ def _differences(found: dict[str, Any]) -> str:
         mean, gap = found["mean_reader"][name], found["difference"][name]
         low, high = gap["bootstrap"]
         freedom = "" if gap["degrees_of_freedom"] is None else f"{gap['degrees_of_freedom']:.1f}"
-        rows.append((word, interval(mean["interval"], 3), interval(gap["interval"], 3), _p(gap["p"]), freedom,
-                     f"[{low:.3f}, {high:.3f}]"))  # fmt: skip
+        only = "too few patients" if low is None else f"[{low:.3f}, {high:.3f}]"
+        rows.append((word, interval(mean["interval"], 3), interval(gap["interval"], 3), _p(gap["p"]), freedom, only))
     header = ("figure", "mean reader", "model less mean reader", "p", "degrees of freedom", "these readers only")
     return table(header, rows)
 

@@ -13,6 +13,7 @@ import numpy as np
 from compression import mrmc, rates, readers, roc, tables
 from compression.inventory import spelled_twice
 from compression.recipe import RecipeError
+from compression.statistics import bootstrap
 from compression.subgroups import Sample, rounded
 
 PRESENT, ABSENT, CANT_JUDGE, NOT_READ = 1, 0, -1, -2
@@ -258,8 +259,8 @@ def _comparison(study: Study, complete: np.ndarray, resamples: int) -> dict[str,
     }
     everything = np.arange(len(truth))
     mean, difference = {}, {}
-    drawn = _bootstrap(lambda at: [_gap(measure(at)[0]) for measure in measures.values()], truth, patients, resamples)
-    for (name, measure), resampled in zip(measures.items(), drawn, strict=True):
+    drawn = bootstrap(lambda at: [_gap(measure(at)[0]) for measure in measures.values()], truth, patients, resamples)
+    for (name, measure), (_, *resampled) in zip(measures.items(), drawn, strict=True):
         values, covariance = measure(everything)
         mean[name] = _as_json(mrmc.of_readers(values[1:], covariance[1:, 1:]), lowest=0.0)
         difference[name] = _as_json(mrmc.against(values, covariance), lowest=-1.0) | {"bootstrap": resampled}
@@ -268,22 +269,6 @@ def _comparison(study: Study, complete: np.ndarray, resamples: int) -> dict[str,
 
 def _gap(values: np.ndarray) -> float:
     return float(values[0] - values[1:].mean())
-
-
-def _bootstrap(
-    measure: Callable[[np.ndarray], list[float]], truth: np.ndarray, patients: np.ndarray, resamples: int
-) -> list[list[float]]:
-    """95 % percentile intervals ``[low, high]`` over patients, who take all that was said of them along."""
-    names, index = np.unique(patients, return_inverse=True)
-    members = [np.flatnonzero(index == number) for number in range(len(names))]
-    chance = np.random.default_rng(0)
-    drawn: list[list[float]] = []
-    while len(drawn) < resamples:
-        at = np.concatenate([members[number] for number in chance.integers(0, len(names), len(names))])
-        if 0 < truth[at].sum() < len(at):
-            drawn.append(measure(at))
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    return [rounded(pair) for pair in zip(low, high, strict=True)]
 
 
 def _as_json(found: mrmc.Mean, lowest: float) -> dict[str, Any]:

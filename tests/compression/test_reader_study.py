@@ -158,11 +158,12 @@ def test_images_of_one_patient_go_together(tmp_path: Path) -> None:
 
 def test_readers_agreement_is_told_for_other_patients(tmp_path: Path) -> None:
     arguments, rows = make(tmp_path)
-    widths = []
+    page, widths = tmp_path / "page.html", []
     for images in (1, 3, 12):
         write(tmp_path / "truth.csv", [{**row, "patient": f"p{n // images}"} for n, row in enumerate(rows["truth"])])
-        result = CliRunner().invoke(main, ["reader-study", *arguments, "--json"])
+        result = CliRunner().invoke(main, ["reader-study", *arguments, "--out", str(page), "--json"])
         value, low, high = json.loads(result.stdout)["agreement"]["fleiss"]["kappa"]
+        assert page.read_text().count("too few patients") == (3 if images == 12 else 0)  # of the difference, too
         widths.append((value, None if low is None else high - low))
     assert widths[0][0] == widths[1][0] == widths[2][0]
     assert widths[0][1] != widths[1][1]
