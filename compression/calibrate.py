@@ -7,7 +7,7 @@ validation images are used together with augmented copies of them, and threshold
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from appliance.probability import Heads, calibrated
 from compression import data
 from compression.augment import compose
 from compression.inference import ACTIVATION_MAP, EMBEDDING, LOGITS, Network, tensors
+from compression.recipe import RecipeError
 
 if TYPE_CHECKING:
     from compression.build import Build
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _AUGMENTATION_SEED = 7
 _BINS = 15
+_DIGITS = 9  # so many of a share of a count are no rounding error
 
 
 class Calibration(msgspec.Struct, frozen=True):
@@ -136,14 +138,40 @@ def fit_logistic(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 def fit_conformal(probabilities: np.ndarray, labels: np.ndarray, coverage: float) -> Conformal:
     """Split conformal prediction for each class on its own (Vovk, 2012): what share of a class its set must hold.
 
-    A label belongs to the prediction set where one minus its probability is at most its quantile.
+    A label belongs to the prediction set where one minus its probability is at most its quantile. Quantiles are rounded
+    up, and where a class has too few images for the coverage, only a set that always holds it has it: a quantile of 1.
     """
     quantiles = []
     for label, score in ((False, probabilities), (True, 1.0 - probabilities)):
         scores = np.sort(score[labels == label])
-        rank = int(np.ceil((len(scores) + 1) * coverage))
-        quantiles.append(float(scores[min(rank, len(scores)) - 1]))
-    return Conformal(coverage=coverage, absent=round(quantiles[0], 6), present=round(quantiles[1], 6))
+        rank = _share_of(len(scores) + 1, coverage)
+        quantiles.append(min(float(np.ceil(scores[rank - 1] * 1e6) / 1e6), 1.0) if rank <= len(scores) else 1.0)
+    return Conformal(coverage=coverage, absent=quantiles[0], present=quantiles[1])
+
+
+def measured(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """How far probabilities hold on some images.
+
+    Returns
+    -------
+    ``ece``, the `expected_calibration_error`; ``in_the_large``, the mean probability less the share of positive images
+    (Van Calster et al., BMC Medicine 2019); ``reliability``, its rows.
+    """
+    return {
+        "ece": expected_calibration_error(probabilities, labels),
+        "in_the_large": round(float(probabilities.mean() - labels.mean()), 4),
+        "reliability": reliability(probabilities, labels),
+    }
+
+
+def largest_that_finds(share: float, scores: np.ndarray) -> float:
+    """The largest threshold that at least this share of the scores ``(images,)`` reaches."""
+    return float(np.sort(scores)[-_share_of(len(scores), share)])
+
+
+def _share_of(count: int, share: float) -> int:
+    """The fewest of so many that are at least this share of them."""
+    return int(np.ceil(round(count * share, _DIGITS)))
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray) -> tuple[tuple[float, float, int], ...]:
@@ -167,11 +195,18 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray) ->
 
 def _operating_point(name: str, sensitivity: float, probabilities: np.ndarray, labels: np.ndarray) -> OperatingPoint:
     """The largest threshold that still finds this share of the positives, rounded down to what a page can show."""
-    threshold = np.floor(np.quantile(probabilities[labels], 1.0 - sensitivity, method="lower") * 1e4) / 1e4
+    threshold = float(np.floor(largest_that_finds(sensitivity, probabilities[labels]) * 1e4) / 1e4)
+    if threshold <= 0.0:
+        raise RecipeError(
+            f"calibrate.operating_points: {name} would call every image positive: to find {sensitivity:.1%} of the "
+            "augmented validation positives, its threshold must lie below 0.0001; ask for a lower sensitivity, or look "
+            "at the positives of which the network is that sure that they are none: check-data lists labels that look "
+            "wrong"
+        )
     positive = probabilities >= threshold
     return OperatingPoint(
         name=name,
-        threshold=float(threshold),
+        threshold=threshold,
         sensitivity=round(float(positive[labels].mean()), 4),
         specificity=round(float((~positive[~labels]).mean()), 4),
         chosen_on="augmented validation images",

@@ -354,7 +354,10 @@ def _label_errors(recipe: Recipe, taken: Inventory, weights: Path | None, proble
 def _readers(path: Path, taken: Inventory, problems: list[Problem]) -> dict[str, Any]:
     readings = readers.read(path)
     decided, ties = readers.adjudicate(readings)
-    given = dict(zip(taken.column("file").tolist(), taken.column("label").tolist(), strict=True))
+    given, whose = (
+        dict(zip(taken.column("file").tolist(), taken.column(name).tolist(), strict=True))
+        for name in ("label", "patient_id")
+    )
     unknown = sorted(set(readings.images) - set(given))
     against = {image: label for image, label in decided.items() if image in given and given[image] != label}
     add(problems, "warning", taken.name, "ties between readers", list(ties), "have a further reader settle them")
@@ -363,7 +366,8 @@ def _readers(path: Path, taken: Inventory, problems: list[Problem]) -> dict[str,
     add(
         problems, "warning", taken.name, "read images that the list lacks", unknown, f"is {path.name} of this data set?"
     )
-    return {**readers.agreement(readings), "ties": ties, "against_the_list": against}
+    patients = [whose.get(image, image) for image in readings.images]
+    return {**readers.agreement(readings, patients), "ties": ties, "against_the_list": against}
 
 
 def _peak_memory() -> int:

@@ -211,7 +211,7 @@ def _readers(found: dict[str, Any]) -> list[str]:
     ties = ", ".join(found["ties"]) or "none"
     return [
         "<h3>Readers</h3>",
-        table(("", "images", "kappa, 95 % by a bootstrap over images", "Landis & Koch"), rows),
+        table(("", "images", "kappa, 95 % by a bootstrap over patients", "Landis & Koch"), rows),
         f"<p>For adjudication: {html.escape(ties)}.</p>",
     ]
 

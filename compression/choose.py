@@ -13,7 +13,7 @@ import numpy as np
 
 from appliance.probability import calibrated
 from compression import data, prune
-from compression.calibrate import fit_logistic
+from compression.calibrate import fit_logistic, largest_that_finds
 
 if TYPE_CHECKING:
     from compression.architectures import Classifier
@@ -46,11 +46,12 @@ def load(build: Build) -> Classifier:
 
 def choose(rows: list[dict[str, Any]], limits: GateRecipe) -> list[dict[str, Any]]:
     """Mark the smallest network that is good enough; the first row, unpruned, always is."""
-    best = max(rows, key=lambda row: row["auc"][0])
+    value, low, _ = max((row["auc"] for row in rows), key=lambda auc: auc[0])
+    enough = value if low is None else low
     good = [
         row
         for row in rows
-        if row["auc"][0] >= best["auc"][1]
+        if row["auc"][0] >= enough
         and row["flips"] <= limits.flips
         and row["p99_probability"] <= limits.p99_probability
         and row["map_correlation"] >= limits.map_correlation
@@ -67,7 +68,7 @@ def _compared(build: Build) -> list[dict[str, Any]]:
     for row in rows:
         logits = prune.logits(build, row["name"])
         probabilities = calibrated(logits, *fit_logistic(logits.ravel(), np.tile(labels, 2)))
-        threshold = np.quantile(logits[1, labels], 1.0 - points[recipe.default_operating_point], method="lower")
+        threshold = largest_that_finds(points[recipe.default_operating_point], logits[1, labels])
         answers.append((probabilities, logits >= threshold))
         row["flips"] = round(float((answers[-1][1] != answers[0][1]).mean()), 4)
         row["p99_probability"] = round(float(np.percentile(np.abs(probabilities - answers[0][0]), 99)), 4)

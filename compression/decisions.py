@@ -52,6 +52,5 @@ def curve(probabilities: np.ndarray, labels: np.ndarray, patients: np.ndarray, r
 
     found = bootstrap(measure, labels, patients, resamples)
     gains = found[len(THRESHOLDS) :]
-    return {
-        "net_benefit": found[: len(THRESHOLDS)], "gain": gains, "useful": [low > 0 for _, low, _ in gains]
-    }  # fmt: skip
+    useful = [low is not None and low > 0 for _, low, _ in gains]
+    return {"net_benefit": found[: len(THRESHOLDS)], "gain": gains, "useful": useful}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from appliance.probability import spread
 from compression import (
     abstention,
+    calibrate,
     columns,
     data,
     decisions,
@@ -34,7 +35,7 @@ from compression import (
 from compression.calibrate import Calibration
 from compression.decision_curve import rules_that_look_at_nothing, treat_all
 from compression.inference import ACTIVATION_MAP, EMBEDDING, LOGITS, Network, tensors
-from compression.statistics import bootstrap, map_correlation
+from compression.statistics import FEWEST_PATIENTS, bootstrap, map_correlation
 from compression.subgroups import Sample, rounded
 from compression.timing import milliseconds
 
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 SECTIONS = ("input", "augment", "data", "evaluate", "calibrate")
 UNPRUNED, PRUNED, EAGER = "unpruned float", "pruned float", "unpruned float, torch eager"
-_SMALLEST_SUBGROUP = 20
+_SMALLEST_SUBGROUP = 20  # patients
 _COLUMNS = ("sublabel", "view", "sex")
 
 
@@ -202,6 +203,7 @@ def _set_figures(build: Build, contenders: dict[str, Contender], given: Set, ans
         "subgroups": {},
         "gaps": {name: subgroups.gaps(each, given.columns, recipe.subgroup_margin) for name, each in samples.items()},
         "against": {},
+        "calibration": {name: calibrate.measured(each.scores, images.labels) for name, each in samples.items()},
         "conformal_coverage": {
             name: _coverage(samples[name].scores, images.labels, each.calibration) for name, each in contenders.items()
         },
@@ -209,7 +211,7 @@ def _set_figures(build: Build, contenders: dict[str, Contender], given: Set, ans
     for column, values in given.columns.items():
         for value in sorted(set(values)):
             chosen = np.flatnonzero(values == value)
-            if len(chosen) >= _SMALLEST_SUBGROUP:
+            if len(set(images.patients[chosen])) >= _SMALLEST_SUBGROUP:
                 found["subgroups"][f"{column}: {value}"] = {
                     "images": len(chosen),
                     "positive": int(images.labels[chosen].sum()),
@@ -273,13 +275,17 @@ def _drop(internal: Sample, external: Sample) -> dict[str, Any]:
     return {
         figure: subgroups.compare(internal, external, figure)
         for figure in subgroups.FIGURES
-        if min(each.patients_of(figure) for each in (internal, external)) >= subgroups.FEWEST_PATIENTS
+        if min(each.patients_of(figure) for each in (internal, external)) >= FEWEST_PATIENTS
     }
 
 
-def figures(sample: Sample, resamples: int) -> dict[str, list[float]]:
-    """``[value, low, high]`` of each figure, 95 % intervals; of one class only, what can be said of it."""
-    labels, found = sample.labels, {}
+def figures(sample: Sample, resamples: int) -> dict[str, Sequence[float | None]]:
+    """``[value, low, high]`` of each figure, 95 % intervals; of one class only, what can be said of it.
+
+    Low and high of ``pr_auc`` are None where patients are too few for a bootstrap.
+    """
+    labels = sample.labels
+    found: dict[str, Sequence[float | None]] = {}
     if 0 < labels.sum() < len(labels):
         found["auc"] = rounded(roc.auc_interval(sample.areas()))
         (found["pr_auc"],) = bootstrap(

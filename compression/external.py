@@ -1,8 +1,10 @@
-"""External sets: data of other places, that a model is measured on and that shapes nothing of it."""
+"""External sets: data of other places, that a model is measured on and that no stage lets shape it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from compression.content import content_version
 
@@ -17,6 +19,22 @@ def sets(build: Build) -> dict[str, str]:
     return {f"{_PREFIX}{name}": name for name in build.recipe.data.external}
 
 
+def blindness(build: Build) -> str:
+    """What was chosen on data that figures are of, in sentences; of a set that people looked at, the recipe says so."""
+    recipe, said, blind = build.recipe, [], "test or external data"
+    seen = [name for name in recipe.data.external if name in recipe.card.looked_at]
+    if getattr(recipe.data, "cross_validated", 1) > 1:
+        said.append("Pruning and quantization were chosen on validation cases, which other folds test.")
+    if seen:
+        blind = "test data" if len(seen) == len(recipe.data.external) else "test data or other external data"
+    said.append(f"Nothing {'else ' if said else ''}was chosen on {blind}.")
+    if seen:
+        said.append(
+            f"Figures on {' and '.join(seen)} are not blind: people saw results there while they made the model."
+        )
+    return " ".join(said)
+
+
 def fingerprint(build: Build) -> bytes:
-    """For the keys of stages that measure: the sets' versions. The training set's is in those before."""
-    return b"".join(content_version(build.data_root / name).encode() for name in build.recipe.data.external)
+    """For the keys of stages that measure: the sets' names and versions. The training set's is in those before."""
+    return msgspec.json.encode([(name, content_version(build.data_root / name)) for name in build.recipe.data.external])

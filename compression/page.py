@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 matplotlib.use("Agg")
 
 
-def interval(triple: list[float], digits: int) -> str:
-    value, low, high = triple
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+def interval(triple: Sequence[float | None], digits: int, form: str = "f") -> str:
+    """``[value, low, high]`` in words; None instead of a value is none, instead of low that patients are too few."""
+    value, low, high = (None if each is None else f"{each:.{digits}{form}}" for each in triple)
+    if value is None:
+        return "none"
+    return f"{value} [{low}, {high}]" if low else f"{value} (too few patients)"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

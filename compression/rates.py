@@ -10,6 +10,7 @@ from scipy.stats import norm
 from compression.roc import Z95
 
 Interval = tuple[float, float, float]
+_UNSEEN = Z95**2 / 2
 
 
 class Rate(NamedTuple):
@@ -26,8 +27,10 @@ class Rate(NamedTuple):
 def rate(right: np.ndarray, patients: np.ndarray) -> Rate:
     """How often ``right`` is true, counted as independent images (Rao & Scott, Biometrics 1992).
 
-    Images of one patient tend to be right or wrong together, so they count for fewer, never for more, than they are.
-    Where all are right or all wrong nothing tells how many fewer: then each patient counts once.
+    Images of one patient tend to be right or wrong together, so they count for fewer, never for more, than they are: by
+    the design effect, of which few errors tell little. Wilson's interval adds z²/2 errors to those that were seen
+    (Agresti & Coull, The American Statistician 1998); they weigh in with the largest effect, each patient counting
+    once. So it does where all are right or all wrong, and fades where errors are many.
 
     Parameters
     ----------
@@ -35,13 +38,17 @@ def rate(right: np.ndarray, patients: np.ndarray) -> Rate:
         bool and identifiers ``(images,)``, at least one image.
     """
     names, index = np.unique(patients, return_inverse=True)
-    images, value = len(right), float(right.mean())
-    if value in (0.0, 1.0) or len(names) == 1:
-        return Rate(value * len(names), len(names))
-    off = np.bincount(index, right - value)
-    variance = float(off @ off) / images**2
-    total = min(images, value * (1 - value) / variance) if variance > 0 else images
-    return Rate(value * total, total)
+    images, count, hits = len(right), len(names), int(right.sum())
+    if count == images:
+        return Rate(hits, images)
+    value, rarer, largest = hits / images, min(hits, images - hits), images / count
+    effect = largest
+    if rarer and count > 1:
+        off = np.bincount(index, right - value)
+        variance = count / (count - 1) * float(off @ off) / images**2
+        seen = max(variance * images / (value * (1 - value)), 1.0)
+        effect = (rarer * seen + _UNSEEN * largest) / (rarer + _UNSEEN)
+    return Rate(value * images / effect, images / effect)
 
 
 def wilson(given: Rate, z: float = Z95) -> Interval:

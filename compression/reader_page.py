@@ -53,8 +53,8 @@ def page(found: dict[str, Any], agreement: dict[str, Any], name: str) -> str:
         "<h2>Readers</h2>",
         _readers(found),
         "<p class='quiet'>Of what they judged. Rates with Wilson's interval of as many images as the patients make "
-        "independent ones (Rao & Scott 1992), AUCs of ratings with DeLong's. Strict: what a reader could not judge "
-        "counts as wrong.</p>",
+        "independent ones (Rao & Scott 1992, with more caution where errors are few), AUCs of ratings with DeLong's. "
+        "Strict: what a reader could not judge counts as wrong.</p>",
         _majority(found["majority"]),
         "<h2>Agreement</h2>",
         _agreement(found, agreement),
@@ -125,8 +125,8 @@ def _differences(found: dict[str, Any]) -> str:
         mean, gap = found["mean_reader"][name], found["difference"][name]
         low, high = gap["bootstrap"]
         freedom = "" if gap["degrees_of_freedom"] is None else f"{gap['degrees_of_freedom']:.1f}"
-        rows.append((word, interval(mean["interval"], 3), interval(gap["interval"], 3), _p(gap["p"]), freedom,
-                     f"[{low:.3f}, {high:.3f}]"))  # fmt: skip
+        only = "too few patients" if low is None else f"[{low:.3f}, {high:.3f}]"
+        rows.append((word, interval(mean["interval"], 3), interval(gap["interval"], 3), _p(gap["p"]), freedom, only))
     header = ("figure", "mean reader", "model less mean reader", "p", "degrees of freedom", "these readers only")
     return table(header, rows)
 

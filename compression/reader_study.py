@@ -13,6 +13,7 @@ import numpy as np
 from compression import mrmc, rates, readers, roc, tables
 from compression.inventory import spelled_twice
 from compression.recipe import RecipeError
+from compression.statistics import bootstrap
 from compression.subgroups import Sample, rounded
 
 PRESENT, ABSENT, CANT_JUDGE, NOT_READ = 1, 0, -1, -2
@@ -33,8 +34,8 @@ class Study:
     threshold
         From which score on the model says present.
     said, ratings, seconds
-        ``(images, readers)``: one of `PRESENT` to `NOT_READ`; higher means surer that it is present, NaN where there is
-        none; time.
+        ``(images, readers)``: one of `PRESENT` to `NOT_READ`; higher means surer that it is present, NaN where it was
+        not judged; time.
     said_again, ratings_again
         The same of a second showing.
     """
@@ -94,6 +95,11 @@ def read(answers: Path, truth: Path, scores: Path, positive: str, threshold: flo
             cells[place] = _LABELS.get(label, NOT_READ)
         for key, values in numbers.items():
             values[place] = _number(row.get(key) or "nan", f"{answers}, line {line}")
+        if table[""][place] >= ABSENT and np.isnan(numbers["rating"][place]):
+            raise RecipeError(
+                f"{answers}, line {line}: {row['reader']} judged image {row['image']}, and rating is empty; give how "
+                "sure they were, or make the label can't judge"
+            )
     return Study(
         images, names, is_present,
         np.array([labels[image].get("patient") or image for image in images]),
@@ -158,7 +164,7 @@ def analyze(study: Study, resamples: int = _RESAMPLES) -> dict[str, Any]:
     that have a score.
     """
     scored = ~np.isnan(study.scores)
-    complete = scored & (study.said >= ABSENT).all(axis=1) & ~np.isnan(study.ratings).any(axis=1)
+    complete = scored & (study.said >= ABSENT).all(axis=1)
     classes = study.truth[complete]
     if classes.all() or not classes.any():
         raise RecipeError(
@@ -199,7 +205,7 @@ def _reader(study: Study, number: int) -> dict[str, Any]:
     read, judged = said > NOT_READ, said >= ABSENT
     if len(set(study.truth[judged])) < 2:
         raise RecipeError(f"{study.readers[number]} has not judged images of both classes")
-    sample = Sample(np.nan_to_num(ratings), said == PRESENT, study.truth, study.patients)
+    sample = Sample(ratings, said == PRESENT, study.truth, study.patients)
     # The worst that can be said of what could not be judged: it counts as wrong.
     strict = Sample(sample.scores, np.where(judged, said == PRESENT, ~study.truth), study.truth, study.patients)
     seconds = study.seconds[read, number]
@@ -253,8 +259,8 @@ def _comparison(study: Study, complete: np.ndarray, resamples: int) -> dict[str,
     }
     everything = np.arange(len(truth))
     mean, difference = {}, {}
-    drawn = _bootstrap(lambda at: [_gap(measure(at)[0]) for measure in measures.values()], truth, patients, resamples)
-    for (name, measure), resampled in zip(measures.items(), drawn, strict=True):
+    drawn = bootstrap(lambda at: [_gap(measure(at)[0]) for measure in measures.values()], truth, patients, resamples)
+    for (name, measure), (_, *resampled) in zip(measures.items(), drawn, strict=True):
         values, covariance = measure(everything)
         mean[name] = _as_json(mrmc.of_readers(values[1:], covariance[1:, 1:]), lowest=0.0)
         difference[name] = _as_json(mrmc.against(values, covariance), lowest=-1.0) | {"bootstrap": resampled}
@@ -263,22 +269,6 @@ def _comparison(study: Study, complete: np.ndarray, resamples: int) -> dict[str,
 
 def _gap(values: np.ndarray) -> float:
     return float(values[0] - values[1:].mean())
-
-
-def _bootstrap(
-    measure: Callable[[np.ndarray], list[float]], truth: np.ndarray, patients: np.ndarray, resamples: int
-) -> list[list[float]]:
-    """95 % percentile intervals ``[low, high]`` over patients, who take all that was said of them along."""
-    names, index = np.unique(patients, return_inverse=True)
-    members = [np.flatnonzero(index == number) for number in range(len(names))]
-    chance = np.random.default_rng(0)
-    drawn: list[list[float]] = []
-    while len(drawn) < resamples:
-        at = np.concatenate([members[number] for number in chance.integers(0, len(names), len(names))])
-        if 0 < truth[at].sum() < len(at):
-            drawn.append(measure(at))
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    return [rounded(pair) for pair in zip(low, high, strict=True)]
 
 
 def _as_json(found: mrmc.Mean, lowest: float) -> dict[str, Any]:

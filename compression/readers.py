@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -14,6 +14,7 @@ import numpy as np
 
 from compression import tables
 from compression.recipe import RecipeError
+from compression.statistics import FEWEST_PATIENTS
 
 _COLUMNS = ("image", "reader", "label")
 _RESAMPLES = 2000
@@ -99,14 +100,25 @@ def fleiss(counts: np.ndarray) -> float:
     return (agreed - by_chance) / (1 - by_chance) if by_chance < 1 else float("nan")
 
 
-def agreement(readings: Readings, resamples: int = _RESAMPLES) -> dict[str, Any]:
-    """Kappas with 95 % percentile intervals by a bootstrap over images: of each two readers, and of all."""
-    count, counts = len(readings.images), readings.counts()
-    table = readings.table
+def agreement(readings: Readings, patients: Sequence[str] | None = None, resamples: int = _RESAMPLES) -> dict[str, Any]:
+    """Kappas with 95 % percentile intervals by a bootstrap over patients: of each two readers, and of all.
+
+    Parameters
+    ----------
+    patients
+        Whose each of the readings' images is ``(images,)``; without it, each image counts as a patient's only one.
+
+    Returns
+    -------
+    Of each kappa ``[value, low, high]``; None where it can't be told, low and high where there are fewer patients than
+    `FEWEST_PATIENTS`.
+    """
+    counts, table = readings.counts(), readings.table
+    patients = readings.images if patients is None else patients
     pairs = []
     for one, other in combinations(range(len(readings.readers)), 2):
         both = (table[:, one] >= 0) & (table[:, other] >= 0)
-        kappa = _interval(partial(_cohen_of, table[:, one], table[:, other]), count, resamples)
+        kappa = _interval(partial(_cohen_of, table[:, one], table[:, other]), patients, resamples)
         pairs.append(
             {
                 "readers": [readings.readers[one], readings.readers[other]],
@@ -116,9 +128,9 @@ def agreement(readings: Readings, resamples: int = _RESAMPLES) -> dict[str, Any]
                 "in_words": words(kappa[0]),
             }
         )
-    overall = _interval(lambda chosen: fleiss(counts[chosen]), count, resamples)
+    overall = _interval(lambda chosen: fleiss(counts[chosen]), patients, resamples)
     return {
-        "images": count,
+        "images": len(readings.images),
         "readers": readings.readers,
         "labels": readings.labels,
         "read_once": int((counts.sum(axis=1) == 1).sum()),
@@ -163,11 +175,15 @@ def _cohen_of(one: np.ndarray, other: np.ndarray, chosen: np.ndarray) -> float:
     return cohen(one[chosen], other[chosen])
 
 
-def _interval(measure: Callable[[np.ndarray], float], count: int, resamples: int) -> list[float | None]:
-    """``[value, low, high]``, None where it can't be told."""
-    chance = np.random.default_rng(0)
-    drawn = np.array([measure(chance.integers(0, count, count)) for _ in range(resamples)])
-    drawn = drawn[~np.isnan(drawn)]
+def _interval(measure: Callable[[np.ndarray], float], patients: Sequence[str], resamples: int) -> list[float | None]:
+    """``[value, low, high]`` of what is measured of the images at some indices, None where it can't be told."""
+    names, index = np.unique(patients, return_inverse=True)
+    members = [np.flatnonzero(index == number) for number in range(len(names))]
+    chance, drawn = np.random.default_rng(0), np.array([])
+    if len(names) >= FEWEST_PATIENTS:
+        resampled = (chance.integers(0, len(names), len(names)) for _ in range(resamples))
+        drawn = np.array([measure(np.concatenate([members[number] for number in each])) for each in resampled])
+        drawn = drawn[~np.isnan(drawn)]
     low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (float("nan"),) * 2
-    figures = (measure(np.arange(count)), float(low), float(high))
+    figures = (measure(np.arange(len(patients))), float(low), float(high))
     return [None if np.isnan(each) else round(float(each), 4) for each in figures]

@@ -241,12 +241,16 @@ class EvaluateRecipe(_Table, frozen=True):
 
 
 class CardRecipe(_Table, frozen=True):
-    """What the model card says besides what was measured."""
+    """What the model card says besides what was measured.
+
+    ``looked_at``: those of ``data.external`` on which somebody saw results while making the model: they are not blind.
+    """
 
     test: str
     sources: tuple[str, ...]
     limits: tuple[str, ...]
     external_note: str = ""
+    looked_at: tuple[str, ...] = ()
 
 
 class CheckRecipe(_Table, frozen=True):
@@ -337,8 +341,16 @@ def read(path: Path) -> Recipe:
         raise RecipeError(f'{path}: train.sampling_column needs train.sampling = "balanced"')
     if recipe.check.labels and recipe.data.positive not in recipe.check.labels:
         raise RecipeError(f"{path}: data.positive {recipe.data.positive!r} is not among check.labels")
+    check_looked_at(path, recipe.card, recipe.data.external)
     check_flips(path, recipe.augment_policy)
     return recipe
+
+
+def check_looked_at(path: Path, card: CardRecipe, external: Collection[str]) -> None:
+    """Raise `RecipeError` where a recipe of any task names a set that it does not measure on."""
+    for name in card.looked_at:
+        if name not in external:
+            raise RecipeError(f"{path}: card.looked_at: {name!r} is not in data.external; mend the name")
 
 
 def check_flips(path: Path, policy: AugmentPolicyRecipe) -> None:

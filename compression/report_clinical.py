@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 METHODS = (
     "95 % intervals count patients, not images: of an AUC and of a difference of AUCs DeLong's, summed over patients "
     "(Obuchowski 1997); of a rate Wilson's, of as many images as the patients make independent ones (Rao & Scott "
-    "1992); of the area under the precision-recall curve and of net benefit a bootstrap over patients."
+    "1992, with more caution where errors are few); of the area under the precision-recall curve and of net benefit a "
+    "bootstrap over patients."
 )
 _WORDS = {"auc": "AUC", "pr_auc": "PR AUC"}
 _COLORS = ("#215a8f", "#b3361b", "#3f7d4e", "#7a5195")
@@ -138,7 +139,7 @@ def _curves(curve: dict[str, Any], targets: tuple[str, ...]) -> Figure:
     axis.plot(thresholds, everybody, color="#a3b1b8", label="act on everybody")
     axis.axhline(0, color="#16212a", linewidth=1, label="act on nobody")
     for target, color in zip(targets, _COLORS, strict=False):
-        value, low, high = np.array(curve["networks"][target]["net_benefit"]).T
+        value, low, high = np.array(curve["networks"][target]["net_benefit"], dtype=float).T
         axis.plot(thresholds, value, color=color, label=target)
         axis.fill_between(thresholds, low, high, color=color, alpha=0.12, linewidth=0)
     top = max(float(everybody.max()), 0.05)

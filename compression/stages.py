@@ -1,10 +1,10 @@
 """The build: stages one after another, each kept until something that shapes it changes.
 
 A stage is a module with ``run(build) -> str`` (a line that says what came out) and ``SECTIONS``, the recipe's tables
-that it reads. Its key is a hash of those tables, of the sources of the stage, of the versions of the libraries that it
-names, of its ``fingerprint(build)`` where it reads other files, and of the keys of all stages before it; while the key
-stays the same, its folder is used as it is, and so are the files that it leaves elsewhere, which ``published(build)``
-names, while they are still the same.
+that it reads. Its key is a hash of those tables but for ``data.external``, which shapes nothing, of the sources of the
+stage, of the versions of the libraries that it names, of its ``fingerprint(build)`` where it reads other files, and of
+the keys of all stages before it; while the key stays the same, its folder is used as it is, and so are the files that
+it leaves elsewhere, which ``published(build)`` names, while they are still the same.
 
 Where several processes build together (`compression.distributed`), those stages that say ``DISTRIBUTED = True`` run in
 all of them, the others in the first, for which the rest waits.
@@ -261,7 +261,10 @@ def _say_what_is_left(stages: Sequence[Stage], done: Stage, seconds: float) -> N
 def _key(build: Build, stage: Stage, before: str) -> str:
     digest = hashlib.sha256(before.encode())
     for section in stage.module.SECTIONS:
-        digest.update(msgspec.json.encode(getattr(build.recipe, section), order="deterministic"))
+        table = getattr(build.recipe, section)
+        if section == "data":  # what measures on external sets has them in its fingerprint
+            table = msgspec.structs.replace(table, external=())
+        digest.update(msgspec.json.encode(table, order="deterministic"))
     for source in (stage.module, *stage.sources):
         digest.update(Path(str(source.__file__)).read_bytes())
     for name, version in versions(stage.libraries).items():

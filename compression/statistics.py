@@ -6,10 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+# Of fewer patients a bootstrap's interval is too narrow, of one it has no width.
+FEWEST_PATIENTS = 10
+
 
 def bootstrap(
     measure: Callable[[np.ndarray], Sequence[float]], labels: np.ndarray, patients: np.ndarray, resamples: int
-) -> list[list[float]]:
+) -> list[list[float | None]]:
     """Figures with their 95 % intervals by a percentile bootstrap over patients (Efron & Tibshirani, 1993).
 
     Parameters
@@ -21,9 +24,13 @@ def bootstrap(
 
     Returns
     -------
-    ``[value, low, high]`` for each figure, rounded to four digits.
+    ``[value, low, high]`` for each figure, rounded to four digits; low and high are None of fewer patients than
+    `FEWEST_PATIENTS`.
     """
+    values = [round(float(each), 4) for each in measure(np.arange(len(labels)))]
     names, index = np.unique(patients, return_inverse=True)
+    if len(names) < FEWEST_PATIENTS:
+        return [[value, None, None] for value in values]
     members = [np.flatnonzero(index == number) for number in range(len(names))]
     chance = np.random.default_rng(0)
     drawn = []
@@ -31,9 +38,8 @@ def bootstrap(
         chosen = np.concatenate([members[number] for number in chance.integers(0, len(names), len(names))])
         if 0 < labels[chosen].sum() < len(chosen):
             drawn.append(measure(chosen))
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    values = measure(np.arange(len(labels)))
-    return [[round(float(each), 4) for each in triple] for triple in zip(values, low, high, strict=True)]
+    low, high = np.round(np.percentile(drawn, [2.5, 97.5], axis=0), 4).tolist()
+    return [list(triple) for triple in zip(values, low, high, strict=True)]
 
 
 def map_correlation(one: np.ndarray, other: np.ndarray) -> float:

@@ -7,17 +7,16 @@ were made in the set. No alarm is no proof that there is no gap: the interval te
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from compression import rates, roc
+from compression.statistics import FEWEST_PATIENTS
 
 FIGURES = ("auc", "sensitivity", "specificity")
-# Fewer patients than this with an image of the class tell nothing: an interval of half the scale.
-FEWEST_PATIENTS = 10
 _LEVEL = 0.05
 
 
@@ -94,6 +93,7 @@ def gaps(sample: Sample, columns: dict[str, np.ndarray], margin: float) -> list[
     patients, only ``subgroup``, ``figure`` and ``images``. A figure that the subgroup or the rest lacks gives no row.
     """
     judged: list[dict[str, Any]] = []
+    tests: list[tuple[str, ...]] = []
     too_few: list[dict[str, Any]] = []
     for column, values in columns.items():
         for value in sorted(set(values)):
@@ -103,15 +103,27 @@ def gaps(sample: Sample, columns: dict[str, np.ndarray], margin: float) -> list[
                 patients = min(inside.patients_of(figure), rest.patients_of(figure))
                 if patients >= FEWEST_PATIENTS:
                     judged.append({**row, **compare(inside, rest, figure)})
+                    tests.append((*comparison(column, values, value), figure))
                 elif patients > 0:
                     images = [int(each.images_of(figure).sum()) for each in (inside, rest)]
                     too_few.append({**row, "images": images})
-    return alarmed(judged, margin) + too_few
+    return alarmed(judged, tests, margin) + too_few
 
 
-def alarmed(rows: list[dict[str, Any]], margin: float) -> list[dict[str, Any]]:
-    """Comparisons with ``gap`` and ``p``, worst first, each with ``p_holm`` and ``alarm``."""
-    for row, p in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
+def comparison(column: str, values: np.ndarray, value: str) -> tuple[str, ...]:
+    """What a subgroup's comparison with the rest is called: where there are two values, it is the other one's, too."""
+    return (column,) if len(set(values)) == 2 else (column, value)
+
+
+def alarmed(rows: list[dict[str, Any]], tests: Sequence[tuple[str, ...]], margin: float) -> list[dict[str, Any]]:
+    """Comparisons with ``gap`` and ``p``, worst first, each with ``p_holm`` and ``alarm``.
+
+    ``tests``: the `comparison` of each row. Of rows of the same name, the two sides of one, p counts once.
+    """
+    p_of = {test: row["p"] for test, row in zip(tests, rows, strict=True)}
+    holm_of = dict(zip(p_of, holm(np.array(list(p_of.values()))), strict=True))
+    for row, test in zip(rows, tests, strict=True):
+        p = holm_of[test]
         low, high = row["gap"][1:]
         row["p_holm"] = round(float(p), 6)
         row["alarm"] = bool(row["gap"][0] < -margin and not low <= 0 <= high and p < _LEVEL)

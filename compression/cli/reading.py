@@ -85,7 +85,7 @@ def reader_study(
 
     study = analysis.read(answers, truth, scores, positive, threshold)
     found = analysis.analyze(study)
-    agreement = readers.agreement(readers.read(answers))
+    agreement = readers.agreement(readers.read(answers), study.patients.tolist())
     if out is not None:
         with writing(out):
             out.write_text(reader_page.page(found, agreement, answers.stem))

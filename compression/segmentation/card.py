@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from appliance.package import Manifest
-from compression import augment_policy
+from compression import augment_policy, external
 from compression.card import head
+from compression.page import interval
 from compression.segmentation import evaluate, report
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ def write_card(build: Build, manifest: Manifest, measured: dict[str, Any]) -> st
         *head(manifest),
         "## How well it draws",
         "",
-        "On the grid of the source, with 95 % intervals by a bootstrap over patients. Nothing was chosen on test or "
-        "external data. `report.html` has subgroups, hard cases and all that was tried. Distances are in "
+        f"On the grid of the source, with 95 % intervals by a bootstrap over patients. {external.blindness(build)} "
+        "`report.html` has subgroups, hard cases and all that was tried. Distances are in "
         f"{measured['distance_unit']}; where one of the masks has none of a segment, there is none, and the case is in "
-        "no mean of distances.",
+        "no mean of distances. Volume errors are over the cases that have the segment.",
     ]
     shipped = {evaluate.name_of_shipped(build, name) for name in manifest.targets}
     for name, title in report.titles(build).items():
@@ -69,23 +69,18 @@ def _set_lines(title: str, found: dict[str, Any], unit: str, shipped: set[str]) 
         "",
         f"### {title}: {found['cases']} cases of {found['patients']} patients",
         "",
-        f"| network | segment | Dice | mean surface distance, {unit} | cases without | volume error, median |",
-        "|---|---|---|---|---|---|",
+        f"| network | segment | Dice | mean surface distance, {unit} | cases without | volume error, median "
+        "| drawn where none |",
+        "|---|---|---|---|---|---|---|",
     ]
     for network, segments in found["networks"].items():
         for segment, figures in segments.items():
             if segment != "mean" or len(segments) > 2:
-                volume = figures["volume_error"]
                 lines.append(
-                    f"| {network} | {segment} | {_cell(figures['dice'], 3)} "
-                    f"| {_cell(figures['mean_surface_distance'], 2)} | {figures['without_distance']} "
-                    f"| {volume[0]:.1%} [{volume[1]:.1%}, {volume[2]:.1%}] |"
+                    f"| {network} | {segment} | {interval(figures['dice'], 3)} "
+                    f"| {interval(figures['mean_surface_distance'], 2)} | {figures['without_distance']} "
+                    f"| {interval(figures['volume_error'], 1, '%')} | {figures['drawn_where_none']} |"
                 )
     if alarmed := sorted({row["subgroup"] for name in shipped for row in evaluate.alarms(found, name)}):
         lines += ["", f"Draws worse than in the rest of its set, see the report: {', '.join(alarmed)}."]
     return lines
-
-
-def _cell(figure: list[float], digits: int) -> str:
-    value, low, high = figure
-    return "none" if math.isnan(value) else f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

@@ -1,4 +1,4 @@
-"""Stage ``evaluate``: what each network draws on cases that chose nothing, on the grid of the source, with intervals.
+"""Stage ``evaluate``: what each network draws on cases that it has not learned from, on the grid of the source.
 
 Each fold's networks draw that fold's test cases, and their mirror images where the recipe asks for it; external sets
 are drawn by the network that ships.
@@ -24,6 +24,7 @@ from compression.inference import LOGITS, Network
 from compression.segmentation import cases, export, gate, measures, overlap, train
 from compression.segmentation.cases import Case, Source
 from compression.segmentation.gaps import gaps
+from compression.statistics import FEWEST_PATIENTS
 from compression.timing import milliseconds
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ UNPRUNED, PRUNED, AVERAGE = "unpruned float", "pruned float", "no model: the ave
 FIGURES = ("dice", "iou", "volume_error", "mean_surface_distance", "hausdorff_95")
 _DICE, _VOLUME, _DISTANCE = (FIGURES.index(name) for name in ("dice", "volume_error", "mean_surface_distance"))
 _SUBGROUPS = ("label", "finding", "view", "sex")
-_SMALLEST_SUBGROUP = 10
+_SMALLEST_SUBGROUP = 10  # patients
 _HARDEST = 8
 
 
@@ -77,8 +78,10 @@ def run(build: Build) -> str:
 def load(build: Build) -> dict[str, Any]:
     """The figures: of each network its costs; of each set, network and segment ``[value, low, high]``.
 
-    Beside them ``without_distance``: so many cases are in no mean of distances, for one of the masks has none of the
-    segment (of the mean of all segments, of any of them).
+    A value is None where no case has one, low and high where patients are too few for a bootstrap. Beside them
+    ``without_distance``: so many cases are in no mean of distances, for one of the masks has none of the segment (of
+    the mean of all segments, of any of them); ``drawn_where_none``: so many have none of it and yet it was drawn. They
+    are in no median of the volume's error, nor are those that rightly have none.
     """
     report: dict[str, Any] = json.loads((build.folder("evaluate") / "report.json").read_text())
     return report
@@ -165,7 +168,7 @@ def _set(
             }
             for column, each in known.items()
             for value in sorted(set(each))
-            if (each == value).sum() >= _SMALLEST_SUBGROUP
+            if len(set(patients[each == value])) >= _SMALLEST_SUBGROUP
         },
         "gaps": {
             name: gaps(figures[name][:, _DICE].mean(axis=1), patients, known, build.recipe.evaluate.subgroup_margin)
@@ -194,52 +197,52 @@ def _columns(folder: Path, listed: Sequence[tuple[Case, int]]) -> dict[str, np.n
 def _figures(
     build: Build, figures: dict[str, np.ndarray], patients: np.ndarray, chosen: np.ndarray
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Network -> segment, or "mean" of all -> figure -> ``[value, low, high]``, and ``without_distance``."""
+    """Network -> segment, or "mean" of all -> figure -> ``[value, low, high]``, and what `load` says stands beside."""
     labels = [segment.label for segment in build.recipe.package.segments]
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name, signed in figures.items():
         # Of the mean of all segments, sizes of errors are averaged: with their signs, one would make up for another.
-        values = np.concatenate([signed, signed[:, [_VOLUME]]], axis=1)
+        values = np.concatenate([signed, signed[:, [_VOLUME]]], axis=1)[chosen]
         values[:, _VOLUME] = np.abs(values[:, _VOLUME])
-        parts = {label: values[chosen, :, number] for number, label in enumerate(labels)}
-        parts["mean"] = values[chosen].mean(axis=2)
+        drawn_where_none = np.isinf(values[:, _VOLUME])  # (cases, segments)
+        values[np.isinf(values)] = np.nan
+        parts = {label: (values[:, :, number], drawn_where_none[:, number]) for number, label in enumerate(labels)}
+        parts["mean"] = values.mean(axis=2), drawn_where_none.any(axis=1)
         found[name] = {
             part: {
                 **_intervals(each, patients[chosen], build.recipe.evaluate.bootstrap),
                 "without_distance": int(np.isnan(each[:, _DISTANCE]).sum()),
+                "drawn_where_none": int(drawn.sum()),
             }
-            for part, each in parts.items()
+            for part, (each, drawn) in parts.items()
         }
     return found
 
 
-def _intervals(values: np.ndarray, patients: np.ndarray, resamples: int) -> dict[str, list[float]]:
+def _intervals(values: np.ndarray, patients: np.ndarray, resamples: int) -> dict[str, list[float | None]]:
     """Of values ``(cases, figures)`` with ``volume_bias`` last, with 95 % intervals by a bootstrap over patients.
 
     Overlaps are means over cases, distances over those that have one; the volume's error is the median of its size, and
-    ``volume_bias`` its median with the sign.
+    ``volume_bias`` its median with the sign, over those that have the segment.
     """
-    _, index = np.unique(patients, return_inverse=True)
-    members = [np.flatnonzero(index == number) for number in range(index.max() + 1)]
     chance = np.random.default_rng(0)
+    people, index = np.unique(patients, return_inverse=True)
+    members = [np.flatnonzero(index == number) for number in range(len(people))]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Mean of empty slice|All-NaN slice", RuntimeWarning)  # no case has a distance
-        drawn = [
-            _summary(
-                values[np.concatenate([members[number] for number in chance.integers(0, len(members), len(members))])]
-            )
-            for _ in range(resamples)
-        ]
-        low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+        warnings.filterwarnings("ignore", "Mean of empty slice|All-NaN slice", RuntimeWarning)  # no case has a figure
         value = _summary(values)
-    names = (*FIGURES, "volume_bias")
-    triples = zip(names, value, low, high, strict=True)
-    return {name: [round(float(each), 4) for each in triple] for name, *triple in triples}
+        low, high = np.full((2, len(value)), np.nan)
+        if len(people) >= FEWEST_PATIENTS:
+            resampled = (chance.integers(0, len(people), len(people)) for _ in range(resamples))
+            drawn = [_summary(values[np.concatenate([members[number] for number in each])]) for each in resampled]
+            low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+    triples = zip((*FIGURES, "volume_bias"), value, low, high, strict=True)
+    return {name: [None if np.isnan(each) else round(float(each), 4) for each in triple] for name, *triple in triples}
 
 
 def _summary(values: np.ndarray) -> np.ndarray:
     summary = np.nanmean(values, axis=0)
-    summary[[_VOLUME, -1]] = np.median(values[:, [_VOLUME, -1]], axis=0)
+    summary[[_VOLUME, -1]] = np.nanmedian(values[:, [_VOLUME, -1]], axis=0)
     return summary
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-from compression.subgroups import FEWEST_PATIENTS, alarmed, rounded
+from compression.statistics import FEWEST_PATIENTS
+from compression.subgroups import alarmed, comparison, rounded
 
 
 def gaps(dice: np.ndarray, patients: np.ndarray, columns: dict[str, np.ndarray], margin: float) -> list[dict[str, Any]]:
@@ -34,6 +35,7 @@ def gaps(dice: np.ndarray, patients: np.ndarray, columns: dict[str, np.ndarray],
     cases; one who has cases on both sides counts on both.
     """
     judged: list[dict[str, Any]] = []
+    tests: list[tuple[str, ...]] = []
     too_few: list[dict[str, Any]] = []
     for column, values in columns.items():
         for value in sorted(set(values)):
@@ -41,9 +43,10 @@ def gaps(dice: np.ndarray, patients: np.ndarray, columns: dict[str, np.ndarray],
             row: dict[str, Any] = {"subgroup": f"{column}: {value}", "patients": [len(inside), len(rest)]}
             if min(len(inside), len(rest)) >= FEWEST_PATIENTS:
                 judged.append({**row, **_compare(inside, rest)})
+                tests.append(comparison(column, values, value))
             else:
                 too_few.append(row)
-    return alarmed(judged, margin) + too_few
+    return alarmed(judged, tests, margin) + too_few
 
 
 def _of_patients(dice: np.ndarray, patients: np.ndarray) -> np.ndarray:

@@ -22,12 +22,12 @@ def iou(one: np.ndarray, other: np.ndarray, segments: int) -> np.ndarray:
 def volume_error(drawn: np.ndarray, truth: np.ndarray, segments: int) -> np.ndarray:
     """By which share of the truth the volume of each segment is too large, or too small (below 0): ``(segments,)``.
 
-    Where the truth has none of it, 0 for a segment that was not drawn either, else infinite.
+    Where the truth has none of it, not a number for a segment that was not drawn either, else infinite.
     """
     values = []
     for number in range(1, segments + 1):
         have, want = int((drawn == number).sum()), int((truth == number).sum())
-        values.append((have - want) / want if want else (np.inf if have else 0.0))
+        values.append((have - want) / want if want else (np.inf if have else np.nan))
     return np.array(values)
 
 

@@ -83,10 +83,18 @@ def _target(build: Build, choice: gate.Choice, report: dict[str, Any]) -> Target
             # Times differ from run to run; the same inputs make the same package. The report has them.
             "gate": [{key: value for key, value in each.items() if key != "milliseconds"}
                      for each in summary(choice.tried, choice.shipped)],
-            "sets": {key: {"cases": found["cases"], "figures": found["networks"][row]}
+            "sets": {key: {"cases": found["cases"], "figures": measured(found["networks"][row])}
                      for key, found in report["sets"].items()},
         },
     )  # fmt: skip
+
+
+def measured(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Segment -> figure -> what `evaluate.load` has, without figures that no case has, for devices."""
+    return {
+        segment: {name: each for name, each in found.items() if not isinstance(each, list) or each[0] is not None}
+        for segment, found in figures.items()
+    }
 
 
 def _provenance(build: Build) -> dict[str, Any]:

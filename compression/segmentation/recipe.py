@@ -21,6 +21,7 @@ from compression.recipe import (
     RecipeError,
     Share,
     check_flips,
+    check_looked_at,
     decode,
 )
 
@@ -164,6 +165,7 @@ def read(path: Path) -> SegmentationRecipe:
         raise RecipeError(
             f"{path}: each of input.shape must be a multiple of {multiple}, for {recipe.network.levels} levels"
         )
+    check_looked_at(path, recipe.card, recipe.data.external)
     check_flips(path, recipe.augment_policy)
     for number, step in enumerate(recipe.input.steps, start=1):
         _check_step(path, number, step)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot
@@ -65,8 +64,9 @@ def _page(build: Build, whole: dict[str, Any]) -> str:
     parts = [
         f"<h1>{html.escape(whole['package'])}: from float to int8</h1>",
         f"<p>{html.escape(build.recipe.package.intended_use.statement)} Drawn on the grid of the source. Intervals are "
-        "of 95 %, by a bootstrap over patients. Nothing was chosen on test or external data. Distances are in "
-        f"{unit}, means over the cases that have one; where one of the masks has none of a segment, there is none.</p>",
+        f"of 95 %, by a bootstrap over patients. {html.escape(external.blindness(build))} Distances are in "
+        f"{unit}, means over the cases that have one; where one of the masks has none of a segment, there is none. "
+        "The volume's error is over the cases that have the segment.</p>",
         *(
             f"<p class='bad'>{html.escape(each)}.</p>"
             for each in augment_policy.exceptions(build.recipe.augment_policy)
@@ -193,15 +193,15 @@ def _figures(networks: dict[str, Any], unit: str, only_mean: bool = False) -> st
         for segment, figures in segments.items():
             if segment == "mean" or (not only_mean and len(segments) > 2):
                 cells = [_cell(figure, figures[figure]) for figure in _WORDS]
-                rows.append((name, segment, *cells, figures["without_distance"]))
+                rows.append((name, segment, *cells, figures["without_distance"], figures["drawn_where_none"]))
     words = (f"{words}, {unit}" if figure in _DISTANCES else words for figure, words in _WORDS.items())
-    return table(("network", "segment", *words, "cases without a distance"), rows)
+    return table(("network", "segment", *words, "cases without a distance", "drawn where there is none"), rows)
 
 
-def _cell(figure: str, triple: list[float]) -> str:
+def _cell(figure: str, triple: list[float | None]) -> str:
     if figure.startswith("volume"):
-        return f"{triple[0]:.1%} [{triple[1]:.1%}, {triple[2]:.1%}]"
-    return "none" if math.isnan(triple[0]) else interval(triple, 2 if figure in _DISTANCES else 4)
+        return interval(triple, 1, "%")
+    return interval(triple, 2 if figure in _DISTANCES else 4)
 
 
 def _curves(training: dict[str, list[dict[str, Any]]]) -> Figure:

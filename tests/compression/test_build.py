@@ -13,6 +13,8 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +28,7 @@ from appliance import package, signature
 from appliance.errors import PackageError
 from appliance.preprocess import preprocess
 from appliance.probability import calibrated, spread
-from compression import evaluate, gate, pack, quick, report
+from compression import calibrate, card, evaluate, gate, pack, quick, report
 from compression.build import Build
 from compression.cli import main
 from compression.inference import RUNTIMES, open_network
@@ -188,6 +190,8 @@ def test_the_report_says_what_it_measured_and_names_no_image_it_may_not_show(bui
         "PPV at 20%",
         "Decision curve",
         "Hard cases",
+        "Calibration on the validation images that it was fitted on",
+        "Calibration on images that it was not fitted on",
     ):
         assert told in page
     for found in measured["sets"].values():
@@ -197,6 +201,39 @@ def test_the_report_says_what_it_measured_and_names_no_image_it_may_not_show(bui
             assert set(found["operating_points"][target]) == {"high_sensitivity", "balanced", "high_specificity"}
             at_default = found["operating_points"][target]["balanced"]
             assert at_default["sensitivity"] == found["networks"][target]["sensitivity"]
+
+
+SETS = {"stated": 0.9, "all": 0.893, "absent": 0.8, "present": 0.949}  # balanced out, all would be within 2 %
+
+
+def test_a_class_whose_prediction_sets_hold_the_truth_too_seldom_is_named() -> None:
+    good = {"stated": 0.9, "all": 0.9, "absent": 0.89, "present": 0.91}
+    missed = report.coverage_missed({"cpu": good, "openvino": SETS})
+    assert [each.split(". ")[0] for each in missed] == [
+        "openvino covers 80.0% instead of 90% where the finding is absent",
+        "openvino covers 94.9% instead of 90% where the finding is present",
+    ]
+
+
+def test_the_card_tells_the_coverage_of_each_class() -> None:
+    found = json.loads((RECIPE.parent / "report.json").read_text())
+    found["sets"]["test"]["conformal_coverage"] = dict.fromkeys(TARGETS, SETS)
+    found["drop"], recipe = {}, read(RECIPE)
+    given: Any = SimpleNamespace(recipe=replace(recipe, data=replace(recipe.data, external=())))
+    told = card.write_card(given, package.read(package.bundled("chest-pneumonia")[0], None).manifest, found)
+    assert "Nothing was chosen on test or external data." in told
+    assert "| coverage, absent | coverage, present |" in told
+    assert told.count("| 80.0% | 94.9% |") == len(TARGETS)
+
+
+def test_the_report_tells_how_well_probabilities_hold_on_images_that_they_were_not_fitted_on() -> None:
+    labels = np.arange(100) < 30
+    measured = calibrate.measured(np.full(100, 0.5), labels)
+    assert (measured["ece"], measured["in_the_large"]) == (0.2, 0.2)
+    assert measured["reliability"] == ((0.5, 0.3, 100),)
+    page = "".join(report.calibration_outside({"cpu": measured, "unpruned float": measured}, ("cpu",)))
+    assert page.count("<td>0.200</td><td>+0.200</td>") == 2
+    assert page.count("cpu: ECE 0.200") == 1
 
 
 def test_a_second_run_keeps_every_stage(built: Path) -> None:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from compression import decisions
+from compression import calibrate, data, decisions, evaluate
 from compression.decision_curve import gain, net_benefit, rules_that_look_at_nothing, treat_all
+from compression.page import interval
+from compression.recipe import read
+from compression.statistics import bootstrap
 from compression.subgroups import Sample
+from tests.compression.test_quantize import CALIBRATION
+from tests.running import CHECKOUT
 
 THRESHOLDS = np.linspace(0.01, 0.99, 50)
 
@@ -59,6 +69,32 @@ def test_honest_probabilities_are_of_use_and_turned_ones_are_not() -> None:
     assert not any(turned["useful"])
     assert all(low <= value <= high for value, low, high in found["net_benefit"])
     assert len(found["net_benefit"]) == len(found["gain"]) == len(found["useful"]) == len(decisions.THRESHOLDS)
+
+
+@pytest.mark.parametrize(("patients", "told"), [(9, False), (10, True)])
+def test_of_too_few_patients_there_is_no_interval_and_nothing_is_shown_to_be_of_use(patients: int, told: bool) -> None:
+    probabilities, labels = drawn(0, 0.3, 400)
+    found = decisions.curve(probabilities, labels, np.arange(400) % patients, resamples=50)
+    assert all((low is not None) == told for _, low, _ in found["net_benefit"])
+    assert any(found["useful"]) == told
+    (figure,) = bootstrap(lambda _: [0.5], labels, np.zeros(400), 10)
+    assert figure == [0.5, None, None]
+    assert interval(figure, 2) == "0.50 (too few patients)"
+
+
+def test_a_subgroup_is_of_patients_not_of_images() -> None:
+    chance = np.random.default_rng(0)
+    labels, patients = np.arange(160) % 2 == 0, np.arange(160) // 4  # of 40 patients
+    scores = np.clip(chance.normal(0.3 + 0.4 * labels, 0.2), 0.01, 0.99)
+    site = np.where(patients < 19, "19 patients", "21 patients")
+    shown = evaluate.Set(data.Undecoded([Path()] * 160, labels, patients), (), {"site": site}, {})
+    recipe = read(CHECKOUT / "models" / "chest-pneumonia" / "recipe.toml")
+    build: Any = SimpleNamespace(recipe=replace(recipe, evaluate=replace(recipe.evaluate, bootstrap=20)))
+    contenders = {evaluate.UNPRUNED: evaluate.Contender(Path(), "cpu", CALIBRATION)}
+    answers = evaluate.Answers({evaluate.UNPRUNED: Sample(scores, scores > 0.5, labels, patients)}, {}, {})
+    found = evaluate._set_figures(build, contenders, shown, answers)
+    assert list(found["subgroups"]) == ["site: 21 patients"]
+    assert found["calibration"][evaluate.UNPRUNED] == calibrate.measured(scores, labels)
 
 
 def test_balance_makes_accuracy_out_of_nothing() -> None:

@@ -206,3 +206,10 @@ def test_the_smallest_network_that_still_answers_like_the_unpruned_one_goes_on(
 def test_where_pruning_costs_too_much_the_unpruned_network_goes_on() -> None:
     rows = choose.choose([row("unpruned", 10, 0.9), row("small", 1, 0.9, flips=0.5)], LIMITS)
     assert [each["chosen"] for each in rows] == [True, False]
+
+
+def test_of_too_few_patients_only_a_network_that_is_no_worse_goes_on() -> None:
+    rows = [row("unpruned", 10, 0.985), row("middle", 5, 0.985), row("small", 1, 0.984)]
+    untold = [{**each, "auc": [each["auc"][0], None, None]} for each in rows]  # type: ignore[index]
+    assert [each["name"] for each in choose.choose(untold, LIMITS) if each["chosen"]] == ["middle"]
+    assert [each["name"] for each in choose.choose(rows, LIMITS) if each["chosen"]] == ["small"]

@@ -156,6 +156,20 @@ def test_images_of_one_patient_go_together(tmp_path: Path) -> None:
     assert len(set(read(tmp_path).patients)) == 10
 
 
+def test_readers_agreement_is_told_for_other_patients(tmp_path: Path) -> None:
+    arguments, rows = make(tmp_path)
+    page, widths = tmp_path / "page.html", []
+    for images in (1, 3, 12):
+        write(tmp_path / "truth.csv", [{**row, "patient": f"p{n // images}"} for n, row in enumerate(rows["truth"])])
+        result = CliRunner().invoke(main, ["reader-study", *arguments, "--out", str(page), "--json"])
+        value, low, high = json.loads(result.stdout)["agreement"]["fleiss"]["kappa"]
+        assert page.read_text().count("too few patients") == (3 if images == 12 else 0)  # of the difference, too
+        widths.append((value, None if low is None else high - low))
+    assert widths[0][0] == widths[1][0] == widths[2][0]
+    assert widths[0][1] != widths[1][1]
+    assert widths[2][1] is None  # of five patients
+
+
 def test_one_reader_is_compared_for_other_patients_only(tmp_path: Path) -> None:
     arguments, _ = make(tmp_path, readers=1)
     out = tmp_path / "page.html"
@@ -179,6 +193,7 @@ def test_one_reader_is_compared_for_other_patients_only(tmp_path: Path) -> None:
         ("scores", lambda rows: [{"image": row["image"], "logit": 1} for row in rows], "columns image, score"),
         ("answers", lambda rows: [{**rows[0], "label": "maybe"}, *rows[1:]], "line 2: label 'maybe'"),
         ("answers", lambda rows: [{**rows[0], "rating": "high"}, *rows[1:]], "line 2: 'high' is no number"),
+        ("answers", lambda rows: [*rows[:3], {**rows[3], "rating": ""}, *rows[4:]], "line 5: r0 judged image i03, and"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(name: str, change: Any, word: str, tmp_path: Path) -> None:

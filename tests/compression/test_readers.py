@@ -100,6 +100,18 @@ def test_intervals_hold_the_value_and_narrow_with_more_images(tmp_path: Path) ->
     assert widths[1] < widths[0]
 
 
+def test_an_interval_of_patients_with_several_images_is_as_wide_as_one_of_the_patients(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    said = ["".join("yn"[int(sick == (chance.random() < 0.2))] for _ in range(3)) for sick in chance.random(40) < 0.4]
+    once = readers.read(write_readings(tmp_path / "r.csv", {f"{n:02d}": word for n, word in enumerate(said)}))
+    found = [readers.agreement(once, resamples=300)]
+    copies = {f"{n:02d}-{copy}": word for n, word in enumerate(said) for copy in range(4)}
+    several = readers.read(write_readings(tmp_path / "r.csv", copies))
+    found += [readers.agreement(several, [image[:2] for image in several.images], resamples=300)]
+    for one, other in zip(*([each["fleiss"], *each["cohen"]] for each in found), strict=True):
+        assert other["kappa"] == pytest.approx(one["kappa"], abs=1e-3)
+
+
 def test_the_command_prints_writes_and_tells_json(tmp_path: Path) -> None:
     path = write_readings(tmp_path / "r.csv", {"1": "yyn", "2": "ynn", "3": "yn.", "4": "yyy", "5": "nnn"})
     result = CliRunner().invoke(main, ["readers", str(path), "--out", str(tmp_path / "labels.csv")])

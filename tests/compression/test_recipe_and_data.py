@@ -23,7 +23,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from compression import data, evaluate, reference, stages, tables
 from compression.build import STAGES, Build
-from compression.calibrate import expected_calibration_error, fit_conformal, fit_logistic
+from compression.calibrate import Answers, expected_calibration_error, fit, fit_conformal, fit_logistic
 from compression.cli import main
 from compression.content import content_version
 from compression.recipe import Recipe, RecipeError, read
@@ -412,6 +412,43 @@ def test_prediction_sets_hold_the_truth_as_often_as_stated_in_each_class(seed: i
     fresh, truth = probabilities[10_000:], labels[10_000:]
     assert (1 - fresh[truth] <= found.present).mean() == pytest.approx(coverage, abs=0.06)
     assert (fresh[~truth] <= found.absent).mean() == pytest.approx(coverage, abs=0.06)
+
+
+def test_a_prediction_set_holds_the_truth_where_all_probabilities_are_next_to_0_and_1() -> None:
+    labels = np.arange(400) < 200
+    probabilities = np.where(labels, 1 - 1e-7, 1e-7)
+    found = fit_conformal(probabilities, labels, 0.9)
+    assert (probabilities[~labels] <= found.absent).all()
+    assert (1 - probabilities[labels] <= found.present).all()
+
+
+@pytest.mark.parametrize(("images", "sure"), [(18, False), (19, True), (20, True)])
+def test_a_class_with_too_few_images_for_a_coverage_is_in_every_prediction_set(images: int, sure: bool) -> None:
+    labels = np.arange(200 + images) < images
+    found = fit_conformal(np.where(labels, 0.8, 0.1), labels, 0.95)
+    assert found.absent == pytest.approx(0.1)
+    assert found.present == pytest.approx(0.2 if sure else 1.0)
+
+
+def answers(positives: np.ndarray, negatives: np.ndarray) -> Answers:
+    """Of images that look the same in their one copy."""
+    labels = np.arange(len(positives) + len(negatives)) < len(positives)
+    logits = np.concatenate([positives, negatives])
+    return Answers(np.stack([logits, logits]), np.ones((len(labels), 2, 2)), labels, np.zeros((2, len(labels), 1)))
+
+
+def test_a_threshold_is_the_largest_that_finds_the_share_of_positives(recipe: Recipe) -> None:
+    chance = np.random.default_rng(0)
+    found = fit(recipe.calibrate, answers(chance.normal(1, 1, 100), chance.normal(-1, 1, 100)))
+    stated = {point.name: point.sensitivity for point in recipe.calibrate.operating_points}
+    assert {point.name: point.sensitivity for point in found.operating_points} == stated
+
+
+def test_an_operating_point_at_which_every_image_is_positive_is_refused(recipe: Recipe) -> None:
+    chance = np.random.default_rng(0)
+    positives = np.append(chance.normal(6, 1, 94), np.full(6, -200.0))
+    with pytest.raises(RecipeError, match="high_sensitivity would call every image positive: to find 98"):
+        fit(recipe.calibrate, answers(positives, chance.normal(-6, 1, 100)))
 
 
 def test_the_calibration_error_of_honest_probabilities_is_small() -> None:

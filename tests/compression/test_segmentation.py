@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -18,9 +19,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from appliance.preprocess import Step
-from compression import checkpoint
+from compression import checkpoint, external
+from compression.page import interval
 from compression.quantize import FLOAT
 from compression.recipe import AllowRecipe, AugmentPolicyRecipe, AugmentRecipe, RecipeError
+from compression.recipe import read as read_classification
 from compression.segmentation import (
     augment,
     cases,
@@ -31,6 +34,7 @@ from compression.segmentation import (
     gate,
     measures,
     overlap,
+    pack,
     train,
     volumes,
 )
@@ -39,7 +43,9 @@ from compression.unet import UNet, unpruned
 from tests.compression.test_segmentation_cases import write_pair
 from tests.running import CHECKOUT
 
-LUNGS, HIPPOCAMPUS = (CHECKOUT / "models" / name / "recipe.toml" for name in ("lungs", "hippocampus"))
+LUNGS, HIPPOCAMPUS, CHEST = (
+    CHECKOUT / "models" / name / "recipe.toml" for name in ("lungs", "hippocampus", "chest-pneumonia")
+)
 masks = st.integers(0, 2**16 - 1).map(
     lambda bits: np.array([(bits >> n) & 1 for n in range(16)], np.uint8).reshape(4, 4)
 )
@@ -78,7 +84,34 @@ def test_cases_without_a_distance_are_counted_beside_the_mean_of_the_others() ->
     values[:, near] = np.nan
     figures = evaluate._figures(given, {"a": values}, np.arange(4), everyone)["a"]
     assert [part["without_distance"] for part in figures.values()] == [4, 4, 4]
-    assert np.isnan(figures["mean"]["mean_surface_distance"]).all()
+    assert figures["mean"]["mean_surface_distance"] == [None, None, None]
+
+
+def test_volume_errors_are_over_the_cases_that_have_the_segment_and_the_others_are_counted() -> None:
+    recipe = read(HIPPOCAMPUS)
+    values = np.ones((12, len(evaluate.FIGURES), 2))
+    values[:, evaluate.FIGURES.index("volume_error"), 0] = [0.1] * 4 + [np.inf] * 7 + [np.nan]
+    given: Any = SimpleNamespace(recipe=replace(recipe, evaluate=replace(recipe.evaluate, bootstrap=50)))
+    figures = evaluate._figures(given, {"a": values}, np.arange(12), np.ones(12, dtype=bool))["a"]
+    assert [part["volume_error"] for part in figures.values()] == [[0.1] * 3, [1.0] * 3, [0.55] * 3]
+    assert [part["volume_bias"] for part in figures.values()] == [[0.1] * 3, [1.0] * 3, [0.55] * 3]
+    assert [part["drawn_where_none"] for part in figures.values()] == [7, 0, 7]
+    values[:4, evaluate.FIGURES.index("volume_error"), 0] = np.nan
+    figures = evaluate._figures(given, {"a": values}, np.arange(12), np.ones(12, dtype=bool))["a"]
+    assert [part["volume_error"][0] for part in figures.values()] == [None, 1.0, None]
+    json.dumps(figures, allow_nan=False)
+    assert "volume_error" not in pack.measured(figures)["mean"] and "dice" in pack.measured(figures)["mean"]
+
+
+@pytest.mark.parametrize(("patients", "told"), [(9, False), (10, True)])
+def test_figures_of_too_few_patients_have_no_interval(patients: int, told: bool) -> None:
+    recipe = read(HIPPOCAMPUS)
+    values = np.random.default_rng(0).random((40, len(evaluate.FIGURES), 2))
+    given: Any = SimpleNamespace(recipe=replace(recipe, evaluate=replace(recipe.evaluate, bootstrap=50)))
+    figures = evaluate._figures(given, {"a": values}, np.arange(40) % patients, np.ones(40, dtype=bool))["a"]
+    value, low, high = figures["mean"]["dice"]
+    assert (low is not None) == (high is not None) == told
+    assert (interval([value, low, high], 3) == f"{value:.3f} (too few patients)") != told
 
 
 def test_subgroups_are_of_age_device_and_site_too(tmp_path: Path) -> None:
@@ -112,13 +145,15 @@ def test_an_alarm_names_the_subgroup_that_is_drawn_worse() -> None:
     assert alarm["subgroup"] == "site: c" and alarm["patients"] == [20, 40]
     assert alarm["gap"][0] == pytest.approx(-0.1, abs=0.02) and alarm["gap"][1] < alarm["gap"][0] < alarm["gap"][2] < 0
     assert not any(row.get("alarm") for row in gaps.gaps(dice, patients, columns, 0.2))
+    assert all(row["p_holm"] == row["p"] for row in gaps.gaps(dice, patients, {"sex": columns["sex"]}, 0.05))
     assert not any(row.get("alarm") for row in gaps.gaps(np.ones(120), patients, columns, 0.05))
 
 
 def test_a_segment_that_neither_mask_has_agrees() -> None:
     nothing = np.zeros((3, 3), np.uint8)
     assert overlap.dice(nothing, nothing, 2).tolist() == [1.0, 1.0]
-    assert measures.volume_error(nothing, nothing, 2).tolist() == [0.0, 0.0]
+    assert np.isnan(measures.volume_error(nothing, nothing, 2)).all()
+    assert gate.compare(nothing[None], nothing[None], nothing[None], 2)["volume_error"] == 0.0
 
 
 def test_volumes_and_distances_of_cubes_are_what_a_ruler_says() -> None:
@@ -350,6 +385,22 @@ def test_the_smallest_network_that_loses_nothing_goes_on() -> None:
     assert [row["chosen"] for row in choose.choose(rows, 0.001)] == [True, False, False]
 
 
+@pytest.mark.parametrize(
+    ("path", "others", "said"),
+    [
+        (LUNGS, (), "Nothing was chosen on test data. Figures on lungs-external are not blind: people saw "),
+        (LUNGS, ("far",), "Nothing was chosen on test data or other external data. Figures on lungs-external are not "),
+        (HIPPOCAMPUS, (), "Pruning and quantization were chosen on validation cases, which other folds test. Nothing "
+         "else was chosen on test or external data."),
+        (CHEST, (), "Nothing was chosen on test or external data."),
+    ],
+)  # fmt: skip
+def test_card_and_report_say_what_was_chosen_on_what(path: Path, others: tuple[str, ...], said: str) -> None:
+    recipe = read(path) if path != CHEST else read_classification(path)
+    named = replace(recipe, data=replace(recipe.data, external=(*recipe.data.external, *others)))
+    assert external.blindness(SimpleNamespace(recipe=named)).startswith(said)  # type: ignore[arg-type]
+
+
 _WINDOW = 'name = "window"\nparameters = { center = 2000.0, width = 4000.0 }'
 _RESIZE, _RESAMPLE = 'name = "resize"', 'name = "resample"\nparameters = { millimeters = 1.0 }'
 _STRETCH = 'name = "percentile_stretch"'
@@ -361,6 +412,7 @@ _STRETCH = 'name = "percentile_stretch"'
         ("levels = 5", "levels = 10", "input.shape must be a multiple"),
         ("cross_validated = 1", "cross_validated = 9", "data.cross_validated is more"),
         ("width = 12", "widht = 12", "widht"),
+        ('looked_at = ["lungs-', 'looked_at = ["lung-', "card.looked_at: 'lung-external' is not in data.external"),
         ("augment_after = 1", "augment_after = 2", "input.augment_after: images are augmented at 8 bits"),
         ("augment_after = 1", "augment_after = 0", "input.steps: .*first step after input.augment_after, not resize"),
         (f"{_STRETCH}\nparameters = {{ low = 1.0, high = 99.0 }}", _WINDOW, "input.steps: .*, not window"),

@@ -93,7 +93,9 @@ def test_a_segmentation_is_built_and_every_target_proves_itself(model, data_set,
     assert drawn > average  # it looks at the image
     unit, card = "mm" if model == "hippocampus" else "pixels", (out / "card.md").read_text()
     assert "| unpruned float |" in card and f"mean surface distance, {unit} | cases without |" in card
-    assert f"mean surface distance, {unit}</th>" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert f"mean surface distance, {unit}</th>" in page
+    assert all("was chosen on test or external data." in each for each in (card, page))
     for target in ("cpu", "openvino"):
         backend = RUNTIMES[target].open(opened.artifact(target), Options(threads=1, device="CPU"))
         proved = receipt.prove(opened, RUNTIMES[target], backend, Options(threads=1, device="CPU"))

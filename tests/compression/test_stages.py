@@ -10,15 +10,20 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from compression import build as classification
-from compression import inference, stages
+from compression import external, inference, stages
 from compression.recipe import RecipeError
+from compression.recipe import read as read_classification
 from compression.segmentation import build as segmentation
+from compression.segmentation.recipe import read as read_segmentation
 from compression.stages import Build, Stage
+from tests.running import CHECKOUT
 
 STEP = "step"
 
@@ -128,6 +133,33 @@ def test_another_library_that_quantizes_or_runs_networks_makes_its_stages_again_
     stages.run(build, mine, None, (), ())
     again = {name for name, step in steps.items() if step.runs == 2}
     assert again == (set() if library == "torch" else steps.keys() - LEARNED)
+
+
+@pytest.mark.parametrize(
+    ("made", "read", "name"),
+    [
+        (classification.STAGES, read_classification, "chest-pneumonia"),
+        (segmentation.STAGES, read_segmentation, "lungs"),
+    ],
+)
+def test_an_external_set_that_is_added_is_measured_and_trains_nothing_anew(
+    made: Sequence[Stage], read: Callable[[Path], Any], name: str, build: Build
+) -> None:
+    recipe = read(CHECKOUT / "models" / name / "recipe.toml")
+    steps = {stage.name: Step(stage.name) for stage in made}
+    for stage in made:
+        steps[stage.name].__dict__["SECTIONS"] = stage.module.SECTIONS
+    steps["evaluate"].__dict__["fingerprint"] = external.fingerprint
+    for folder in (near := recipe.data.external[0], "far", "as-far"):
+        (build.data_root / folder).mkdir()
+        (build.data_root / folder / "manifest.csv").write_text(f"file,label\n{folder == near}.png,\n")
+    again = []
+    for sets in ((near,), (near, "far"), (near, "as-far"), (near, "as-far")):
+        build.recipe = replace(recipe, data=replace(recipe.data, external=sets))
+        before = {name: step.runs for name, step in steps.items()}
+        stages.run(build, [Stage(name, step, 1) for name, step in steps.items()], None, (), ())
+        again.append([name for name, step in steps.items() if step.runs > before[name]])
+    assert again == [list(steps), ["evaluate", "report", "pack"], ["evaluate", "report", "pack"], []]
 
 
 @ALL

@@ -111,6 +111,20 @@ def test_two_samples_compare_the_same_from_either_side(figure: str) -> None:
     assert here["values"] == there["values"][::-1]
 
 
+def test_the_two_sides_of_one_comparison_count_once() -> None:
+    sample, columns = drawn(0)
+    worse = (columns["sex"] == "F") & (np.arange(600) % 20 == 0)
+    rows = gaps(replace(sample, said=sample.said & ~worse), {"sex": columns["sex"]}, margin=0.05)
+    sides = [{row["figure"]: row for row in rows if row["subgroup"] == f"sex: {sex}"} for sex in "FM"]
+    expected = holm(np.array([row["p"] for row in sides[0].values()]))
+    for side in sides:
+        assert [side[figure]["p_holm"] for figure in sides[0]] == pytest.approx(expected, abs=1e-5)
+    of_three = gaps(sample, {"site": np.array(list("abc"))[np.arange(600) % 3]}, margin=0.05)
+    assert sorted(row["p_holm"] for row in of_three) == pytest.approx(
+        sorted(holm(np.array([row["p"] for row in of_three]))), abs=1e-4
+    )
+
+
 def test_holms_correction_is_that_of_the_worked_example() -> None:
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert len(holm(np.array([]))) == 0
