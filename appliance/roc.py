@@ -85,6 +85,13 @@ def midranks(scores: np.ndarray) -> np.ndarray:
     return ranks
 
 
+def is_vague(areas: Areas, model: int) -> bool:
+    """Whether DeLong's variance of an area says nothing: the classes don't overlap, or one has a single patient."""
+    value = float(areas.value[model])
+    alone = min(areas.positive, areas.negative) < 2
+    return alone or float(areas.covariance[model, model]) < _ZERO**2 or not _ZERO < value < 1.0 - _ZERO
+
+
 def auc_interval(areas: Areas, model: int = 0) -> Interval:
     """An area with its 95 % interval, on the logit scale (Pepe, 2003, 5.2), so that it stays below 1.
 
@@ -92,7 +99,7 @@ def auc_interval(areas: Areas, model: int = 0) -> Interval:
     interval (method 5, Statistics in Medicine 2006), by patients, tells how little is known.
     """
     value, error = float(areas.value[model]), math.sqrt(max(float(areas.covariance[model, model]), 0.0))
-    if _is_vague(areas, model):
+    if is_vague(areas, model):
         return (value, *_score_interval(value, areas.positive, areas.negative))
     middle, half = math.log(value / (1.0 - value)), Z95 * error / (value * (1.0 - value))
     return value, 0.5 + math.tanh((middle - half) / 2) / 2, 0.5 + math.tanh((middle + half) / 2) / 2
@@ -102,22 +109,30 @@ def auc_difference(areas: Areas, one: int, other: int) -> tuple[float, float, fl
     """How much larger one model's area is than the other's on the same images: value, 95 % interval, p (DeLong, 1988).
 
     p is two-sided. Where the two rank all images alike, the difference is 0 and p is 1. Where DeLong's variance of one
-    says nothing, the interval is made of those of the two areas (Newcombe's method 10, Statistics in Medicine 1998; Zou
-    & Donner, Statistics in Medicine 2008), and p of that interval (Altman & Bland, BMJ 2011): as if the areas were
-    independent, so too wide rather than too narrow.
+    says nothing, both come from the areas' intervals as if these were independent: too wide rather than too narrow.
     """
     contrast = np.zeros(len(areas.value))
     contrast[one], contrast[other] = 1.0, -1.0
     difference = float(contrast @ areas.value)
-    if _is_vague(areas, one) or _is_vague(areas, other):
-        (value, low, high), (value_2, low_2, high_2) = auc_interval(areas, one), auc_interval(areas, other)
-        below, above = math.hypot(value - low, high_2 - value_2), math.hypot(high - value, value_2 - low_2)
-        p = _two_sided(difference, (below if difference > 0.0 else above) / Z95)
-        return difference, difference - below, difference + above, p
+    if is_vague(areas, one) or is_vague(areas, other):
+        return square_and_add(auc_interval(areas, one), auc_interval(areas, other))
     variance = float(contrast @ areas.covariance @ contrast)
     if abs(difference) < _ZERO and variance < _ZERO**2:
         return 0.0, 0.0, 0.0, 1.0
     return wald(difference, variance)
+
+
+def square_and_add(one: Interval, other: Interval) -> tuple[float, float, float, float]:
+    """How much larger one figure is than an independent other: value, 95 % interval, two-sided p, from their intervals.
+
+    Newcombe's method 10 (Statistics in Medicine 1998; for any figures: Zou & Donner, Statistics in Medicine 2008); p is
+    that of the interval (Altman & Bland, BMJ 2011).
+    """
+    (value, low, high), (value_2, low_2, high_2) = one, other
+    difference = value - value_2
+    below, above = math.hypot(value - low, high_2 - value_2), math.hypot(high - value, value_2 - low_2)
+    p = _two_sided(difference, (below if difference > 0.0 else above) / Z95)
+    return difference, difference - below, difference + above, p
 
 
 def wald(difference: float, variance: float) -> tuple[float, float, float, float]:
@@ -134,13 +149,6 @@ def wald(difference: float, variance: float) -> tuple[float, float, float, float
 
 def _two_sided(difference: float, error: float) -> float:
     return math.erfc(abs(difference) / error / math.sqrt(2))
-
-
-def _is_vague(areas: Areas, model: int) -> bool:
-    """Whether DeLong's variance of an area says nothing: the classes don't overlap, or one has a single patient."""
-    value = float(areas.value[model])
-    alone = min(areas.positive, areas.negative) < 2
-    return alone or float(areas.covariance[model, model]) < _ZERO**2 or not _ZERO < value < 1.0 - _ZERO
 
 
 def _score_interval(area: float, positive: int, negative: int) -> tuple[float, float]:
