@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,6 @@ from appliance.package import Manifest, OperatingPoint
 _FIGURES = {
     "sensitivity": "of those with it are found",
     "specificity": "of those without it are cleared",
-}
-_SETS = {
-    "test": "images of the same hospital, kept apart",
-    "external": "images from elsewhere",
 }
 
 
@@ -61,15 +58,16 @@ def operating_point(manifest: Manifest, target: str, name: str) -> OperatingPoin
 def measured(manifest: Manifest, target: str, point: str) -> list[tuple[str, list[tuple[str, float, float, float]]]]:
     """How well a target does at its default operating point: on which images, and what, in how many, from, to.
 
-    Figures of another operating point are not there: they are not measured.
+    Figures of another operating point are not there: they are not measured. A manifest calls an external set
+    ``external`` or ``external: NAME``.
     """
     found = manifest.targets.get(target)
     if found is None or point != found.default_operating_point:
         return []
     sets: dict[str, Any] = found.measured.get("sets", {})
     told: list[tuple[str, list[tuple[str, float, float, float]]]] = []
-    for name, words in _SETS.items():
-        figures = sets.get(name, {}).get("figures", {})
+    for name, words in _told_sets(sets):
+        figures = sets[name].get("figures", {})
         lines = []
         for each, tells in _FIGURES.items():
             if len(figures.get(each, ())) == 3:
@@ -80,8 +78,22 @@ def measured(manifest: Manifest, target: str, point: str) -> list[tuple[str, lis
     return told
 
 
+def _told_sets(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The sets that people are told of, the test set first: each one's name, and what images it has."""
+    listed = tuple(names)
+    if "test" in listed:
+        yield "test", "images of the same hospital, kept apart"
+    for each in listed:
+        kind, _, name = each.partition(": ")
+        if kind == "external":
+            yield each, f"images from elsewhere ({name})" if name else "images from elsewhere"
+
+
 def volume_error(manifest: Manifest, target: str, label: str) -> float | None:
-    """By how large a share the volume of a segment is off on average, on the test images; None where not measured."""
+    """By how large a share half of the volumes of a segment are off at the least, on the test images: the median.
+
+    None where that is not measured.
+    """
     found = manifest.targets.get(target)
     figures = found.measured.get("sets", {}).get("test", {}).get("figures", {}) if found is not None else {}
     error = figures.get(label, {}).get("volume_error")

@@ -64,54 +64,22 @@ class Trend:
         return self.change.low > 0.0 or self.change.high < 0.0
 
 
-def wilson(hits: int, n: int) -> Estimate | None:
-    """A rate with Wilson's score interval (JASA 1927)."""
-    if n == 0:
+def rate(right: np.ndarray, patients: np.ndarray) -> Estimate | None:
+    """How often ``right`` is true, by patients as `appliance.roc.rate`; bool and identifiers ``(cases,)``."""
+    if not len(right):
         return None
-    return Estimate(*roc.wilson(hits, n), n)
+    return Estimate(*roc.rate(right, patients), len(right))
 
 
-def auc(scores: np.ndarray, truth: np.ndarray) -> Estimate | None:
-    """Area under the ROC curve with DeLong's interval on the logit scale (by midranks: Sun & Xu, 2014).
-
-    Where the classes do not overlap, or one has a single case, this says nothing: then Newcombe's score interval
-    tells how little is known.
-    """
-    positive, negative = scores[truth], scores[~truth]
-    m, n = len(positive), len(negative)
-    if m == 0 or n == 0:
+def auc(scores: np.ndarray, truth: np.ndarray, patients: np.ndarray) -> Estimate | None:
+    """Area under the ROC curve, by patients as `appliance.roc.delong` and `auc_interval`; all ``(cases,)``."""
+    if truth.all() or not truth.any():
         return None
-    ranks = roc.midranks(np.concatenate([positive, negative]))
-    above = (ranks[:m] - roc.midranks(positive)) / n
-    below = 1.0 - (ranks[m:] - roc.midranks(negative)) / m
-    area = float(above.mean())
-    variance = (above.var(ddof=1) / m if m > 1 else 0.0) + (below.var(ddof=1) / n if n > 1 else 0.0)
-    if variance <= 0.0 or min(m, n) < 2 or not 0.0 < area < 1.0:
-        return Estimate(area, *_score_interval(area, m, n), m + n)
-    middle, half = _logit(area), Z95 * math.sqrt(variance) / (area * (1.0 - area))
-    return Estimate(area, _expit(middle - half), _expit(middle + half), m + n)
+    return Estimate(*roc.auc_interval(roc.delong(scores[np.newaxis], truth, patients)), len(truth))
 
 
-def _score_interval(area: float, positive: int, negative: int) -> tuple[float, float]:
-    """Newcombe's score interval of an area (method 5, Statistics in Medicine 2006), by halving."""
-    weight = (positive + negative) / 2 - 1
-
-    def inside(other: float) -> bool:
-        spread = 1 + weight * ((1 - other) / (2 - other) + other / (1 + other))
-        return (area - other) ** 2 <= Z95**2 * other * (1 - other) * spread / (positive * negative)
-
-    bounds = []
-    for outer in (0.0, 1.0):
-        out, within = outer, area + (outer - area) * 1e-9
-        for _ in range(60):
-            middle = (out + within) / 2
-            out, within = (out, middle) if inside(middle) else (middle, within)
-        bounds.append(outer if area == outer else within)
-    return bounds[0], bounds[1]
-
-
-def calibration(probabilities: np.ndarray, truth: np.ndarray) -> Calibration | None:
-    """Reliability in ten ranges of the same width."""
+def calibration(probabilities: np.ndarray, truth: np.ndarray, patients: np.ndarray) -> Calibration | None:
+    """Reliability in ten ranges of the same width; all ``(cases,)``, and intervals by patients."""
     n = len(truth)
     if n == 0:
         return None
@@ -119,12 +87,12 @@ def calibration(probabilities: np.ndarray, truth: np.ndarray) -> Calibration | N
     bins, error = [], 0.0
     for number in range(_BINS):
         inside = place == number
-        seen = wilson(int(truth[inside].sum()), int(inside.sum()))
+        seen = rate(truth[inside], patients[inside])
         if seen is not None:
             said = float(probabilities[inside].mean())
             bins.append(Bin(number / _BINS, (number + 1) / _BINS, said, seen))
             error += seen.n / n * abs(seen.value - said)
-    seen = wilson(int(truth.sum()), n)
+    seen = rate(truth, patients)
     assert seen is not None
     said = float(probabilities.mean())
     return Calibration(bins, error, Estimate(seen.value - said, seen.low - said, seen.high - said, n))
@@ -144,17 +112,20 @@ def corrected_sensitivity(
     share, studies
         Of all studies those with a positive answer, and how many there are.
 
-    Right as long as, among the studies of one answer, those that were verified are like the others.
+    Right as long as, among the studies of one answer, those that were verified are like the others. Where no verified
+    answer was missed, or none was right, half a case is added to each of the four (Haldane, Annals of Human Genetics
+    1956): else nothing would seem to be missed at all. None where no positive, or no negative answer was verified.
     """
-    verified, verified_negative = hits + alarms, missed + cleared
-    if not (0.0 < share < 1.0 and hits and missed and verified and verified_negative):
+    n, added = hits + alarms + missed + cleared, 0.0 if hits and missed else 0.5
+    verified, verified_negative = hits + alarms + 2 * added, missed + cleared + 2 * added
+    if not (0.0 < share < 1.0 and hits + alarms and missed + cleared):
         return None
-    present, absent = hits / verified, missed / verified_negative
+    present, absent = (hits + added) / verified, (missed + added) / verified_negative
     odds = share * present / ((1.0 - share) * absent)
     variance = 1.0 / (studies * share * (1.0 - share))
     variance += (1.0 - present) / (verified * present) + (1.0 - absent) / (verified_negative * absent)
     middle, half = math.log(odds), Z95 * math.sqrt(variance)
-    return Estimate(_expit(middle), _expit(middle - half), _expit(middle + half), verified + verified_negative)
+    return Estimate(_expit(middle), _expit(middle - half), _expit(middle + half), n)
 
 
 def trend(days: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray, ahead: float = 90.0) -> Trend | None:

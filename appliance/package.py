@@ -207,8 +207,8 @@ class Promotion(_Strict, frozen=True):
     Attributes
     ----------
     least_pairs
-        Results of both on the same images; of a finding, ``least_present`` and ``least_absent`` of them with the truth
-        known, as readers said it.
+        Results of both on the same images; of a finding, ``least_present`` and ``least_absent`` patients with an image
+        on which readers have said so.
     least_agreement
         The lower end of the 95 % interval of how often both say the same.
     largest_auc_loss, largest_rate_loss

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -45,7 +46,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of how many answers of the last 90 days the truth is known, by what they said."""
+    """Of how many answers of some time the truth is known, by what they said."""
 
     positive: int
     negative: int
@@ -59,7 +60,7 @@ class Coverage:
     @property
     def one_sided(self) -> bool:
         """Whether negative answers are verified so much more seldom that misses stay unseen."""
-        if not self.known_positive:
+        if not self.known_positive or not self.negative:
             return False
         share = self.known_positive / max(self.positive, 1)
         return self.known_negative / max(self.negative, 1) < _ONE_SIDED * share
@@ -101,7 +102,7 @@ class Performance:
 def cases_of(store: TruthStore) -> tuple[list[Case], list[Trouble]]:
     """As of `appliance.truth.cases`, from the ledger."""
     matched, assessed = store.matched(), store.assessed()
-    wanted = {row["instance_id"] for row in (*matched, *assessed)} - {None}
+    wanted = store.of_studies({row["instance_id"] for row in (*matched, *assessed)} - {None})
     found, troubles = truth.cases(matched, assessed, store.results(wanted))
     now = time.time()
     ahead = (case for case in found if case.made_at > now)
@@ -113,18 +114,18 @@ def measure(config: Config, store: TruthStore) -> Performance:
     found, troubles = cases_of(store)
     now = time.time()
     said = store.said(now - _COUNTED_DAYS * _DAY)
+    said_in_year = cache(lambda: store.said(now - _SHOWN_DAYS * _DAY))  # takes long, and is seldom needed
     begun = _begun(store)
     reports = []
     for package, finding in dict.fromkeys((case.package, case.finding) for case in found):
         chosen = [case for case in found if (case.package, case.finding) == (package, finding)]
         of_year = [case for case in chosen if now - _SHOWN_DAYS * _DAY < case.made_at <= now]
         recent = [case for case in of_year if case.made_at > now - _COUNTED_DAYS * _DAY]
-        positive, studies = said.get((package, finding), (0, 0))
-        known = sum(case.positive for case in recent)
-        coverage = Coverage(
-            max(positive, known), max(studies - positive, len(recent) - known), known, len(recent) - known
-        )
-        reports.append(_report(config, of_year, chosen, coverage, begun, now))
+        coverage = _coverage(said.get((package, finding), (0, 0)), recent)
+        corrected = None
+        if coverage.one_sided:
+            corrected = _corrected(of_year, _coverage(said_in_year().get((package, finding), (0, 0)), of_year))
+        reports.append(_report(config, of_year, chosen, coverage, corrected, begun, now))
     answered = {(report.package, report.finding) for report in reports}
     unknown = sum(report.coverage.unknown for report in reports)
     unknown += sum(studies for key, (_, studies) in said.items() if key not in answered)
@@ -132,11 +133,22 @@ def measure(config: Config, store: TruthStore) -> Performance:
     return Performance(sorted(reports, key=lambda each: -each.latest), troubles, latest, unknown, len(found))
 
 
+def _coverage(said: tuple[int, int], known: Sequence[Case]) -> Coverage:
+    """Of studies with a positive answer, and of all; and of those whose truth is known, in the same time."""
+    positive, studies = said
+    known_positive = sum(case.positive for case in known)
+    known_negative = len(known) - known_positive
+    return Coverage(
+        max(positive, known_positive), max(studies - positive, known_negative), known_positive, known_negative
+    )
+
+
 def _report(
     config: Config,
     of_year: Sequence[Case],
     of_all: Sequence[Case],
     coverage: Coverage,
+    corrected: Estimate | None,
     begun: dict[tuple[str, ...], float],
     now: float,
 ) -> Report:
@@ -151,7 +163,9 @@ def _report(
         first.finding,
         figures(of_year),
         measures.calibration(
-            np.array([case.probability for case in of_year]), np.array([case.truth for case in of_year], bool)
+            np.array([case.probability for case in of_year]),
+            np.array([case.truth for case in of_year], bool),
+            np.array([case.patient for case in of_year]),
         ),
         [(month, figures(chosen)) for month, chosen in months.items()],
         {group: _by(of_year, lambda case, group=group: case.groups[group]) for group in GROUPS},  # type: ignore[misc]
@@ -160,7 +174,7 @@ def _report(
             [(case.made_at - now) / _DAY for case in present], [case.positive for case in present], AHEAD_DAYS
         ),
         coverage,
-        _corrected(of_year, coverage),
+        corrected,
         max(case.known_at for case in of_all),
     )
 
@@ -174,19 +188,18 @@ def figures(found: Sequence[Case]) -> Figures:
     said = np.array([case.positive for case in found], bool)
     present = np.array([case.truth for case in found], bool)
     scores = np.array([case.probability for case in found], float)
+    patients = np.array([case.patient for case in found])
     return Figures(
         len(found),
         int(present.sum()),
-        measures.wilson(int((said & present).sum()), int(present.sum())),
-        measures.wilson(int((~said & ~present).sum()), int((~present).sum())),
-        measures.auc(scores, present),
+        measures.rate(said[present], patients[present]),
+        measures.rate(~said[~present], patients[~present]),
+        measures.auc(scores, present, patients),
     )
 
 
 def _corrected(found: Sequence[Case], coverage: Coverage) -> Estimate | None:
     studies = coverage.positive + coverage.negative
-    if not coverage.one_sided or not studies:
-        return None
     counts = [sum(case.positive is said and case.truth is present for case in found)
               for said, present in ((True, True), (True, False), (False, True), (False, False))]  # fmt: skip
     hits, alarms, missed, cleared = counts
@@ -197,7 +210,10 @@ def _corrected(found: Sequence[Case], coverage: Coverage) -> Estimate | None:
 
 
 def tests(config: Config, found: Sequence[Case], begun: dict[tuple[str, ...], float]) -> dict[Measure, Evidence]:
-    """Of one finding of one package, by cases whose truth became known since the last ticket was closed."""
+    """Of one finding of one package, by cases whose truth became known since the last ticket was closed.
+
+    Of each patient only the first of them with such a truth counts: later ones are no independent evidence.
+    """
     settings, made = config.performance, {}
     floors: tuple[tuple[Measure, float, bool], ...] = (
         ("sensitivity", settings.sensitivity_floor, True),
@@ -206,7 +222,11 @@ def tests(config: Config, found: Sequence[Case], begun: dict[tuple[str, ...], fl
     for name, floor, present in floors:
         if floor > 0.0:
             since = begun.get((found[0].package, found[0].finding, name), 0.0)
-            right = [case.positive is case.truth for case in found if case.truth is present and case.known_at > since]
+            first: dict[str, Case] = {}
+            for case in found:
+                if case.truth is present and case.known_at > since:
+                    first.setdefault(case.patient, case)
+            right = [case.positive is case.truth for case in first.values()]
             made[name] = sequential.test(right, floor, settings.alpha, settings.run_length)
     return made
 

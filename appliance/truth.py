@@ -1,6 +1,7 @@
 """From what readers and diagnoses say to cases: one for each study, package and finding. Pure.
 
-A study's probability is the highest of its images', and it is positive where one of them is. A diagnosis counts before
+A study's probability is the highest of its images', and it is positive where one of them is. Readers speak of images: a
+study has a finding where they say so of one image, and none once they have said so of all. A diagnosis counts before
 readers. What contradicts itself counts for nothing until somebody corrects it; all that is left out is counted.
 """
 
@@ -22,10 +23,11 @@ class Case:
     """An answer and the truth.
 
     ``known_at``: when this device learned the truth; ``made_at``: when the answer was made (seconds since 1970).
-    ``groups``: of which subgroup by each of age, sex, scanner, view.
+    ``groups``: of which subgroup by each of age, sex, scanner, view. ``patient`` is shown nowhere.
     """
 
     study: str
+    patient: str = field(repr=False)
     instance: int
     package: str
     name: str
@@ -100,7 +102,7 @@ def cases(
     Parameters
     ----------
     matched, assessed, results
-        Rows as `appliance.truth_store.TruthStore` gives them; results of every instance in the other two.
+        Rows as `appliance.truth_store.TruthStore` gives them; results of all instances in the studies of the others.
     """
     by_instance = {row["id"]: row for row in results}
     by_diagnosis, troubles = diagnosed(matched, by_instance)
@@ -116,7 +118,8 @@ def cases(
     made = []
     for (study, package, label), images in found.items():
         readers = [read[row["id"], label] for row, _ in images if (row["id"], label) in read]
-        by_reader = (any(meant for meant, _ in readers), max(at for _, at in readers)) if readers else None
+        there = any(meant for meant, _ in readers)
+        by_reader = (there, max(at for _, at in readers)) if there or len(readers) == len(images) else None
         verdict = by_diagnosis.get((study, label))
         if verdict is not None and by_reader is not None and verdict[0] is not None and verdict[0] != by_reader[0]:
             troubles.append(Trouble("readers_differ", label, study, "", images[0][0]["id"]))
@@ -128,7 +131,7 @@ def cases(
         row, top = max(images, key=lambda each: each[1]["probability"])
         made.append(
             Case(
-                study, row["id"], package, row["name"], label, float(top["probability"]),
+                study, patient_of(row), row["id"], package, row["name"], label, float(top["probability"]),
                 any(finding["positive"] for _, finding in images), known[0],
                 "diagnosis" if verdict is not None else "reader", known[1], row["made_at"],
                 {
@@ -145,6 +148,11 @@ def cases(
 def study_of(row: Mapping[str, Any]) -> str:
     """What results of one study have in common."""
     return row["study_instance_uid"] or f"image {row['id']}"
+
+
+def patient_of(row: Mapping[str, Any]) -> str:
+    """What results of one patient have in common; without a patient's ID, those of one study."""
+    return f"{row['issuer_of_patient_id']}\0{row['patient_id']}" if row["patient_id"] else study_of(row)
 
 
 def diagnosed(

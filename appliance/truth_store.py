@@ -42,13 +42,19 @@ SELECT instance_id, label, said, verdict, reason, made_at AS at FROM assessment 
 AND NOT EXISTS (SELECT 1 FROM assessment AS later WHERE later.supersedes = assessment.id) ORDER BY id
 """
 _RESULTS = """
-SELECT instance.id, instance.study_instance_uid, instance.patient_id, ae_title, patient_sex, patient_age, view, made_at,
-       findings,
+SELECT instance.id, instance.study_instance_uid, instance.patient_id, instance.issuer_of_patient_id, ae_title,
+       patient_sex, patient_age, view, made_at, findings,
        json_extract(provenance, '$.package_sha256') AS package,
        json_extract(provenance, '$.package') || ' ' || json_extract(provenance, '$.version') AS name
 FROM json_each(:ids) AS wanted JOIN instance ON instance.id = wanted.value
 JOIN result ON result.instance_id = instance.id LEFT JOIN series ON series.lead_id = instance.lead_id
 WHERE series.superseded_by IS NULL AND (instance.lead_id IS NULL OR instance.lead_id = instance.id)
+"""
+_OF_STUDIES = """
+SELECT value AS id FROM json_each(:ids) UNION
+SELECT other.id FROM json_each(:ids) AS wanted JOIN instance ON instance.id = wanted.value
+JOIN instance AS other INDEXED BY instance_by_study ON other.study_instance_uid = instance.study_instance_uid
+WHERE other.study_instance_uid <> '' AND other.outcome <> ''
 """
 # Studies since then, by what was said of each finding: of how many the truth is not known.
 _SAID = """
@@ -168,6 +174,11 @@ class TruthStore(Database):
     def assessed(self) -> list[dict[str, Any]]:
         """What readers said of findings and nobody has said otherwise since."""
         return self._rows(_ASSESSED)
+
+    def of_studies(self, instances: Iterable[int]) -> set[int]:
+        """These, and all others of their studies that have a result."""
+        given = msgspec.json.encode(sorted(set(instances))).decode()
+        return {row["id"] for row in self._rows(_OF_STUDIES, ids=given)}
 
     def results(self, instances: Iterable[int]) -> list[dict[str, Any]]:
         """Results that no later one of the same series took the place of, with JSON ``findings`` decoded."""

@@ -1,7 +1,8 @@
 """Two packages on the same images: how often they say the same, and which is right more often where the truth is known.
 
 Both read every image, so all figures are paired: McNemar's exact test for decisions, DeLong's for areas under ROC
-curves, and the difference of scores and of seconds for each image.
+curves, and the difference of scores and of seconds for each image. Several images of a patient are no independent
+evidence, so intervals, tests and the least numbers of cases go by patients.
 """
 
 from __future__ import annotations
@@ -15,11 +16,9 @@ import numpy as np
 
 from appliance.package import Promotion
 from appliance.result import SAME_SIZE, Finding, Prediction
-from appliance.roc import auc_difference, delong, mcnemar, paired_difference, wilson
+from appliance.roc import Interval, auc_difference, delong, mcnemar, paired_difference, rate
 from appliance.shadow.store import ShadowStore
 from appliance.truth import word_of_reader
-
-Interval = tuple[float, float, float]  # a value, and its 95 % interval
 
 
 class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,17 +64,20 @@ class FindingCompared(msgspec.Struct, frozen=True):
     pairs, agreement, kappa
         How many images, how often both say the same of them, and Cohen's kappa of that.
     only_former, only_shadow, p_positive
-        Images that only one of them calls positive, and McNemar's exact p.
+        Images that only one of them calls positive, and McNemar's exact p by patients, each of whom counts for the one
+        that calls more images positive.
     score_difference
         Of the shadow's probability to the former's: mean, standard deviation, and the largest.
     present, absent
         Images on which readers have said so; all that follows is on them.
+    present_patients, absent_patients
+        How many patients these are of; one may be among both.
     sensitivity, specificity
         The former's, the shadow's, and how much larger the shadow's is; None where there is no such image.
     auc
         The former's, the shadow's, and how much larger the shadow's is, with DeLong's interval and p.
     p_right
-        McNemar's exact p that both are right equally often.
+        McNemar's exact p by patients that both are right equally often.
     """
 
     pairs: int
@@ -87,6 +89,8 @@ class FindingCompared(msgspec.Struct, frozen=True):
     score_difference: tuple[float, float, float]
     present: int = 0
     absent: int = 0
+    present_patients: int = 0
+    absent_patients: int = 0
     sensitivity: tuple[float, float, Interval] | None = None
     specificity: tuple[float, float, Interval] | None = None
     auc: tuple[float, float, tuple[float, float, float, float]] | None = None
@@ -132,8 +136,7 @@ def compare(store: ShadowStore, shadow: int) -> Compared:
         images=len(rows),
         failures=len(rows) - len(read),
         findings={label: _finding(read, label, known) for label in labels},
-        segments={label: _segment([both.segments[label] for _, both in read if label in both.segments])
-                  for label in segments},
+        segments={label: _segment(read, label) for label in segments},
         seconds=(*_middle_and_slow(former), *_middle_and_slow(new)) if read else (0.0, 0.0, 0.0, 0.0),
     )  # fmt: skip
 
@@ -143,16 +146,16 @@ def _finding(
 ) -> FindingCompared:
     said = [(row, both.findings[label]) for row, both in read if label in both.findings]
     count = len(said)
-    same = sum(each.said == each.shadow_said for _, each in said)
+    patients = np.array([_patient(row) for row, _ in said])
     former, new = (np.array([word == "present" for word in words]) for words in _words(said))
     off = np.array([each.shadow_probability - each.probability for _, each in said])
     found = FindingCompared(
         pairs=count,
-        agreement=wilson(same, count),
+        agreement=rate(np.array([each.said == each.shadow_said for _, each in said]), patients),
         kappa=_kappa(*_words(said)),
         only_former=int((former & ~new).sum()),
         only_shadow=int((new & ~former).sum()),
-        p_positive=mcnemar(int((former & ~new).sum()), int((new & ~former).sum())),
+        p_positive=_mcnemar(former, new, patients),
         score_difference=(float(off.mean()), float(off.std(ddof=1)) if count > 1 else 0.0, float(np.abs(off).max())),
     )
     truths = [known.get((row["instance_id"], label)) for row, _ in said]
@@ -160,9 +163,8 @@ def _finding(
     if not judged.any():
         return found
     present = np.array([word == "present" for word in truths])[judged]
-    former, new = former[judged], new[judged]
+    former, new, patients = former[judged], new[judged], patients[judged]
     scores = np.array([[each.probability, each.shadow_probability] for _, each in said]).T[:, judged]
-    patients = np.array([_patient(row) for row, _ in said])[judged]
     right, new_right = former == present, new == present
     auc = None
     if present.any() and not present.all():
@@ -172,10 +174,12 @@ def _finding(
         found,
         present=int(present.sum()),
         absent=int((~present).sum()),
-        sensitivity=_rates(right[present], new_right[present]),
-        specificity=_rates(right[~present], new_right[~present]),
+        present_patients=len(np.unique(patients[present])),
+        absent_patients=len(np.unique(patients[~present])),
+        sensitivity=_rates(right[present], new_right[present], patients[present]),
+        specificity=_rates(right[~present], new_right[~present], patients[~present]),
         auc=auc,
-        p_right=mcnemar(int((right & ~new_right).sum()), int((new_right & ~right).sum())),
+        p_right=_mcnemar(right, new_right, patients),
     )
 
 
@@ -189,11 +193,17 @@ def _words(said: Sequence[tuple[dict[str, Any], Said]]) -> tuple[list[str], list
     return [each.said for _, each in said], [each.shadow_said for _, each in said]
 
 
-def _rates(right: np.ndarray, new_right: np.ndarray) -> tuple[float, float, Interval] | None:
+def _rates(right: np.ndarray, new_right: np.ndarray, patients: np.ndarray) -> tuple[float, float, Interval] | None:
     if not len(right):
         return None
-    gained, lost = int((new_right & ~right).sum()), int((right & ~new_right).sum())
-    return float(right.mean()), float(new_right.mean()), paired_difference(gained, lost, len(right))
+    return float(right.mean()), float(new_right.mean()), paired_difference(new_right, right, patients)
+
+
+def _mcnemar(one: np.ndarray, other: np.ndarray, patients: np.ndarray) -> float:
+    """By patients: the sign test (Dixon & Mood, JASA 1946), which is McNemar's where each patient has one image."""
+    _, index = np.unique(patients, return_inverse=True)
+    more = np.bincount(index, one.astype(float) - other)
+    return mcnemar(int((more > 0).sum()), int((more < 0).sum()))
 
 
 def _kappa(one: Sequence[str], other: Sequence[str]) -> float:
@@ -204,12 +214,13 @@ def _kappa(one: Sequence[str], other: Sequence[str]) -> float:
     return 1.0 if chance == 1.0 else (same - chance) / (1 - chance)
 
 
-def _segment(voxels: Sequence[tuple[int, int]]) -> SegmentCompared:
-    near = sum(abs(new - was) <= SAME_SIZE * max(was, 1) for was, new in voxels)
+def _segment(read: Sequence[tuple[dict[str, Any], Pair]], label: str) -> SegmentCompared:
+    drawn = [(row, both.segments[label]) for row, both in read if label in both.segments]
+    near = np.array([abs(new - was) <= SAME_SIZE * max(was, 1) for _, (was, new) in drawn])
     return SegmentCompared(
-        pairs=len(voxels),
-        agreement=wilson(near, len(voxels)),
-        ratio=statistics.median(new / max(was, 1) for was, new in voxels),
+        pairs=len(drawn),
+        agreement=rate(near, np.array([_patient(row) for row, _ in drawn])),
+        ratio=statistics.median(new / max(was, 1) for _, (was, new) in drawn),
     )
 
 
@@ -239,13 +250,16 @@ def _of_segment(label: str, found: SegmentCompared, wanted: Promotion) -> Iterat
 def _of_finding(label: str, found: FindingCompared, wanted: Promotion) -> Iterator[Criterion]:
     yield _at_least(f"{label}: images read by both", wanted.least_pairs, found.pairs, "{:g}")
     yield _at_least(f"{label}: agreement, lower end", wanted.least_agreement, found.agreement[1], "{:z.1%}")
-    yield _at_least(f"{label}: images where readers say present", wanted.least_present, found.present, "{:g}")
-    yield _at_least(f"{label}: images where readers say absent", wanted.least_absent, found.absent, "{:g}")
+    for word, least, patients in (
+        ("present", wanted.least_present, found.present_patients),
+        ("absent", wanted.least_absent, found.absent_patients),
+    ):
+        yield _at_least(f"{label}: patients where readers say {word}", least, patients, "{:g}")
     if found.auc is not None:
         yield _at_most(f"{label}: loss of AUC, worse end", wanted.largest_auc_loss, -found.auc[2][1], "{:z.3f}")
-    for name, rate in (("sensitivity", found.sensitivity), ("specificity", found.specificity)):
-        if rate is not None:
-            worse = -rate[2][1]
+    for name, both in (("sensitivity", found.sensitivity), ("specificity", found.specificity)):
+        if both is not None:
+            worse = -both[2][1]
             yield _at_most(f"{label}: loss of {name}, worse end", wanted.largest_rate_loss, worse, "{:z.1%}")
 
 

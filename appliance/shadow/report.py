@@ -64,7 +64,8 @@ def text(report: Report) -> Iterator[str]:
         yield f"  positive     {alone}; {p_value(one.p_positive)} (McNemar)"
         mean, deviation, largest = one.score_difference
         yield f"  probability  {mean:+.3f} on average, SD {deviation:.3f}, at most {largest:.3f} apart"
-        yield f"  truth        readers say present on {one.present} images, absent on {one.absent}"
+        present, absent = f"of {one.present_patients} patients", f"of {one.absent_patients}"
+        yield f"  truth        readers say present on {one.present} images {present}, absent on {one.absent} {absent}"
         for name, rate in (("sensitivity", one.sensitivity), ("specificity", one.specificity)):
             if rate is not None:
                 yield f"  {name}  {rate[0]:.1%} -> {rate[1]:.1%}, {_signed(rate[2])}"

@@ -18,6 +18,9 @@ from appliance.result import Finding
 from appliance.web.language import gettext as _
 from appliance.worklist_store import Worklists
 
+# Two volumes of what has not changed differ by this many median errors at most in 19 of 20 pairs: by 1.96 deviations of
+# a difference (Bland & Altman, BMJ 1996), where errors are normal, so that the median one is 0.6745 deviations.
+_CHANCE = 1.96 * 2**0.5 / 0.6745
 _WIDTH, _HEIGHT, _MARGIN = 300.0, 90.0, 12.0  # of a trend, in units of its picture
 
 
@@ -38,7 +41,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Trend:
-    """The volumes of one segment over a patient's results, the earliest first, with their places in the picture."""
+    """The volumes of one segment over a patient's results, the earliest first, with their places in the picture.
+
+    ``error``: by how large a share half of the model's volumes are off at the least; None where that is not known.
+    """
 
     label: str
     color: tuple[int, int, int]
@@ -48,6 +54,11 @@ class Trend:
     @property
     def line(self) -> str:
         return " ".join(f"{point['x']:.1f},{point['y']:.1f}" for point in self.points)
+
+    @property
+    def least_change(self) -> float | None:
+        """How large a change must be to tell something, as a share; None where the error is not known."""
+        return None if self.error is None else _CHANCE * self.error
 
     @property
     def change(self) -> float:

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance import package, receipt, signature
+from appliance import manifests, package, receipt, signature
 from appliance.backend import Options
 from appliance.backends import onnxruntime
 from appliance.errors import BackendError, PackageError, ReceiptError, SignatureError
@@ -225,3 +225,23 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(
     assert (tmp_path / "a.scanside").stat().st_size < 100_000
     with pytest.raises(PackageError, match="would unpack to"):
         package.read(tmp_path / "a.scanside", TRUSTED)
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        (("validation", "external", "test"), ("images from elsewhere",)),
+        (("external: chest-nih", "test", "external: other"),
+         ("images from elsewhere (chest-nih)", "images from elsewhere (other)")),
+    ],
+)  # fmt: skip
+def test_figures_of_every_external_set_are_told(
+    named: tuple[str, ...], told: tuple[str, ...], bundled: package.Package
+) -> None:
+    target = bundled.target("cpu")
+    figures = {"figures": {"sensitivity": [0.9, 0.8, 0.95], "specificity": [0.7, 0.6, 0.8]}}
+    target = msgspec.structs.replace(target, measured={"sets": dict.fromkeys(named, figures)})
+    manifest = msgspec.structs.replace(bundled.manifest, targets={"cpu": target})
+    found = manifests.measured(manifest, "cpu", target.default_operating_point)
+    assert [words for words, _ in found] == ["images of the same hospital, kept apart", *told]
+    assert [value for _, lines in found for _, value, _, _ in lines] == [0.9, 0.7] * len(found)

@@ -124,6 +124,22 @@ def test_a_later_assessment_takes_the_place_of_an_earlier_one(site: Site) -> Non
     assert dict(case.groups) == {"age": "1 to 5", "sex": "female", "scanner": "ROOM1", "view": "PA"}
 
 
+def test_a_study_has_no_finding_once_all_its_images_were_judged(site: Site) -> None:
+    first, second = site.add(1, 0.1), site.add(2, 0.9, study=1)
+    site.add(3, 0.1, study=3)
+    other = site.add(4, 0.9, study=3)
+    readers = Assessments(site.config.ledger_path)
+    readers.assess(first, "finding", "Pneumonia", "agree")
+    assert site.cases() == ([], {})  # nobody has said anything of the image that the model calls positive
+    site.say(Diagnosis("1.2.1", "", "Pneumonia", True))
+    (case,), troubles = site.cases()
+    assert (case.truth, case.positive, case.probability, troubles) == (True, True, 0.9, {})
+    readers.assess(second, "finding", "Pneumonia", "disagree", "not_there")
+    assert site.cases()[1] == {"readers_differ": 1}
+    readers.assess(other, "finding", "Pneumonia", "agree")
+    assert [(case.study, case.truth) for case in site.cases()[0]] == [("1.2.1", True), ("1.2.3", True)]
+
+
 # --- what diagnoses say -----------------------------------------------------------------------------------------------
 
 
@@ -297,16 +313,16 @@ def test_a_report_of_any_shape_is_read_or_refused(content: dict[str, Any]) -> No
 @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), min_size=4, max_size=80))
 def test_rates_and_areas_are_those_of_the_training_side(given: list[tuple[int, bool]]) -> None:
     scores, labels = np.array([each[0] / 20 for each in given]), np.array([each[1] for each in given])
-    right = (scores >= 0.5) == labels
-    ours, theirs = measures.wilson(int(right.sum()), len(right)), rates.wilson(rates.Rate(right.sum(), len(right)))
+    right, patients = (scores >= 0.5) == labels, np.arange(len(labels))
+    ours, theirs = measures.rate(right, patients), rates.wilson(rates.Rate(right.sum(), len(right)))
     assert ours is not None
     assert (ours.value, ours.low, ours.high) == pytest.approx(theirs)
-    area = measures.auc(scores, labels)
+    area = measures.auc(scores, labels, patients)
     if labels.all() or not labels.any():
         assert area is None
         return
     assert area is not None
-    areas = roc.delong(scores[np.newaxis], labels, np.arange(len(labels)))
+    areas = roc.delong(scores[np.newaxis], labels, patients)
     assert area.value == pytest.approx(areas.value[0])
     assert area.low <= area.value <= area.high
     if min(labels.sum(), (~labels).sum()) > 1 and areas.covariance[0, 0] > 1e-12 and 0.01 < area.value < 0.99:
@@ -317,14 +333,15 @@ def test_calibration_and_trend() -> None:
     chance = np.random.default_rng(1)
     said = chance.random(4000)
     there = chance.random(4000) < said
-    good, bad = measures.calibration(said, there), measures.calibration(said**3, there)
+    patients = np.arange(4000)
+    good, bad = measures.calibration(said, there, patients), measures.calibration(said**3, there, patients)
     assert good is not None
     assert bad is not None
     assert good.ece < 0.03 < 0.2 < bad.ece
     assert good.in_the_large.low < 0 < good.in_the_large.high
     assert bad.in_the_large.low > 0.2
     assert sum(each.seen.n for each in good.bins) == 4000
-    assert measures.calibration(np.zeros(0), np.zeros(0, bool)) is None
+    assert measures.calibration(np.zeros(0), np.zeros(0, bool), np.zeros(0)) is None
     days = np.linspace(-360, 0, 1500)
     falling = measures.trend(days, chance.random(1500) < np.linspace(0.99, 0.8, 1500))
     level = measures.trend(days, chance.random(1500) < 0.95)
@@ -343,13 +360,58 @@ def test_calibration_and_trend() -> None:
 def test_sensitivity_is_corrected_where_negatives_are_seldom_verified() -> None:
     # 1,000 studies, 200 with the finding; 160 of them and 80 others are positive. All positives are verified, and one
     # negative of ten: 4 of the 40 that were missed, 72 of the 720 others.
-    plain = measures.wilson(160, 164)
     corrected = measures.corrected_sensitivity(160, 80, 4, 72, 0.24, 1000)
-    assert plain is not None
     assert corrected is not None
-    assert plain.value > 0.97
-    assert corrected.value == pytest.approx(0.8, abs=0.001)
+    assert corrected.value == pytest.approx(0.8, abs=0.001)  # of those that were verified, 160 of 164 are right
     assert corrected.low < 0.8 < corrected.high
+    none_missed = measures.corrected_sensitivity(160, 80, 0, 76, 0.24, 1000)
+    assert none_missed is not None
+    assert none_missed.low < none_missed.value < 0.99 < none_missed.high
+    assert measures.corrected_sensitivity(160, 80, 0, 0, 0.24, 1000) is None
+
+
+def test_the_correction_is_of_the_months_that_its_cases_are_of(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, finding = time.time(), "Pneumonia"
+    monkeypatch.setattr(time, "time", lambda: now - 200 * 86400)
+    for number in range(1, 101):  # ten positive ones of a hundred
+        site.add(number, 0.9 if number <= 10 else 0.1)
+    monkeypatch.setattr(time, "time", lambda: now)
+    for number in range(101, 121):  # ten of twenty
+        site.add(number, 0.9 if number <= 110 else 0.1)
+    site.say(*(Diagnosis(f"1.2.{number}", "", finding, True) for number in (*range(1, 11), *range(101, 111))))
+    client = browser(create_app(site.config))
+    (report,) = performance.measure(site.config, site.truth).reports
+    assert report.coverage.one_sided
+    assert report.corrected is None
+    page = client.get("/performance").get_data(as_text=True)
+    assert "nothing tells how many were missed" in page
+    assert "<dt>Sensitivity</dt><dd><small>not known</small>" in page
+    site.say(*(Diagnosis(f"1.2.{number}", "", finding, number == 11) for number in range(11, 21)))
+    (report,) = performance.measure(site.config, site.truth).reports
+    assert report.corrected is not None
+    # Of the year's 120 studies 20 are positive, all right; of 100 negative ones a tenth is wrong: 20 found, 10 missed.
+    assert report.corrected.value == pytest.approx(20 / 30)
+
+
+def test_several_studies_of_a_patient_are_no_independent_evidence(tmp_path: Path) -> None:
+    widths, chance = [], np.random.default_rng(4)
+    scores = chance.random(4).repeat(20) * 0.8 + chance.random(80) * 0.2  # alike in twenty studies each
+    for patients in (40, 4):
+        site = Site(tmp_path / str(patients))
+        for number, score in enumerate(scores.tolist()):
+            site.add(number + 1, score, patient_id=f"P{number * patients // 80}")
+        site.say(*(Diagnosis(f"1.2.{number + 1}", "", "Pneumonia", number % 2 == 0) for number in range(80)))
+        (report,) = performance.measure(site.config, site.truth).reports
+        figures = report.figures
+        assert figures.sensitivity
+        assert figures.specificity
+        assert figures.auc
+        assert report.calibration
+        estimates = (figures.sensitivity, figures.specificity, figures.auc, report.calibration.in_the_large)
+        assert [each.n for each in estimates] == [40, 40, 80, 80]
+        widths.append([each.high - each.low for each in estimates])
+        assert report.tests["sensitivity"].cases == patients
+    assert (np.array(widths[1]) > 1.3 * np.array(widths[0])).all()
 
 
 # --- the test and its ticket ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -191,15 +192,47 @@ def test_mcnemars_test_is_the_exact_binomial_one(one: int, other: int) -> None:
     assert roc.mcnemar(one, other) == pytest.approx(min(wanted, 1.0))
 
 
-def test_a_paired_difference_holds_the_truth_as_often_as_stated() -> None:
+@pytest.mark.parametrize(("patients", "images"), [(60, 1), (40, 3)])
+def test_a_paired_difference_holds_the_truth_as_often_as_stated(patients: int, images: int) -> None:
     chance, held = np.random.default_rng(7), 0
+    names = np.repeat(np.arange(patients), images)
     for _ in range(1000):
-        former = chance.random(60) < 0.85
-        new = np.where(chance.random(60) < 0.8, former, chance.random(60) < 0.75)
-        gap = 0.2 * (0.75 - 0.85)
-        _, low, high = roc.paired_difference(int((new & ~former).sum()), int((former & ~new).sum()), 60)
-        held += low <= gap <= high
+        former = chance.beta(3.4, 0.6, patients)[names] > chance.random(
+            len(names)
+        )  # 0.85 on average, alike in a patient
+        new = chance.beta(3.0, 1.0, patients)[names] > chance.random(len(names))
+        new = np.where(chance.random(patients)[names] < 0.8, former, new)
+        _, low, high = roc.paired_difference(new, former, names)
+        held += low <= 0.2 * (0.75 - 0.85) <= high
     assert held >= 930
+
+
+def test_copies_of_a_patients_images_are_no_evidence_for_a_rate() -> None:
+    chance = np.random.default_rng(5)
+    right, other, patients = chance.random(50) < 0.9, chance.random(50) < 0.8, np.arange(50)
+    assert roc.rate(right, patients) == roc.wilson(int(right.sum()), 50)
+    copied, shared = np.repeat(right, 4), np.repeat(patients, 4)
+    assert roc.rate(copied, shared) == pytest.approx(roc.rate(right, patients))
+    assert roc.rate(np.ones(100, bool), np.arange(100) // 10) == pytest.approx(roc.wilson(10, 10))
+    assert roc.paired_difference(copied, np.repeat(other, 4), shared) == pytest.approx(
+        roc.paired_difference(right, other, patients)
+    )
+
+
+def test_areas_that_say_nothing_of_how_sure_they_are_leave_doubt_about_their_difference() -> None:
+    labels, chance = np.arange(50) < 25, np.random.default_rng(2)
+    scores = labels + chance.normal(size=(2, 50))
+    of_one = roc.delong(scores, labels, np.where(labels, 0, np.arange(50)))  # all positive images are of one patient
+    _, low, high, p = roc.auc_difference(of_one, 0, 1)
+    assert (of_one.positive, of_one.negative) == (1, 25)
+    assert low < -0.3 < 0.3 < high
+    assert p > 0.5
+    apart = roc.delong(chance.random((2, 50)) + 2 * labels, labels, np.arange(50))
+    gap, low, high, p = roc.auc_difference(apart, 0, 1)
+    assert (gap, p) == (0.0, 1.0)
+    assert low == -high < -0.05
+    assert roc.auc_difference(roc.delong(np.stack([scores[0], -2.0 * labels]), labels, np.arange(50)), 0, 1)[3] < 0.001
+    assert roc.wald(0.0, 0.0) == (0.0, -1.0, 1.0, 1.0)
 
 
 def test_kappa_is_scikit_learns() -> None:
@@ -208,27 +241,65 @@ def test_kappa_is_scikit_learns() -> None:
     assert comparison._kappa(one, other) == pytest.approx(cohen_kappa_score(one, other))
 
 
-def test_a_better_and_a_worse_package_are_told_apart() -> None:
-    chance = np.random.default_rng(3)
-    rows, known = [], {}
-    for number in range(300):
-        truth = number % 2 == 0
-        former, new = (float(np.clip(0.5 + (0.2 if truth else -0.2) + chance.normal(0, spread), 0, 1))
-                       for spread in (0.15, 0.4))  # fmt: skip
-        said = comparison.Said(former, _word(former), new, _word(new))
-        both = comparison.Pair({"Finding": said}, {}, (0.1, 0.2))
-        rows.append(({"instance_id": number, "patient_id": f"P{number}", "issuer_of_patient_id": ""}, both))
-        known[number, "Finding"] = "present" if truth else "absent"
-    found = comparison._finding(rows, "Finding", known)
-    assert found.auc is not None
-    assert found.auc[2][2] < 0
-    assert found.p_right is not None
-    assert found.p_right < 0.001
-    compared = comparison.Compared(300, 0, {"Finding": found}, {}, (0.1, 0.1, 0.2, 0.2))
-    lost = [each.what for each in comparison.criteria(compared, Promotion()) if not each.met]
-    assert any("AUC" in each for each in lost)
-    assert msgspec.json.decode(msgspec.json.encode(compared), type=comparison.Compared) == compared
+class Drawn(ShadowStore):
+    """Three hundred images of so many patients, half of them with the finding; the shadow is worse."""
+
+    def __init__(self, patients: int) -> None:
+        chance = np.random.default_rng(3)
+        self.rows, self.known = [], []
+        for number in range(300):
+            side = 0.2 if number % 2 == 0 else -0.2
+            former, new = (float(np.clip(0.5 + side + chance.normal(0, spread), 0, 1)) for spread in (0.15, 0.4))
+            said = comparison.Said(former, _word(former), new, _word(new))
+            both = comparison.Pair({"Finding": said}, {"Part": (1000, 1000 + number)}, (0.1, 0.2))
+            self.rows.append(
+                {"instance_id": number, "patient_id": f"P{number % patients}", "issuer_of_patient_id": "",
+                 "failure": "", "pairs": msgspec.to_builtins(both)}
+            )  # fmt: skip
+            self.known.append(
+                {"instance_id": number, "label": "Finding", "said": _word(0.5 + side), "verdict": "agree", "reason": ""}
+            )
+
+    def readings(self, shadow: int) -> list[dict[str, Any]]:
+        return self.rows
+
+    def assessments(self, shadow: int) -> list[dict[str, Any]]:
+        return self.known
 
 
 def _word(probability: float) -> str:
     return "present" if probability >= 0.5 else "absent"
+
+
+def test_a_better_and_a_worse_package_are_told_apart() -> None:
+    compared = comparison.compare(Drawn(patients=300), 1)
+    found = compared.findings["Finding"]
+    assert found.auc is not None
+    assert found.auc[2][2] < 0
+    assert found.p_right is not None
+    assert found.p_right < 0.001
+    lost = [each.what for each in comparison.criteria(compared, Promotion()) if not each.met]
+    assert any("AUC" in each for each in lost)
+    assert not any("patients" in each for each in lost)
+    assert msgspec.json.decode(msgspec.json.encode(compared), type=comparison.Compared) == compared
+
+
+def test_several_images_of_a_patient_are_no_independent_evidence() -> None:
+    of_many, of_few = (comparison.compare(Drawn(patients), 1) for patients in (300, 10))
+    many, few = of_many.findings["Finding"], of_few.findings["Finding"]
+    assert (few.pairs, few.present, few.absent) == (many.pairs, many.present, many.absent) == (300, 150, 150)
+    assert (few.present_patients, few.absent_patients) == (5, 5)
+    assert many.sensitivity and many.specificity and few.sensitivity and few.specificity
+    for one, other in (
+        (many.agreement, few.agreement),
+        (of_many.segments["Part"].agreement, of_few.segments["Part"].agreement),
+        (many.sensitivity[2], few.sensitivity[2]),
+        (many.specificity[2], few.specificity[2]),
+    ):
+        assert other[0] == pytest.approx(one[0])
+        assert other[2] - other[1] > 1.5 * (one[2] - one[1])
+    assert few.p_right is not None
+    assert few.p_right >= 2 * 0.5**10  # ten patients can't say more
+    lost = {each.what: each.found for each in comparison.criteria(of_few, Promotion()) if not each.met}
+    assert lost["Finding: patients where readers say present"] == "5"
+    assert lost["Finding: patients where readers say absent"] == "5"

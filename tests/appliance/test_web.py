@@ -15,7 +15,7 @@ from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance import reading_order, recount
+from appliance import package, reading_order, recount
 from appliance.completeness import Slice
 from appliance.config import Brand, Config, Destination, Web
 from appliance.custody import Custody
@@ -24,6 +24,7 @@ from appliance.result import Code, Finding
 from appliance.store import Arrival, Store, WrittenObject
 from appliance.web.app import create_app
 from tests.appliance.conftest import PASSWORD, account, browser, log_in
+from tests.results import drawn
 
 HOSTILE = "<script>alert(1)</script>"
 PROVENANCE = {
@@ -49,6 +50,7 @@ class Box:
         probability: float | None = None,
         reason: str = "",
         priority: str = "routine",
+        outlines: dict[str, Any] | None = None,
         **described: str,
     ) -> int:
         digest = f"{number:064d}"
@@ -66,7 +68,7 @@ class Box:
         finding = Finding("Pneumonia", code, probability, 0.4, "balanced", positive, True, "Signs are likely.")
         result = {
             "findings": [msgspec.to_builtins(finding)], "warnings": [HOSTILE], "provenance": PROVENANCE,
-            "seconds": {"total": 0.1}, "urgent": positive,
+            "seconds": {"total": 0.1}, "urgent": positive, "outlines": outlines,
         }  # fmt: skip
         written = [WrittenObject("structured_report", "1.2", f"{uid}.1", f"{identifier:08d}/structured_report.dcm")]
         tier = reading_order.tier([finding])
@@ -283,6 +285,21 @@ def test_stat_is_marked_in_words(box: Box) -> None:
     identifier = box.add(3, 0.1, priority="stat")
     assert client.get("/").get_data(as_text=True).count(">STAT</abbr>") == 1
     assert ">STAT</abbr>" in client.get(f"/study/{identifier}").get_data(as_text=True)
+
+
+def test_how_large_a_change_of_a_volume_tells_something(tmp_path: Path) -> None:
+    (path,) = package.bundled("hippocampus")
+    made = {"package": "hippocampus", "target": "cpu", "package_sha256": package.read(path, None).sha256}
+    box = Box(tmp_path)
+    for number, volume in ((1, 1.5), (2, 1.7)):
+        segment = msgspec.structs.replace(drawn().segments[0], volume_ml=volume)
+        outlines = {"segments": [msgspec.to_builtins(segment)], "provenance": {**PROVENANCE, **made}, "slices": 1}
+        box.add(number, 0.1, outlines=outlines, acquired_at=f"202{number}-01-02T10:00:00")
+    page = box.client().get("/study/2").get_data(as_text=True)
+    words = html.unescape(page).replace("\N{NO-BREAK SPACE}", " ")
+    assert "(+13.3 %)" in words
+    # The median error on the test images is 4.96 %; 1.96 x sqrt(2) / 0.6745 of it is 20.4 %.
+    assert "Half of all volumes are off by more than 5.0 %: only a change of more than about 20 % tells" in words
 
 
 def test_what_is_quarantined_is_called_so_with_its_reason(box: Box) -> None:

@@ -68,8 +68,8 @@ MODELS = (
     # a shadow, and its criteria
     m("stopped"), m("promoted"), m("%(name)s reads now"), m("images without an answer"), m("images read by both"),
     m("%(said)s: images read by both"), m("%(said)s: same size within %(number)s%%, lower end"),
-    m("%(said)s: agreement, lower end"), m("%(said)s: images where readers say present"),
-    m("%(said)s: images where readers say absent"), m("%(said)s: loss of AUC, worse end"),
+    m("%(said)s: agreement, lower end"), m("%(said)s: patients where readers say present"),
+    m("%(said)s: patients where readers say absent"), m("%(said)s: loss of AUC, worse end"),
     m("%(said)s: loss of sensitivity, worse end"), m("%(said)s: loss of specificity, worse end"),
     m("at least %(number)s"), m("at least %(number)s%%"), m("at most %(number)s"), m("at most %(number)s%%"),
 )  # fmt: skip

@@ -10,7 +10,8 @@ RESULTS = (
     m("%(number)s mL"), m("%(number)s %% of the image"), m("%(said)s and %(said_2)s"),
     m("high sensitivity"), m("balanced"), m("high specificity"),
     m("of those with it are found"), m("of those without it are cleared"),
-    m("images of the same hospital, kept apart"), m("images from elsewhere"), m("augmented validation images"),
+    m("images of the same hospital, kept apart"), m("images from elsewhere"),
+    m("images from elsewhere (%(name)s)"), m("augmented validation images"),
     m("AI RESULT - RESEARCH USE ONLY - NOT FOR DIAGNOSIS"),
     m("decode"), m("preprocess"), m("infer"), m("write"), m("total"),
     # warnings
