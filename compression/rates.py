@@ -7,10 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import norm
 
-from compression.roc import Z95
-
-Interval = tuple[float, float, float]
-_UNSEEN = Z95**2 / 2
+from appliance import roc
+from appliance.roc import Z95, Interval
 
 
 class Rate(NamedTuple):
@@ -25,38 +23,20 @@ class Rate(NamedTuple):
 
 
 def rate(right: np.ndarray, patients: np.ndarray) -> Rate:
-    """How often ``right`` is true, counted as independent images (Rao & Scott, Biometrics 1992).
-
-    Images of one patient tend to be right or wrong together, so they count for fewer, never for more, than they are: by
-    the design effect, of which few errors tell little. Wilson's interval adds z²/2 errors to those that were seen
-    (Agresti & Coull, The American Statistician 1998); they weigh in with the largest effect, each patient counting
-    once. So it does where all are right or all wrong, and fades where errors are many.
+    """How often ``right`` is true, counted as as many independent images as the patients' are worth.
 
     Parameters
     ----------
     right, patients
         bool and identifiers ``(images,)``, at least one image.
     """
-    names, index = np.unique(patients, return_inverse=True)
-    images, count, hits = len(right), len(names), int(right.sum())
-    if count == images:
-        return Rate(hits, images)
-    value, rarer, largest = hits / images, min(hits, images - hits), images / count
-    effect = largest
-    if rarer and count > 1:
-        off = np.bincount(index, right - value)
-        variance = count / (count - 1) * float(off @ off) / images**2
-        seen = max(variance * images / (value * (1 - value)), 1.0)
-        effect = (rarer * seen + _UNSEEN * largest) / (rarer + _UNSEEN)
-    return Rate(value * images / effect, images / effect)
+    effect = roc.design_effect(right, patients)
+    return Rate(float(right.sum()) / effect, len(right) / effect)
 
 
-def wilson(given: Rate, z: float = Z95) -> Interval:
-    """A rate with Wilson's score interval (JASA 1927)."""
-    hits, total = given
-    middle = (hits + z**2 / 2) / (total + z**2)
-    half = z * np.sqrt(hits * (total - hits) / total + z**2 / 4) / (total + z**2)
-    return given.value, float(max(middle - half, 0.0)), float(min(middle + half, 1.0))
+def wilson(given: Rate) -> Interval:
+    """A rate with Wilson's 95 % score interval (JASA 1927)."""
+    return roc.wilson(given.hits, given.total)
 
 
 def difference(one: Rate, other: Rate) -> tuple[float, float, float, float]:

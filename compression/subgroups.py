@@ -59,14 +59,18 @@ class Sample:
 def compare(one: Sample, other: Sample, figure: str) -> dict[str, Any]:
     """A figure in each of two samples that share no image, and the gap, one less the other, with its interval and p.
 
-    Rates: Newcombe's interval and the score test. Areas: a normal approximation with DeLong's variances. The samples
-    count as independent; who has images in both makes the interval wider than it need be.
+    Rates: Newcombe's interval and the score test. Areas: a normal approximation with DeLong's variances, or from their
+    score intervals where one of these says nothing. The samples count as independent; who has images in both makes the
+    interval wider than it need be.
     """
     if figure == "auc":
         here, there = one.areas(), other.areas()
         values = roc.auc_interval(here), roc.auc_interval(there)
-        variance = float(here.covariance[0, 0] + there.covariance[0, 0])
-        *gap, p = roc.wald(float(here.value[0] - there.value[0]), variance)
+        if roc.is_vague(here, 0) or roc.is_vague(there, 0):
+            *gap, p = roc.square_and_add(*values)
+        else:
+            variance = float(here.covariance[0, 0] + there.covariance[0, 0])
+            *gap, p = roc.wald(float(here.value[0] - there.value[0]), variance)
     else:
         mine, theirs = (sample.rate(figure == "sensitivity") for sample in (one, other))
         values = rates.wilson(mine), rates.wilson(theirs)
