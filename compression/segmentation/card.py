@@ -18,12 +18,13 @@ def write_card(build: Build, manifest: Manifest, measured: dict[str, Any]) -> st
     """The card as Markdown."""
     recipe, use = build.recipe, manifest.intended_use
     counts = manifest.training["cases"]
+    subgroups = "subgroups, " if measured["subgroups"] else ""
     lines = [
         *head(manifest),
         "## How well it draws",
         "",
         f"On the grid of the source, with 95 % intervals by a bootstrap over patients. {external.blindness(build)} "
-        "`report.html` has subgroups, hard cases and all that was tried. Distances are in "
+        f"`report.html` has {subgroups}hard cases and all that was tried. Distances are in "
         f"{measured['distance_unit']}; where one of the masks has none of a segment, there is none, and the case is in "
         "no mean of distances. Volume errors are over the cases that have the segment.",
     ]
