@@ -18,7 +18,7 @@ def write_card(build: Build, manifest: Manifest, measured: dict[str, Any]) -> st
     """The card as Markdown."""
     recipe, use = build.recipe, manifest.intended_use
     counts = manifest.training["cases"]
-    subgroups = "subgroups, " if measured["subgroups"] else ""
+    subgroups = "subgroups, " if any(each["subgroups"] for each in measured["sets"].values()) else ""
     lines = [
         *head(manifest),
         "## How well it draws",
