@@ -97,4 +97,4 @@ def volume_error(manifest: Manifest, target: str, label: str) -> float | None:
     found = manifest.targets.get(target)
     figures = found.measured.get("sets", {}).get("test", {}).get("figures", {}) if found is not None else {}
     error = figures.get(label, {}).get("volume_error")
-    return float(error[0]) if error else None
+    return float(error[0]) if error and error[0] is not None else None

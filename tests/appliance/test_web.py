@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 import re
 import time
@@ -289,7 +290,8 @@ def test_stat_is_marked_in_words(box: Box) -> None:
 
 def test_how_large_a_change_of_a_volume_tells_something(tmp_path: Path) -> None:
     (path,) = package.bundled("hippocampus")
-    made = {"package": "hippocampus", "target": "cpu", "package_sha256": package.read(path, None).sha256}
+    given = package.read(path, None)
+    made = {"package": "hippocampus", "target": "cpu", "package_sha256": given.sha256}
     box = Box(tmp_path)
     for number, volume in ((1, 1.5), (2, 1.7)):
         segment = msgspec.structs.replace(drawn().segments[0], volume_ml=volume)
@@ -298,8 +300,11 @@ def test_how_large_a_change_of_a_volume_tells_something(tmp_path: Path) -> None:
     page = box.client().get("/study/2").get_data(as_text=True)
     words = html.unescape(page).replace("\N{NO-BREAK SPACE}", " ")
     assert "(+13.3 %)" in words
-    # The median error on the test images is 4.96 %; 1.96 x sqrt(2) / 0.6745 of it is 20.4 %.
-    assert "Half of all volumes are off by more than 5.0 %: only a change of more than about 20 % tells" in words
+    off = given.manifest.targets["cpu"].measured["sets"]["test"]["figures"][segment.label]["volume_error"][0]
+    assert 0.03 < off < 0.07
+    change = 1.96 * math.sqrt(2) / 0.6745 * off
+    said = f"off by more than {100 * off:.1f} %: only a change of more than about {100 * change:.0f} % tells"
+    assert f"Half of all volumes are {said}" in words
 
 
 def test_what_is_quarantined_is_called_so_with_its_reason(box: Box) -> None:
