@@ -8,15 +8,10 @@ from typing import Literal
 from firmware.errors import FirmwareError
 
 X86_64, AARCH64 = "x86_64", "aarch64"
-# No apt, no shell login, no editor: what the appliance, RAUC, the TPM and the network need.
-_PACKAGES = (
-    "systemd",
-    "systemd-sysv",
+# What the appliance, RAUC, the TPM and the network need, by its names in Debian 13 and Ubuntu 24.04.
+_EVERYWHERE = (
     "systemd-resolved",
     "systemd-timesyncd",
-    "systemd-repart",
-    "systemd-cryptsetup",
-    "udev",
     "dbus",
     "kmod",
     "iproute2",
@@ -30,36 +25,20 @@ _PACKAGES = (
     "libgomp1",
     "ca-certificates",
     "tzdata",
-    "dracut",
     "libtss2-esys-3.0.2-0t64",
     "libtss2-mu-4.0.1-0t64",
     "libtss2-rc0t64",
     "libtss2-tcti-device0t64",
 )
-
-
-# Of Ubuntu 24.04 and of JetPack 7, into NVIDIA's own root file system.
-_JETSON_PACKAGES = (
-    "systemd-resolved",
-    "systemd-timesyncd",
-    "dbus",
-    "kmod",
-    "iproute2",
-    "nftables",
-    "e2fsprogs",
-    "cryptsetup-bin",
-    "rauc",
-    "rauc-service",
-    "python3",
-    "python3-venv",
-    "python3-libnvinfer",
-    "libgomp1",
-    "ca-certificates",
-    "tzdata",
-    "libtss2-esys-3.0.2-0t64",
-    "libtss2-mu-4.0.1-0t64",
-    "libtss2-rc0t64",
-    "libtss2-tcti-device0t64",
+# No apt, no shell login, no editor.
+_PACKAGES = (
+    *_EVERYWHERE,
+    "systemd",
+    "systemd-sysv",
+    "systemd-repart",
+    "systemd-cryptsetup",
+    "udev",
+    "dracut",
 )
 
 
@@ -119,7 +98,7 @@ BOARDS = {
         Board(
             "jetson-orin",
             "Jetson Orin with Jetson Linux r39, TensorRT; not yet run on hardware (firmware/jetson)",
-            _JETSON_PACKAGES,
+            (*_EVERYWHERE, "python3-libnvinfer"),  # into NVIDIA's own root file system, from Ubuntu and JetPack
             boot="nvbootctrl",
             slots=("APP", "APP_b"),  # the names by which NVIDIA's loader finds them
             machine=AARCH64,
