@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ from compression import calibrate, data, gate
 from compression.arrays import save_arrays
 from compression.augment import compose
 from compression.inference import EMBEDDING, Network, tensors
+from compression.statistics import resamples_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,8 +86,8 @@ def fit(build: Build, learned: Learned, answers: calibrate.Answers, calibration:
     mean, std = learned.embeddings.mean(axis=0), learned.embeddings.std(axis=0) + 1e-6
     standard = (learned.embeddings - mean) / std
     weights, biases = [], []
-    for _ in tqdm(range(recipe.heads), desc="heads", unit="head"):
-        chosen = _bootstrap(learned.patients, chance)
+    drawn = islice(resamples_of(learned.patients, chance), recipe.heads)
+    for chosen in tqdm(drawn, desc="heads", total=recipe.heads, unit="head"):
         head = LogisticRegression(C=recipe.inverse_regularization, class_weight="balanced", max_iter=500)
         head.fit(standard[chosen], learned.labels[chosen])
         weights.append(head.coef_[0] / std)
@@ -115,12 +117,3 @@ def _learned(build: Build, network: Network, what: str) -> Learned:
         for name, given in (("images", training.pixels), ("copies", copies))
     ]
     return Learned(np.concatenate(found), np.tile(training.labels, 2), np.tile(training.patients, 2))
-
-
-def _bootstrap(patients: np.ndarray, chance: np.random.Generator) -> np.ndarray:
-    """Indices of all images of as many patients, drawn with replacement."""
-    names, index = np.unique(patients, return_inverse=True)
-    order = np.argsort(index, kind="stable")
-    starts = np.searchsorted(index[order], np.arange(len(names) + 1))
-    drawn = chance.integers(0, len(names), len(names))
-    return np.concatenate([order[starts[each] : starts[each + 1]] for each in drawn])

@@ -165,11 +165,11 @@ def analyze(study: Study, resamples: int = _RESAMPLES) -> dict[str, Any]:
     """
     scored = ~np.isnan(study.scores)
     complete = scored & (study.said >= ABSENT).all(axis=1)
-    classes = study.truth[complete]
-    if classes.all() or not classes.any():
+    patients = [len(np.unique(study.patients[complete & (study.truth == present)])) for present in (True, False)]
+    if min(patients) < 2:  # what one patient adds to chance can't be told
         raise RecipeError(
-            f"{complete.sum()} images were judged by every reader and have a score, and they are not of both classes: "
-            "nothing can be compared"
+            f"{complete.sum()} images were judged by every reader and have a score, of {patients[0]} patients with the "
+            f"finding and of {patients[1]} without it: nothing can be compared with fewer than two of each"
         )
     model = Sample(study.scores, study.scores >= study.threshold, study.truth, study.patients).where(scored)
     return {

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from compression import tables
 from compression.recipe import RecipeError
-from compression.statistics import FEWEST_PATIENTS
+from compression.statistics import FEWEST_PATIENTS, resamples_of
 
 _COLUMNS = ("image", "reader", "label")
 _RESAMPLES = 2000
@@ -177,12 +177,10 @@ def _cohen_of(one: np.ndarray, other: np.ndarray, chosen: np.ndarray) -> float:
 
 def _interval(measure: Callable[[np.ndarray], float], patients: Sequence[str], resamples: int) -> list[float | None]:
     """``[value, low, high]`` of what is measured of the images at some indices, None where it can't be told."""
-    names, index = np.unique(patients, return_inverse=True)
-    members = [np.flatnonzero(index == number) for number in range(len(names))]
-    chance, drawn = np.random.default_rng(0), np.array([])
-    if len(names) >= FEWEST_PATIENTS:
-        resampled = (chance.integers(0, len(names), len(names)) for _ in range(resamples))
-        drawn = np.array([measure(np.concatenate([members[number] for number in each])) for each in resampled])
+    drawn = np.array([])
+    if len(set(patients)) >= FEWEST_PATIENTS:
+        resampled = islice(resamples_of(patients, np.random.default_rng(0)), resamples)
+        drawn = np.array([measure(chosen) for chosen in resampled])
         drawn = drawn[~np.isnan(drawn)]
     low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (float("nan"),) * 2
     figures = (measure(np.arange(len(patients))), float(low), float(high))

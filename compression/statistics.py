@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
 # Of fewer patients a bootstrap's interval is too narrow, of one it has no width.
 FEWEST_PATIENTS = 10
+
+
+def resamples_of(patients: np.ndarray | Sequence[str], chance: np.random.Generator) -> Iterator[np.ndarray]:
+    """Without end: indices of all images of as many patients as there are, drawn with replacement."""
+    names, index = np.unique(patients, return_inverse=True)
+    members = [np.flatnonzero(index == number) for number in range(len(names))]
+    while True:
+        yield np.concatenate([members[number] for number in chance.integers(0, len(names), len(names))])
 
 
 def bootstrap(
@@ -28,16 +37,13 @@ def bootstrap(
     `FEWEST_PATIENTS`.
     """
     values = [round(float(each), 4) for each in measure(np.arange(len(labels)))]
-    names, index = np.unique(patients, return_inverse=True)
-    if len(names) < FEWEST_PATIENTS:
+    if len(np.unique(patients)) < FEWEST_PATIENTS:
         return [[value, None, None] for value in values]
-    members = [np.flatnonzero(index == number) for number in range(len(names))]
-    chance = np.random.default_rng(0)
-    drawn = []
-    for _ in range(resamples):
-        chosen = np.concatenate([members[number] for number in chance.integers(0, len(names), len(names))])
-        if 0 < labels[chosen].sum() < len(chosen):
-            drawn.append(measure(chosen))
+    drawn = [
+        measure(chosen)
+        for chosen in islice(resamples_of(patients, np.random.default_rng(0)), resamples)
+        if 0 < labels[chosen].sum() < len(chosen)
+    ]
     low, high = np.round(np.percentile(drawn, [2.5, 97.5], axis=0), 4).tolist()
     return [list(triple) for triple in zip(values, low, high, strict=True)]
 

@@ -18,7 +18,7 @@ from appliance.package import Promotion
 from appliance.result import SAME_SIZE, Finding, Prediction
 from appliance.roc import Interval, auc_difference, delong, mcnemar, paired_difference, rate
 from appliance.shadow.store import ShadowStore
-from appliance.truth import word_of_reader
+from appliance.truth import patient_of, word_of_reader
 
 
 class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,7 +146,7 @@ def _finding(
 ) -> FindingCompared:
     said = [(row, both.findings[label]) for row, both in read if label in both.findings]
     count = len(said)
-    patients = np.array([_patient(row) for row, _ in said])
+    patients = np.array([patient_of(row) for row, _ in said])
     former, new = (np.array([word == "present" for word in words]) for words in _words(said))
     off = np.array([each.shadow_probability - each.probability for _, each in said])
     found = FindingCompared(
@@ -183,12 +183,6 @@ def _finding(
     )
 
 
-def _patient(row: dict[str, Any]) -> str:
-    """Images without a patient's ID count as of different patients."""
-    named = f"{row['issuer_of_patient_id']}\0{row['patient_id']}"
-    return named if row["patient_id"] else f"image {row['instance_id']}"
-
-
 def _words(said: Sequence[tuple[dict[str, Any], Said]]) -> tuple[list[str], list[str]]:
     return [each.said for _, each in said], [each.shadow_said for _, each in said]
 
@@ -219,7 +213,7 @@ def _segment(read: Sequence[tuple[dict[str, Any], Pair]], label: str) -> Segment
     near = np.array([abs(new - was) <= SAME_SIZE * max(was, 1) for _, (was, new) in drawn])
     return SegmentCompared(
         pairs=len(drawn),
-        agreement=rate(near, np.array([_patient(row) for row, _ in drawn])),
+        agreement=rate(near, np.array([patient_of(row) for row, _ in drawn])),
         ratio=statistics.median(new / max(was, 1) for _, (was, new) in drawn),
     )
 

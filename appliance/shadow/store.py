@@ -27,7 +27,8 @@ WHERE result.made_at >= :since AND instance.image_removed_at IS NULL
 ORDER BY result.made_at LIMIT 1
 """
 _PAIRS = """
-SELECT shadow_reading.instance_id, read_at, failure, pairs, instance.patient_id, instance.issuer_of_patient_id
+SELECT instance.id, shadow_reading.instance_id, read_at, failure, pairs,
+       instance.patient_id, instance.issuer_of_patient_id, instance.study_instance_uid
 FROM shadow_reading JOIN instance ON instance.id = shadow_reading.instance_id
 WHERE shadow_id = :shadow ORDER BY shadow_reading.instance_id
 """

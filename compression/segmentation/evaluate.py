@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from compression.inference import LOGITS, Network
 from compression.segmentation import cases, export, gate, measures, overlap, train
 from compression.segmentation.cases import Case, Source
 from compression.segmentation.gaps import gaps
-from compression.statistics import FEWEST_PATIENTS
+from compression.statistics import FEWEST_PATIENTS, resamples_of
 from compression.timing import milliseconds
 
 if TYPE_CHECKING:
@@ -225,17 +226,13 @@ def _intervals(values: np.ndarray, patients: np.ndarray, resamples: int) -> dict
     Overlaps are means over cases, distances over those that have one; the volume's error is the median of its size, and
     ``volume_bias`` its median with the sign, over those that have the segment.
     """
-    chance = np.random.default_rng(0)
-    people, index = np.unique(patients, return_inverse=True)
-    members = [np.flatnonzero(index == number) for number in range(len(people))]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice|All-NaN slice", RuntimeWarning)  # no case has a figure
         value = _summary(values)
         low, high = np.full((2, len(value)), np.nan)
-        if len(people) >= FEWEST_PATIENTS:
-            resampled = (chance.integers(0, len(people), len(people)) for _ in range(resamples))
-            drawn = [_summary(values[np.concatenate([members[number] for number in each])]) for each in resampled]
-            low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+        if len(np.unique(patients)) >= FEWEST_PATIENTS:
+            resampled = islice(resamples_of(patients, np.random.default_rng(0)), resamples)
+            low, high = np.nanpercentile([_summary(values[each]) for each in resampled], [2.5, 97.5], axis=0)
     triples = zip((*FIGURES, "volume_bias"), value, low, high, strict=True)
     return {name: [None if np.isnan(each) else round(float(each), 4) for each in triple] for name, *triple in triples}
 

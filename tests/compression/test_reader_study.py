@@ -216,3 +216,12 @@ def test_nothing_is_compared_where_no_image_of_a_class_was_judged_by_all(tmp_pat
     write(tmp_path / "answers.csv", [row for row in rows["answers"] if row["reader"] == "r0" or row["image"] in sick])
     with pytest.raises(RecipeError, match="nothing can be compared"):
         reader_study.analyze(read(tmp_path), resamples=10)
+
+
+def test_nothing_is_compared_where_all_images_of_a_class_are_one_patients(tmp_path: Path) -> None:
+    _, rows = make(tmp_path)
+    for row in rows["truth"]:
+        row["patient"] = "one" if row["label"] == "PNEUMONIA" else row["image"]
+    write(tmp_path / "truth.csv", rows["truth"])
+    with pytest.raises(RecipeError, match="nothing can be compared"):
+        reader_study.analyze(read(tmp_path), resamples=10)
