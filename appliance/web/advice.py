@@ -9,13 +9,13 @@ from appliance.web.language import gettext, marked
 
 _BY_STATE = {
     "rejected": marked("Mend what the reason names, and send it again."),
-    "failed": marked("See the device page for what is wrong, then send it again."),
-    "quarantined": marked("Read it again on the page of the quarantine, or look at it elsewhere."),
+    "failed": marked("See the device page for what is wrong, then read it again."),
+    "quarantined": marked("Read it again, or look at it elsewhere."),
     "withheld": marked("Read the image without it, or release the result on the page of safe mode."),
 }
 # By what a reason says why no model is meant for an image; the first that fits.
 _BY_REASON = {
-    NO_PACKAGE: marked("Install a model package, then send it again."),
+    NO_PACKAGE: marked("Install a model package, then read it again."),
     RAW_IMAGE: marked("Send the image that the modality makes of it to be looked at (For Presentation)."),
     NO_BODY_PART: marked("Have the modality state the body part (Body Part Examined), and send it again."),
     THIS_DEVICE_READS: marked(

@@ -60,6 +60,12 @@ def retry(number: int) -> BaseResponse:
     return _done(number, Custody.retry, "/quarantine")
 
 
+@blueprint.post("/study/<row:number>/retry")
+@needs("operate")
+def retry_study(number: int) -> BaseResponse:
+    return _done(number, Custody.retry, f"/study/{number}")
+
+
 @blueprint.post("/study/<row:number>/review")
 @needs("assess")
 def review(number: int) -> BaseResponse:

@@ -24,6 +24,7 @@ NEEDED = {
     ("POST", "/study/1/review"): "assess",
     ("POST", "/rejected/review"): "assess",
     ("POST", "/quarantine/1/retry"): "operate",
+    ("POST", "/study/1/retry"): "operate",
     ("GET", "/quarantine/1.dcm"): "operate",
     ("POST", "/deliveries/retry"): "operate",
     ("POST", "/dicom-web/studies"): "send",

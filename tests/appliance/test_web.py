@@ -380,13 +380,13 @@ def test_a_result_that_went_nowhere_says_why(box: Box) -> None:
 # --- quarantine and reviews ----------------------------------------------------------------------------------------
 
 
-def quarantined(box: Box, number: int = 9) -> int:
+def quarantined(box: Box, number: int = 9, how: str = "quarantine") -> int:
     digest = f"{number:064d}"
     arrival = Arrival(f"1.9.{number}", "1.2", digest, f"{digest}.dcm", 1, "storage_scp", "SCANNER at 127.0.0.1")
     identifier = box.store.receive(arrival).instance_id
     box.store.claim("worker", 30)
     box.store.triage(identifier, "worker", {"patient_name": HOSTILE, "patient_id": "P-9"}, "routine", 0.0)
-    box.store.quarantine(identifier, "worker", f"Its sequences are nested more than 32 deep. {HOSTILE}")
+    getattr(box.store, how)(identifier, "worker", f"Its sequences are nested more than 32 deep. {HOSTILE}")
     return identifier
 
 
@@ -403,6 +403,18 @@ def test_what_is_set_aside_is_listed_with_its_reason_and_read_again(box: Box) ->
     again = client.post(f"/quarantine/{identifier}/retry")
     assert again.status_code == 409
     assert "was not turned away" in again.get_data(as_text=True)
+
+
+@pytest.mark.parametrize("how", ["reject", "fail", "quarantine"])
+def test_what_was_turned_away_is_read_again_on_its_own_page(box: Box, how: str) -> None:
+    client, identifier = box.client(), quarantined(box, how=how)
+    page = client.get(f"/study/{identifier}").get_data(as_text=True)
+    assert f'action="/study/{identifier}/retry"' in page
+    answer = client.post(f"/study/{identifier}/retry")
+    assert (answer.status_code, answer.headers["Location"]) == (302, f"/study/{identifier}")
+    assert box.store.counts()["received"] == 1
+    page = client.get(f"/study/{identifier}").get_data(as_text=True)
+    assert "is read again" in page and "/retry" not in page
 
 
 def changing_routes(config: Config) -> list[tuple[str, str]]:
