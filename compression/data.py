@@ -115,19 +115,32 @@ def run(build: Build) -> str:
         site = dealt_by(build)
         sites = np.array([row[site] for row in rows]) if site else None
         folds, seed = recipe.data.validation_folds, recipe.data.seed
-        split[_validation(split, labels, patients, sites, folds, seed)] = "validation"
-    _check_disjoint(split, patients)
-    _check_classes(split, labels, recipe.data.validation_folds if dealt else None)
+        split[deal_validation(split, labels, patients, sites, folds, seed)] = "validation"
+    return save(build, split, Images(pixels, labels, patients), recipe.data.validation_folds if dealt else None)
+
+
+def save(build: Build, split: np.ndarray, images: Images, folds: int | None) -> str:
+    """Write the images of each split, as `load` reads them; how many there are, in words.
+
+    Parameters
+    ----------
+    split
+        One of `SPLITS` for each image, ``(count,)``.
+    folds
+        Those that validation was dealt from, if it was.
+
+    Raises
+    ------
+    RecipeError
+        A split is empty, a patient is in two, or one to learn from has a single class.
+    """
+    _check_disjoint(split, images.patients)
+    _check_classes(split, images.labels, folds)
     counts = []
     for name in SPLITS:
-        chosen = split == name
-        np.savez(
-            build.folder("data") / f"{name}.npz",
-            pixels=pixels[chosen],
-            labels=labels[chosen],
-            patients=patients[chosen],
-        )
-        counts.append(f"{name} {chosen.sum()} ({labels[chosen].sum()} positive)")
+        part = images.where(split == name)
+        np.savez(build.folder("data") / f"{name}.npz", pixels=part.pixels, labels=part.labels, patients=part.patients)
+        counts.append(f"{name} {len(part)} ({part.labels.sum()} positive)")
     return ", ".join(counts)
 
 
@@ -298,7 +311,7 @@ def dealt_by(build: Build) -> str | None:
     return columns.site(rows[0], build.recipe.check.site) if _is_dealt(rows) else None
 
 
-def _validation(
+def deal_validation(
     split: np.ndarray, labels: np.ndarray, patients: np.ndarray, sites: np.ndarray | None, folds: int, seed: int
 ) -> np.ndarray:
     """Indices of one fold of the training patients, labels in proportion, and sites where they are known."""

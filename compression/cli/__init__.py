@@ -38,6 +38,7 @@ for command in (
     bringing_in.deidentify,
     checking.check_data,
     checking.linear_probe,
+    checking.cross_validate,
     checking.contact_sheet,
     building.build,
     building.add_reference,

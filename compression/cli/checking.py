@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
 
-from compression.cli.options import DATA, FILE, FOLDER, JSON, RECIPE, SHARE, WEIGHTS, Number
-from compression.recipe import read, task
+from appliance.backend import cores
+from compression.cli.options import DATA, FILE, FOLDER, JSON, RECIPE, SHARE, WEIGHTS, WORK, Number
+from compression.recipe import RecipeError, read, task
 
 
 @click.command("check-data")
@@ -47,8 +50,7 @@ def check_data(
     \b
       (neither option)      70/20/10 for training, validation and test
       --folds 5             a column fold from 1 to 5, too; split has the first
-                            for the test. For the others, write test where fold
-                            is that one and train elsewhere, and build again
+                            for the test; cross-validate does all of them
       --hold-out-site NAME  all patients of that site for the test, the others
                             80/20 for training and validation
     """
@@ -128,6 +130,42 @@ def linear_probe(
     recipe = read(recipe_path)
     found = probing.probe(recipe, data, weights, images, scratch, threads or recipe.train.threads, augmented)
     click.echo(json.dumps(found, indent=1) if as_json else probing.in_words(found))
+
+
+@click.command("cross-validate")
+@RECIPE
+@DATA
+@WEIGHTS
+@WORK
+@click.option("--folds", type=click.IntRange(2), default=5, show_default=True, metavar="K", help="Networks to train.")
+@click.option("--threads", type=click.IntRange(1), default=cores(), show_default=True,
+              help="Cores to use; training uses no more than the recipe's train.threads.")  # fmt: skip
+@JSON
+def cross_validate(
+    recipe_path: Path, data: Path, weights: Path, work: Path | None, folds: int, threads: int, as_json: bool
+) -> None:
+    """Tell how a classification's training does on patients it has not seen, without touching the test.
+
+    The training side's patients are dealt to K folds, labels and sites spread evenly. For each fold a network learns
+    from the others, gets its thresholds from validation patients among these, and is asked about the patients held out:
+    K times the time of a training. A second run goes on where the first one stopped, and keeps what still fits.
+
+    A segmentation is cross-validated by its build: data.cross_validated.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from compression import build as classification
+    from compression import cross_validation, distributed
+
+    if task(recipe_path) == "segmentation":
+        raise RecipeError(f"{recipe_path} is a segmentation's, which its build cross-validates: data.cross_validated")
+    recipe = read(recipe_path)
+    distributed.use_threads(threads)
+    unused = Ed25519PrivateKey.generate()  # nothing is signed
+    given = recipe_path, data, weights, work or Path(".build") / recipe.package.id, unused, recipe_path.parent, threads
+    with redirect_stdout(sys.stderr):  # what stages say; the result is for others to read
+        found = cross_validation.run(classification.Build(recipe, *given), folds)
+    click.echo(json.dumps(found, indent=1) if as_json else cross_validation.in_words(found))
 
 
 @click.command("contact-sheet")
