@@ -21,16 +21,15 @@ def sets(build: Build) -> dict[str, str]:
 
 def blindness(build: Build) -> str:
     """What was chosen on data that figures are of, in sentences; of a set that people looked at, the recipe says so."""
-    recipe, said, blind = build.recipe, [], "test or external data"
-    seen = [name for name in recipe.data.external if name in recipe.card.looked_at]
+    recipe, said = build.recipe, []
     if getattr(recipe.data, "cross_validated", 1) > 1:
         said.append("Pruning and quantization were chosen on validation cases, which other folds test.")
-    if seen:
-        blind = "test data" if len(seen) == len(recipe.data.external) else "test data or other external data"
-    said.append(f"Nothing {'else ' if said else ''}was chosen on {blind}.")
+    said.append(f"The build chose nothing {'else ' if said else ''}on test or external data.")
+    names = {"test": "the test"} | {name: name for name in recipe.data.external}
+    seen = [words for name, words in names.items() if name in recipe.card.looked_at]
     if seen:
         said.append(
-            f"Figures on {' and '.join(seen)} are not blind: people saw results there while they made the model."
+            f"Yet figures on {' and '.join(seen)} are not blind: people saw results there while they made the model."
         )
     return " ".join(said)
 

@@ -243,7 +243,8 @@ class EvaluateRecipe(_Table, frozen=True):
 class CardRecipe(_Table, frozen=True):
     """What the model card says besides what was measured.
 
-    ``looked_at``: those of ``data.external`` on which somebody saw results while making the model: they are not blind.
+    ``looked_at``: those of ``data.external``, and ``test``, on which somebody saw results while making the model: they
+    are not blind.
     """
 
     test: str
@@ -349,8 +350,8 @@ def read(path: Path) -> Recipe:
 def check_looked_at(path: Path, card: CardRecipe, external: Collection[str]) -> None:
     """Raise `RecipeError` where a recipe of any task names a set that it does not measure on."""
     for name in card.looked_at:
-        if name not in external:
-            raise RecipeError(f"{path}: card.looked_at: {name!r} is not in data.external; mend the name")
+        if name not in ("test", *external):
+            raise RecipeError(f"{path}: card.looked_at: {name!r} is neither test nor in data.external; mend the name")
 
 
 def check_flips(path: Path, policy: AugmentPolicyRecipe) -> None:

@@ -221,7 +221,7 @@ def test_the_card_tells_the_coverage_of_each_class() -> None:
     found["drop"], recipe = {}, read(RECIPE)
     given: Any = SimpleNamespace(recipe=replace(recipe, data=replace(recipe.data, external=())))
     told = card.write_card(given, package.read(package.bundled("chest-pneumonia")[0], None).manifest, found)
-    assert "Nothing was chosen on test or external data." in told
+    assert "The build chose nothing on test or external data." in told
     assert "| coverage, absent | coverage, present |" in told
     assert told.count("| 80.0% | 94.9% |") == len(TARGETS)
 
