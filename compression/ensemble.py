@@ -86,7 +86,8 @@ def fit(build: Build, learned: Learned, answers: calibrate.Answers, calibration:
     mean, std = learned.embeddings.mean(axis=0), learned.embeddings.std(axis=0) + 1e-6
     standard = (learned.embeddings - mean) / std
     weights, biases = [], []
-    drawn = islice(resamples_of(learned.patients, chance), recipe.heads)
+    both = (each for each in resamples_of(learned.patients, chance) if 0 < learned.labels[each].sum() < len(each))
+    drawn = islice(both, recipe.heads)
     for chosen in tqdm(drawn, desc="heads", total=recipe.heads, unit="head"):
         head = LogisticRegression(C=recipe.inverse_regularization, class_weight="balanced", max_iter=500)
         head.fit(standard[chosen], learned.labels[chosen])

@@ -8,6 +8,7 @@ import numpy as np
 
 from compression import build as classification
 from compression import columns, data, splits
+from compression.recipe import RecipeError
 
 SECTIONS = ("data", "input")
 
@@ -37,17 +38,25 @@ def of(whole: classification.Build, number: int, count: int) -> Build:
 
 
 def fingerprint(fold: Build) -> bytes:
-    return f"{fold.whole.keys['data']} {fold.number} {fold.count}".encode()
+    return f"{fold.whole.keys['data']} {fold.number} {fold.count} {_site(fold.whole)}".encode()
 
 
 def run(fold: Build) -> str:
-    """Test: the patients held out; validation: some of the others, as a build deals it."""
+    """Test: the patients held out; validation: one of ``data.validation_folds`` groups of the others.
+
+    Raises
+    ------
+    RecipeError
+        Patients are so few, or so uneven, that a part lacks a class.
+    """
     images, sites, recipe = training_side(fold.whole), _sites(fold.whole), fold.recipe.data
     places = np.array([f"{index:09d}" for index in range(len(images))])
-    content = splits.Content(places, images.labels.astype(str), images.patients, sites)
+    content = splits.Content(places, _named(fold.whole, images.labels), images.patients, sites)
     _, held = list(splits.k_fold(content, fold.count))[fold.number]
     split = np.full(len(images), "train", dtype=object)
     split[held] = "test"
+    if not 0 < images.labels[held].sum() < len(held):
+        raise RecipeError(f"all {len(held)} images held out are of one class; take fewer folds, or bring more patients")
     folds, labels, patients = recipe.validation_folds, images.labels, images.patients
     split[data.deal_validation(split, labels, patients, sites, folds, recipe.seed)] = "validation"
     return data.save(fold, split, images, folds)
@@ -63,6 +72,11 @@ def training_side(whole: classification.Build) -> data.Images:
     )
 
 
+def _named(whole: classification.Build, labels: np.ndarray) -> np.ndarray:
+    positive = whole.recipe.data.positive
+    return np.where(labels, positive, f"not {positive}")
+
+
 def _sites(whole: classification.Build) -> np.ndarray | None:
     """Of each of these images, where the list has them."""
     row = data.read_manifest(whole.data_root / whole.recipe.data.train)[0]
@@ -70,3 +84,9 @@ def _sites(whole: classification.Build) -> np.ndarray | None:
     return (
         None if name is None else np.concatenate([data.column(whole, part, name) for part in ("train", "validation")])
     )
+
+
+def _site(whole: classification.Build) -> str | None:
+    """The column that tells the site."""
+    row = data.read_manifest(whole.data_root / whole.recipe.data.train)[0]
+    return columns.site(row, whole.recipe.check.site)

@@ -62,6 +62,12 @@ def read(path: Path) -> Readings:
     return Readings(images, readers, labels, table)
 
 
+def patients(path: Path, readings: Readings) -> list[str]:
+    """Whose each image is, by the CSV's column patient; without one, each image counts as a patient's only one."""
+    known = {row["image"]: row.get("patient") or row["image"] for row in tables.read(path, _COLUMNS)}
+    return [known[image] for image in readings.images]
+
+
 def cohen(one: np.ndarray, other: np.ndarray) -> float:
     """Cohen's kappa of two readers (Educational and Psychological Measurement 1960).
 

@@ -85,7 +85,7 @@ def k_fold(content: Content, folds: int) -> Iterator[tuple[np.ndarray, np.ndarra
     RecipeError
         Where a label has fewer patients than there are folds.
     """
-    check_patients(content.labels, content.patients, folds)
+    _check_patients(content, folds)
     order = np.argsort(np.array(_keys(content)), kind="stable")
     dealt_by = strata(content.labels, content.patients, content.sites, folds)[order]
     # A seed of the content, so that another data set is not split along the same lines.
@@ -212,10 +212,9 @@ def _keys(content: Content) -> list[str]:
     ]
 
 
-def check_patients(labels: np.ndarray, patients: np.ndarray, folds: int) -> None:
-    """Raise `RecipeError` where a label has fewer patients than there are folds."""
-    for label in np.unique(labels):
-        count = len(set(patients[labels == label]))
+def _check_patients(content: Content, folds: int) -> None:
+    for label in np.unique(content.labels):
+        count = len(set(content.patients[content.labels == label]))
         if count < folds:
             raise RecipeError(
                 f"{str(label)!r} has {count} patients: too few for {folds} parts without a patient in two"

@@ -50,7 +50,9 @@ def check_data(
     \b
       (neither option)      70/20/10 for training, validation and test
       --folds 5             a column fold from 1 to 5, too; split has the first
-                            for the test; cross-validate does all of them
+                            for the test. For the others, write test where fold
+                            is that one and train elsewhere, and build again;
+                            cross-validate deals the training side by itself
       --hold-out-site NAME  all patients of that site for the test, the others
                             80/20 for training and validation
     """

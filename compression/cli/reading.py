@@ -16,12 +16,15 @@ from compression.cli.options import FILE, JSON, Number, writing
 @click.option("--out", type=FILE,
               help="Write the adjudicated labels into this CSV, ties with an empty label.")  # fmt: skip
 def readers(path: Path, as_json: bool, out: Path | None) -> None:
-    """Tell how far several readers agree: FILE is a CSV with the columns image, reader, label."""
+    """Tell how far several readers agree: FILE is a CSV with the columns image, reader, label.
+
+    A column patient, where some have several images, makes intervals by patients.
+    """
     from compression import check_text
     from compression import readers as reading
 
     readings = reading.read(path)
-    found = reading.agreement(readings)
+    found = reading.agreement(readings, reading.patients(path, readings))
     decided, ties = reading.adjudicate(readings)
     if out is not None:
         with writing(out):

@@ -16,6 +16,7 @@ from compression import (
     inference,
     masks,
     page,
+    roc,
     shipping,
     sources,
     stages,
@@ -67,7 +68,7 @@ STAGES = (
     Stage("quantize", quantize, 3, (cpu, openvino, pt2e, qdq, static, tensorrt), QUANTIZERS),
     Stage("gate", gate, 2, (shipping, timing, measures, inference)),
     Stage("golden", golden, 1, (inference,)),
-    Stage("evaluate", evaluate, 3, (external, gaps, statistics, subgroups, columns, inference)),
+    Stage("evaluate", evaluate, 3, (external, gaps, statistics, subgroups, roc, columns, inference)),
     Stage("report", report, 0.1, (page, diagnosis)),
     Stage("pack", pack, 1, (card, reference, drift, inference)),
 )

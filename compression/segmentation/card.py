@@ -32,6 +32,9 @@ def write_card(build: Build, manifest: Manifest, measured: dict[str, Any]) -> st
     for name, title in report.titles(build).items():
         if name in measured["sets"]:
             lines += _set_lines(title, measured["sets"][name], measured["distance_unit"], shipped)
+    for name, lost in measured["drop"].items():
+        there = "; ".join(f"{network} {interval(lost[network], 3)}" for network in sorted(shipped))
+        lines += ["", f"Mean Dice coefficient, lost from {recipe.card.test} to {report.titles(build)[name]}: {there}."]
     if recipe.card.external_note:
         lines += ["", recipe.card.external_note]
     lines += [

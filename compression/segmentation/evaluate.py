@@ -20,12 +20,13 @@ from tqdm import tqdm
 
 from appliance.preprocess import preprocess, restore
 from appliance.probability import softmax
-from compression import columns, external, tables
+from compression import columns, external, roc, tables
 from compression.inference import LOGITS, Network
 from compression.segmentation import cases, export, gate, measures, overlap, train
 from compression.segmentation.cases import Case, Source
 from compression.segmentation.gaps import gaps
 from compression.statistics import FEWEST_PATIENTS, resamples_of
+from compression.subgroups import rounded
 from compression.timing import milliseconds
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ MIRRORED = "mirrored"
 UNPRUNED, PRUNED, AVERAGE = "unpruned float", "pruned float", "no model: the average mask"
 FIGURES = ("dice", "iou", "volume_error", "mean_surface_distance", "hausdorff_95")
 _DICE, _VOLUME, _DISTANCE = (FIGURES.index(name) for name in ("dice", "volume_error", "mean_surface_distance"))
-_SUBGROUPS = ("label", "finding", "view", "sex")
+_SUBGROUPS = ("label", "finding", "sublabel", "view", "sex")
 _SMALLEST_SUBGROUP = 10  # patients
 _HARDEST = 8
 
@@ -64,6 +65,7 @@ def run(build: Build) -> str:
     report = {
         "networks": _costs(build, contenders),
         "sets": sets,
+        "drop": {name: drop(sets["test"], sets[name]) for name in external.sets(build)},
         "distance_unit": "pixels" if len(recipe.input.shape) == 2 else "mm",
         "subgroup_margin": recipe.evaluate.subgroup_margin,
     }
@@ -82,10 +84,28 @@ def load(build: Build) -> dict[str, Any]:
     A value is None where no case has one, low and high where patients are too few for a bootstrap. Beside them
     ``without_distance``: so many cases are in no mean of distances, for one of the masks has none of the segment (of
     the mean of all segments, of any of them); ``drawn_where_none``: so many have none of it and yet it was drawn. They
-    are in no median of the volume's error, nor are those that rightly have none.
+    are in no median of the volume's error, nor are those that rightly have none. ``drop``: external set -> network ->
+    what its mean Dice coefficient loses from the test to there.
     """
     report: dict[str, Any] = json.loads((build.folder("evaluate") / "report.json").read_text())
     return report
+
+
+def drop(test: dict[str, Any], other: dict[str, Any]) -> dict[str, list[float | None]]:
+    """What the mean Dice coefficient of each network loses from one set to another without a patient of the first.
+
+    Returns
+    -------
+    Network -> ``[value, low, high]``, 95 % by the two intervals; low and high are None where one set has none.
+    """
+    found: dict[str, list[float | None]] = {}
+    for network in test["networks"]:
+        inside, outside = (each["networks"][network]["mean"]["dice"] for each in (test, other))
+        if None in (*inside, *outside):
+            found[network] = [round(inside[0] - outside[0], 4), None, None]
+        else:
+            found[network] = [*rounded(roc.square_and_add(inside, outside)[:3])]
+    return found
 
 
 def alarms(found: dict[str, Any], network: str) -> list[dict[str, Any]]:

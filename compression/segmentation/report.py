@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot
@@ -72,7 +73,8 @@ def _page(build: Build, whole: dict[str, Any]) -> str:
             for each in augment_policy.exceptions(build.recipe.augment_policy)
         ),
         "<h2>Side by side</h2>",
-        _side_by_side(build, whole["sets"]),
+        _side_by_side(build, whole),
+        *outside(whole, sorted({evaluate.name_of_shipped(build, name) for name in gate.load(build)}), titles(build)),
         "<h2>What ships</h2>",
         table(
             ("target", "producer", "why"),
@@ -125,21 +127,39 @@ def _page(build: Build, whole: dict[str, Any]) -> str:
     return head + "\n".join(parts) + "</html>\n"
 
 
-def _side_by_side(build: Build, sets: dict[str, Any]) -> str:
+def _side_by_side(build: Build, whole: dict[str, Any]) -> str:
     """Mean Dice coefficient of each network on each set, and what is lost from the test set to each of the others."""
-    called = titles(build)
+    called, sets, drop = titles(build), whole["sets"], whole["drop"]
     test, *others = sets
     header = ["mean Dice", f"{called[test]}, {sets[test]['cases']} cases"]
     for name in others:
         header += [f"{called[name]}, {sets[name]['cases']} cases", "lost"]
     rows = []
     for network in sets[test]["networks"]:
-        inside, *outside = (sets[name]["networks"][network]["mean"]["dice"] for name in sets)
+        inside = sets[test]["networks"][network]["mean"]["dice"]
         row = [network, interval(inside, 4)]
-        for each in outside:
-            row += [interval(each, 4), f"{inside[0] - each[0]:+.4f}"]
+        for name in others:
+            each = sets[name]["networks"][network]["mean"]["dice"]
+            row += [interval(each, 4),
+                    interval(drop[name][network], 4) if name in drop else f"{inside[0] - each[0]:+.4f}"]  # fmt: skip
         rows.append(row)
     return table(header, rows)
+
+
+def outside(whole: dict[str, Any], shipped: Iterable[str], called: dict[str, str]) -> list[str]:
+    """What ships and draws worse elsewhere, for sure and by more than the margin; or that nobody knows.
+
+    ``called``: set -> how it is called.
+    """
+    if not whole["drop"]:
+        return ["<p class='bad'>No external set was measured: how well it draws at another hospital is not known.</p>"]
+    return [
+        f"<p class='bad'>{html.escape(network)} draws worse outside, on {html.escape(called[name])}: its mean Dice "
+        f"coefficient loses {interval(lost[network], 4)}.</p>"
+        for name, lost in whole["drop"].items()
+        for network in shipped
+        if lost[network][1] is not None and lost[network][0] > whole["subgroup_margin"] and lost[network][1] > 0
+    ]
 
 
 def _of_set(title: str, found: dict[str, Any], unit: str, margin: float) -> list[str]:

@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from msgspec.structs import replace
+from scipy.stats import norm
 
 from appliance.package import Conformal, OperatingPoint
 from compression import build as classification
-from compression import cross_validation, data, fold, stages
+from compression import cross_validation, data, fold, splits
+from compression import stages as building
 from compression.build import Build
 from compression.calibrate import Calibration
 from compression.cli import main
-from compression.held_out import Answers
+from compression.held_out import Answers, Scores
 from compression.recipe import Recipe, RecipeError, read
 from tests.compression.test_recipe_and_data import RECIPE, changed, make_build, write_data_set
 
@@ -76,71 +79,127 @@ def test_every_patient_is_asked_about_once_and_what_is_done_is_kept(
     capsys.readouterr()
     assert cross_validation.run(build, FOLDS) == found
     said = capsys.readouterr().out
-    assert said.count(" kept: ") == 1 + 3 * FOLDS and " s: " not in said
+    assert said.count(" kept: ") == 1 + 4 * FOLDS and " s: " not in said
 
 
 def test_another_training_is_not_taken_for_this_one(build: Build, recipe: Recipe) -> None:
     fold_data, training, _ = cross_validation.STAGES
-    stages.run(build, classification.STAGES, "data", (), ())
+    building.run(build, classification.STAGES, "data", (), ())
     each = fold.of(build, 0, FOLDS)
-    stages.run(each, (fold_data, training), None, (), ())
+    building.run(each, (fold_data, training), None, (), ())
     before = dict(each.keys)
     other = make_build(replace(recipe, train=replace(recipe.train, epochs=2)), build.out)
-    stages.run(other, classification.STAGES, "data", (), ())
+    building.run(other, classification.STAGES, "data", (), ())
     again = fold.of(other, 0, FOLDS)
-    stages.run(again, (fold_data, training), None, (), ())
+    building.run(again, (fold_data, training), None, (), ())
     assert again.keys["data"] == before["data"]
     assert again.keys["train"] != before["train"]
 
 
-def test_sites_are_spread_over_the_folds(build: Build) -> None:
+def with_columns(build: Build, **columns: Callable[[int], str]) -> None:
+    """Further columns of the list, from the patient's number."""
     path = build.data_root / "chest-kermany" / "manifest.csv"
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], "site"])
+        writer = csv.DictWriter(file, [*rows[0], *columns])
         writer.writeheader()
-        writer.writerows({**row, "site": "north" if int(row["patient_id"][1:]) % 4 < 2 else "south"} for row in rows)
-    stages.run(build, classification.STAGES, "data", (), ())
+        for row in rows:
+            number = int(row["patient_id"].removeprefix("p"))
+            writer.writerow(row | {name: value(number) for name, value in columns.items()})
+
+
+def test_sites_are_spread_over_the_folds(build: Build) -> None:
+    with_columns(build, site=lambda number: "north" if number % 4 < 2 else "south")
+    building.run(build, classification.STAGES, "data", (), ())
     for number in range(FOLDS):
         each = fold.of(build, number, FOLDS)
-        stages.run(each, cross_validation.STAGES[:1], None, (), ())
+        building.run(each, cross_validation.STAGES[:1], None, (), ())
         held = sorted(set(data.load(each, "test").patients))
-        north = sum(int(patient[1:]) % 4 < 2 for patient in held)
+        north = sum(int(patient.removeprefix("p")) % 4 < 2 for patient in held)
         assert abs(north - len(held) / 2) <= 2
 
 
+def scores(folder: str, labels: np.ndarray, negative: float, positive: float) -> Scores:
+    patients = np.array([f"{folder}{number}" for number in range(len(labels))])
+    return Scores(np.where(labels, positive, negative), labels, patients)
+
+
 def test_figures_are_of_each_fold_by_its_own_thresholds(build: Build) -> None:
-    """Two folds that rank perfectly, whose thresholds differ: what each said counts, not one threshold for both."""
+    """Two folds that rank perfectly on scales of their own: neither one threshold for both, nor one ranking."""
     labels = np.arange(40) % 2 == 1
-    patients = np.array([f"p{number}" for number in range(40)])
     answers = [
-        Answers(np.where(labels, high, low), labels, np.char.add(name, patients), calibration(threshold))
+        Answers(scores(name, labels, low, high), scores(f"v{name}", labels, low, high), calibration(threshold))
         for name, low, high, threshold in (("a", 0.1, 0.4, 0.3), ("b", 0.5, 0.9, 0.8))
     ]
     found = cross_validation.report(build, answers)
     assert [each["auc"][0] for each in found["folds"]] == [1.0, 1.0]
-    assert found["auc_of_folds"] == [1.0, 0.0]
-    assert found["all"]["auc"][0] == 0.75  # by probability alone, b's healthy look worse than a's ill
+    assert found["all"]["auc"][0] == 1.0 and found["all"]["auc_standard_deviation"] == 0.0
     for at in found["all"]["operating_points"].values():
         assert at["sensitivity"][0] == at["specificity"][0] == 1.0
+        assert at["sensitivity_lost"][0] == 0.0
     assert found["all"]["patients"] == 80
 
 
-def test_thresholds_that_do_not_carry_over_are_pointed_out(build: Build) -> None:
-    labels = np.arange(200) % 2 == 1
-    scores = np.where(labels, np.linspace(0, 1, 200), 0.0)
-    patients = np.array([f"p{number}" for number in range(200)])
-    words = cross_validation.in_words(
-        cross_validation.report(build, [Answers(scores, labels, patients, calibration(0.5))] * 2)
-    )
-    assert "too few of patients they were not chosen on" in words
+def test_the_mean_of_folds_is_as_certain_as_its_patients_allow(build: Build) -> None:
+    """Simulated: the interval holds the true area as often as it says, and is narrower than one fold's."""
+    chance, true, held = np.random.default_rng(0), norm.cdf(1.5 / np.sqrt(2)), 0
+    labels = np.arange(100) % 2 == 1
+    for trial in range(200):
+        answers = []
+        for number in range(4):
+            drawn = 1 / (1 + np.exp(-(chance.normal(0, 1, 100) + 1.5 * labels)))
+            patients = np.array([f"{number} {image}" for image in range(100)])
+            each = Scores(drawn, labels, patients)
+            answers.append(Answers(each, each, calibration(0.5)))
+        found = cross_validation.report(build, answers)
+        _, low, high = found["all"]["auc"]
+        held += low <= true <= high
+        if trial == 0:
+            _, one_low, one_high = found["folds"][0]["auc"]
+            assert 1.6 < (one_high - one_low) / (high - low) < 2.5
+    assert 0.91 <= held / 200 <= 0.985
+
+
+def test_what_patients_lose_that_thresholds_were_not_chosen_on_is_told(build: Build) -> None:
+    labels = np.arange(400) % 2 == 1
+    known = scores("v", labels, 0.1, 0.9)
+    others = scores("h", labels, 0.1, 0.9)
+    others.probabilities[np.flatnonzero(labels)[:60]] = 0.2
+    answers = [Answers(others, known, calibration(0.5)), Answers(known, known, calibration(0.5))]
+    found = cross_validation.report(build, answers)
+    assert found["all"]["operating_points"]["balanced"]["sensitivity_lost"][0] == pytest.approx(0.15)
+    assert "that thresholds were not chosen on lose 0.1" in cross_validation.in_words(found)
+    # Copies that are harder than the images themselves are no such loss.
+    easy = cross_validation.report(build, [Answers(known, known, calibration(0.5))] * 2)
+    assert "not chosen on lose" not in cross_validation.in_words(easy)
+
+
+def test_another_column_of_sites_deals_anew(build: Build, recipe: Recipe) -> None:
+    with_columns(build, ward=lambda number: str(number % 3))
+    building.run(build, classification.STAGES, "data", (), ())
+    other = make_build(replace(recipe, check=replace(recipe.check, site="ward")), build.out)
+    building.run(other, classification.STAGES, "data", (), ())
+    assert fold.fingerprint(fold.of(other, 0, FOLDS)) != fold.fingerprint(fold.of(build, 0, FOLDS))
+
+
+def test_a_fold_without_a_class_is_told_before_any_training(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dealing by patient promises no class to each fold where patients are very uneven."""
+
+    def uneven(content: splits.Content, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        held = np.flatnonzero(content.labels != "PNEUMONIA")[:10]
+        return [(np.setdiff1d(np.arange(len(content)), held), held)] * folds
+
+    monkeypatch.setattr(splits, "k_fold", uneven)
+    building.run(build, classification.STAGES, "data", (), ())
+    with pytest.raises(RecipeError, match="all 10 images held out are of one class"):
+        building.run(fold.of(build, 0, FOLDS), cross_validation.STAGES, "data", (), ())
 
 
 def test_too_few_patients_are_told_before_any_training(build: Build) -> None:
-    with pytest.raises(RecipeError, match="too few for 30 parts"):
+    with pytest.raises(RecipeError, match=r"fold 1 of 30: .* has 18 patients: too few for 30 parts"):
         cross_validation.run(build, 30)
-    assert not (build.work / "cross-validation").exists()
+    assert not list(build.work.glob("cross-validation/*/*/train"))
 
 
 def test_a_segmentation_is_referred_to_its_build() -> None:

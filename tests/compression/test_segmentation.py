@@ -35,6 +35,7 @@ from compression.segmentation import (
     measures,
     overlap,
     pack,
+    report,
     train,
     volumes,
 )
@@ -399,6 +400,30 @@ def test_the_smallest_network_that_loses_nothing_goes_on() -> None:
 def test_card_and_report_say_what_was_chosen_on_what(path: Path, said: str) -> None:
     recipe = read(path) if path != CHEST else read_classification(path)
     assert external.blindness(SimpleNamespace(recipe=recipe)) == said  # type: ignore[arg-type]
+
+
+def measured(dice: list[float | None]) -> dict[str, Any]:
+    return {"networks": {"cpu int8": {"mean": {"dice": dice}}}}
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "lost", "said"),
+    [
+        ([0.80, 0.78, 0.82], "0.1500 [0.12", True),
+        ([0.94, 0.93, 0.95], "0.0100 [-0.0", False),  # less than the margin
+        ([0.80, None, None], "0.1500 (too few patients)", False),
+    ],
+)
+def test_what_is_lost_elsewhere_is_told_with_its_interval(elsewhere: list[float | None], lost: str, said: bool) -> None:
+    drop = {"external: far": evaluate.drop(measured([0.95, 0.94, 0.96]), measured(elsewhere))}
+    assert interval(drop["external: far"]["cpu int8"], 4).startswith(lost)
+    told = report.outside({"drop": drop, "subgroup_margin": 0.05}, ["cpu int8"], {"external: far": "far"})
+    assert ["cpu int8 draws worse outside, on far" in each for each in told] == ([True] if said else [])
+
+
+def test_that_nobody_knows_how_it_draws_elsewhere_is_told() -> None:
+    (told,) = report.outside({"drop": {}, "subgroup_margin": 0.05}, ["cpu int8"], {})
+    assert "No external set was measured" in told
 
 
 _WINDOW = 'name = "window"\nparameters = { center = 2000.0, width = 4000.0 }'
