@@ -112,6 +112,22 @@ def test_an_interval_of_patients_with_several_images_is_as_wide_as_one_of_the_pa
         assert other["kappa"] == pytest.approx(one["kappa"], abs=1e-3)
 
 
+def test_the_command_takes_patients_from_a_column(tmp_path: Path) -> None:
+    chance, lines = np.random.default_rng(4), []
+    for patient in range(20):
+        word, other = ("NORMAL", "PNEUMONIA")[patient % 2], ("NORMAL", "PNEUMONIA")[int(chance.random() < 0.5)]
+        for image in range(5):
+            lines += [f"p{patient}-{image},{reader},{said},p{patient}" for reader, said in (("a", word), ("b", other))]
+    widths = []
+    for keep in (True, False):
+        path = tmp_path / f"{keep}.csv"
+        rows = lines if keep else [line.rpartition(",")[0] for line in lines]
+        path.write_text("\n".join(["image,reader,label" + ",patient" * keep, *rows]))
+        _, low, high = json.loads(CliRunner().invoke(main, ["readers", str(path), "--json"]).stdout)["fleiss"]["kappa"]
+        widths.append(high - low)
+    assert widths[0] > 1.7 * widths[1]
+
+
 def test_the_command_prints_writes_and_tells_json(tmp_path: Path) -> None:
     path = write_readings(tmp_path / "r.csv", {"1": "yyn", "2": "ynn", "3": "yn.", "4": "yyy", "5": "nnn"})
     result = CliRunner().invoke(main, ["readers", str(path), "--out", str(tmp_path / "labels.csv")])
