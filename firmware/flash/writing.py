@@ -1,19 +1,23 @@
 """Flash and verify.
 
-The first piece of an image, with its partition table, is written last, after all others were read back and compared.
-So a disk that was left half-way, or that lies, has no partition table and does not start at all.
+The first piece of an image, with its partition table, is written last, after all others were read back and compared,
+and what the disk claims beyond the image was tried. So a disk that was left half-way, or that lies about its size, has
+no partition table and does not start at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from firmware.durable import Files
 from firmware.errors import BrokenError, FirmwareError
+from firmware.flash.capacity import Marks
 from firmware.flash.disks import Disk
 from firmware.flash.manifest import Manifest, Piece
 from firmware.flash.medium import Medium
@@ -27,6 +31,8 @@ _TAIL = 1 << 20  # bytes at the disk's end: an old backup partition table
 
 def flash(manifest: Manifest, disk: Disk, say: Say, notes: Path, open_medium: Open = Medium) -> int:
     """Write an image to a disk, read all of it back, compare. A file that stands for one is made where it is missing.
+
+    Marks all over what the disk claims to have beyond the image are written before it, and read back after it.
 
     Parameters
     ----------
@@ -44,7 +50,7 @@ def flash(manifest: Manifest, disk: Disk, say: Say, notes: Path, open_medium: Op
     FirmwareError
         It can't be opened, or made.
     BrokenError
-        The disk did not keep what was written; it does not start.
+        The disk did not keep what was written, or lies about its size; it does not start.
     """
     if disk.is_file:
         _make(disk.path)
@@ -59,11 +65,15 @@ def flash(manifest: Manifest, disk: Disk, say: Say, notes: Path, open_medium: Op
         first, *rest = manifest.pieces
         if first.offset:
             raise FirmwareError(f"the image {manifest.payload} has no partition table")
+        medium.write(0, bytes(first.length))
         if not note.done:  # what was there before is gone for good, before anything new is there
-            medium.write(0, bytes(first.length))
             medium.write(size - _TAIL, bytes(_TAIL))
             medium.write(manifest.size, bytes(min(_WIPE, size - manifest.size)))
-            medium.flush()
+        medium.flush()
+        marks = Marks(medium, manifest.size, size, rest[0].offset if rest else 0)
+        marks.write(lambda: say(0, "probe"))
+        with _believed_no_more(note, medium, first):
+            marks.check(lambda: say(0, "probe"))  # most that lie are found here, in seconds
         kept, count = 0, 0
         for number, piece in enumerate(rest, 1):
             count += piece.length
@@ -76,19 +86,31 @@ def flash(manifest: Manifest, disk: Disk, say: Say, notes: Path, open_medium: Op
                     note.keep(range(number + 1))
             say(count, "write")
         medium.flush()
-        try:
-            _compare(medium, rest, lambda done: say(manifest.bytes_to_write - first.length + done, "verify"))
+        with _believed_no_more(note, medium, first):
+            _compare(medium, rest, lambda done: say(count + done, "verify"))
+            marks.check(lambda: say(2 * count, "probe"))
+            marks.clear(lambda: say(2 * count, "probe"))
             medium.write(0, manifest.read(first))
             medium.flush()
             _compare(medium, [first], lambda _: None)
-        except BrokenError:
-            note.forget()  # what was believed to be there is not
-            raise
         say(2 * manifest.bytes_to_write, "verify")
         note.forget()
         return kept
     finally:
         medium.close()
+
+
+@contextmanager
+def _believed_no_more(note: _Note, medium: Medium, first: Piece) -> Iterator[None]:
+    """Where the disk turns out not to keep what it is given, nothing on it counts, and nothing makes it start."""
+    try:
+        yield
+    except BrokenError:
+        note.forget()
+        with contextlib.suppress(BrokenError):  # whatever has landed there, as far as the disk still takes anything
+            medium.write(0, bytes(first.length))
+            medium.flush()
+        raise
 
 
 def verify(manifest: Manifest, disk: Disk, say: Say, open_medium: Open = Medium) -> None:

@@ -224,7 +224,7 @@ class Interrupted(Medium):
         super().write(offset, content)
 
 
-@pytest.mark.parametrize("writes", range(9))
+@pytest.mark.parametrize("writes", range(0, 17, 2))
 def test_an_interruption_anywhere(
     loaded: Manifest, image: tuple[Path, Path, Path], tmp_path: Path, notes: Path, writes: int
 ) -> None:
@@ -300,6 +300,27 @@ class Lying(Medium):
         return super().read(offset % (12 * MIB), length)
 
 
+class Forged(Medium):
+    """Claims 512 MiB, of which it has ``real``, beyond the image; what is beyond wraps around, or is dropped."""
+
+    def __init__(self, path: Path, length: int | None, real: int, wraps: bool) -> None:
+        super().__init__(path, length)
+        self._real, self._wraps = real, wraps
+
+    def size(self) -> int:
+        return 512 * MIB
+
+    def _at(self, offset: int) -> int:
+        return offset % self._real if self._wraps else offset
+
+    def write(self, offset: int, content: bytes) -> None:
+        if self._at(offset) < self._real:
+            super().write(self._at(offset), content)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return super().read(self._at(offset), length) if self._at(offset) < self._real else bytes(length)
+
+
 class Failing(Medium):
     """Its 4th write ends in an error of the system."""
 
@@ -332,8 +353,37 @@ def test_a_disk_that_does_not_keep_what_it_is_given(
     with pytest.raises(BrokenError, match="does not hold what was written"):
         flash(loaded, tmp_path / "disk", notes, kind)
     assert not list(notes.glob("*")), "an interrupted run's note would be believed"
-    if kind is Flipping:
-        assert not starts(tmp_path / "disk")
+    assert not starts(tmp_path / "disk")
+
+
+@pytest.mark.parametrize(("real", "wraps"), [(LEAST, False), (LEAST, True), (64 * MIB, True), (333 * MIB + 12288, True),
+                                             (500 * MIB, True), (500 * MIB, False)])  # fmt: skip
+def test_a_disk_that_lies_about_its_size_beyond_the_image(
+    loaded: Manifest, tmp_path: Path, notes: Path, real: int, wraps: bool
+) -> None:
+    with pytest.raises(BrokenError, match=r"does not (keep|hold) what") as caught:
+        flash(loaded, tmp_path / "disk", notes, Forged, real=real, wraps=wraps)
+    assert "do not put it into a box" in caught.value.hint
+    assert not starts(tmp_path / "disk") and not list(notes.glob("*"))
+
+
+def test_what_tries_a_disks_size_is_cleared_again_after_an_interruption_too(
+    loaded: Manifest, image: tuple[Path, Path, Path], tmp_path: Path, notes: Path
+) -> None:
+    target = tmp_path / "disk"
+    with target.open("wb") as file:
+        file.truncate(600 * MIB)
+    with pytest.raises(KeyboardInterrupt):
+        flash(loaded, target, notes, Interrupted, writes=100)
+    with target.open("rb") as file:
+        file.seek(SIZE)
+        assert any(file.read(4096))
+    flash(loaded, target, notes)
+    assert holds(target, image[2])
+    with target.open("rb") as file:
+        file.seek(SIZE)
+        while content := file.read(16 * MIB):
+            assert not any(content)
 
 
 @pytest.mark.parametrize(
