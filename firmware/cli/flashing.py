@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import click
@@ -64,8 +68,8 @@ def flash(
 
     The signature is checked first, each piece of the image before it is written. A disk that is mounted, in use, too
     small or read-only is refused; one that is not removable needs its typed serial number. After an interruption the
-    same command goes on where it stopped, on a disk that has a serial number. Until all was compared, a disk does not
-    start. With --file a regular file stands for a disk: it becomes a raw image.
+    same command goes on where it stopped, on a disk that has a serial number; Ctrl-C stops all disks. Until all was
+    compared, a disk does not start. With --file a regular file stands for a disk: it becomes a raw image.
 
     \b
       scanside-firmware flash out/manifest.json /dev/sdb /dev/sdc --asset RAD-0042 --asset RAD-0043 --key image.pub
@@ -95,36 +99,66 @@ def flash(
             typed = disk.serial if disk.serial in serials else next(iter(serials), None)
             disk.refuse(image.least_disk, typed)
 
+    stop = Event()
+    warnings: dict[Path, list[str]] = {disk.path: [] for disk in found}
+
     def one(disk: disks.Disk) -> FirmwareError | None:
         progress = Progress(str(disk.path), 2 * image.bytes_to_write, as_json)
         try:
-            kept = write(image, disk, progress.at, notes_folder())
+            kept = write(image, disk, progress.at, notes_folder(), stop=stop, warn=warnings[disk.path].append)
         except FirmwareError as error:
             return error
+        except OSError as error:
+            return FirmwareError(f"{disk.path}: {error}", hint="run the same command again")
         if kept and not as_json:
             click.echo(
                 f"{disk.path}: {kept / 1e6:.0f} MB were there from an interrupted run, and were compared", err=True
             )
         return None
 
-    with ThreadPoolExecutor(len(found)) as pool:
+    with _stopping(stop), ThreadPoolExecutor(len(found)) as pool:
         errors = list(pool.map(one, found))
     for number, (disk, error) in enumerate(zip(found, errors, strict=True)):
-        said: dict[str, Any] = {"target": str(disk.path), "ok": error is None}
+        said: dict[str, Any] = {"target": str(disk.path), "ok": error is None, "warnings": warnings[disk.path]}
+        if error is None and assets:
+            try:
+                path, picture = keeping.write(records, keeping.record(image, disk, assets[number], by))
+                said |= {"record": str(path), "label": str(picture)}
+            except (FirmwareError, OSError) as trouble:
+                errors[number] = error = FirmwareError(
+                    f"{disk.path} holds {image.board} {image.version}, every byte compared, and no record: {trouble}",
+                    hint=f"scanside-firmware record --asset {assets[number]} writes one; --records: another folder",
+                )
         if error:
-            said |= {"message": error.message, "hint": error.hint}
-        elif assets:
-            path, picture = keeping.write(records, keeping.record(image, disk, assets[number], by))
-            said |= {"record": str(path), "label": str(picture)}
+            said |= {"ok": False, "message": error.message, "hint": error.hint}
         if as_json:
             emit("flashed", **said)
-        elif error:
+            continue
+        if error:
             click.secho(f"{disk.path}: {error.message}\n    {error.hint}", err=True, fg="red")
         else:
             click.echo(f"{disk.path}: {image.board} {image.version}, every byte read back and compared")
             if assets:
                 click.echo(f"    {said['record']}, {said['label']} (print at 60 x 30 mm)")
+        for warning in warnings[disk.path]:
+            click.secho(f"    {warning}", err=True, fg="yellow")
     sys.exit(1 if any(errors) else 0)
+
+
+@contextmanager
+def _stopping(stop: Event) -> Iterator[None]:
+    """Ctrl-C sets ``stop``, however often; what writes then ends by itself, and says in which state its disk is."""
+
+    def ask(*_: object) -> None:
+        if not stop.is_set():
+            stop.set()
+            click.echo("\nstopping, as soon as the disks have taken what was given to them", err=True)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @click.command()

@@ -8,7 +8,11 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,12 +21,13 @@ from click.testing import CliRunner, Result
 
 from firmware import keys
 from firmware.cli import main
-from firmware.errors import BrokenError, FirmwareError, RefusedError
+from firmware.errors import BrokenError, FirmwareError, RefusedError, StoppedError
 from firmware.flash import disks, manifest, records, writing
 from firmware.flash.disks import Disk
 from firmware.flash.manifest import PIECE, Manifest
 from firmware.flash.medium import Medium
 
+CHECKOUT = Path(__file__).parents[2]
 MIB = 1 << 20
 SIZE, LEAST = 40 * MIB, 48 * MIB
 
@@ -238,6 +243,80 @@ def test_an_interruption_anywhere(
     assert all(target.read_bytes()[p.offset : p.offset + p.length] == loaded.read(p) for p in loaded.pieces)
 
 
+_SLOW = """
+import os, sys, time
+from firmware.cli import main
+write = os.pwrite
+os.pwrite = lambda file, content, offset: (time.sleep(0.04), write(file, bytes(content[:65536]), offset))[1]
+sys.argv[0] = "scanside-firmware"
+main()
+"""  # as if every 64 kiB took 0.04 s
+
+
+def test_control_c_stops_all_disks_and_the_same_command_goes_on(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    targets = [tmp_path / "one", tmp_path / "two"]
+    command = ["flash", str(image[0]), *map(str, targets), "--file", "--key", str(image[1])]
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW, *command], stderr=subprocess.PIPE, text=True, cwd=CHECKOUT
+    ) as slow:
+        assert slow.stderr is not None
+        said = [next(slow.stderr)]
+        while "write" not in said[-1]:
+            said.append(next(slow.stderr))
+        begin = time.monotonic()
+        slow.send_signal(signal.SIGINT)
+        slow.send_signal(signal.SIGINT)
+        said.append(slow.stderr.read())
+    assert slow.returncode == 1
+    assert time.monotonic() - begin < 60
+    for target in targets:
+        assert (
+            f"{target} was stopped; it does not start as it is\n    run the same command again: it goes on" in said[-1]
+        )
+        assert not starts(target)
+    done = run(image, *command[:-2])
+    assert done.exit_code == 0 and done.output.count("were there from an interrupted run") == 2
+    assert all(holds(target, image[2]) for target in targets)
+
+
+@pytest.mark.parametrize("place", ["state", "records"])
+def test_a_note_or_a_record_that_cannot_be_kept(image: tuple[Path, Path, Path], tmp_path: Path, place: str) -> None:
+    (tmp_path / place).write_text("a file where a folder should be")
+    disk, missing, records = tmp_path / "disk", tmp_path / "missing" / "disk", tmp_path / "records"
+    assets = ["--asset", "RAD-0042", "--asset", "RAD-0043", "--records", str(records)]
+    done = run(image, "flash", image[0], disk, missing, "--file", *assets)
+    assert done.exit_code == 1 and f"{missing} can't be made" in done.output
+    assert holds(disk, image[2])
+    if place == "state":
+        assert f"{disk}: generic 1.0.0, every byte read back" in done.output
+        assert "how far it came can't be noted" in done.output and "Not a directory" in done.output
+        assert (records / "RAD-0042.json").exists()
+    else:
+        assert "every byte compared, and no record" in done.output and "--asset RAD-0042" in done.output
+
+
+def test_a_disk_that_was_used_for_something_else_since_an_interruption_is_not_called_worn_out(
+    loaded: Manifest, tmp_path: Path, notes: Path
+) -> None:
+    target, stop = tmp_path / "disk", threading.Event()
+
+    def say(done: int, phase: str) -> None:
+        if phase == "verify":
+            stop.set()
+
+    disk = Disk(target, 0, is_file=True)
+    with pytest.raises(StoppedError, match="does not start") as stopped:
+        writing.flash(loaded, disk, say, notes, stop=stop)
+    assert stopped.value.hint.endswith("goes on where it stopped")
+    with target.open("r+b") as file:
+        file.seek(6 * MIB)
+        file.write(b"photographs")
+    with pytest.raises(BrokenError, match="does not hold what was written") as broken:
+        flash(loaded, target, notes)
+    assert broken.value.hint.startswith("run the same command again, which begins from the start")
+    assert flash(loaded, target, notes) == 0
+
+
 def test_resuming_writes_only_what_is_missing(
     loaded: Manifest, image: tuple[Path, Path, Path], tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +339,8 @@ def test_what_an_interrupted_run_left_counts_for_that_disk_alone(
     """Another stick without a serial number may be at the same path then."""
     disk = Disk(tmp_path / "sdb", LEAST, serial)
     disk.path.write_bytes(bytes(LEAST))
-    pieces = tuple(piece for piece in loaded.pieces for _ in range(9))  # a note is kept after 16
+    first, *rest = loaded.pieces
+    pieces = (first, *(piece for piece in rest for _ in range(9)))  # a note is kept after 16
     many = Manifest(**{**loaded.__dict__, "pieces": pieces})
 
     def flashed(kind: Callable[[Path, int | None], Medium]) -> int:
