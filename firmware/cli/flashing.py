@@ -169,11 +169,11 @@ def _stopping(stop: Event) -> Iterator[None]:
 def verify(manifest: Path, target: Path, trusted: tuple[Path, ...], as_json: bool) -> None:
     """Read DISK and compare it with the image of MANIFEST, byte by byte.
 
-    For a disk that no box has started from yet: a start changes it.
+    A start changes a disk: of one that a box has started from it says what differs, and what is as it was flashed.
     """
     from firmware.flash import disks
     from firmware.flash.manifest import load
-    from firmware.flash.writing import verify as compare
+    from firmware.flash.verifying import verify as compare
     from firmware.steps import Progress, emit
 
     image = load(manifest, trusted)

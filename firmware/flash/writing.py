@@ -1,4 +1,4 @@
-"""Flash and verify.
+"""Flash.
 
 The first piece of an image, with its partition table, is written last, after all others were read back and compared,
 and what the disk claims beyond the image was tried. So a disk that was left half-way, or that lies about its size, has
@@ -144,18 +144,6 @@ def _believed_no_more(note: _Note, medium: Medium, first: Piece) -> Iterator[Non
             medium.write(0, bytes(first.length))
             medium.flush()
         raise
-
-
-def verify(manifest: Manifest, disk: Disk, say: Say, open_medium: Open = Medium) -> None:
-    """Read a flashed disk and compare each byte of the image.
-
-    A box that has started from it has changed its ESP and grown its table: this is for disks fresh from `flash`.
-    """
-    medium = open_medium(disk.path, None)
-    try:
-        _compare(medium, list(manifest.pieces), lambda done: say(done, "verify"), "flash it again")
-    finally:
-        medium.close()
 
 
 def _make(path: Path) -> None:

@@ -9,10 +9,12 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from firmware.flash import disks, manifest, records, writing
 from firmware.flash.disks import Disk
 from firmware.flash.manifest import PIECE, Manifest
 from firmware.flash.medium import Medium
+from firmware.labels import DATA_TYPE
 
 CHECKOUT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -488,15 +491,53 @@ def test_a_disk_that_shrank(loaded: Manifest, tmp_path: Path, notes: Path) -> No
         flash(loaded, tmp_path / "disk", notes, Shrinking)
 
 
+def change(path: Path, offset: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
 def test_verify_finds_one_byte(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    run(image, "flash", image[0], tmp_path / "disk", "--file")
-    with (tmp_path / "disk").open("r+b") as file:
-        file.seek(10 * MIB)
-        byte = file.read(1)
-        file.seek(10 * MIB)
-        file.write(bytes([byte[0] ^ 128]))
-    done = run(image, "verify", image[0], tmp_path / "disk")
-    assert done.exit_code == 1 and "does not hold what was written" in done.output
+    target = tmp_path / "disk"
+    run(image, "flash", image[0], target, "--file")
+    change(target, 10 * MIB, bytes([target.read_bytes()[10 * MIB] ^ 128]))
+    done = run(image, "verify", image[0], target)
+    assert done.exit_code == 1 and "does not hold generic 1.0.0: 1 of" in done.output
+    assert "flash it again" in done.output and "started" not in done.output
+
+
+def entry(kind: str, name: str, begin: int, end: int) -> bytes:
+    """Of a GPT."""
+    return struct.pack("<16s16sQQQ72s", uuid.UUID(kind).bytes_le, uuid.uuid4().bytes, begin // 512, end // 512 - 1, 0,
+                       name.encode("utf-16-le"))  # fmt: skip
+
+
+def test_verify_tells_a_disk_that_a_box_has_started_from(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    raw, target, linux = tmp_path / "raw.img", tmp_path / "disk", "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
+    shutil.copyfile(image[2], raw)
+    table = (
+        b"EFI PART".ljust(512, b"\0")
+        + entry("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "esp", MIB, 16 * MIB)
+        + entry(linux, "root-a", 16 * MIB, 28 * MIB)
+        + entry(linux, "root-b", 28 * MIB, 39 * MIB)
+    )
+    change(raw, 512, table.ljust(70_000, b"\0"))
+    made = manifest.make(
+        raw, tmp_path / "out", image[0].parent.parent / "keys" / "image.key", "1.0.0", 1, "generic", LEAST
+    )
+    assert run(image, "flash", made, target, "--file").exit_code == 0
+    change(target, 512 + len(table), entry(DATA_TYPE, "data", 40 * MIB, LEAST - MIB))
+    change(target, 6 * MIB, b"loader/random-seed")
+    started = run(image, "verify", made, target)
+    assert started.exit_code == 1 and "a box has started from" in started.output
+    assert "the partition table, esp: not as flashed; root-a: byte for byte as in generic 1.0.0" in started.output
+    assert "no sign of damage" in started.output and "do not put it" not in started.output
+    record = run(image, "record", made, target, "--asset", "RAD-0042", "--records", tmp_path / "records")
+    assert record.exit_code == 1 and not (tmp_path / "records").exists()
+    change(target, 20 * MIB + 4096, b"another root")
+    updated = run(image, "verify", made, target)
+    assert updated.exit_code == 1 and "esp, root-a: not as flashed" in updated.output
+    assert "changed by an update, or is damaged" in updated.output and "no sign of damage" not in updated.output
 
 
 @pytest.fixture
@@ -518,9 +559,7 @@ def test_a_real_block_device(image: tuple[Path, Path, Path], loop: Path, tmp_pat
     assert done.exit_code == 0, done.output
     assert run(image, "verify", image[0], loop).exit_code == 0
     assert str(loop) in CliRunner().invoke(main, ["list"]).output
-    with loop.open("r+b") as file:
-        file.seek(6 * MIB)
-        file.write(b"another")
+    change(loop, 6 * MIB, b"another")
     assert "does not hold" in run(image, "verify", image[0], loop).output
 
 
