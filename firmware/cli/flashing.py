@@ -45,7 +45,9 @@ def list_disks(as_json: bool) -> None:
 @click.argument("manifest", type=_PATH)
 @click.argument("targets", metavar="DISK...", nargs=-1, required=True, type=_PATH)
 @click.option("--serial", "serials", multiple=True, help="Typed serial number of a disk that is not removable.")
-@click.option("--board", help="The board that the disks are for; another one's image is refused.")
+@click.option(
+    "--board", help="The board that the disks are for; another one's image is refused. Asked for where it is left out."
+)
 @click.option("--asset", "assets", multiple=True, help="Asset number of each disk, in their order: writes its record.")
 @click.option("--records", type=_PATH, default=Path("records"), show_default=True, help="Folder of asset records.")
 @click.option("--by", default="", help="Who flashes, for the record.")
@@ -67,14 +69,16 @@ def flash(
     """Write the image of MANIFEST to each DISK, read it all back, compare. Several disks at once.
 
     The signature is checked first, each piece of the image before it is written. A disk that is mounted, in use, too
-    small or read-only is refused; one that is not removable needs its typed serial number. After an interruption the
-    same command goes on where it stopped, on a disk that has a serial number; Ctrl-C stops all disks. Until all was
-    compared, a disk does not start. With --file a regular file stands for a disk: it becomes a raw image.
+    small or read-only is refused; one that is not removable needs its typed serial number. Without --board it asks
+    whether the image is for the machines that the disks go into; without a terminal --board is needed. After an
+    interruption the same command goes on where it stopped, on a disk that has a serial number; Ctrl-C stops all disks.
+    Until all was compared, a disk does not start. With --file a regular file stands for a disk: it becomes a raw image.
 
     \b
-      scanside-firmware flash out/manifest.json /dev/sdb /dev/sdc --asset RAD-0042 --asset RAD-0043 --key image.pub
-      scanside-firmware flash out/manifest.json /dev/nvme0n1 --serial S4EVNX0M123456 --key image.pub
-      scanside-firmware flash out/manifest.json box.img --file --key image.pub
+      scanside-firmware flash out/manifest.json /dev/sdb --asset RAD-0042 --board x86-efi --key image.pub
+      scanside-firmware flash out/manifest.json /dev/sdb /dev/sdc --board x86-efi --key image.pub
+      scanside-firmware flash out/manifest.json /dev/nvme0n1 --board x86-efi --serial S4EVNX0M123456 --key image.pub
+      scanside-firmware flash out/manifest.json box.img --file --board generic --key image.pub
     """
     from firmware.errors import FirmwareError, die
     from firmware.flash import disks
@@ -82,6 +86,7 @@ def flash(
     from firmware.flash.manifest import load
     from firmware.flash.writing import flash as write
     from firmware.flash.writing import notes_folder
+    from firmware.image.boards import BOARDS
     from firmware.steps import Progress, emit
 
     if len(set(targets)) < len(targets):
@@ -98,6 +103,11 @@ def flash(
         if not disk.is_file:
             typed = disk.serial if disk.serial in serials else next(iter(serials), None)
             disk.refuse(image.least_disk, typed)
+    machines = BOARDS[image.board].about if image.board in BOARDS else "a board that this program does not know"
+    if not as_json:
+        click.echo(f"{image.board} {image.version}: for {machines}", err=True)
+    if not board:
+        _ask(image.board, machines)
 
     stop = Event()
     warnings: dict[Path, list[str]] = {disk.path: [] for disk in found}
@@ -122,7 +132,7 @@ def flash(
         said: dict[str, Any] = {"target": str(disk.path), "ok": error is None, "warnings": warnings[disk.path]}
         if error is None and assets:
             try:
-                path, picture = keeping.write(records, keeping.record(image, disk, assets[number], by))
+                path, picture = keeping.write(records, keeping.record(image, disk, assets[number], by, flashed=True))
                 said |= {"record": str(path), "label": str(picture)}
             except (FirmwareError, OSError) as trouble:
                 errors[number] = error = FirmwareError(
@@ -143,6 +153,16 @@ def flash(
         for warning in warnings[disk.path]:
             click.secho(f"    {warning}", err=True, fg="yellow")
     sys.exit(1 if any(errors) else 0)
+
+
+def _ask(board: str, machines: str) -> None:
+    """Whether the disks are for such machines: on another board the image does not start, or lacks drivers."""
+    from firmware.errors import die
+
+    if not sys.stdin.isatty():
+        die(f"this image is for {board} ({machines})", f"where the disks are for such machines: --board {board}")
+    if not click.confirm("Are the disks for such machines?", err=True):
+        die("nothing was written", "take the image for the board that the disks are for")
 
 
 @contextmanager
@@ -190,18 +210,21 @@ def verify(manifest: Path, target: Path, trusted: tuple[Path, ...], as_json: boo
 @click.argument("target", metavar="DISK", type=_PATH)
 @click.option("--asset", required=True, help="Asset number, such as RAD-0042.")
 @click.option("--records", type=_PATH, default=Path("records"), show_default=True, help="Folder of asset records.")
-@click.option("--by", default="", help="Who has flashed.")
+@click.option("--by", default="", help="Who verifies, for the record.")
 @KEY
 @click.pass_context
 def record(
     ctx: click.Context, manifest: Path, target: Path, asset: str, records: Path, by: str, trusted: tuple[Path, ...]
 ) -> None:
-    """Verify DISK, then write its asset record and a label with a QR code. Neither holds a secret."""
+    """Verify DISK, then write its asset record and a label with a QR code. Neither holds a secret.
+
+    The record says who verified it and when, in place of an earlier one of the asset: for who flashed it, see `flash`.
+    """
     from firmware.flash import disks
     from firmware.flash import records as keeping
     from firmware.flash.manifest import load
 
     ctx.invoke(verify, manifest=manifest, target=target, trusted=trusted, as_json=False)
-    kept = keeping.record(load(manifest, trusted), disks.find(target), asset, by)
+    kept = keeping.record(load(manifest, trusted), disks.find(target), asset, by, flashed=False)
     path, picture = keeping.write(records, kept)
     click.echo(f"{path}\n{picture} (print at 60 x 30 mm)")

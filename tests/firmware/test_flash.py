@@ -67,7 +67,8 @@ def flash(loaded: Manifest, path: Path, notes: Path, kind: type[Medium] = Medium
 
 
 def run(image: tuple[Path, Path, Path], *arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [*map(str, arguments), "--key", str(image[1])])
+    board = ["--board", "generic"] if arguments[0] == "flash" and "--board" not in arguments else []
+    return CliRunner().invoke(main, [*map(str, arguments), "--key", str(image[1]), *board])
 
 
 def holds(path: Path, raw: Path) -> bool:
@@ -130,14 +131,21 @@ def test_half_an_image_and_a_damaged_one(image: tuple[Path, Path, Path], tmp_pat
 
 def test_a_file_holds_what_was_flashed(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "disk"
-    done = run(image, "flash", image[0], target, "--file", "--asset", "RAD-0042", "--records", tmp_path / "records")
+    done = run(image, "flash", image[0], target, "--file", "--asset", "RAD-0042", "--records", tmp_path / "records",
+               "--by", "Anna")  # fmt: skip
     assert done.exit_code == 0, done.output
     assert holds(target, image[2])
     assert target.stat().st_size == LEAST
     assert "holds generic 1.0.0" in run(image, "verify", image[0], target).output
     kept = json.loads((tmp_path / "records" / "RAD-0042.json").read_text())
     assert kept["version"] == "1.0.0" and kept["board"] == "generic"
+    assert kept["flashed_by"] == kept["verified_by"] == "Anna" and kept["flashed_at"] == kept["verified_at"]
     assert "<path" in (tmp_path / "records" / "RAD-0042.svg").read_text()
+    later = ["--asset", "RAD-0043", "--by", "Ben", "--records", tmp_path / "records"]
+    assert run(image, "record", image[0], target, *later).exit_code == 0
+    verified = json.loads((tmp_path / "records" / "RAD-0043.json").read_text())
+    assert verified["verified_by"] == "Ben" and verified["verified_at"]
+    assert not {"flashed_at", "flashed_by"} & set(verified), "who flashed it, and when, is not known"
 
 
 def test_what_was_there_before_is_gone(
@@ -174,6 +182,23 @@ def test_the_wrong_boards_image(image: tuple[Path, Path, Path], tmp_path: Path) 
     done = run(image, "flash", image[0], tmp_path / "disk", "--board", "jetson-orin")
     assert done.exit_code == 1 and "this image is for generic" in done.output
     assert not (tmp_path / "disk").exists()
+
+
+@pytest.mark.parametrize("answer", ["", "n", "y"])
+def test_without_a_board_it_asks_on_a_terminal_and_refuses_elsewhere(
+    image: tuple[Path, Path, Path], tmp_path: Path, answer: str
+) -> None:
+    target = tmp_path / "disk"
+    command = [sys.executable, "-m", "firmware", "flash", image[0], target, "--file", "--key", image[1]]
+    mine, its = os.openpty() if answer else os.pipe()[::-1]
+    os.write(mine, answer.encode() + b"\n")
+    done = subprocess.run(command, stdin=its, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT, check=False)
+    os.close(mine)
+    os.close(its)
+    assert "generic 1.0.0: for virtual machines" in done.stderr
+    assert ("Are the disks for such machines?" in done.stderr) == bool(answer)
+    assert ("--board generic" in done.stderr) == (not answer)
+    assert (done.returncode, target.exists()) == ((0, True) if answer == "y" else (1, False))
 
 
 def test_no_key_is_no_trust(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -258,7 +283,7 @@ main()
 
 def test_control_c_stops_all_disks_and_the_same_command_goes_on(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
     targets = [tmp_path / "one", tmp_path / "two"]
-    command = ["flash", str(image[0]), *map(str, targets), "--file", "--key", str(image[1])]
+    command = ["flash", str(image[0]), *map(str, targets), "--file", "--board", "generic", "--key", str(image[1])]
     with subprocess.Popen(
         [sys.executable, "-c", _SLOW, *command], stderr=subprocess.PIPE, text=True, cwd=CHECKOUT
     ) as slow:
@@ -641,5 +666,5 @@ def test_a_character_device_is_no_disk(image: tuple[Path, Path, Path]) -> None:
 
 
 def test_a_label_holds_no_markup_of_strangers(loaded: Manifest) -> None:
-    kept = records.record(loaded, Disk(Path("/dev/sdb"), 1, "<script>"), "<b>&", "me")
+    kept = records.record(loaded, Disk(Path("/dev/sdb"), 1, "<script>"), "<b>&", "me", flashed=True)
     assert "<script>" not in records.label(kept, "0" * 64)
