@@ -2,8 +2,9 @@
 
 Marks are written over all that it claims beyond the image, and read back after all else was written, as f3 does
 (Fight Flash Fraud, https://fight-flash-fraud.readthedocs.io). A disk that drops what is beyond its end does not give
-them back. On one whose addresses wrap around, a mark comes back as another one, or has landed in the image: the marks
-lie closer than the image's root is long, so one of them hits it, wherever the disk wraps.
+them back. On one whose addresses wrap around, a mark comes back as another one, or has landed in the image: up to some
+256 GB the marks lie closer than the image's root is long, so one of them hits it, wherever the disk wraps. Of a larger
+disk that is certain for powers of two, and likely for others, the more often it wraps the more so.
 """
 
 from __future__ import annotations

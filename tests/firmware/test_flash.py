@@ -472,6 +472,8 @@ def test_a_disk_that_lies_about_its_size_beyond_the_image(
     with pytest.raises(BrokenError, match=r"does not (keep|hold) what") as caught:
         flash(loaded, tmp_path / "disk", notes, Forged, real=real, wraps=wraps)
     assert "do not put it into a box" in caught.value.hint
+    if not wraps:
+        assert not any((tmp_path / "disk").read_bytes()[:SIZE]), "it was found before the image was written"
     assert not starts(tmp_path / "disk") and not list(notes.glob("*"))
 
 
