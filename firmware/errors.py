@@ -2,6 +2,7 @@
 
 FirmwareError          what happened, to what, and (``hint``) what to do next
 ├── RefusedError       nothing was touched: a rule forbids it (a disk, a bundle, an old version)
+├── StoppedError       somebody stopped it (Ctrl-C)
 └── BrokenError        what was read or written is not what it should be
 """
 
@@ -32,6 +33,10 @@ class FirmwareError(Exception):
 
 class RefusedError(FirmwareError):
     """Nothing was touched: a rule forbids it."""
+
+
+class StoppedError(FirmwareError):
+    """Somebody stopped it (Ctrl-C)."""
 
 
 class BrokenError(FirmwareError):

@@ -40,7 +40,7 @@ def main() -> None:
       scanside-firmware build --board x86-efi --keys ~/keys --to ./out
     On a field engineer's machine:
       scanside-firmware list                                 which disks there are, and which may be flashed
-      scanside-firmware flash out/manifest.json /dev/sdX --key image.pub
+      scanside-firmware flash out/manifest.json /dev/sdX --board x86-efi --key image.pub
     On the box:
       scanside-firmware update install BUNDLE                into the other slot; falls back by itself
     """

@@ -100,7 +100,7 @@ def _broken(path: Path, offset: int, what: str, error: OSError) -> BrokenError:
     if error.errno in (errno.ENODEV, errno.ENXIO, errno.ENOENT, errno.ENOMEDIUM):
         return BrokenError(f"{path} is gone: it was unplugged at byte {offset}", hint=_PLUG_IN)
     if error.errno == errno.ENOSPC:
-        return BrokenError(f"{path} ends at byte {offset}, before the image does", hint="take another disk")
+        return BrokenError(f"{path} ends at byte {offset}", hint="take another disk")
     return BrokenError(
         f"{path} can't be {what} at byte {offset}: {error.strerror}",
         hint="run the same command again; where it fails there once more, the disk is worn out",

@@ -17,8 +17,23 @@ from firmware.flash.disks import Disk
 from firmware.flash.manifest import Manifest
 
 
-def record(manifest: Manifest, disk: Disk, asset: str, by: str = "") -> dict[str, Any]:
-    """A verified flash, as it goes into an inventory."""
+def record(manifest: Manifest, disk: Disk, asset: str, by: str, flashed: bool) -> dict[str, Any]:
+    """What was done to a disk just now, as it goes into an inventory.
+
+    Parameters
+    ----------
+    by
+        Who did it.
+    flashed
+        Whether it was written, too; otherwise only read and compared, and when and by whom it was flashed is not known.
+
+    Returns
+    -------
+    ``asset``; of the image ``board``, ``version``, ``epoch`` and ``image_sha256`` (its manifest's); ``disk``
+    (``serial``, ``model``, ``size`` in bytes, ``path``); ``verified`` (how), ``verified_at`` (UTC) and ``verified_by``;
+    where it was flashed also ``flashed_at`` and ``flashed_by``.
+    """
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {
         "asset": asset,
         "board": manifest.board,
@@ -27,8 +42,9 @@ def record(manifest: Manifest, disk: Disk, asset: str, by: str = "") -> dict[str
         "image_sha256": manifest.digest,
         "disk": {"serial": disk.serial, "model": disk.model, "size": disk.size, "path": str(disk.path)},
         "verified": "every byte of the image read back and compared",
-        "flashed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "flashed_by": by,
+        "verified_at": now,
+        "verified_by": by,
+        **({"flashed_at": now, "flashed_by": by} if flashed else {}),
     }
 
 
@@ -57,7 +73,7 @@ def label(kept: dict[str, Any], record_sha256: str) -> str:
         f"Scanside {kept['version']}",
         kept["board"],
         kept["disk"]["serial"],
-        kept["flashed_at"][:10],
+        kept["verified_at"][:10],
     )
     words = "".join(
         f'<text x="31" y="{7 + 5 * number}" font-size="{4 if number == 0 else 3}"'

@@ -1,19 +1,24 @@
-"""Flash and verify.
+"""Flash.
 
-The first piece of an image, with its partition table, is written last, after all others were read back and compared.
-So a disk that was left half-way, or that lies, has no partition table and does not start at all.
+The first piece of an image, with its partition table, is written last, after all others were read back and compared,
+and what the disk claims beyond the image was tried. So a disk that was left half-way, or that lies about its size, has
+no partition table and does not start at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 from firmware.durable import Files
-from firmware.errors import BrokenError, FirmwareError
+from firmware.errors import BrokenError, FirmwareError, StoppedError
+from firmware.flash.capacity import Marks
 from firmware.flash.disks import Disk
 from firmware.flash.manifest import Manifest, Piece
 from firmware.flash.medium import Medium
@@ -25,8 +30,18 @@ _WIPE = 16 << 20  # bytes after the image: headers of what was there before (LUK
 _TAIL = 1 << 20  # bytes at the disk's end: an old backup partition table
 
 
-def flash(manifest: Manifest, disk: Disk, say: Say, notes: Path, open_medium: Open = Medium) -> int:
+def flash(
+    manifest: Manifest,
+    disk: Disk,
+    say: Say,
+    notes: Path,
+    open_medium: Open = Medium,
+    stop: Event | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> int:
     """Write an image to a disk, read all of it back, compare. A file that stands for one is made where it is missing.
+
+    Marks all over what the disk claims to have beyond the image are written before it, and read back after it.
 
     Parameters
     ----------
@@ -34,6 +49,10 @@ def flash(manifest: Manifest, disk: Disk, say: Say, notes: Path, open_medium: Op
         Told ``2 * bytes_to_write`` bytes in all: each is written and read back.
     notes
         Folder for how far an interrupted run came.
+    stop
+        Once it is set, this ends before the next piece.
+    warn
+        Told that the note can't be kept, which is no reason not to flash.
 
     Returns
     -------
@@ -44,7 +63,9 @@ def flash(manifest: Manifest, disk: Disk, say: Say, notes: Path, open_medium: Op
     FirmwareError
         It can't be opened, or made.
     BrokenError
-        The disk did not keep what was written; it does not start.
+        The disk did not keep what was written, or lies about its size; it does not start.
+    StoppedError
+        ``stop`` was set: in which state the disk is.
     """
     if disk.is_file:
         _make(disk.path)
@@ -55,15 +76,36 @@ def flash(manifest: Manifest, disk: Disk, say: Say, notes: Path, open_medium: Op
             raise BrokenError(
                 f"{disk.path} has {size} bytes now, and the image needs {manifest.least_disk}", hint="take another disk"
             )
-        note = _Note(notes, manifest, disk, size)
+        note = _Note(notes, manifest, disk, size, warn)
         first, *rest = manifest.pieces
         if first.offset:
             raise FirmwareError(f"the image {manifest.payload} has no partition table")
+        table = manifest.read(first)
+        stopped = (stop or Event()).is_set
+        if stopped():
+            raise StoppedError(f"{disk.path} was not touched", hint="run the same command again")
+
+        def at(count: int, phase: str) -> None:
+            if stopped():
+                where = "where it stopped" if note.kept else "from the start"
+                raise StoppedError(
+                    f"{disk.path} was stopped; it does not start as it is",
+                    hint=f"run the same command again: it goes on {where}",
+                )
+            say(count, phase)
+
+        medium.write(0, bytes(first.length))
         if not note.done:  # what was there before is gone for good, before anything new is there
-            medium.write(0, bytes(first.length))
             medium.write(size - _TAIL, bytes(_TAIL))
             medium.write(manifest.size, bytes(min(_WIPE, size - manifest.size)))
-            medium.flush()
+        medium.flush()
+        marks = Marks(medium, manifest.size, size, rest[0].offset if rest else 0)
+        marks.write(lambda: at(0, "probe"))
+        with _believed_no_more(note, medium, first):
+            marks.check(lambda: at(0, "probe"))  # most that lie are found here, in seconds
+        hint = "it is worn out, or lies about its size; do not put it into a box, take another disk"
+        if note.done:  # something else may have written to it since
+            hint = f"run the same command again, which begins from the start; where it fails again, {hint}"
         kept, count = 0, 0
         for number, piece in enumerate(rest, 1):
             count += piece.length
@@ -71,19 +113,19 @@ def flash(manifest: Manifest, disk: Disk, say: Say, notes: Path, open_medium: Op
                 kept += piece.length
             else:
                 medium.write(piece.offset, manifest.read(piece))
-                if number % 16 == 0:
+                if number % 16 == 0 or stopped():
                     medium.flush()
                     note.keep(range(number + 1))
-            say(count, "write")
+            at(count, "write")
         medium.flush()
-        try:
-            _compare(medium, rest, lambda done: say(manifest.bytes_to_write - first.length + done, "verify"))
-            medium.write(0, manifest.read(first))
+        note.keep(range(len(manifest.pieces)))
+        with _believed_no_more(note, medium, first):
+            _compare(medium, rest, lambda done: at(count + done, "verify"), hint)
+            marks.check(lambda: at(2 * count, "probe"))
+            marks.clear(lambda: at(2 * count, "probe"))
+            medium.write(0, table)
             medium.flush()
-            _compare(medium, [first], lambda _: None)
-        except BrokenError:
-            note.forget()  # what was believed to be there is not
-            raise
+            _compare(medium, [first], lambda _: None, hint)
         say(2 * manifest.bytes_to_write, "verify")
         note.forget()
         return kept
@@ -91,16 +133,17 @@ def flash(manifest: Manifest, disk: Disk, say: Say, notes: Path, open_medium: Op
         medium.close()
 
 
-def verify(manifest: Manifest, disk: Disk, say: Say, open_medium: Open = Medium) -> None:
-    """Read a flashed disk and compare each byte of the image.
-
-    A box that has started from it has changed its ESP and grown its table: this is for disks fresh from `flash`.
-    """
-    medium = open_medium(disk.path, None)
+@contextmanager
+def _believed_no_more(note: _Note, medium: Medium, first: Piece) -> Iterator[None]:
+    """Where the disk turns out not to keep what it is given, nothing on it counts, and nothing makes it start."""
     try:
-        _compare(medium, manifest.pieces, lambda done: say(done, "verify"))
-    finally:
-        medium.close()
+        yield
+    except BrokenError:
+        note.forget()
+        with contextlib.suppress(BrokenError):  # whatever has landed there, as far as the disk still takes anything
+            medium.write(0, bytes(first.length))
+            medium.flush()
+        raise
 
 
 def _make(path: Path) -> None:
@@ -110,14 +153,14 @@ def _make(path: Path) -> None:
         raise FirmwareError(f"{path} can't be made: {error.strerror}", hint="name one in a folder of yours") from error
 
 
-def _compare(medium: Medium, pieces: list[Piece] | tuple[Piece, ...], say: Callable[[int], None]) -> None:
+def _compare(medium: Medium, pieces: list[Piece], say: Callable[[int], None], hint: str) -> None:
     done = 0
     for piece in pieces:
         content = medium.read(piece.offset, piece.length)
         if hashlib.sha256(content).hexdigest() != piece.sha256:
             raise BrokenError(
                 f"{medium.path} does not hold what was written: bytes {piece.offset} to {piece.offset + piece.length}",
-                hint="it is worn out, or lies about its size; do not put it into a box, take another disk",
+                hint,
             )
         done += piece.length
         say(done)
@@ -129,23 +172,33 @@ class _Note:
     Nothing is noted of a disk without a serial number: the next one at its path would be taken for it.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, disk: Disk, size: int) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, disk: Disk, size: int, warn: Callable[[str], None]) -> None:
         name = hashlib.sha256(f"{disk.path}\n{disk.serial}\n{size}\n{manifest.digest}".encode()).hexdigest()[:24]
         self._path = folder / f"{name}.json"
-        self._known = bool(disk.serial) or disk.is_file
+        self._known, self._warn = bool(disk.serial) or disk.is_file, warn
         self.done: set[int] = set()
         try:
             self.done = set(json.loads(self._path.read_text())) if self._known else set()
         except (OSError, ValueError, TypeError):  # none, or torn: all is written again
             self.done = set()
+        self.kept = bool(self.done)
 
     def keep(self, done: range) -> None:
-        if self._known:
-            self.done |= set(done)
+        if not self._known:
+            return
+        self.done |= set(done)
+        try:
             Files().write(self._path, json.dumps(sorted(self.done)).encode())
+            self.kept = True
+        except OSError as error:
+            self._warn(f"how far it came can't be noted, {self._path}: {error.strerror}")
+            self._known = False
 
     def forget(self) -> None:
-        self._path.unlink(missing_ok=True)
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            self._warn(f"remove {self._path} by hand, the note of an interrupted run ({error.strerror})")
 
 
 def notes_folder() -> Path:

@@ -73,7 +73,7 @@ BOARDS = {
     for board in (
         Board(
             "generic",
-            "virtual machines",
+            "virtual machines; it has no drivers for a bare one",
             (*_PACKAGES, "linux-image-cloud-amd64"),
             "main",
             (),
@@ -81,7 +81,7 @@ BOARDS = {
         ),
         Board(
             "x86-efi",
-            "bare UEFI machines, Intel GPUs by OpenVINO",
+            "bare UEFI machines of x86-64, Intel GPUs by OpenVINO",
             (
                 *_PACKAGES,
                 "linux-image-amd64",

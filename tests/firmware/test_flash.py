@@ -8,7 +8,13 @@ import os
 import random
 import re
 import shutil
+import signal
+import struct
 import subprocess
+import sys
+import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,12 +23,14 @@ from click.testing import CliRunner, Result
 
 from firmware import keys
 from firmware.cli import main
-from firmware.errors import BrokenError, FirmwareError, RefusedError
+from firmware.errors import BrokenError, FirmwareError, RefusedError, StoppedError
 from firmware.flash import disks, manifest, records, writing
 from firmware.flash.disks import Disk
 from firmware.flash.manifest import PIECE, Manifest
 from firmware.flash.medium import Medium
+from firmware.labels import DATA_TYPE
 
+CHECKOUT = Path(__file__).parents[2]
 MIB = 1 << 20
 SIZE, LEAST = 40 * MIB, 48 * MIB
 
@@ -59,7 +67,8 @@ def flash(loaded: Manifest, path: Path, notes: Path, kind: type[Medium] = Medium
 
 
 def run(image: tuple[Path, Path, Path], *arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [*map(str, arguments), "--key", str(image[1])])
+    board = ["--board", "generic"] if arguments[0] == "flash" and "--board" not in arguments else []
+    return CliRunner().invoke(main, [*map(str, arguments), "--key", str(image[1]), *board])
 
 
 def holds(path: Path, raw: Path) -> bool:
@@ -122,14 +131,21 @@ def test_half_an_image_and_a_damaged_one(image: tuple[Path, Path, Path], tmp_pat
 
 def test_a_file_holds_what_was_flashed(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
     target = tmp_path / "disk"
-    done = run(image, "flash", image[0], target, "--file", "--asset", "RAD-0042", "--records", tmp_path / "records")
+    done = run(image, "flash", image[0], target, "--file", "--asset", "RAD-0042", "--records", tmp_path / "records",
+               "--by", "Anna")  # fmt: skip
     assert done.exit_code == 0, done.output
     assert holds(target, image[2])
     assert target.stat().st_size == LEAST
     assert "holds generic 1.0.0" in run(image, "verify", image[0], target).output
     kept = json.loads((tmp_path / "records" / "RAD-0042.json").read_text())
     assert kept["version"] == "1.0.0" and kept["board"] == "generic"
+    assert kept["flashed_by"] == kept["verified_by"] == "Anna" and kept["flashed_at"] == kept["verified_at"]
     assert "<path" in (tmp_path / "records" / "RAD-0042.svg").read_text()
+    later = ["--asset", "RAD-0043", "--by", "Ben", "--records", tmp_path / "records"]
+    assert run(image, "record", image[0], target, *later).exit_code == 0
+    verified = json.loads((tmp_path / "records" / "RAD-0043.json").read_text())
+    assert verified["verified_by"] == "Ben" and verified["verified_at"]
+    assert not {"flashed_at", "flashed_by"} & set(verified), "who flashed it, and when, is not known"
 
 
 def test_what_was_there_before_is_gone(
@@ -166,6 +182,23 @@ def test_the_wrong_boards_image(image: tuple[Path, Path, Path], tmp_path: Path) 
     done = run(image, "flash", image[0], tmp_path / "disk", "--board", "jetson-orin")
     assert done.exit_code == 1 and "this image is for generic" in done.output
     assert not (tmp_path / "disk").exists()
+
+
+@pytest.mark.parametrize("answer", ["", "n", "y"])
+def test_without_a_board_it_asks_on_a_terminal_and_refuses_elsewhere(
+    image: tuple[Path, Path, Path], tmp_path: Path, answer: str
+) -> None:
+    target = tmp_path / "disk"
+    command = [sys.executable, "-m", "firmware", "flash", image[0], target, "--file", "--key", image[1]]
+    mine, its = os.openpty() if answer else os.pipe()[::-1]
+    os.write(mine, answer.encode() + b"\n")
+    done = subprocess.run(command, stdin=its, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT, check=False)
+    os.close(mine)
+    os.close(its)
+    assert "generic 1.0.0: for virtual machines" in done.stderr
+    assert ("Are the disks for such machines?" in done.stderr) == bool(answer)
+    assert ("--board generic" in done.stderr) == (not answer)
+    assert (done.returncode, target.exists()) == ((0, True) if answer == "y" else (1, False))
 
 
 def test_no_key_is_no_trust(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -224,7 +257,7 @@ class Interrupted(Medium):
         super().write(offset, content)
 
 
-@pytest.mark.parametrize("writes", range(9))
+@pytest.mark.parametrize("writes", range(0, 17, 2))
 def test_an_interruption_anywhere(
     loaded: Manifest, image: tuple[Path, Path, Path], tmp_path: Path, notes: Path, writes: int
 ) -> None:
@@ -236,6 +269,80 @@ def test_an_interruption_anywhere(
         assert writes == 0 or not starts(target)  # nothing was touched, or it does not start half
     flash(loaded, target, notes)
     assert all(target.read_bytes()[p.offset : p.offset + p.length] == loaded.read(p) for p in loaded.pieces)
+
+
+_SLOW = """
+import os, sys, time
+from firmware.cli import main
+write = os.pwrite
+os.pwrite = lambda file, content, offset: (time.sleep(0.04), write(file, bytes(content[:65536]), offset))[1]
+sys.argv[0] = "scanside-firmware"
+main()
+"""  # as if every 64 kiB took 0.04 s
+
+
+def test_control_c_stops_all_disks_and_the_same_command_goes_on(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    targets = [tmp_path / "one", tmp_path / "two"]
+    command = ["flash", str(image[0]), *map(str, targets), "--file", "--board", "generic", "--key", str(image[1])]
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW, *command], stderr=subprocess.PIPE, text=True, cwd=CHECKOUT
+    ) as slow:
+        assert slow.stderr is not None
+        said = [next(slow.stderr)]
+        while "write" not in said[-1]:
+            said.append(next(slow.stderr))
+        begin = time.monotonic()
+        slow.send_signal(signal.SIGINT)
+        slow.send_signal(signal.SIGINT)
+        said.append(slow.stderr.read())
+    assert slow.returncode == 1
+    assert time.monotonic() - begin < 60
+    for target in targets:
+        assert (
+            f"{target} was stopped; it does not start as it is\n    run the same command again: it goes on" in said[-1]
+        )
+        assert not starts(target)
+    done = run(image, *command[:-2])
+    assert done.exit_code == 0 and done.output.count("were there from an interrupted run") == 2
+    assert all(holds(target, image[2]) for target in targets)
+
+
+@pytest.mark.parametrize("place", ["state", "records"])
+def test_a_note_or_a_record_that_cannot_be_kept(image: tuple[Path, Path, Path], tmp_path: Path, place: str) -> None:
+    (tmp_path / place).write_text("a file where a folder should be")
+    disk, missing, records = tmp_path / "disk", tmp_path / "missing" / "disk", tmp_path / "records"
+    assets = ["--asset", "RAD-0042", "--asset", "RAD-0043", "--records", str(records)]
+    done = run(image, "flash", image[0], disk, missing, "--file", *assets)
+    assert done.exit_code == 1 and f"{missing} can't be made" in done.output
+    assert holds(disk, image[2])
+    if place == "state":
+        assert f"{disk}: generic 1.0.0, every byte read back" in done.output
+        assert "how far it came can't be noted" in done.output and "Not a directory" in done.output
+        assert (records / "RAD-0042.json").exists()
+    else:
+        assert "every byte compared, and no record" in done.output and "--asset RAD-0042" in done.output
+
+
+def test_a_disk_that_was_used_for_something_else_since_an_interruption_is_not_called_worn_out(
+    loaded: Manifest, tmp_path: Path, notes: Path
+) -> None:
+    target, stop = tmp_path / "disk", threading.Event()
+
+    def say(done: int, phase: str) -> None:
+        if phase == "verify":
+            stop.set()
+
+    disk = Disk(target, 0, is_file=True)
+    with pytest.raises(StoppedError, match="does not start") as stopped:
+        writing.flash(loaded, disk, say, notes, stop=stop)
+    assert stopped.value.hint.endswith("goes on where it stopped")
+    with target.open("r+b") as file:
+        file.seek(6 * MIB)
+        file.write(b"photographs")
+    with pytest.raises(BrokenError, match="does not hold what was written") as broken:
+        flash(loaded, target, notes)
+    assert broken.value.hint.startswith("run the same command again, which begins from the start")
+    assert flash(loaded, target, notes) == 0
 
 
 def test_resuming_writes_only_what_is_missing(
@@ -260,7 +367,8 @@ def test_what_an_interrupted_run_left_counts_for_that_disk_alone(
     """Another stick without a serial number may be at the same path then."""
     disk = Disk(tmp_path / "sdb", LEAST, serial)
     disk.path.write_bytes(bytes(LEAST))
-    pieces = tuple(piece for piece in loaded.pieces for _ in range(9))  # a note is kept after 16
+    first, *rest = loaded.pieces
+    pieces = (first, *(piece for piece in rest for _ in range(9)))  # a note is kept after 16
     many = Manifest(**{**loaded.__dict__, "pieces": pieces})
 
     def flashed(kind: Callable[[Path, int | None], Medium]) -> int:
@@ -300,6 +408,27 @@ class Lying(Medium):
         return super().read(offset % (12 * MIB), length)
 
 
+class Forged(Medium):
+    """Claims 512 MiB, of which it has ``real``, beyond the image; what is beyond wraps around, or is dropped."""
+
+    def __init__(self, path: Path, length: int | None, real: int, wraps: bool) -> None:
+        super().__init__(path, length)
+        self._real, self._wraps = real, wraps
+
+    def size(self) -> int:
+        return 512 * MIB
+
+    def _at(self, offset: int) -> int:
+        return offset % self._real if self._wraps else offset
+
+    def write(self, offset: int, content: bytes) -> None:
+        if self._at(offset) < self._real:
+            super().write(self._at(offset), content)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return super().read(self._at(offset), length) if self._at(offset) < self._real else bytes(length)
+
+
 class Failing(Medium):
     """Its 4th write ends in an error of the system."""
 
@@ -332,8 +461,39 @@ def test_a_disk_that_does_not_keep_what_it_is_given(
     with pytest.raises(BrokenError, match="does not hold what was written"):
         flash(loaded, tmp_path / "disk", notes, kind)
     assert not list(notes.glob("*")), "an interrupted run's note would be believed"
-    if kind is Flipping:
-        assert not starts(tmp_path / "disk")
+    assert not starts(tmp_path / "disk")
+
+
+@pytest.mark.parametrize(("real", "wraps"), [(LEAST, False), (LEAST, True), (64 * MIB, True), (333 * MIB + 12288, True),
+                                             (500 * MIB, True), (500 * MIB, False)])  # fmt: skip
+def test_a_disk_that_lies_about_its_size_beyond_the_image(
+    loaded: Manifest, tmp_path: Path, notes: Path, real: int, wraps: bool
+) -> None:
+    with pytest.raises(BrokenError, match=r"does not (keep|hold) what") as caught:
+        flash(loaded, tmp_path / "disk", notes, Forged, real=real, wraps=wraps)
+    assert "do not put it into a box" in caught.value.hint
+    if not wraps:
+        assert not any((tmp_path / "disk").read_bytes()[:SIZE]), "it was found before the image was written"
+    assert not starts(tmp_path / "disk") and not list(notes.glob("*"))
+
+
+def test_what_tries_a_disks_size_is_cleared_again_after_an_interruption_too(
+    loaded: Manifest, image: tuple[Path, Path, Path], tmp_path: Path, notes: Path
+) -> None:
+    target = tmp_path / "disk"
+    with target.open("wb") as file:
+        file.truncate(600 * MIB)
+    with pytest.raises(KeyboardInterrupt):
+        flash(loaded, target, notes, Interrupted, writes=100)
+    with target.open("rb") as file:
+        file.seek(SIZE)
+        assert any(file.read(4096))
+    flash(loaded, target, notes)
+    assert holds(target, image[2])
+    with target.open("rb") as file:
+        file.seek(SIZE)
+        while content := file.read(16 * MIB):
+            assert not any(content)
 
 
 @pytest.mark.parametrize(
@@ -358,15 +518,53 @@ def test_a_disk_that_shrank(loaded: Manifest, tmp_path: Path, notes: Path) -> No
         flash(loaded, tmp_path / "disk", notes, Shrinking)
 
 
+def change(path: Path, offset: int, content: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(content)
+
+
 def test_verify_finds_one_byte(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    run(image, "flash", image[0], tmp_path / "disk", "--file")
-    with (tmp_path / "disk").open("r+b") as file:
-        file.seek(10 * MIB)
-        byte = file.read(1)
-        file.seek(10 * MIB)
-        file.write(bytes([byte[0] ^ 128]))
-    done = run(image, "verify", image[0], tmp_path / "disk")
-    assert done.exit_code == 1 and "does not hold what was written" in done.output
+    target = tmp_path / "disk"
+    run(image, "flash", image[0], target, "--file")
+    change(target, 10 * MIB, bytes([target.read_bytes()[10 * MIB] ^ 128]))
+    done = run(image, "verify", image[0], target)
+    assert done.exit_code == 1 and "does not hold generic 1.0.0: 1 of" in done.output
+    assert "flash it again" in done.output and "started" not in done.output
+
+
+def entry(kind: str, name: str, begin: int, end: int) -> bytes:
+    """Of a GPT."""
+    return struct.pack("<16s16sQQQ72s", uuid.UUID(kind).bytes_le, uuid.uuid4().bytes, begin // 512, end // 512 - 1, 0,
+                       name.encode("utf-16-le"))  # fmt: skip
+
+
+def test_verify_tells_a_disk_that_a_box_has_started_from(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    raw, target, linux = tmp_path / "raw.img", tmp_path / "disk", "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
+    shutil.copyfile(image[2], raw)
+    table = (
+        b"EFI PART".ljust(512, b"\0")
+        + entry("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "esp", MIB, 16 * MIB)
+        + entry(linux, "root-a", 16 * MIB, 28 * MIB)
+        + entry(linux, "root-b", 28 * MIB, 39 * MIB)
+    )
+    change(raw, 512, table.ljust(70_000, b"\0"))
+    made = manifest.make(
+        raw, tmp_path / "out", image[0].parent.parent / "keys" / "image.key", "1.0.0", 1, "generic", LEAST
+    )
+    assert run(image, "flash", made, target, "--file").exit_code == 0
+    change(target, 512 + len(table), entry(DATA_TYPE, "data", 40 * MIB, LEAST - MIB))
+    change(target, 6 * MIB, b"loader/random-seed")
+    started = run(image, "verify", made, target)
+    assert started.exit_code == 1 and "a box has started from" in started.output
+    assert "the partition table, esp: not as flashed; root-a: byte for byte as in generic 1.0.0" in started.output
+    assert "no sign of damage" in started.output and "do not put it" not in started.output
+    record = run(image, "record", made, target, "--asset", "RAD-0042", "--records", tmp_path / "records")
+    assert record.exit_code == 1 and not (tmp_path / "records").exists()
+    change(target, 20 * MIB + 4096, b"another root")
+    updated = run(image, "verify", made, target)
+    assert updated.exit_code == 1 and "esp, root-a: not as flashed" in updated.output
+    assert "changed by an update, or is damaged" in updated.output and "no sign of damage" not in updated.output
 
 
 @pytest.fixture
@@ -388,9 +586,7 @@ def test_a_real_block_device(image: tuple[Path, Path, Path], loop: Path, tmp_pat
     assert done.exit_code == 0, done.output
     assert run(image, "verify", image[0], loop).exit_code == 0
     assert str(loop) in CliRunner().invoke(main, ["list"]).output
-    with loop.open("r+b") as file:
-        file.seek(6 * MIB)
-        file.write(b"another")
+    change(loop, 6 * MIB, b"another")
     assert "does not hold" in run(image, "verify", image[0], loop).output
 
 
@@ -472,5 +668,5 @@ def test_a_character_device_is_no_disk(image: tuple[Path, Path, Path]) -> None:
 
 
 def test_a_label_holds_no_markup_of_strangers(loaded: Manifest) -> None:
-    kept = records.record(loaded, Disk(Path("/dev/sdb"), 1, "<script>"), "<b>&", "me")
+    kept = records.record(loaded, Disk(Path("/dev/sdb"), 1, "<script>"), "<b>&", "me", flashed=True)
     assert "<script>" not in records.label(kept, "0" * 64)
