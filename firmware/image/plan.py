@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from firmware.image import mirror
 from firmware.image.boards import Board
 from firmware.policy import Offered
 
@@ -20,8 +21,9 @@ class Plan:
     keys: Path
     target: Path
     cache: Path
-    mirror: str
+    mirror: str  # of Debian
     date: int  # SOURCE_DATE_EPOCH
+    security: str = mirror.SECURITY  # the mirror of Debian's security updates; empty: none
 
     @property
     def offered(self) -> Offered:
