@@ -39,7 +39,7 @@ def build(plan: Plan) -> dict[str, str]:
     with complete_step("initrd"):
         kernel, initrd = _initrd(plan, tree, root, work)
     with complete_step("bill of materials"):
-        contents.put_bill(plan, root)
+        contents.put_bill(plan, root, tree)
     with complete_step("root: erofs with dm-verity"):
         _clean(root)
         image, root_hash, offset = _root_image(plan, tree, root, work)
@@ -170,6 +170,7 @@ def _kernel(
         *_clock_stands(plan.date),
         "ukify",
         "build",
+        f"--stub={debian.STUB}",
         f"--linux={kernel}",
         f"--initrd={initrd}",
         f"--cmdline=@{work / 'cmdline'}",
@@ -193,7 +194,7 @@ def _loader(plan: Plan, tree: Path, work: Path) -> Path:
         plan.keys / "db.pem",
         "--output",
         signed,
-        "/usr/lib/systemd/boot/efi/systemd-bootx64.efi",
+        debian.LOADER,
         epoch=plan.date,
     )
     return signed

@@ -11,10 +11,9 @@ from firmware.image import mirror
 from firmware.image.chroot import call, remove
 from firmware.image.plan import Plan
 
-LOADER = "systemd-boot-efi"  # the loader, and the stub of which a signed kernel is made
 _TOOLS = (
     "systemd-ukify",
-    LOADER,
+    "systemd-boot-efi",
     "sbsigntool",
     "erofs-utils",
     "cryptsetup-bin",

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from firmware.cli import main
 from firmware.errors import FirmwareError
-from firmware.image import chroot, disk, mirror, sbom, trees, wheels
+from firmware.image import build, chroot, disk, mirror, sbom, trees, wheels
+from firmware.image import debian as debian_of
 from firmware.image.boards import AARCH64, BOARDS, board
 from firmware.image.plan import Plan
 from tests.running import CHECKOUT
@@ -69,6 +70,39 @@ def test_the_bill_names_everything(tree: Path) -> None:
     bundled = list((CHECKOUT / "appliance/bundled").glob("*.scanside"))
     assert len([each for each in names if each.startswith("model/")]) == len(bundled) > 0
     assert len(names) == len(document["components"]), "two components of one name"
+
+
+def test_the_bill_names_what_the_esp_has_of_the_tools(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader is the first code that is signed, and in no package of the root."""
+    tools, asked = tmp_path / "tools", []
+    text = f"{STATUS}\n" + STATUS.split("\n\n")[2].replace("rauc", "systemd-boot-efi").replace("1.13-1", "257.13-1")
+    for name, content in (
+        ("usr/lib/os-release", 'ID=debian\nVERSION_ID="13"\n'),
+        ("usr/share/doc/systemd-boot-efi/copyright", "Format: 1.0\n\nFiles: *\nLicense: LGPL-2.1+\n Text\n"),
+        ("var/lib/dpkg/status", text),
+        ("var/lib/dpkg/info/rauc.list", "/usr/bin/rauc\n"),
+        ("var/lib/dpkg/info/systemd-boot-efi.list", f"/usr\n{debian_of.LOADER}\n{debian_of.STUB}\n"),
+    ):
+        (tools / name).parent.mkdir(parents=True, exist_ok=True)
+        (tools / name).write_text(content)
+    known = {each["bom-ref"] for each in sbom.make(tree, "1.0.0", board("generic"), 1)["components"]}
+    found = sbom.make(tree, "1.0.0", board("generic"), 1, tools)["components"]
+    (added,) = (each for each in found if each["bom-ref"] not in known)
+    assert (added["name"], added["version"]) == ("systemd-boot-efi", "257.13-1")
+    assert added["licenses"] == [{"license": {"name": "LGPL-2.1+"}}]
+    # Whatever the build signs for the ESP: each file of the tools' tree that goes into it is one of that package.
+    monkeypatch.setattr(build, "inside", lambda _, *command, **__: asked.extend(map(str, command)))
+    (tmp_path / "root/usr/lib").mkdir(parents=True)
+    (tmp_path / "root/usr/lib/os-release").touch()
+    build._loader(plan(tmp_path), tools, tmp_path)
+    build._kernel(plan(tmp_path), tools, tmp_path, tmp_path / "vmlinuz", tmp_path / "initrd", "a", "0", 0)
+    taken = {word.partition("=")[2] or word for word in asked if re.match(r"(--\w+=)?/usr/", word)}
+    assert taken == {debian_of.LOADER, debian_of.STUB}
+    (tools / "var/lib/dpkg/info/systemd-boot-efi.list").unlink()
+    with pytest.raises(FirmwareError, match="no package of"):
+        sbom.make(tree, "1.0.0", board("generic"), 1, tools)
 
 
 def test_the_bill_has_the_form_of_cyclonedx(tree: Path) -> None:
