@@ -81,7 +81,7 @@ BOARDS = {
         ),
         Board(
             "x86-efi",
-            "bare UEFI machines, Intel GPUs by OpenVINO",
+            "bare UEFI machines, on the CPU: Debian 13 has no driver by which OpenVINO computes on GPUs and NPUs",
             (
                 *_PACKAGES,
                 "linux-image-amd64",
