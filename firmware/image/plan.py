@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from firmware.image import mirror
 from firmware.image.boards import Board
+from firmware.image.mirror import SECURITY
 from firmware.policy import Offered
 
 
@@ -23,7 +23,7 @@ class Plan:
     cache: Path
     mirror: str  # of Debian
     date: int  # SOURCE_DATE_EPOCH
-    security: str = mirror.SECURITY  # the mirror of Debian's security updates; empty: none
+    security: str = SECURITY  # the mirror of Debian's security updates; empty: none
 
     @property
     def offered(self) -> Offered:
