@@ -8,6 +8,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from firmware.errors import FirmwareError
 from firmware.image.chroot import call
 
 SUITE = "trixie"
@@ -66,7 +67,13 @@ def state(lines: tuple[str, ...]) -> str:
         }
         for each in ("state", "cache"):
             (folder / each).mkdir()
-        call("apt-get", "--error-on=any", *(f"--option={key}={value}" for key, value in options.items()), "update")
+        try:
+            call("apt-get", "--error-on=any", *(f"--option={key}={value}" for key, value in options.items()), "update")
+        except FirmwareError as error:
+            raise FirmwareError(
+                f"what is new in Debian can't be asked: {error.message}",
+                hint="name mirrors that are reached: --mirror, and --security, where `none` is nothing to release",
+            ) from error
         texts = [path.read_text() for path in sorted((folder / "state/lists").glob("*Release"))]
     indices = [line for text in texts for line in text.splitlines() if _INDEX.fullmatch(line)]
     return hashlib.sha256("\n".join(indices).encode()).hexdigest()

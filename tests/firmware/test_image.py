@@ -277,8 +277,9 @@ def test_a_tree_is_made_anew_once_a_mirror_has_something_new(
     assert second != first and not (second / "kept").exists()
     assert list((tmp_path / "cache").iterdir()) == [second]
     shutil.rmtree(debian)
-    with pytest.raises(FirmwareError, match="Failed to fetch"):
+    with pytest.raises(FirmwareError, match="Failed to fetch") as caught:
         next_build()
+    assert "--security" in caught.value.hint
 
 
 @as_root
