@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from firmware.image import mirror as mirrors
 from firmware.image.boards import AARCH64, BOARDS, X86_64
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -13,6 +14,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 KEYS = click.option(
     "--keys", required=True, type=_FOLDER, envvar="SCANSIDE_KEYS", help="Folder of `scanside-firmware keys`."
 )
+
+_UNSAFE = "NOT TO BE RELEASED: this image has none of Debian's security updates since its latest point release"
 
 
 @click.command("keys")
@@ -71,9 +74,11 @@ def verify_bundle(path: Path, ca: Path) -> None:
 @click.option("--epoch", default=1, show_default=True, type=click.IntRange(0), help="Raised by security releases.")
 @click.option("--project", default=Path(), type=_FOLDER, show_default="here", help="The sources of Scanside.")
 @click.option("--cache", type=_FOLDER, default=Path("~/.cache/scanside-firmware"), show_default=True,
-              help="Debian trees and wheels of earlier builds.")  # fmt: skip
-@click.option("--mirror", default="http://deb.debian.org/debian", show_default=True,
-              help="Of Debian; one of snapshot.debian.org builds the same packages again.")  # fmt: skip
+              help="Wheels, and Debian trees, which are made anew once a mirror has something new.")  # fmt: skip
+@click.option("--mirror", default=mirrors.DEBIAN, show_default=True,
+              help="Of Debian and its updates; two of snapshot.debian.org build the same packages again.")  # fmt: skip
+@click.option("--security", default=mirrors.SECURITY, show_default=True,
+              help="Of Debian's security updates; `none` builds without them: nothing to release.")  # fmt: skip
 @click.option("--twice", is_flag=True, help="Build twice and compare; not for a Jetson.")
 @click.option("--bsp", type=_FOLDER, help="For a Jetson: NVIDIA's folder Linux_for_Tegra, after apply_binaries.sh.")
 @click.option("--sectors", type=click.IntRange(1), help="For a Jetson: of its NVMe drive (blockdev --getsz).")
@@ -88,6 +93,7 @@ def build(
     project: Path,
     cache: Path,
     mirror: str,
+    security: str,
     twice: bool,
     bsp: Path | None,
     sectors: int | None,
@@ -96,7 +102,8 @@ def build(
 ) -> None:
     """Build the image of a box: for flashing, as an update bundle, and its bill of materials.
 
-    Needs root, mmdebstrap, and rauc with squashfs-tools. The time of the last commit dates all files.
+    Needs root, mmdebstrap, and rauc with squashfs-tools. The time of the last commit dates all files. Debian comes
+    with its updates and security updates as of today.
 
     \b
       sudo scanside-firmware build --board generic --keys ~/keys --to out
@@ -116,7 +123,10 @@ def build(
         ["git", "-C", str(project), "log", "-1", "--format=%ct"], capture_output=True, text=True, check=False
     ).stdout.strip()
     plan = Plan(project, kind, version, epoch, keys.resolve(), target, cache.expanduser().resolve(), mirror,
-                int(date or 1_700_000_000))  # fmt: skip
+                int(date or 1_700_000_000), "" if security == "none" else security)  # fmt: skip
+    unsafe = not plan.security and not kind.nvidias
+    if unsafe:
+        click.secho(_UNSAFE, err=True, fg="red", bold=True)
     if kind.nvidias:
         if bsp is None or sectors is None or twice:
             raise click.UsageError(f"--board {board} needs --bsp and --sectors, and goes without --twice")
@@ -136,6 +146,8 @@ def build(
         click.echo(jetson.flash_command(bsp.resolve(), module))
     else:
         click.echo(f"scanside-firmware flash {target / 'manifest.json'} DISK --key {plan.keys / 'image.pub'}")
+    if unsafe:
+        click.secho(_UNSAFE, err=True, fg="red", bold=True)
 
 
 @click.command("lock")

@@ -81,7 +81,7 @@ BOARDS = {
         ),
         Board(
             "x86-efi",
-            "bare UEFI machines of x86-64, Intel GPUs by OpenVINO",
+            "bare UEFI machines of x86-64, on the CPU: Debian 13 has no driver by which OpenVINO uses GPUs and NPUs",
             (
                 *_PACKAGES,
                 "linux-image-amd64",

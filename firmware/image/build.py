@@ -11,8 +11,8 @@ from pathlib import Path
 from firmware import bundle, keys, secure_boot
 from firmware.errors import FirmwareError
 from firmware.flash import manifest
-from firmware.image import contents, debian, disk
-from firmware.image.chroot import bootstrap, call, inside, mounted, remove, tools
+from firmware.image import contents, debian, disk, trees
+from firmware.image.chroot import call, inside, mounted, remove
 from firmware.image.plan import Plan
 from firmware.steps import complete_step
 
@@ -28,10 +28,10 @@ def build(plan: Plan) -> dict[str, str]:
     remove(work)
     work.mkdir(parents=True)
     with complete_step("tools of the build (Debian 13)"):
-        tree = tools(plan.cache, plan.mirror)
+        tree = trees.tools(plan)
     root = work / "root"
     with complete_step(f"Debian 13 for {plan.board.name}"):
-        _base(plan, root)
+        call("cp", "--archive", "--reflink=auto", trees.base(plan), root)
     with complete_step("the appliance, from locked wheels"):
         contents.put_appliance(plan, root)
     with complete_step("files, units, users"):
@@ -39,7 +39,7 @@ def build(plan: Plan) -> dict[str, str]:
     with complete_step("initrd"):
         kernel, initrd = _initrd(plan, tree, root, work)
     with complete_step("bill of materials"):
-        contents.put_bill(plan, root)
+        contents.put_bill(plan, root, tree)
     with complete_step("root: erofs with dm-verity"):
         _clean(root)
         image, root_hash, offset = _root_image(plan, tree, root, work)
@@ -65,16 +65,6 @@ def build(plan: Plan) -> dict[str, str]:
     found = {name: hashlib.sha256(each.read_bytes()).hexdigest() for name, each in digests.items()}
     shutil.rmtree(work)
     return found
-
-
-def _base(plan: Plan, root: Path) -> None:
-    """Debian, kept from an earlier build where packages and mirror are the same."""
-    what = (plan.board.packages, plan.board.components, plan.mirror)
-    name = hashlib.sha256(repr(what).encode()).hexdigest()
-    kept = plan.cache / f"debian-{plan.board.name}-{name[:12]}"
-    if not kept.exists():
-        bootstrap(kept, plan.board.packages, plan.board.components, plan.mirror, plan.date)
-    call("cp", "--archive", "--reflink=auto", kept, root)
 
 
 def _initrd(plan: Plan, tree: Path, root: Path, work: Path) -> tuple[Path, Path]:
@@ -180,6 +170,7 @@ def _kernel(
         *_clock_stands(plan.date),
         "ukify",
         "build",
+        f"--stub={debian.STUB}",
         f"--linux={kernel}",
         f"--initrd={initrd}",
         f"--cmdline=@{work / 'cmdline'}",
@@ -203,7 +194,7 @@ def _loader(plan: Plan, tree: Path, work: Path) -> Path:
         plan.keys / "db.pem",
         "--output",
         signed,
-        "/usr/lib/systemd/boot/efi/systemd-bootx64.efi",
+        debian.LOADER,
         epoch=plan.date,
     )
     return signed

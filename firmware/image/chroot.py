@@ -1,9 +1,8 @@
-"""Debian trees: made by mmdebstrap, entered by chroot."""
+"""Programs, here and within a tree, which is entered by chroot."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -11,25 +10,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from firmware.errors import FirmwareError, die
-
-SUITE = "trixie"
-_TOOLS = (
-    "systemd-ukify",
-    "systemd-boot-efi",
-    "sbsigntool",
-    "erofs-utils",
-    "cryptsetup-bin",
-    "rauc",
-    "squashfs-tools",
-    "mtools",
-    "dosfstools",
-    "fdisk",
-    "openssl",
-    "faketime",
-    "zstd",
-)
-
+from firmware.errors import FirmwareError
 
 # A tree knows nothing of who builds it: a TMPDIR or PYTHONPATH of theirs leads nowhere there.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
@@ -63,37 +44,6 @@ def call(
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-6:])
         raise FirmwareError(f"`{' '.join(map(str, command[:4]))} ...` failed:\n{last}")
     return done.stdout
-
-
-def bootstrap(target: Path, packages: tuple[str, ...], components: str, mirror: str, epoch: int | None) -> None:
-    """Debian 13 with these packages and what they need, as a tree."""
-    if os.geteuid():
-        die("building an image needs root", "run it with sudo, or in a container")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    remove(part)
-    call(
-        "mmdebstrap",
-        "--variant=minbase",
-        "--mode=root",
-        "--format=directory",
-        f"--components={components}",
-        "--aptopt=Apt::Install-Recommends false",
-        f"--include={','.join(packages)}",
-        SUITE,
-        part,
-        mirror,
-        epoch=epoch,
-    )
-    part.rename(target)
-
-
-def tools(cache: Path, mirror: str) -> Path:
-    """The tree with the tools of a build: Debian 13's ukify, veritysetup, mkfs.erofs, whatever runs outside."""
-    target = cache / f"tools-{hashlib.sha256(repr((_TOOLS, mirror)).encode()).hexdigest()[:12]}"
-    if not target.exists():
-        bootstrap(target, _TOOLS, "main", mirror, None)
-    return target
 
 
 def mounts_below(folder: Path, table: Path = Path("/proc/self/mountinfo")) -> list[Path]:

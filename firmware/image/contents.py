@@ -109,8 +109,8 @@ def _name(plan: Plan, release: Path) -> None:
     release.write_text("\n".join(lines) + "\n")
 
 
-def put_bill(plan: Plan, root: Path) -> None:
-    """The bill of materials, inside and beside."""
-    text = json.dumps(sbom.make(root, plan.version, plan.board, plan.date), indent=1)
+def put_bill(plan: Plan, root: Path, tools: Path | None = None) -> None:
+    """The bill of materials, inside and beside; ``tools`` is the tree that the loader comes from."""
+    text = json.dumps(sbom.make(root, plan.version, plan.board, plan.date, tools), indent=1)
     (root / "usr/lib/scanside/sbom.cdx.json").write_text(text)
     (plan.target / f"scanside-{plan.board.name}-{plan.version}.cdx.json").write_text(text)

@@ -80,6 +80,9 @@ DROPPED = (
     "etc/ssh",
     "usr/share/i18n",
 )
+# What of the tools' tree runs on a box: the loader, and what starts the kernel within its signed file.
+LOADER = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+STUB = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 # The initrd finds the root and checks it. Firmware and stub hash all of it, several times, before it starts.
 NOT_IN_INITRD = (
     "network network-manager nfs iscsi multipath lvm mdraid plymouth crypt resume biosdevname hwdb terminfo nvdimm "

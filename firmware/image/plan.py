@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from firmware.image.boards import Board
+from firmware.image.mirror import SECURITY
 from firmware.policy import Offered
 
 
@@ -20,8 +21,9 @@ class Plan:
     keys: Path
     target: Path
     cache: Path
-    mirror: str
+    mirror: str  # of Debian
     date: int  # SOURCE_DATE_EPOCH
+    security: str = SECURITY  # the mirror of Debian's security updates; empty: none
 
     @property
     def offered(self) -> Offered:

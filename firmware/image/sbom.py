@@ -1,4 +1,4 @@
-"""The software bill of materials: Debian packages, Python packages, models, in one CycloneDX 1.6 document."""
+"""The software bill of materials: Debian packages, loader, Python packages, models, in one CycloneDX 1.6 document."""
 
 from __future__ import annotations
 
@@ -13,13 +13,28 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
-from firmware.image import wheels
+from firmware.errors import FirmwareError
+from firmware.image import debian, wheels
 from firmware.image.boards import Board
 
 
-def make(root: Path, version: str, board: Board, epoch: int) -> dict[str, Any]:
-    """Of an image's tree; the same tree gives the same document."""
+def make(root: Path, version: str, board: Board, epoch: int, tools: Path | None = None) -> dict[str, Any]:
+    """Of an image's tree; the same trees give the same document.
+
+    Parameters
+    ----------
+    tools
+        The tree of the build's tools, of which the loader and the stub of the signed kernels come; None where a board
+        starts otherwise.
+
+    Raises
+    ------
+    FirmwareError
+        No package of ``tools`` has one of them.
+    """
     components = [*_system(root), *_python(root, board), *_models(root / board.site_packages)]
+    if tools:
+        components += _start(tools)
     digest = hashlib.sha256(json.dumps(components, sort_keys=True).encode()).hexdigest()
     return {
         "bomFormat": "CycloneDX",
@@ -50,7 +65,29 @@ def _system(root: Path) -> Iterator[dict[str, Any]]:
                 "version": version,
                 "supplier": {"name": system.capitalize()},
                 "purl": f"pkg:deb/{system}/{name}@{version.replace('+', '%2B')}?arch={machine}&distro={edition}",
+                **_licenses(root / "usr/share/doc" / name / "copyright"),
             }
+
+
+def _licenses(path: Path) -> dict[str, Any]:
+    """Those that a package's copyright file names, where it is in Debian's machine-readable form (DEP 5)."""
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    if not lines or not lines[0].startswith("Format:"):
+        return {}
+    names = {line.partition(":")[2].strip() for line in lines if line.startswith("License:")}
+    return {"licenses": [{"license": {"name": name[:200]}} for name in sorted(names - {""})]}
+
+
+def _start(tools: Path) -> Iterator[dict[str, Any]]:
+    """What the ESP has of the tools' tree: the packages of the loader and of the stub, by dpkg's lists of files."""
+    lists = {path.stem: set(path.read_text().splitlines()) for path in tools.glob("var/lib/dpkg/info/*.list")}
+    owners = set()
+    for file in (debian.LOADER, debian.STUB):
+        owner = next((name.partition(":")[0] for name, files in sorted(lists.items()) if file in files), None)
+        if owner is None:
+            raise FirmwareError(f"no package of {tools} has {file}", hint="build with another --cache folder")
+        owners.add(owner)
+    yield from (each for each in _system(tools) if each["name"] in owners)
 
 
 def _python(root: Path, board: Board) -> Iterator[dict[str, Any]]:

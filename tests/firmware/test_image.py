@@ -6,13 +6,18 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from firmware.cli import main
 from firmware.errors import FirmwareError
-from firmware.image import chroot, disk, sbom, wheels
+from firmware.image import build, chroot, disk, mirror, sbom, trees, wheels
+from firmware.image import debian as debian_of
 from firmware.image.boards import AARCH64, BOARDS, board
+from firmware.image.plan import Plan
 from tests.running import CHECKOUT
 
 FILES = CHECKOUT / "firmware" / "image" / "files"
@@ -65,6 +70,39 @@ def test_the_bill_names_everything(tree: Path) -> None:
     bundled = list((CHECKOUT / "appliance/bundled").glob("*.scanside"))
     assert len([each for each in names if each.startswith("model/")]) == len(bundled) > 0
     assert len(names) == len(document["components"]), "two components of one name"
+
+
+def test_the_bill_names_what_the_esp_has_of_the_tools(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader is the first code that is signed, and in no package of the root."""
+    tools, asked = tmp_path / "tools", []
+    text = f"{STATUS}\n" + STATUS.split("\n\n")[2].replace("rauc", "systemd-boot-efi").replace("1.13-1", "257.13-1")
+    for name, content in (
+        ("usr/lib/os-release", 'ID=debian\nVERSION_ID="13"\n'),
+        ("usr/share/doc/systemd-boot-efi/copyright", "Format: 1.0\n\nFiles: *\nLicense: LGPL-2.1+\n Text\n"),
+        ("var/lib/dpkg/status", text),
+        ("var/lib/dpkg/info/rauc.list", "/usr/bin/rauc\n"),
+        ("var/lib/dpkg/info/systemd-boot-efi.list", f"/usr\n{debian_of.LOADER}\n{debian_of.STUB}\n"),
+    ):
+        (tools / name).parent.mkdir(parents=True, exist_ok=True)
+        (tools / name).write_text(content)
+    known = {each["bom-ref"] for each in sbom.make(tree, "1.0.0", board("generic"), 1)["components"]}
+    found = sbom.make(tree, "1.0.0", board("generic"), 1, tools)["components"]
+    (added,) = (each for each in found if each["bom-ref"] not in known)
+    assert (added["name"], added["version"]) == ("systemd-boot-efi", "257.13-1")
+    assert added["licenses"] == [{"license": {"name": "LGPL-2.1+"}}]
+    # Whatever the build signs for the ESP: each file of the tools' tree that goes into it is one of that package.
+    monkeypatch.setattr(build, "inside", lambda _, *command, **__: asked.extend(map(str, command)))
+    (tmp_path / "root/usr/lib").mkdir(parents=True)
+    (tmp_path / "root/usr/lib/os-release").touch()
+    build._loader(plan(tmp_path), tools, tmp_path)
+    build._kernel(plan(tmp_path), tools, tmp_path, tmp_path / "vmlinuz", tmp_path / "initrd", "a", "0", 0)
+    taken = {word.partition("=")[2] or word for word in asked if re.match(r"(--\w+=)?/usr/", word)}
+    assert taken == {debian_of.LOADER, debian_of.STUB}
+    (tools / "var/lib/dpkg/info/systemd-boot-efi.list").unlink()
+    with pytest.raises(FirmwareError, match="no package of"):
+        sbom.make(tree, "1.0.0", board("generic"), 1, tools)
 
 
 def test_the_bill_has_the_form_of_cyclonedx(tree: Path) -> None:
@@ -161,3 +199,100 @@ def test_nothing_of_who_builds_gets_into_a_tree(monkeypatch: pytest.MonkeyPatch)
     assert chroot.inside(Path("/"), "cat", data="said") == "said"
     found = dict(line.split("=", 1) for line in chroot.inside(Path("/"), "env", epoch=1).splitlines())
     assert set(found) == {"PATH", "HOME", "LC_ALL", "SOURCE_DATE_EPOCH"}
+
+
+_APT = """#!/bin/sh
+# Stand-in of apt-get, which gets what $FAKE_MIRROR holds.
+[ -e $FAKE_MIRROR ] || { echo "E: Failed to fetch" >&2; exit 100; }
+for each; do case $each in --option=Dir::State=*)
+    mkdir -p "${each#*State=}/lists"; cp $FAKE_MIRROR/* "${each#*State=}/lists"
+esac; done
+"""
+_MMDEBSTRAP = """#!/bin/sh
+# Stand-in of mmdebstrap, which makes an empty tree.
+printf '%s\\n' "$@" >> $FAKE_ASKED
+for each; do case $each in *.part) mkdir "$each"; esac; done
+"""
+
+
+@pytest.fixture
+def debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a mirror of Debian holds, and stand-ins of those who ask it; what mmdebstrap was told lies in `asked`."""
+    programs, held = tmp_path / "bin", tmp_path / "mirror"
+    for folder in (programs, held):
+        folder.mkdir()
+    for name, text in (("apt-get", _APT), ("mmdebstrap", _MMDEBSTRAP)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_MIRROR", str(held))
+    monkeypatch.setenv("FAKE_ASKED", str(tmp_path / "asked"))
+    for suite in ("trixie", "trixie-updates", "trixie-security"):
+        index(held, suite, "a", "Sat, 21 Nov 2026")
+    mirror.state.cache_clear()
+    return held
+
+
+def index(held: Path, suite: str, digest: str, date: str) -> None:
+    line = f" {digest * 64}  22596 main/binary-amd64/Packages"
+    (held / f"{suite}_InRelease").write_text(f"Date: {date}\nSHA256:\n{line}\n")
+
+
+def plan(tmp_path: Path, **fields: str) -> Plan:
+    here = tmp_path / "here"
+    return Plan(CHECKOUT, board("x86-efi"), "1.0.0", 1, here, here, tmp_path / "cache", mirror.DEBIAN, 1, **fields)
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a tree")
+
+
+@as_root
+def test_debian_comes_with_its_security_updates(debian: Path, tmp_path: Path) -> None:
+    trees.base(plan(tmp_path))
+    signed = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+    assert (tmp_path / "asked").read_text().splitlines()[-3:] == [
+        f"{signed} http://deb.debian.org/debian trixie main non-free-firmware",
+        f"{signed} http://deb.debian.org/debian trixie-updates main non-free-firmware",
+        f"{signed} http://deb.debian.org/debian-security trixie-security main non-free-firmware",
+    ]
+
+
+@as_root
+@pytest.mark.parametrize("tree_of", [trees.base, trees.tools])
+def test_a_tree_is_made_anew_once_a_mirror_has_something_new(
+    debian: Path, tmp_path: Path, tree_of: Callable[[Plan], Path]
+) -> None:
+    def next_build() -> Path:
+        mirror.state.cache_clear()
+        return tree_of(plan(tmp_path))
+
+    first = next_build()
+    (first / "kept").touch()
+    index(debian, "trixie-security", "a", "Sun, 22 Nov 2026")  # signed anew, each day
+    assert next_build() == first and (first / "kept").exists()
+    index(debian, "trixie-security", "b", "Mon, 23 Nov 2026")
+    second = tree_of(plan(tmp_path))
+    assert second == first, "one process builds from one state, so that what is built twice is the same"
+    second = next_build()
+    assert second != first and not (second / "kept").exists()
+    assert list((tmp_path / "cache").iterdir()) == [second]
+    shutil.rmtree(debian)
+    with pytest.raises(FirmwareError, match="Failed to fetch") as caught:
+        next_build()
+    assert "--security" in caught.value.hint
+
+
+@as_root
+def test_what_was_there_at_an_earlier_time_may_be_past_its_date(debian: Path, tmp_path: Path) -> None:
+    then = "http://snapshot.debian.org/archive/debian-security/20261101T000000Z"
+    trees.tools(plan(tmp_path, security=then))
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert ["check-valid-until=no" in line for line in asked[-3:]] == [False, False, True]
+
+
+def test_an_image_without_security_updates_says_that_it_is_nothing_to_release(tmp_path: Path) -> None:
+    where = ["--keys", str(tmp_path), "--to", str(tmp_path / "out"), "--project", str(CHECKOUT)]
+    for option, said in ((["--security", "none"], True), ([], False)):
+        done = CliRunner().invoke(main, ["build", "--board", "generic", *option, *where])
+        assert ("NOT TO BE RELEASED" in done.output) == said, done.output
+    assert not any("security" in line for line in mirror.sources("main", mirror.DEBIAN, ""))

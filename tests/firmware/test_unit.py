@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import tomllib
@@ -41,7 +42,10 @@ def test_the_units_are_valid(tmp_path: Path) -> None:
         for program in ("scanside-firmware", "scanside"):
             text = text.replace(f"/opt/scanside/bin/{program}", true)
         (tmp_path / path.name).write_text(text)
-    for path in sorted(tmp_path.iterdir()):
+    units = sorted(tmp_path.iterdir())
+    of_a_jetson = "scanside-.service.d"  # for all of the box's own
+    shutil.copytree(CHECKOUT / "firmware/jetson/files/etc/systemd/system" / of_a_jetson, tmp_path / of_a_jetson)
+    for path in units:
         done = analyze("verify", "--man=no", path)
         assert "scanside" not in done.stderr, done.stderr
 
@@ -90,6 +94,26 @@ def test_the_appliance_exposes_little(tmp_path: Path, drop_in: Path | None) -> N
     assert done.returncode == 0, done.stdout[-500:] + done.stderr
 
 
+EXPOSURE = dict(
+    re.findall(r"(?m)^\| `(scanside[\w@-]*\.service)` \| (\d\.\d) \|", (CHECKOUT / "firmware/README.md").read_text())
+)
+
+
+@pytest.mark.parametrize("path", sorted(UNITS.glob("*.service")), ids=lambda path: path.name)
+def test_a_unit_exposes_no_more_than_is_said(path: Path) -> None:
+    """By systemd's own figure; the README says for each unit above 2.0 what it can't do without."""
+    threshold = round(float(EXPOSURE[path.name]) * 10)
+    done = analyze("security", "--offline=true", f"--threshold={threshold}", path)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr
+
+
+def test_the_unit_that_opens_data_has_no_mounts_of_its_own() -> None:
+    """What it mounted there nobody else would see: systemd.exec(5), PrivateMounts=."""
+    keys = unit("scanside-data.service")
+    own = re.compile(r"Protect(?!Clock)|Private|Bind|Temporary|\w+Paths$")
+    assert not [key for key in keys if own.match(key)]
+
+
 _ALLOWED_FAMILIES = """#!{python}
 import ctypes, os, socket, sys
 
@@ -105,6 +129,99 @@ for family in set(range(46)) - {{{allowed}}}:
 assert not seccomp.seccomp_load(rules)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
+
+
+_CONFINED = """#!{python}
+import ctypes, os, sys
+
+seccomp = ctypes.CDLL("libseccomp.so.2")
+seccomp.seccomp_init.restype = ctypes.c_void_p
+rules = ctypes.c_void_p(seccomp.seccomp_init(0x00050000 | 1))  # what is not allowed: EPERM
+for name in {calls}:
+    call = seccomp.seccomp_syscall_resolve_name(name.encode())
+    if call != -1:
+        seccomp.seccomp_rule_add_array(rules, 0x7FFF0000, call, 0, None)
+assert not seccomp.seccomp_load(rules)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+def system_calls(name: str) -> set[str]:
+    """Those of a set, such as ``@mount``, or the one of this name."""
+    if not name.startswith("@"):
+        return {name}
+    listed = [line.strip() for line in analyze("syscall-filter", name).stdout.splitlines()]
+    inner = [each for each in listed if each and each != name and not each.startswith("#")]
+    return {call for each in inner for call in system_calls(each)}
+
+
+def allowed_calls(text: str) -> set[str]:
+    """Those that a unit's lines of SystemCallFilter= leave, the first of which allows."""
+    found: set[str] = set()
+    for line in re.findall(r"(?m)^SystemCallFilter=(.*)$", text):
+        named = {call for word in line.removeprefix("~").split() for call in system_calls(word)}
+        found = found - named if line.startswith("~") else found | named
+    return found
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or ctypes.util.find_library("seccomp") is None or shutil.which("setpriv") is None,
+    reason="needs root, libseccomp2 and util-linux",
+)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("firewall", ["firewall"]),
+        ("prepare", ["update", "prepare-start"]),
+        ("inbox", ["inbox"]),
+        ("stick@", ["stick", "{stick}"]),
+        ("confirm", ["update", "confirm", "--seconds", "0"]),
+    ],
+)
+def test_a_unit_does_its_work_with_the_calls_and_capabilities_that_it_keeps(
+    tmp_path: Path, name: str, arguments: list[str]
+) -> None:
+    """On a box that is a folder, whose ledger is another user's. Mounts, disks and the TPM are for the machine."""
+    text = (UNITS / f"scanside-{name}.service").read_text()
+    words = "".join(re.findall(r"(?m)^CapabilityBoundingSet=.*$", text))
+    kept = {each.removeprefix("CAP_").lower() for each in re.findall(r"CAP_\w+", words)}
+    known = set(subprocess.run(["setpriv", "--list-caps"], capture_output=True, text=True, check=True).stdout.split())
+    dropped = ",".join(f"-{each}" for each in sorted(known - kept) if not each.startswith("cap_"))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for program in ("nft", "systemctl", "journalctl", "scanside"):
+        (programs / program).write_text("#!/bin/sh\ncat > /dev/null; echo called >> $CALLED\n")
+        (programs / program).chmod(0o755)
+    launcher = tmp_path / "confined"
+    launcher.write_text(_CONFINED.format(python=sys.executable, calls=sorted(allowed_calls(text))))
+    launcher.chmod(0o755)
+    said = []
+    for confined in (False, True):
+        box = make_box(tmp_path / f"box-{confined}")
+        box.configuration.write_text("")
+        entries = box.esp / "loader" / "entries"
+        if name == "prepare":
+            (entries / "scanside-a.conf").rename(entries / "scanside-a+2-1.conf")
+        with sqlite3.connect(box.data / "ledger.sqlite3") as ledger:
+            ledger.execute("CREATE TABLE seen (at)")
+        (box.data / "inbox").mkdir()
+        (box.data / "inbox" / "go").touch()
+        for path in (box.data, *box.data.rglob("*")):
+            os.chown(path, 950, 950)
+            path.chmod(0o700)
+        stick = tmp_path / f"stick-{confined}"
+        stick.mkdir()
+        program = ["setpriv", "--no-new-privs", f"--bounding-set={dropped}", launcher] if confined else [sys.executable]
+        done = subprocess.run(
+            [*program, "-m", "firmware", *(each.format(stick=stick) for each in arguments), "--root", str(box.root)],
+            capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, cwd=CHECKOUT,
+            env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "CALLED": str(tmp_path / "called")},
+        )  # fmt: skip
+        files = sorted(str(path.relative_to(box.root)) for path in box.root.rglob("*"))
+        words = re.sub(r"box-(True|False)|stick-(True|False)", "", done.stdout + done.stderr)
+        said.append((done.returncode, re.sub(r"\d+ MiB", "", words), files))
+    assert said[0] == said[1]
+    assert said[0][0] == (1 if name == "confirm" else 0), said[0][1]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
