@@ -127,11 +127,55 @@ def test_configurations_that_are_turned_away(box: Box, publisher: Path, tmp_path
         ("[site]\nname='x'\nversion=1\n[cloud]\n", "not known: cloud"),
         ("[site]\nname='x'\nversion=1\n[network]\naddress='192.0.2.5'\n", "no prefix length"),
         ("[site]\nname='x'\nversion=1\n[network]\naddress='192.0.2.555/24'\n", "192.0.2.555"),
+        ("[site]\nname='x'\nversion=true\n", "must be of type int"),
+        ("[site]\nname='x'\nversion=1\ntime_zone='Europe/Berln'\n", "no time zone 'Europe/Berln'.*Europe/Berlin"),
+        ("[site]\nname='x'\nversion=1\ntime_zone='../etc/passwd'\n", "no time zone"),
+        ("[site]\nname='x'\nversion=1\nntp_servers=[1, {a=2}]\n", "ntp_servers must be a list of strings"),
+        ("[site]\nname='x'\nversion=1\nntp_servers=['a b']\n", "'a b' is no name or address of a server"),
+        ("[site]\nname='x'\nversion=1\n[network]\ndns=[1]\n", "dns must be a list of strings"),
+        (
+            "[site]\nname='x'\nversion=1\n[network]\naddress='192.0.2.5/24'\ngateway='10.0.0.1'\n",
+            "gateway 10.0.0.1 is not in 192.0.2.0/24",
+        ),
+        ("[site]\nname='x'\nversion=1\n[network]\nport='eth0 eth1'\n", "'eth0 eth1' is no port"),
     ],
 )
 def test_a_configuration_that_is_wrong_says_where(text: str, words: str) -> None:
     with pytest.raises(FirmwareError, match=words):
         provisioning.parse(text, "site.toml")
+
+
+def port(box: Box, name: str, address: str, carrier: bool, physical: bool = True) -> None:
+    folder = box.root / "sys/class/net" / name
+    folder.mkdir(parents=True)
+    for key, value in (("type", "1"), ("address", address), ("carrier", str(int(carrier)))):
+        (folder / key).write_text(f"{value}\n")
+    if physical:
+        (folder / "device").touch()
+
+
+def test_a_static_address_is_at_one_port(box: Box, publisher: Path, tmp_path: Path) -> None:
+    """The same one at two ports of a machine would be reached by chance."""
+    port(box, "enp1s0", "02:00:00:00:00:01", carrier=True)
+    port(box, "enp2s0", "02:00:00:00:00:02", carrier=False)
+    port(box, "veth0", "02:00:00:00:00:03", carrier=True, physical=False)
+    path = site(tmp_path / "1", publisher)
+    assert provisioning.apply(box, path, taken) == 1
+    (box.root / "sys/class/net/enp2s0/carrier").write_text("1\n")
+    with pytest.raises(FirmwareError, match=r"192.0.2.5/24 would be at 2 ports .*enp1s0 \(02:00:00:00:00:01\)"):
+        provisioning.apply(box, path, taken)
+
+    def chosen(which: str) -> str:
+        path.write_text(SITE.format(version=1, ae_title="X").replace("[network]", f'[network]\nport = "{which}"'))
+        signing.sign_file(path, publisher / "site.key", provisioning.PURPOSE)
+        provisioning.apply(box, path, taken)
+        return (box.configuration.parent / "network/50-site.network").read_text()
+
+    assert "\nName=enp2s0\n" in chosen("enp2s0")
+    assert "\nMACAddress=02:00:00:00:00:01\n" in chosen("02:00:00:00:00:01")
+    assert "Unmanaged=yes" in (box.configuration.parent / "network/60-other-ports.network").read_text()
+    with pytest.raises(FirmwareError, match=r"no port enp3s0 \(there are enp1s0 .*enp2s0"):
+        chosen("enp3s0")
 
 
 _VALUES = st.one_of(
