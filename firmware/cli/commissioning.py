@@ -121,12 +121,29 @@ def factory_reset(typed: str, record: Path | None, root: Path) -> None:
     known = box.identity()
     if typed != known:
         die(f"this is box {known}, not {typed}", "type the identity of the box that is to lose its data")
-    done = datadisk.erase(box)
-    text = f"box {known}: {done}"
-    click.echo(text)
     if record:
-        record.write_text(text + "\n")
-    restart()
+        _try_record(record, box)
+    text = f"box {known}: {datadisk.erase(box)}"
+    click.echo(text)
+    try:
+        if record:
+            record.write_text(text + "\n")
+    except OSError as error:  # such as a stick that was pulled out meanwhile
+        click.echo(f"the record can't be written to {record}: {error.strerror}; write down the line above", err=True)
+    finally:
+        restart()
+
+
+def _try_record(record: Path, box: Box) -> None:
+    """Before anything is erased: whether the record can be written there, and stays."""
+    from firmware.errors import die
+
+    if record.resolve().is_relative_to((box.root / "data").resolve()):
+        die(f"{record} would be erased, too", "name a file on a stick; nothing was erased")
+    try:
+        record.write_text("")
+    except OSError as error:
+        die(f"the record can't be written to {record}: {error.strerror}", "name another file; nothing was erased")
 
 
 @click.command("stick")

@@ -410,6 +410,28 @@ def test_a_reset_needs_no_data_partition_that_opens(box: Box, encrypted: Path, t
     assert calls(tmp_path)[-1] == "systemctl reboot"
 
 
+def test_a_reset_whose_record_can_not_be_written_erases_nothing(box: Box, partition: Path, tmp_path: Path) -> None:
+    old_data(partition)
+    before = partition.read_bytes()
+    for record in (tmp_path / "no-stick" / "record.txt", box.root / "data" / "record.txt"):
+        said = scanside_firmware(box, "factory-reset", "--box", "5eedb0c5", "--record", str(record))
+        assert said.startswith("scanside-firmware: ") and str(record) in said and "nothing was erased" in said
+    assert partition.read_bytes() == before and not (tmp_path / "calls").exists()
+
+
+def test_a_reset_whose_record_is_lost_on_the_way_is_shown_and_starts_again(
+    box: Box, partition: Path, tmp_path: Path
+) -> None:
+    """The stick is pulled out while the disk is written over."""
+    record = tmp_path / "stick" / "record.txt"
+    record.parent.mkdir()
+    program(tmp_path, "journalctl", f"rm -r {record.parent}")
+    said = scanside_firmware(box, "factory-reset", "--box", "5eedb0c5", "--record", str(record)).splitlines()
+    assert said[0] == "box 5eedb0c5: every byte of the data partition was written over"
+    assert said[1].startswith(f"the record can't be written to {record}: ")
+    assert calls(tmp_path)[-1] == "systemctl reboot"
+
+
 def test_a_disk_that_does_not_keep_what_is_written_is_not_called_erased(
     box: Box, partition: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
