@@ -668,6 +668,33 @@ def test_a_stick_that_can_not_be_read_everywhere_is_answered(box: Box, publisher
     assert "Is a directory" in (folder / "scanside-5eedb0c5" / "what-happened.txt").read_text()
 
 
+def test_a_stick_is_told_what_it_has_under_a_name_that_no_box_takes(box: Box, publisher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stick"
+    site(folder, publisher)
+    (folder / "site.toml").rename(folder / "site.toml.txt")
+    (folder / "site.toml.sig").rename(folder / "site.toml (1).sig")
+    names = ("V2.RAUCB", "certficate.pem", "SERVICE.TOKEN", "holiday.jpg", "System Volume Information/x", ".Trashes",
+             "update/v3.raucb", "update/readme.txt", "scanside-other/request.csr")  # fmt: skip
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    (folder / "service.token").hardlink_to(folder / "SERVICE.TOKEN")  # FAT finds the one by the other's name
+    said = stick.take(box, folder, restart=pytest.fail, reload=pytest.fail)
+    told = (folder / "scanside-5eedb0c5" / "what-happened.txt").read_text()
+    for line in (
+        "site.toml.txt: not taken: its name must be site.toml",
+        "site.toml (1).sig: not taken: its name must be site.toml.sig",
+        "V2.RAUCB: not taken: its name must be v2.raucb",
+        "certficate.pem: not taken: its name must be certificate.pem",
+        "update/v3.raucb: not taken: it must lie at the stick's top",
+    ):
+        assert line in said and f"{line}\n" in told
+    assert [line for line in said if "not taken" in line][5:] == [
+        "not taken: holiday.jpg: a box takes site.toml, site.toml.sig, certificate.pem, service.token, "
+        "recovery-key.txt, *.scanside and *.raucb"
+    ]
+
+
 def test_what_can_not_be_copied_leaves_nothing_beside(tmp_path: Path) -> None:
     unreadable = Path("/proc/self/mem")  # its first byte answers EIO, as a worn stick's does
     with pytest.raises(OSError, match="Input/output error"):
