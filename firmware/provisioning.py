@@ -5,6 +5,7 @@ A site's configuration is one TOML file with its signature beside it (``site.tom
     [site]       name, version (rises with each change), box (its identity; left out: any), time_zone, ntp_servers
     [network]    address ("dhcp" or "192.0.2.5/24"), gateway, dns, port (its MAC address or name; left out: every one)
     [[accounts]] name, role: who is to use the page; a stick brings back the code with which each account is made
+    [[files]]    name, sha256: what goes with it (`firmware.site_files`)
     [appliance]  the appliance's own tables, as in scanside.toml
 
 Each one that was applied is kept; an older one comes back by its number. All that is made of one, and what was kept,
@@ -20,6 +21,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 import tomllib
 import zoneinfo
@@ -32,7 +34,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from firmware import health, signing
+from firmware import health, signing, site_files
 from firmware.boot import SLOTS, refuse_on_trial
 from firmware.box import Box
 from firmware.durable import Files
@@ -43,6 +45,7 @@ PURPOSE = "site configuration 1"
 _SITE = {"name": str, "version": int, "box": str, "time_zone": str, "ntp_servers": list}
 _NETWORK = {"address": str, "gateway": str, "dns": list, "port": str}
 _ACCOUNT = {"name": str, "role": str}
+_FILE = {"name": str, "sha256": str}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")  # as the appliance has it
 _CODE = re.compile(r"\b[A-Z2-9]{4}(-[A-Z2-9]{4}){3}\b")  # one of the appliance's that makes an account
 _SERVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
@@ -80,7 +83,8 @@ def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: 
             hint="raise the version and sign it again, or ask for the older one with --allow-older",
         )
     number = 1 + max((each["number"] for each in current), default=0)
-    _use(box, number, content, tables, ask)
+    files = site_files.read(path.parent / site_files.FOLDER, tables)
+    _use(box, number, content, tables, files, ask)
     box.remember_if_possible("configured", number=number, version=site["version"], site=site["name"])
     return number
 
@@ -110,8 +114,36 @@ def go_back(box: Box, number: int, ask: health.Ask = health.scanside) -> None:
         known = ", ".join(str(each["number"]) for each in history(box)) or "none"
         raise FirmwareError(f"there is no configuration {number}", hint=f"there are: {known}")
     content = path.read_bytes()
-    _use(box, number, content, parse(content.decode(), path.name), ask, again=True)
+    tables = parse(content.decode(), path.name)
+    files = site_files.read(_files_of(box.configuration.parent, number), tables)
+    _use(box, number, content, tables, files, ask, again=True)
     box.remember_if_possible("configured", number=number, again=True)
+
+
+def check(site: Path, ask: health.Ask = health.scanside) -> str:
+    """The text of a site.toml as it may be signed: with its files, and taken by the appliance that is installed here.
+
+    Raises
+    ------
+    FirmwareError
+        A table or key is wrong, or a file that it names is not there.
+    """
+    text = site_files.listed(site)
+    tables = parse(text, site.name)
+    site_files.check_named(tables, site.name)
+    site_files.read(site.parent / site_files.FOLDER, tables)
+    with tempfile.TemporaryDirectory() as root:
+        box = Box(Path(root))
+        appliance = dict(tables.get("appliance", {}))
+        if isinstance(models := appliance.get("models"), dict):  # packages are on the box, if anywhere
+            appliance["models"] = {key: value for key, value in models.items() if key != "packages"}
+        _write(box, box.configuration.parent, 1, {**tables, "appliance": appliance})
+        try:
+            _judge(box, box.configuration, ask)
+        except FirmwareError as error:
+            why = error.message.replace(str(box.configuration), "[appliance]")
+            raise FirmwareError(f"{site.name}: {why}", hint="mend it; it was not signed") from error
+    return text
 
 
 def people(box: Box) -> list[dict[str, str]]:
@@ -136,12 +168,13 @@ def parse(text: str, name: str) -> dict[str, Any]:
         tables = tomllib.loads(text)
     except ValueError as error:
         raise FirmwareError(f"{name} is no TOML: {error}") from error
-    if unknown := set(tables) - {"site", "network", "accounts", "appliance"}:
+    if unknown := set(tables) - {"site", "network", "accounts", "files", "appliance"}:
         raise FirmwareError(f"{name} has tables that are not known: {', '.join(sorted(unknown))}",
-                            hint="there are [site], [network], [[accounts]] and [appliance]")  # fmt: skip
+                            hint="there are [site], [network], [[accounts]], [[files]] and [appliance]")  # fmt: skip
     accounts = tables.get("accounts", [])
-    if not isinstance(accounts, list):
-        raise FirmwareError(f"{name}: accounts must be a list", hint="write [[accounts]] before each")
+    for key in ("accounts", "files"):
+        if not isinstance(tables.get(key, []), list):
+            raise FirmwareError(f"{name}: {key} must be a list", hint=f"write [[{key}]] before each")
     _check(name, "site", tables.get("site", {}), _SITE, ("name", "version"))
     _check(name, "network", tables.get("network", {}), _NETWORK, ())
     for each in accounts:
@@ -151,6 +184,9 @@ def parse(text: str, name: str) -> dict[str, Any]:
                                 hint="use up to 64 letters a-z, digits and . _ @ -")  # fmt: skip
         if each["role"] not in _ROLES:
             raise FirmwareError(f"{name}: there is no role {each['role']}", hint=f"one of {', '.join(_ROLES)}")
+    for each in tables.get("files", ()):
+        _check(name, "files", each, _FILE, ("name", "sha256"))
+    site_files.check(tables, name)
     _check_time(tables["site"], name)
     network(tables.get("network", {}), name)
     return tables
@@ -249,7 +285,15 @@ def network(table: dict[str, Any], name: str = "[network]") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _use(box: Box, number: int, content: bytes, tables: dict[str, Any], ask: health.Ask, again: bool = False) -> None:
+def _use(
+    box: Box,
+    number: int,
+    content: bytes,
+    tables: dict[str, Any],
+    files: Mapping[str, bytes],
+    ask: health.Ask,
+    again: bool = False,
+) -> None:
     """Made whole beside what is in force and judged by the appliance itself, then exchanged for it."""
     folder = box.configuration.parent
     coming = folder.with_name(f"{folder.name}.next")
@@ -258,7 +302,8 @@ def _use(box: Box, number: int, content: bytes, tables: dict[str, Any], ask: hea
     try:
         Files().write(coming / _kept_name(number), content)
         Files().write(coming / "in-force.json", json.dumps({"number": number, "again": again}).encode())
-        _write(box, coming, tables)
+        site_files.write(_files_of(coming, number), files, like=box.data)
+        _write(box, coming, number, tables)
         _judge(box, coming / box.configuration.name, ask)
         Files().exchange(coming, folder)
     except Exception:
@@ -267,21 +312,30 @@ def _use(box: Box, number: int, content: bytes, tables: dict[str, Any], ask: hea
     shutil.rmtree(coming, ignore_errors=True)
 
 
-def _write(box: Box, folder: Path, tables: dict[str, Any]) -> None:
-    """What the system and the appliance read of a configuration."""
-    appliance = {**tables.get("appliance", {}), "data_dir": str(box.data), "box": {"report": str(box.report)}}
+def _write(box: Box, folder: Path, number: int, tables: dict[str, Any]) -> None:
+    for name, content in _derived(box, number, tables).items():
+        Files().write(folder / name, content)
+
+
+def _derived(box: Box, number: int, tables: dict[str, Any]) -> dict[str, bytes]:
+    """What the system and the appliance read of a configuration: files by name."""
+    appliance = site_files.placed(tables.get("appliance", {}), _files_of(box.configuration.parent, number))
+    appliance = {**appliance, "data_dir": str(box.data), "box": {"report": str(box.report)}}
     models, trusted = appliance.setdefault("models", {}), str(box.trust / "models")
     if isinstance(models, dict):  # otherwise the appliance says what is wrong
         appliance["models"] = {**models, "trusted_keys": [*models.get("trusted_keys", ()), trusted]}
-    Files().write(folder / box.configuration.name, toml(appliance).encode())
     site = tables["site"]
-    Files().write(folder / "network" / "50-site.network", network(tables.get("network", {})).encode())
-    Files().write(folder / "network" / "60-other-ports.network", _OTHER_PORTS.encode())
-    servers = " ".join(map(str, site.get("ntp_servers", ())))
-    Files().write(folder / "timesyncd.conf", f"[Time]\nNTP={servers}\n".encode())
-    Files().write(folder / "environment", f"TZ={site.get('time_zone', 'UTC')}\n".encode())
-    Files().write(folder / "site.json", json.dumps(site).encode())
-    Files().write(folder / "accounts.json", json.dumps(tables.get("accounts", [])).encode())
+    servers = " ".join(site.get("ntp_servers", ()))
+    texts = {
+        box.configuration.name: toml(appliance),
+        "network/50-site.network": network(tables.get("network", {})),
+        "network/60-other-ports.network": _OTHER_PORTS,
+        "timesyncd.conf": f"[Time]\nNTP={servers}\n",
+        "environment": f"TZ={site.get('time_zone', 'UTC')}\n",
+        "site.json": json.dumps(site),
+        "accounts.json": json.dumps(tables.get("accounts", [])),
+    }
+    return {name: text.encode() for name, text in texts.items()}
 
 
 def _judge(box: Box, configuration: Path, ask: health.Ask) -> None:
@@ -450,6 +504,11 @@ def _recount(done: subprocess.CompletedProcess[str]) -> str:
 def _kept(box: Box) -> list[Path]:
     """Each configuration that was applied, as it was signed, by its number."""
     return sorted((box.configuration.parent / "versions").glob("[0-9]*.toml"))
+
+
+def _files_of(folder: Path, number: int) -> Path:
+    """Where what goes with a configuration lies."""
+    return folder / "versions" / f"{number:04}.files"
 
 
 def _kept_name(number: int) -> str:

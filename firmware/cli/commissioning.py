@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -26,10 +30,19 @@ def provision() -> None:
 @click.argument("site", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--key", required=True, type=_FILE, help="site.key")
 def sign(site: Path, key: Path) -> None:
-    """Check SITE (a site.toml) and sign it: SITE.sig lies beside it."""
-    from firmware import provisioning, signing
+    """Check SITE (a site.toml) and sign it: SITE.sig lies beside it.
 
-    provisioning.parse(site.read_text(), site.name)
+    The appliance judges its own tables, as it does on a box. What lies in files/ beside SITE goes with it, and is
+    listed in SITE as [[files]].
+    """
+    from firmware import health, provisioning, signing
+
+    # The one that was installed with this command, also where its folder is not on PATH.
+    places = (str(Path(sys.executable).parent), os.environ.get("PATH", ""))
+    program = shutil.which("scanside", path=os.pathsep.join(places)) or "scanside"
+    text = provisioning.check(site, functools.partial(health.scanside, program=program))
+    if text != site.read_text():
+        site.write_text(text)
     click.echo(signing.sign_file(site, key, provisioning.PURPOSE))
 
 

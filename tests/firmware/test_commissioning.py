@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from appliance import package
 from appliance.accounts import Accounts
 from appliance.errors import LoginError
 from appliance.store import Store
-from firmware import datadisk, health, keys, models, provisioning, service, signing, stick
+from firmware import datadisk, handover, health, keys, models, provisioning, service, signing, stick
 from firmware.box import Box
 from firmware.cli import main
 from firmware.durable import Files
@@ -138,6 +139,9 @@ def test_configurations_that_are_turned_away(box: Box, publisher: Path, tmp_path
             "gateway 10.0.0.1 is not in 192.0.2.0/24",
         ),
         ("[site]\nname='x'\nversion=1\n[network]\nport='eth0 eth1'\n", "'eth0 eth1' is no port"),
+        ("[site]\nname='x'\nversion=1\n[[files]]\nname='ca.pem'\n", "files.sha256 is missing"),
+        ("[site]\nname='x'\nversion=1\n[[files]]\nname='../x.pem'\nsha256='0'\n", "can't be a file's name"),
+        ("[site]\nname='x'\nversion=1\n[appliance.a]\nca='files/ca.pem'\n", "a.ca names files/ca.pem, which is not"),
     ],
 )
 def test_a_configuration_that_is_wrong_says_where(text: str, words: str) -> None:
@@ -796,6 +800,115 @@ def test_signing_a_configuration_checks_it_first(publisher: Path, tmp_path: Path
     done = CliRunner().invoke(main, ["provision", "sign", str(path), "--key", str(publisher / "site.key")])
     assert done.exit_code == 1 and "site.version is missing" in done.output
     assert not signing.signature_of(path).exists()
+
+
+def test_signing_has_the_appliance_judge_its_tables(publisher: Path, tmp_path: Path) -> None:
+    """As the box does: otherwise a slip is found at the box only."""
+    path = tmp_path / "site.toml"
+    path.write_text(SITE.format(version=1, ae_title="X") + "[appliance.web]\nprot = 1\n")
+    done = CliRunner().invoke(main, ["provision", "sign", str(path), "--key", str(publisher / "site.key")])
+    assert done.exit_code == 1 and re.search(r"site.toml: .*tables: \[appliance\]: .*`prot`", done.output), done.output
+    assert not signing.signature_of(path).exists()
+
+
+# --- what goes with a configuration ---
+
+WITH_FILES = """
+[site]
+name = "Hospital"
+version = {version}
+[[appliance.destinations]]
+name = "pacs"
+protocol = "stow"
+url = "https://pacs.example/dicom-web"
+tls = {{ca = "files/pacs-ca.pem"}}
+login = {{username = "box", password_file = "files/pacs-password.txt"}}
+[appliance.shadow]
+approvers = "files/"
+"""
+
+
+def with_files(folder: Path, publisher: Path, version: int, password: str) -> Path:
+    """As `scanside-firmware provision sign` makes it."""
+    (folder / "files").mkdir(parents=True)
+    (folder / "files/pacs-ca.pem").write_text("the hospital's authority")
+    (folder / "files/pacs-password.txt").write_text(password)
+    path = folder / "site.toml"
+    path.write_text(WITH_FILES.format(version=version))
+    path.write_text(provisioning.check(path, taken))
+    signing.sign_file(path, publisher / "site.key", provisioning.PURPOSE)
+    return path
+
+
+def in_force(box: Box) -> tuple[Path, str]:
+    """The password's file that the appliance is told, and what is in it."""
+    tables = tomllib.loads(box.configuration.read_text())
+    path = Path(tables["destinations"][0]["login"]["password_file"])
+    assert tables["shadow"]["approvers"] == str(path.parent) and path.stat().st_mode & 0o777 == 0o600
+    assert Path(tables["destinations"][0]["tls"]["ca"]).read_text() == "the hospital's authority"
+    return path, path.read_text()
+
+
+def test_files_go_with_the_configuration_that_lists_them(box: Box, publisher: Path, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(box.data, 65534, 65533)
+    provisioning.apply(box, with_files(tmp_path / "1", publisher, 1, "the first secret"), taken)
+    path, content = in_force(box)
+    assert content == "the first secret" and path.is_relative_to(box.configuration.parent)
+    assert path.stat().st_uid == box.data.stat().st_uid
+    provisioning.apply(box, with_files(tmp_path / "2", publisher, 2, "the second secret"), taken)
+    assert in_force(box)[1] == "the second secret"
+    provisioning.go_back(box, 1, taken)
+    assert in_force(box)[1] == "the first secret"
+
+    changed = with_files(tmp_path / "3", publisher, 3, "as signed")
+    before = in_place(box)
+    (tmp_path / "3/files/pacs-password.txt").write_text("another one")
+    with pytest.raises(RefusedError, match=r"files/pacs-password.txt is not the one that was signed"):
+        provisioning.apply(box, changed, taken)
+    (tmp_path / "3/files/pacs-password.txt").unlink()
+    with pytest.raises(RefusedError, match=r"files/pacs-password.txt is missing"):
+        provisioning.apply(box, changed, taken)
+    assert in_place(box) == before
+
+
+def test_a_stick_brings_files_and_gets_none_back(
+    box: Box, publisher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover.provisioning, "apply", functools.partial(provisioning.apply, ask=taken))
+    folder = tmp_path / "stick"
+    with_files(folder, publisher, 1, "the first secret")
+    said = stick.take(box, folder, restart=pytest.fail, reload=lambda _: None, ask=taken)
+    assert said[0] == "site.toml: configuration 1 is in place" and in_force(box)[1] == "the first secret"
+    assert not any("not taken" in line for line in said)
+    answer = b"".join(path.read_bytes() for path in (folder / "scanside-5eedb0c5").iterdir())
+    assert b"the first secret" not in answer
+    (folder / "site.toml").unlink()
+    assert stick.take(box, folder, restart=pytest.fail, reload=pytest.fail, ask=taken)[0].startswith(
+        "files/: REFUSED: what is in it goes with a configuration"
+    )
+
+
+def test_signing_lists_the_files_as_they_are_now_and_changes_nothing_else(publisher: Path, tmp_path: Path) -> None:
+    path = with_files(tmp_path, publisher, 1, "one")
+    once = path.read_text()
+    assert once.startswith(WITH_FILES.format(version=1).rstrip()) and once.count("[[files]]") == 2
+    assert provisioning.check(path, taken) == once
+    path.write_text(f'{once}\n[appliance.log]\nlevel = "debug"\n')
+    (tmp_path / "files/pacs-password.txt").write_text("two")
+    again = provisioning.check(path, taken)
+    assert 'level = "debug"' in again and again.count("[[files]]") == 2
+    assert hashlib.sha256(b"two").hexdigest() in again and hashlib.sha256(b"one").hexdigest() not in again
+
+    (tmp_path / "files/pacs-ca.pem").unlink()
+    with pytest.raises(FirmwareError, match=r"destinations.tls.ca names files/pacs-ca.pem, which is not listed"):
+        provisioning.check(path, taken)
+    path.write_text(once.replace("files/pacs-ca.pem", "pacs-ca.pem"))
+    with pytest.raises(FirmwareError, match=r"names pacs-ca.pem, which nothing brings to a box .*files/pacs-ca.pem"):
+        provisioning.check(path, taken)
+    (tmp_path / "files/notes.docx").write_text("x")
+    with pytest.raises(FirmwareError, match=r"notes.docx can't go with site.toml"):
+        provisioning.check(path, taken)
 
 
 def test_a_factory_reset_wants_the_boxs_name_typed(box: Box) -> None:
