@@ -15,6 +15,7 @@ lies in one folder, which is made beside and exchanged in one step.
 from __future__ import annotations
 
 import difflib
+import functools
 import ipaddress
 import json
 import os
@@ -52,6 +53,8 @@ _SERVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 _PORT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
 _ROLES = ("viewer", "clinician", "engineer", "administrator")
+# At a start: opening data, which this is a part of, has a limit of its own.
+_at_a_start = functools.partial(health.scanside, seconds=120)
 # Otherwise a DHCP server would know the box by the machine's id, which is a new one at each start.
 _KEEPS_ADDRESS = ("[DHCPv4]", "ClientIdentifier=mac")
 # Where one port is chosen, the image's own file would have the others ask a DHCP server, whose routes count as well.
@@ -118,6 +121,41 @@ def go_back(box: Box, number: int, ask: health.Ask = health.scanside) -> None:
     files = site_files.read(_files_of(box.configuration.parent, number), tables)
     _use(box, number, content, tables, files, ask, again=True)
     box.remember_if_possible("configured", number=number, again=True)
+
+
+def renew(box: Box, ask: health.Ask = _at_a_start) -> str:
+    """At a start: what this image makes of the configuration in force, where another image has made it otherwise.
+
+    Returns what was done, as a sentence, or why what is there stays; empty where there was nothing to do.
+    """
+    try:
+        return _renew(box, ask)
+    except (FirmwareError, OSError, ValueError, LookupError) as error:
+        box.remember_if_possible("not_renewed", why=str(error))
+        return f"the configuration stays as another image has made it: {error}"
+
+
+def _renew(box: Box, ask: health.Ask) -> str:
+    folder = box.configuration.parent
+    noted = folder / "in-force.json"
+    if not noted.exists():
+        default = (box.root / "usr/lib/scanside/default.toml").read_bytes()
+        # One that was applied by a version which did not note its number stays as it is.
+        if _kept(box) or box.configuration.read_bytes() == default:
+            return ""
+        Files().write(box.configuration, default)
+        return "this image's own default configuration is in place"
+    now = json.loads(noted.read_text())
+    number = int(now["number"])
+    content = (folder / _kept_name(number)).read_bytes()
+    tables = parse(content.decode(), _kept_name(number))
+    made = _derived(box, number, tables)
+    if all((folder / name).exists() and (folder / name).read_bytes() == each for name, each in made.items()):
+        return ""
+    files = site_files.read(_files_of(folder, number), tables)
+    _use(box, number, content, tables, files, ask, again=now["again"])
+    box.remember_if_possible("configured", number=number, made_by=box.release().version)
+    return f"configuration {number} is in place as this image makes it"
 
 
 def check(site: Path, ask: health.Ask = health.scanside) -> str:
