@@ -23,8 +23,8 @@ from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
 
 FOLDER = "files"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\.(pem|pub|txt|png|svg)")
-_NAMES = "up to 64 letters a-z, digits and . _ -, and then .pem, .pub, .txt, .png or .svg"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}\.(pem|pub|txt|png|svg)")
+_NAMES = "up to 64 letters a-z, digits, spaces and . _ -, and then .pem, .pub, .txt, .png or .svg"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ENTRY = '[[files]]\nname = "{name}"\nsha256 = "{sha256}"\n'
 _ENTRIES = re.compile(r'\n?^\[\[files\]\]\nname = "[^"\n]*"\nsha256 = "[0-9a-f]{64}"\n', re.MULTILINE)

@@ -27,7 +27,7 @@ blueprint = Blueprint("box", __name__)
 
 _NAMES = re.compile(
     r"site\.toml(\.sig)?|[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\.(scanside|raucb)"
-    r"|[A-Za-z0-9][A-Za-z0-9._-]{0,63}\.(pem|pub|txt|png|svg)"  # certificate.pem, and what goes with site.toml
+    r"|[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}\.(pem|pub|txt|png|svg)"  # certificate.pem, and what goes with site.toml
 )
 _LARGEST_FILE, _LARGEST_REQUEST, _MOST_FILES = 2 * 10**9, 4 * 10**9, 20
 _PERCENT = re.compile(r"\b(\d{1,3}) %")

@@ -833,6 +833,7 @@ def with_files(folder: Path, publisher: Path, version: int, password: str) -> Pa
     (folder / "files").mkdir(parents=True)
     (folder / "files/pacs-ca.pem").write_text("the hospital's authority")
     (folder / "files/pacs-password.txt").write_text(password)
+    (folder / "files/J. Smith.pub").write_text("an approver's key")
     path = folder / "site.toml"
     path.write_text(WITH_FILES.format(version=version))
     path.write_text(provisioning.check(path, taken))
@@ -844,7 +845,7 @@ def in_force(box: Box) -> tuple[Path, str]:
     """The password's file that the appliance is told, and what is in it."""
     tables = tomllib.loads(box.configuration.read_text())
     path = Path(tables["destinations"][0]["login"]["password_file"])
-    assert tables["shadow"]["approvers"] == str(path.parent) and path.stat().st_mode & 0o777 == 0o600
+    assert (Path(tables["shadow"]["approvers"]) / "J. Smith.pub").exists() and path.stat().st_mode & 0o777 == 0o600
     assert Path(tables["destinations"][0]["tls"]["ca"]).read_text() == "the hospital's authority"
     return path, path.read_text()
 
@@ -892,12 +893,12 @@ def test_a_stick_brings_files_and_gets_none_back(
 def test_signing_lists_the_files_as_they_are_now_and_changes_nothing_else(publisher: Path, tmp_path: Path) -> None:
     path = with_files(tmp_path, publisher, 1, "one")
     once = path.read_text()
-    assert once.startswith(WITH_FILES.format(version=1).rstrip()) and once.count("[[files]]") == 2
+    assert once.startswith(WITH_FILES.format(version=1).rstrip()) and once.count("[[files]]") == 3
     assert provisioning.check(path, taken) == once
     path.write_text(f'{once}\n[appliance.log]\nlevel = "debug"\n')
     (tmp_path / "files/pacs-password.txt").write_text("two")
     again = provisioning.check(path, taken)
-    assert 'level = "debug"' in again and again.count("[[files]]") == 2
+    assert 'level = "debug"' in again and again.count("[[files]]") == 3
     assert hashlib.sha256(b"two").hexdigest() in again and hashlib.sha256(b"one").hexdigest() not in again
 
     (tmp_path / "files/pacs-ca.pem").unlink()
