@@ -1,20 +1,12 @@
 """Commissioning: a site's signed configuration, the box's own key and certificate, and the way back.
 
-A site's configuration is one TOML file with its signature beside it (``site.toml``, ``site.toml.sig``):
-
-    [site]       name, version (rises with each change), box (its identity; left out: any), time_zone, ntp_servers
-    [network]    address ("dhcp" or "192.0.2.5/24"), gateway, dns, port (its MAC address or name; left out: every one)
-    [[accounts]] name, role: who is to use the page; a stick brings back the code with which each account is made
-    [[files]]    name, sha256: what goes with it (`firmware.site_files`)
-    [appliance]  the appliance's own tables, as in scanside.toml
-
-Each one that was applied is kept; an older one comes back by its number. All that is made of one, and what was kept,
-lies in one folder, which is made beside and exchanged in one step.
+A configuration is one TOML file (`firmware.site_toml`) and the files that go with it (`firmware.site_files`). Each one
+that was applied is kept; an older one comes back by its number. All that is made of one, and what was kept, lies in one
+folder, which is made beside and exchanged in one step.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import ipaddress
 import json
@@ -25,7 +17,6 @@ import subprocess
 import tempfile
 import time
 import tomllib
-import zoneinfo
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,30 +26,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from firmware import health, signing, site_files
+from firmware import health, network, signing, site_files
 from firmware.boot import SLOTS, refuse_on_trial
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
 from firmware.policy import MOVE_CLOCK
+from firmware.site_toml import parse
 
 PURPOSE = "site configuration 1"
-_SITE = {"name": str, "version": int, "box": str, "time_zone": str, "ntp_servers": list}
-_NETWORK = {"address": str, "gateway": str, "dns": list, "port": str}
-_ACCOUNT = {"name": str, "role": str}
-_FILE = {"name": str, "sha256": str}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")  # as the appliance has it
 _CODE = re.compile(r"\b[A-Z2-9]{4}(-[A-Z2-9]{4}){3}\b")  # one of the appliance's that makes an account
-_SERVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]*")
-_MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
-_PORT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,14}")
-_ROLES = ("viewer", "clinician", "engineer", "administrator")
 # At a start: opening data, which this is a part of, has a limit of its own.
 _at_a_start = functools.partial(health.scanside, seconds=120)
-# Otherwise a DHCP server would know the box by the machine's id, which is a new one at each start.
-_KEEPS_ADDRESS = ("[DHCPv4]", "ClientIdentifier=mac")
-# Where one port is chosen, the image's own file would have the others ask a DHCP server, whose routes count as well.
-_OTHER_PORTS = "[Match]\nType=ether\nKind=!*\n\n[Link]\nUnmanaged=yes\n"
 
 
 def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: bool = False) -> int:
@@ -77,7 +56,7 @@ def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: 
     site = tables["site"]
     if site.get("box") not in (None, box.identity()):
         raise RefusedError(f"{path.name} is for box {site['box']}, and this is {box.identity()}", hint="take its own")
-    _check_ports(box, tables.get("network", {}), path.name)
+    network.check_ports(box, tables.get("network", {}), path.name)
     current = history(box)
     newest = max((each["version"] for each in current), default=0)
     if site["version"] < newest and not allow_older:
@@ -200,129 +179,6 @@ def history(box: Box) -> list[dict[str, Any]]:
     return found
 
 
-def parse(text: str, name: str) -> dict[str, Any]:
-    """The tables of a site's configuration, with every key known and of its type."""
-    try:
-        tables = tomllib.loads(text)
-    except ValueError as error:
-        raise FirmwareError(f"{name} is no TOML: {error}") from error
-    if unknown := set(tables) - {"site", "network", "accounts", "files", "appliance"}:
-        raise FirmwareError(f"{name} has tables that are not known: {', '.join(sorted(unknown))}",
-                            hint="there are [site], [network], [[accounts]], [[files]] and [appliance]")  # fmt: skip
-    accounts = tables.get("accounts", [])
-    for key in ("accounts", "files"):
-        if not isinstance(tables.get(key, []), list):
-            raise FirmwareError(f"{name}: {key} must be a list", hint=f"write [[{key}]] before each")
-    _check(name, "site", tables.get("site", {}), _SITE, ("name", "version"))
-    _check(name, "network", tables.get("network", {}), _NETWORK, ())
-    for each in accounts:
-        _check(name, "accounts", each, _ACCOUNT, ("name", "role"))
-        if not _NAME.fullmatch(each["name"]):
-            raise FirmwareError(f"{name}: {each['name'][:64]!r} can't be an account's name",
-                                hint="use up to 64 letters a-z, digits and . _ @ -")  # fmt: skip
-        if each["role"] not in _ROLES:
-            raise FirmwareError(f"{name}: there is no role {each['role']}", hint=f"one of {', '.join(_ROLES)}")
-    for each in tables.get("files", ()):
-        _check(name, "files", each, _FILE, ("name", "sha256"))
-    site_files.check(tables, name)
-    _check_time(tables["site"], name)
-    network(tables.get("network", {}), name)
-    return tables
-
-
-def _check(name: str, table: str, values: Any, keys: Mapping[str, type], needed: tuple[str, ...]) -> None:
-    """Every key known, of its type, and there where it must be."""
-    if not isinstance(values, dict):
-        raise FirmwareError(f"{name}: {table} must be a table")
-    for key, value in values.items():
-        if key not in keys:
-            raise FirmwareError(f"{name}: {table}.{key} is not known", hint=f"there are {', '.join(keys)}")
-        if type(value) is not keys[key]:  # isinstance() would take true for a number
-            raise FirmwareError(f"{name}: {table}.{key} must be of type {keys[key].__name__}")
-        if isinstance(value, list) and not all(isinstance(each, str) for each in value):
-            raise FirmwareError(f"{name}: {table}.{key} must be a list of strings", hint='write it as in ["192.0.2.1"]')
-    for key in needed:
-        if key not in values:
-            raise FirmwareError(f"{name}: {table}.{key} is missing")
-
-
-def _check_time(site: dict[str, Any], name: str) -> None:
-    """libc takes a zone that it does not know for UTC, and systemd-timesyncd passes over what is no server."""
-    zone, zones = site.get("time_zone", "UTC"), zoneinfo.available_timezones()
-    if zone not in zones:
-        near = difflib.get_close_matches(zone, zones, 1)
-        raise FirmwareError(
-            f"{name}: there is no time zone {zone!r}",
-            hint=f"did you mean {near[0]}?" if near else "they are those of /usr/share/zoneinfo, as in Europe/Berlin",
-        )
-    for each in site.get("ntp_servers", ()):
-        if not _SERVER.fullmatch(each):
-            raise FirmwareError(f"{name}: site.ntp_servers: {each!r} is no name or address of a server")
-
-
-def _ports(box: Box) -> dict[str, tuple[str, bool]]:
-    """The machine's own Ethernet ports by name: MAC address, and whether a cable with something at its end is in it."""
-    found = {}
-    for path in sorted((box.root / "sys/class/net").glob("*")):
-        if (path / "device").exists() and _read(path / "type") == "1":  # ARPHRD_ETHER
-            found[path.name] = (_read(path / "address"), _read(path / "carrier") == "1")
-    return found
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:  # such as the carrier of a port that is down
-        return ""
-
-
-def _check_ports(box: Box, table: dict[str, Any], name: str) -> None:
-    """A static address is at one port of this machine, and a port that is chosen is there."""
-    port, ports = table.get("port"), _ports(box)
-    if port is None:
-        cabled = [f"{each} ({address})" for each, (address, carrier) in ports.items() if carrier]
-        if table.get("address", "dhcp") != "dhcp" and len(cabled) > 1:
-            raise FirmwareError(
-                f"{name}: {table['address']} would be at {len(cabled)} ports that have a cable: {', '.join(cabled)}",
-                hint=f'choose one of them in [network], as in port = "{cabled[0].split()[0]}", or leave one cable in',
-            )
-    elif ports and port not in ports and port.lower() not in (address for address, _ in ports.values()):
-        there = ", ".join(f"{each} ({address})" for each, (address, _) in ports.items())
-        raise FirmwareError(f"{name}: this machine has no port {port}", hint=f"there are {there}")
-
-
-def network(table: dict[str, Any], name: str = "[network]") -> str:
-    """A systemd.network file."""
-    address, port = table.get("address", "dhcp"), table.get("port")
-    if port is None:
-        chosen = []
-    elif _MAC.fullmatch(port):
-        chosen = [f"MACAddress={port}"]
-    elif _PORT_NAME.fullmatch(port):
-        chosen = [f"Name={port}"]
-    else:
-        raise FirmwareError(f"{name}: {port!r} is no port", hint="write its MAC address, or its name, as in enp1s0")
-    lines = ["[Match]", "Type=ether", "Kind=!*", *chosen, "", *_KEEPS_ADDRESS, "", "[Network]"]
-    try:
-        if address == "dhcp":
-            lines.append("DHCP=yes")
-        else:
-            own = ipaddress.ip_interface(address)
-            lines.append(f"Address={own}")
-            if "/" not in address:
-                raise ValueError(f"{address} has no prefix length, such as /24")
-            if "gateway" in table:
-                gateway = ipaddress.ip_address(table["gateway"])
-                near = own.version == gateway.version == 6 and gateway.is_link_local
-                if gateway not in own.network and not near:
-                    raise ValueError(f"the gateway {gateway} is not in {own.network}, so that nothing would reach it")
-                lines.append(f"Gateway={gateway}")
-        lines += [f"DNS={ipaddress.ip_address(each)}" for each in table.get("dns", ())]
-    except ValueError as error:
-        raise FirmwareError(f"{name}: {error}", hint='address is "dhcp" or like "192.0.2.5/24"') from error
-    return "\n".join(lines) + "\n"
-
-
 def _use(
     box: Box,
     number: int,
@@ -366,8 +222,8 @@ def _derived(box: Box, number: int, tables: dict[str, Any]) -> dict[str, bytes]:
     servers = " ".join(site.get("ntp_servers", ()))
     texts = {
         box.configuration.name: toml(appliance),
-        "network/50-site.network": network(tables.get("network", {})),
-        "network/60-other-ports.network": _OTHER_PORTS,
+        "network/50-site.network": network.file(tables.get("network", {})),
+        "network/60-other-ports.network": network.OTHER_PORTS,
         "timesyncd.conf": f"[Time]\nNTP={servers}\n",
         "environment": f"TZ={site.get('time_zone', 'UTC')}\n",
         "site.json": json.dumps(site),

@@ -27,7 +27,19 @@ from appliance import package
 from appliance.accounts import Accounts
 from appliance.errors import LoginError
 from appliance.store import Store
-from firmware import datadisk, handover, health, keys, models, provisioning, service, signing, stick
+from firmware import (
+    datadisk,
+    handover,
+    health,
+    keys,
+    models,
+    network,
+    provisioning,
+    service,
+    signing,
+    site_toml,
+    stick,
+)
 from firmware.box import Box
 from firmware.cli import main
 from firmware.durable import Files
@@ -128,6 +140,7 @@ def test_configurations_that_are_turned_away(box: Box, publisher: Path, tmp_path
         ("[site]\nname='x'\nversion=1\n[cloud]\n", "not known: cloud"),
         ("[site]\nname='x'\nversion=1\n[network]\naddress='192.0.2.5'\n", "no prefix length"),
         ("[site]\nname='x'\nversion=1\n[network]\naddress='192.0.2.555/24'\n", "192.0.2.555"),
+        ("appliance=1\n[site]\nname='x'\nversion=1\n", "appliance must be a table"),
         ("[site]\nname='x'\nversion=true\n", "must be of type int"),
         ("[site]\nname='x'\nversion=1\ntime_zone='Europe/Berln'\n", "no time zone 'Europe/Berln'.*Europe/Berlin"),
         ("[site]\nname='x'\nversion=1\ntime_zone='../etc/passwd'\n", "no time zone"),
@@ -146,7 +159,7 @@ def test_configurations_that_are_turned_away(box: Box, publisher: Path, tmp_path
 )
 def test_a_configuration_that_is_wrong_says_where(text: str, words: str) -> None:
     with pytest.raises(FirmwareError, match=words):
-        provisioning.parse(text, "site.toml")
+        site_toml.parse(text, "site.toml")
 
 
 def port(box: Box, name: str, address: str, carrier: bool, physical: bool = True) -> None:
@@ -375,7 +388,7 @@ def test_a_clock_that_no_token_moves(
 
 def test_a_box_keeps_its_address_although_its_machine_id_changes() -> None:
     shipped = CHECKOUT / "firmware/image/files/etc/systemd/network/80-dhcp.network"
-    for text in (shipped.read_text(), provisioning.network({"address": "dhcp"})):
+    for text in (shipped.read_text(), network.file({"address": "dhcp"})):
         assert "DHCP=yes\n" in text and "[DHCPv4]\nClientIdentifier=mac\n" in text
 
 
@@ -791,7 +804,7 @@ def test_the_stick_has_codes_for_those_whom_the_configuration_names(box: Box, pu
 def test_accounts_that_are_wrong_are_refused(wrong: str, why: str) -> None:
     base = '[site]\nname = "x"\nversion = 1\n'
     with pytest.raises(FirmwareError, match=why):
-        provisioning.parse(wrong + base if wrong.startswith("accounts =") else base + wrong, "site.toml")
+        site_toml.parse(wrong + base if wrong.startswith("accounts =") else base + wrong, "site.toml")
 
 
 def test_signing_a_configuration_checks_it_first(publisher: Path, tmp_path: Path) -> None:
