@@ -166,7 +166,8 @@ def stick(device: Path, root: Path) -> None:
     """Take what the stick DEVICE (or a folder) brings; the box calls this for a label SCANSIDE.
 
     site.toml with files/, certificate.pem, *.scanside, *.raucb, service.token, each where it is signed; logs and the
-    certificate request go back to it, and the recovery key, once. While data does not open: recovery-key.txt, service.token.
+    certificate request go back to it, and the recovery key, once. While data does not open: recovery-key.txt and
+    service.token.
     """
     from firmware.errors import die
     from firmware.inbox import try_report
