@@ -26,6 +26,7 @@ table inet scanside {{
         icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert, echo-request }} accept
         icmp type {{ echo-request, destination-unreachable }} limit rate 10/second accept
         udp sport 67 udp dport 68 accept
+        ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept
 {ports}    }}
     chain forward {{
         type filter hook forward priority filter; policy drop;

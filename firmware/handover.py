@@ -1,7 +1,8 @@
 """What is handed to a box, on a stick or on its page: taken in one order, each where it is signed.
 
-``site.toml`` (configuration), ``certificate.pem``, ``*.scanside`` (models), ``*.raucb`` (an update), and, from a stick,
-``service.token``. While the data partition does not open, ``recovery-key.txt`` and ``service.token`` alone are.
+``site.toml`` (configuration, with ``files/``), ``certificate.pem``, ``*.scanside`` (models), ``*.raucb`` (an update),
+and, from a stick, ``service.token``. While the data partition does not open, ``recovery-key.txt`` and ``service.token``
+alone are.
 A system on trial takes nothing: the earlier one may come back, and would meet what it can't read.
 """
 
@@ -13,8 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
+from typing import NoReturn
 
-from firmware import datadisk, labels, models, provisioning, service, trial, update
+from firmware import datadisk, labels, models, provisioning, service, site_files, trial, update
 from firmware.boot import on_trial
 from firmware.box import Box
 from firmware.errors import FirmwareError
@@ -129,12 +131,18 @@ def _taken_when_open(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterato
     site, certificate = folder / "site.toml", folder / "certificate.pem"
     if site.exists():
         yield site.name, lambda: _configure(box, site, by_hand)
+    elif (folder / site_files.FOLDER).exists():
+        yield f"{site_files.FOLDER}/", _without_site
     if certificate.exists():
         yield certificate.name, lambda: _certify(box, certificate)
     for path in sorted(folder.glob("*.scanside")):
         yield path.name, lambda path=path: (models.install(box, path), Follows.NOTHING)  # type: ignore[misc]
     for path in sorted(folder.glob("*.raucb")):
         yield path.name, lambda path=path: _copied_update(box, path, say)  # type: ignore[misc]
+
+
+def _without_site() -> NoReturn:
+    raise FirmwareError("what is in it goes with a configuration", hint="bring site.toml and site.toml.sig with it")
 
 
 def _configure(box: Box, site: Path, by_hand: bool) -> tuple[str, Follows]:

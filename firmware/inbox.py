@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from firmware import handover, provisioning, update
+from firmware import handover, provisioning, site_files, update
 from firmware.boot import SLOTS, on_trial
 from firmware.box import Box
 from firmware.durable import Files
@@ -109,21 +109,29 @@ def _fetch(inbox: int | None, own: Path) -> list[tuple[str, str]]:
         if name.endswith(".part"):
             continue  # the page is writing it
         try:
-            if _NAMES.fullmatch(name):
+            if _NAMES.fullmatch(name) or site_files.NAME.fullmatch(name):
                 # What the page's process may have laid there is not followed, and no pipe is waited for.
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
                 with os.fdopen(os.open(name, flags, dir_fd=inbox), "rb") as source:
                     if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
                         raise OSError(0, "it is no file")
-                    with (own / name).open("xb") as target:
+                    with _place(own, name).open("xb") as target:
                         shutil.copyfileobj(source, target, 1 << 20)
             os.unlink(name, dir_fd=inbox)
         except OSError as error:
             failed.append((name, f"it can't be taken: {error.strerror}"))
-            (own / name).unlink(missing_ok=True)
+            _place(own, name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=inbox)
     return failed
+
+
+def _place(own: Path, name: str) -> Path:
+    """As on a stick, where what goes with a configuration lies in a folder."""
+    if _NAMES.fullmatch(name):
+        return own / name
+    (own / site_files.FOLDER).mkdir(mode=0o700, exist_ok=True)  # passwords may be among them
+    return own / site_files.FOLDER / name
 
 
 def write_report(box: Box, working: bool = False, said: list[str] | None = None) -> None:

@@ -1,24 +1,20 @@
 """Commissioning: a site's signed configuration, the box's own key and certificate, and the way back.
 
-A site's configuration is one TOML file with its signature beside it (``site.toml``, ``site.toml.sig``):
-
-    [site]       name, version (rises with each change), box (its identity; left out: any), time_zone, ntp_servers
-    [network]    address ("dhcp" or "192.0.2.5/24"), gateway, dns
-    [[accounts]] name, role: who is to use the page; a stick brings back the code with which each account is made
-    [appliance]  the appliance's own tables, as in scanside.toml
-
-Each one that was applied is kept; an older one comes back by its number. All that is made of one, and what was kept,
-lies in one folder, which is made beside and exchanged in one step.
+A configuration is one TOML file (`firmware.site_toml`) and the files that go with it (`firmware.site_files`). Each one
+that was applied is kept; an older one comes back by its number. All that is made of one, and what was kept, lies in one
+folder, which is made beside and exchanged in one step.
 """
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
 import os
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 import tomllib
 from collections.abc import Mapping
@@ -30,22 +26,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from firmware import health, signing
+from firmware import health, network, signing, site_files
 from firmware.boot import SLOTS, refuse_on_trial
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
 from firmware.policy import MOVE_CLOCK
+from firmware.site_toml import parse
 
 PURPOSE = "site configuration 1"
-_SITE = {"name": str, "version": int, "box": str, "time_zone": str, "ntp_servers": list}
-_NETWORK = {"address": str, "gateway": str, "dns": list}
-_ACCOUNT = {"name": str, "role": str}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")  # as the appliance has it
 _CODE = re.compile(r"\b[A-Z2-9]{4}(-[A-Z2-9]{4}){3}\b")  # one of the appliance's that makes an account
-_ROLES = ("viewer", "clinician", "engineer", "administrator")
-# Otherwise a DHCP server would know the box by the machine's id, which is a new one at each start.
-_KEEPS_ADDRESS = ("[DHCPv4]", "ClientIdentifier=mac")
+# At a start: opening data, which this is a part of, has a limit of its own.
+_at_a_start = functools.partial(health.scanside, seconds=120)
 
 
 def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: bool = False) -> int:
@@ -64,6 +56,7 @@ def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: 
     site = tables["site"]
     if site.get("box") not in (None, box.identity()):
         raise RefusedError(f"{path.name} is for box {site['box']}, and this is {box.identity()}", hint="take its own")
+    network.check_ports(box, tables.get("network", {}), path.name)
     current = history(box)
     newest = max((each["version"] for each in current), default=0)
     if site["version"] < newest and not allow_older:
@@ -72,7 +65,8 @@ def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: 
             hint="raise the version and sign it again, or ask for the older one with --allow-older",
         )
     number = 1 + max((each["number"] for each in current), default=0)
-    _use(box, number, content, tables, ask)
+    files = site_files.read(path.parent / site_files.FOLDER, tables)
+    _use(box, number, content, tables, files, ask)
     box.remember_if_possible("configured", number=number, version=site["version"], site=site["name"])
     return number
 
@@ -102,8 +96,71 @@ def go_back(box: Box, number: int, ask: health.Ask = health.scanside) -> None:
         known = ", ".join(str(each["number"]) for each in history(box)) or "none"
         raise FirmwareError(f"there is no configuration {number}", hint=f"there are: {known}")
     content = path.read_bytes()
-    _use(box, number, content, parse(content.decode(), path.name), ask, again=True)
+    tables = parse(content.decode(), path.name)
+    files = site_files.read(_files_of(box.configuration.parent, number), tables)
+    _use(box, number, content, tables, files, ask, again=True)
     box.remember_if_possible("configured", number=number, again=True)
+
+
+def renew(box: Box, ask: health.Ask = _at_a_start) -> str:
+    """At a start: what this image makes of the configuration in force, where another image has made it otherwise.
+
+    Returns what was done, as a sentence, or why what is there stays; empty where there was nothing to do.
+    """
+    try:
+        return _renew(box, ask)
+    except (FirmwareError, OSError, ValueError, LookupError) as error:
+        box.remember_if_possible("not_renewed", why=str(error))
+        return f"the configuration stays as another image has made it: {error}"
+
+
+def _renew(box: Box, ask: health.Ask) -> str:
+    folder = box.configuration.parent
+    noted = folder / "in-force.json"
+    if not noted.exists():
+        default = (box.root / "usr/lib/scanside/default.toml").read_bytes()
+        # One that was applied by a version which did not note its number stays as it is.
+        if _kept(box) or box.configuration.read_bytes() == default:
+            return ""
+        Files().write(box.configuration, default)
+        return "this image's own default configuration is in place"
+    now = json.loads(noted.read_text())
+    number = int(now["number"])
+    content = (folder / _kept_name(number)).read_bytes()
+    tables = parse(content.decode(), _kept_name(number))
+    made = _derived(box, number, tables)
+    if all((folder / name).exists() and (folder / name).read_bytes() == each for name, each in made.items()):
+        return ""
+    files = site_files.read(_files_of(folder, number), tables)
+    _use(box, number, content, tables, files, ask, again=now["again"])
+    box.remember_if_possible("configured", number=number, made_by=box.release().version)
+    return f"configuration {number} is in place as this image makes it"
+
+
+def check(site: Path, ask: health.Ask = health.scanside) -> str:
+    """The text of a site.toml as it may be signed: with its files, and taken by the appliance that is installed here.
+
+    Raises
+    ------
+    FirmwareError
+        A table or key is wrong, or a file that it names is not there.
+    """
+    text = site_files.listed(site)
+    tables = parse(text, site.name)
+    site_files.check_named(tables, site.name)
+    site_files.read(site.parent / site_files.FOLDER, tables)
+    with tempfile.TemporaryDirectory() as root:
+        box = Box(Path(root))
+        appliance = dict(tables.get("appliance", {}))
+        if isinstance(models := appliance.get("models"), dict):  # packages are on the box, if anywhere
+            appliance["models"] = {key: value for key, value in models.items() if key != "packages"}
+        _write(box, box.configuration.parent, 1, {**tables, "appliance": appliance})
+        try:
+            _judge(box, box.configuration, ask)
+        except FirmwareError as error:
+            why = error.message.replace(str(box.configuration), "[appliance]")
+            raise FirmwareError(f"{site.name}: {why}", hint="mend it; it was not signed") from error
+    return text
 
 
 def people(box: Box) -> list[dict[str, str]]:
@@ -122,65 +179,15 @@ def history(box: Box) -> list[dict[str, Any]]:
     return found
 
 
-def parse(text: str, name: str) -> dict[str, Any]:
-    """The tables of a site's configuration, with every key known and of its type."""
-    try:
-        tables = tomllib.loads(text)
-    except ValueError as error:
-        raise FirmwareError(f"{name} is no TOML: {error}") from error
-    if unknown := set(tables) - {"site", "network", "accounts", "appliance"}:
-        raise FirmwareError(f"{name} has tables that are not known: {', '.join(sorted(unknown))}",
-                            hint="there are [site], [network], [[accounts]] and [appliance]")  # fmt: skip
-    accounts = tables.get("accounts", [])
-    if not isinstance(accounts, list):
-        raise FirmwareError(f"{name}: accounts must be a list", hint="write [[accounts]] before each")
-    _check(name, "site", tables.get("site", {}), _SITE, ("name", "version"))
-    _check(name, "network", tables.get("network", {}), _NETWORK, ())
-    for each in accounts:
-        _check(name, "accounts", each, _ACCOUNT, ("name", "role"))
-        if not _NAME.fullmatch(each["name"]):
-            raise FirmwareError(f"{name}: {each['name'][:64]!r} can't be an account's name",
-                                hint="use up to 64 letters a-z, digits and . _ @ -")  # fmt: skip
-        if each["role"] not in _ROLES:
-            raise FirmwareError(f"{name}: there is no role {each['role']}", hint=f"one of {', '.join(_ROLES)}")
-    network(tables.get("network", {}), name)
-    return tables
-
-
-def _check(name: str, table: str, values: Any, keys: Mapping[str, type], needed: tuple[str, ...]) -> None:
-    """Every key known, of its type, and there where it must be."""
-    if not isinstance(values, dict):
-        raise FirmwareError(f"{name}: {table} must be a table")
-    for key, value in values.items():
-        if key not in keys:
-            raise FirmwareError(f"{name}: {table}.{key} is not known", hint=f"there are {', '.join(keys)}")
-        if not isinstance(value, keys[key]):
-            raise FirmwareError(f"{name}: {table}.{key} must be of type {keys[key].__name__}")
-    for key in needed:
-        if key not in values:
-            raise FirmwareError(f"{name}: {table}.{key} is missing")
-
-
-def network(table: dict[str, Any], name: str = "[network]") -> str:
-    """A systemd.network file."""
-    address = table.get("address", "dhcp")
-    lines = ["[Match]", "Type=ether", "Kind=!*", "", *_KEEPS_ADDRESS, "", "[Network]"]
-    try:
-        if address == "dhcp":
-            lines.append("DHCP=yes")
-        else:
-            lines.append(f"Address={ipaddress.ip_interface(address)}")
-            if "/" not in address:
-                raise ValueError(f"{address} has no prefix length, such as /24")
-            if "gateway" in table:
-                lines.append(f"Gateway={ipaddress.ip_address(table['gateway'])}")
-        lines += [f"DNS={ipaddress.ip_address(each)}" for each in table.get("dns", ())]
-    except ValueError as error:
-        raise FirmwareError(f"{name}: {error}", hint='address is "dhcp" or like "192.0.2.5/24"') from error
-    return "\n".join(lines) + "\n"
-
-
-def _use(box: Box, number: int, content: bytes, tables: dict[str, Any], ask: health.Ask, again: bool = False) -> None:
+def _use(
+    box: Box,
+    number: int,
+    content: bytes,
+    tables: dict[str, Any],
+    files: Mapping[str, bytes],
+    ask: health.Ask,
+    again: bool = False,
+) -> None:
     """Made whole beside what is in force and judged by the appliance itself, then exchanged for it."""
     folder = box.configuration.parent
     coming = folder.with_name(f"{folder.name}.next")
@@ -189,7 +196,8 @@ def _use(box: Box, number: int, content: bytes, tables: dict[str, Any], ask: hea
     try:
         Files().write(coming / _kept_name(number), content)
         Files().write(coming / "in-force.json", json.dumps({"number": number, "again": again}).encode())
-        _write(box, coming, tables)
+        site_files.write(_files_of(coming, number), files, like=box.data)
+        _write(box, coming, number, tables)
         _judge(box, coming / box.configuration.name, ask)
         Files().exchange(coming, folder)
     except Exception:
@@ -198,20 +206,30 @@ def _use(box: Box, number: int, content: bytes, tables: dict[str, Any], ask: hea
     shutil.rmtree(coming, ignore_errors=True)
 
 
-def _write(box: Box, folder: Path, tables: dict[str, Any]) -> None:
-    """What the system and the appliance read of a configuration."""
-    appliance = {**tables.get("appliance", {}), "data_dir": str(box.data), "box": {"report": str(box.report)}}
+def _write(box: Box, folder: Path, number: int, tables: dict[str, Any]) -> None:
+    for name, content in _derived(box, number, tables).items():
+        Files().write(folder / name, content)
+
+
+def _derived(box: Box, number: int, tables: dict[str, Any]) -> dict[str, bytes]:
+    """What the system and the appliance read of a configuration: files by name."""
+    appliance = site_files.placed(tables.get("appliance", {}), _files_of(box.configuration.parent, number))
+    appliance = {**appliance, "data_dir": str(box.data), "box": {"report": str(box.report)}}
     models, trusted = appliance.setdefault("models", {}), str(box.trust / "models")
     if isinstance(models, dict):  # otherwise the appliance says what is wrong
         appliance["models"] = {**models, "trusted_keys": [*models.get("trusted_keys", ()), trusted]}
-    Files().write(folder / box.configuration.name, toml(appliance).encode())
     site = tables["site"]
-    Files().write(folder / "network" / "50-site.network", network(tables.get("network", {})).encode())
-    servers = " ".join(map(str, site.get("ntp_servers", ())))
-    Files().write(folder / "timesyncd.conf", f"[Time]\nNTP={servers}\n".encode())
-    Files().write(folder / "environment", f"TZ={site.get('time_zone', 'UTC')}\n".encode())
-    Files().write(folder / "site.json", json.dumps(site).encode())
-    Files().write(folder / "accounts.json", json.dumps(tables.get("accounts", [])).encode())
+    servers = " ".join(site.get("ntp_servers", ()))
+    texts = {
+        box.configuration.name: toml(appliance),
+        "network/50-site.network": network.file(tables.get("network", {})),
+        "network/60-other-ports.network": network.OTHER_PORTS,
+        "timesyncd.conf": f"[Time]\nNTP={servers}\n",
+        "environment": f"TZ={site.get('time_zone', 'UTC')}\n",
+        "site.json": json.dumps(site),
+        "accounts.json": json.dumps(tables.get("accounts", [])),
+    }
+    return {name: text.encode() for name, text in texts.items()}
 
 
 def _judge(box: Box, configuration: Path, ask: health.Ask) -> None:
@@ -380,6 +398,11 @@ def _recount(done: subprocess.CompletedProcess[str]) -> str:
 def _kept(box: Box) -> list[Path]:
     """Each configuration that was applied, as it was signed, by its number."""
     return sorted((box.configuration.parent / "versions").glob("[0-9]*.toml"))
+
+
+def _files_of(folder: Path, number: int) -> Path:
+    """Where what goes with a configuration lies."""
+    return folder / "versions" / f"{number:04}.files"
 
 
 def _kept_name(number: int) -> str:

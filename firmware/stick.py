@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from firmware import clock, datadisk, handover, health, provisioning, service, update
+from firmware import clock, datadisk, handover, health, left, provisioning, service, site_files, update
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError
@@ -49,7 +49,7 @@ def take(
     opened = box.data_is_open()
     moved = _move_clock(box, folder / "service.token")
     outcome = handover.take(box, folder, say, by_hand=True)
-    said = [*moved, *outcome.said]
+    said = [*moved, *outcome.said, *left.passed_over(folder, (site_files.FOLDER,))]
     answer = folder / f"scanside-{_name(box)}"
     request = b""
     if not opened:

@@ -25,7 +25,10 @@ from appliance.web.rights import needs
 
 blueprint = Blueprint("box", __name__)
 
-_NAMES = re.compile(r"site\.toml(\.sig)?|certificate\.pem|[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\.(scanside|raucb)")
+_NAMES = re.compile(
+    r"site\.toml(\.sig)?|[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\.(scanside|raucb)"
+    r"|[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}\.(pem|pub|txt|png|svg)"  # certificate.pem, and what goes with site.toml
+)
 _LARGEST_FILE, _LARGEST_REQUEST, _MOST_FILES = 2 * 10**9, 4 * 10**9, 20
 _PERCENT = re.compile(r"\b(\d{1,3}) %")
 
@@ -114,7 +117,7 @@ def _leave(part: Part, left: list[Path]) -> None:
     if not _NAMES.fullmatch(part.filename):
         said = _(
             "%(name)s is nothing that a box takes: *.raucb (an update), *.scanside (a model), site.toml with "
-            "site.toml.sig, certificate.pem.",
+            "site.toml.sig and the files that go with it (*.pem, *.pub, *.txt, *.png, *.svg), certificate.pem.",
             name=part.filename,
         )
         abort(400, said)

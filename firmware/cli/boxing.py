@@ -187,11 +187,14 @@ def data() -> None:
 @ROOT
 def open_data(root: Path) -> None:
     """Called at the start: make it where it is missing, open it, mount it."""
-    from firmware import datadisk
+    from firmware import datadisk, provisioning
 
     box = Box(root)
     try:
         datadisk.open_data(box)
+        if said := provisioning.renew(box):
+            click.echo(said)
+            datadisk.use_site(box)
     finally:
         with contextlib.suppress(FirmwareError):
             click.echo(f"this is box {box.identity()}")

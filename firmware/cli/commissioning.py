@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -26,10 +30,19 @@ def provision() -> None:
 @click.argument("site", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--key", required=True, type=_FILE, help="site.key")
 def sign(site: Path, key: Path) -> None:
-    """Check SITE (a site.toml) and sign it: SITE.sig lies beside it."""
-    from firmware import provisioning, signing
+    """Check SITE (a site.toml) and sign it: SITE.sig lies beside it.
 
-    provisioning.parse(site.read_text(), site.name)
+    The appliance judges its own tables, as it does on a box. What lies in files/ beside SITE goes with it, and is
+    listed in SITE as [[files]].
+    """
+    from firmware import health, provisioning, signing
+
+    # The one that was installed with this command, also where its folder is not on PATH.
+    places = (str(Path(sys.executable).parent), os.environ.get("PATH", ""))
+    program = shutil.which("scanside", path=os.pathsep.join(places)) or "scanside"
+    text = provisioning.check(site, functools.partial(health.scanside, program=program))
+    if text != site.read_text():
+        site.write_text(text)
     click.echo(signing.sign_file(site, key, provisioning.PURPOSE))
 
 
@@ -121,12 +134,29 @@ def factory_reset(typed: str, record: Path | None, root: Path) -> None:
     known = box.identity()
     if typed != known:
         die(f"this is box {known}, not {typed}", "type the identity of the box that is to lose its data")
-    done = datadisk.erase(box)
-    text = f"box {known}: {done}"
-    click.echo(text)
     if record:
-        record.write_text(text + "\n")
-    restart()
+        _try_record(record, box)
+    text = f"box {known}: {datadisk.erase(box)}"
+    click.echo(text)
+    try:
+        if record:
+            record.write_text(text + "\n")
+    except OSError as error:  # such as a stick that was pulled out meanwhile
+        click.echo(f"the record can't be written to {record}: {error.strerror}; write down the line above", err=True)
+    finally:
+        restart()
+
+
+def _try_record(record: Path, box: Box) -> None:
+    """Before anything is erased: whether the record can be written there, and stays."""
+    from firmware.errors import die
+
+    if record.resolve().is_relative_to((box.root / "data").resolve()):
+        die(f"{record} would be erased, too", "name a file on a stick; nothing was erased")
+    try:
+        record.write_text("")
+    except OSError as error:
+        die(f"the record can't be written to {record}: {error.strerror}", "name another file; nothing was erased")
 
 
 @click.command("stick")
@@ -135,8 +165,9 @@ def factory_reset(typed: str, record: Path | None, root: Path) -> None:
 def stick(device: Path, root: Path) -> None:
     """Take what the stick DEVICE (or a folder) brings; the box calls this for a label SCANSIDE.
 
-    site.toml, certificate.pem, *.scanside, *.raucb, service.token, each where it is signed; logs and the certificate
-    request go back to it, and the recovery key, once. While data does not open: recovery-key.txt, service.token.
+    site.toml with files/, certificate.pem, *.scanside, *.raucb, service.token, each where it is signed; logs and the
+    certificate request go back to it, and the recovery key, once. While data does not open: recovery-key.txt and
+    service.token.
     """
     from firmware.errors import die
     from firmware.inbox import try_report

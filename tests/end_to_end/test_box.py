@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from playwright.sync_api import Browser, Page, expect
 
-from firmware import inbox, keys, provisioning, signing
+from firmware import inbox, keys, provisioning, signing, site_files
 from firmware.box import Box
 from tests.end_to_end.conftest import barriers
 from tests.firmware.boxes import make_box
@@ -64,17 +64,22 @@ def test_what_is_handed_over_is_taken_by_the_firmware_and_told(page: Page, machi
     expect(page.get_by_text("not commissioned")).to_be_visible()
     assert x509.load_pem_x509_csr(page.request.get("/box/request.csr").body())
 
-    site = machine.path("site.toml")
+    site, approver = machine.path("site.toml"), machine.path("files/J. Smith.pub")
     site.write_text(SITE)
+    approver.parent.mkdir()
+    approver.write_text("a key")
+    site.write_text(site_files.listed(site))
     signing.sign_file(site, machine.publisher / "site.key", provisioning.PURPOSE)
     broken = machine.path("system-2.0.raucb")
     broken.write_bytes(b"no bundle" * 100_000)
-    page.get_by_label("Files").set_input_files([site, signing.signature_of(site), broken])
+    page.get_by_label("Files").set_input_files([site, signing.signature_of(site), approver, broken])
     page.get_by_role("button", name="Hand over").click()
     expect(page.get_by_role("heading", name="The box is taking what was handed over")).to_be_visible()
 
     left = machine.box.data / "inbox"
-    assert {path.name for path in left.iterdir()} == {"go", "site.toml", "site.toml.sig", "system-2.0.raucb"}
+    assert {path.name for path in left.iterdir()} == {
+        "go", "site.toml", "site.toml.sig", "J. Smith.pub", "system-2.0.raucb",
+    }  # fmt: skip
     page.get_by_label("Files").set_input_files([site])
     page.get_by_role("button", name="Hand over").click()
     expect(page.get_by_role("alert")).to_have_text("The box is still taking what was handed over before.")

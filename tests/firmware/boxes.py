@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -145,6 +146,7 @@ def make_box(root: Path, runs: str = "a", version: str = "1.0.0", epoch: int = 1
     box.data.mkdir(parents=True)
     box.configuration.parent.mkdir(parents=True)
     box.configuration.write_text(f'data_dir = "{box.data}"\n[storage_scp]\nhost = "127.0.0.1"\nport = 0\n')
+    shutil.copy(box.configuration, root / "usr" / "lib" / "scanside" / "default.toml")
     box.identity_file.write_text("5eedb0c5\n")
     box.trust.mkdir(parents=True)
     return box

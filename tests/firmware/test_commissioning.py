@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
 import json
 import os
 import re
@@ -26,7 +27,19 @@ from appliance import package
 from appliance.accounts import Accounts
 from appliance.errors import LoginError
 from appliance.store import Store
-from firmware import datadisk, health, keys, models, provisioning, service, signing, stick
+from firmware import (
+    datadisk,
+    handover,
+    health,
+    keys,
+    models,
+    network,
+    provisioning,
+    service,
+    signing,
+    site_toml,
+    stick,
+)
 from firmware.box import Box
 from firmware.cli import main
 from firmware.durable import Files
@@ -127,11 +140,59 @@ def test_configurations_that_are_turned_away(box: Box, publisher: Path, tmp_path
         ("[site]\nname='x'\nversion=1\n[cloud]\n", "not known: cloud"),
         ("[site]\nname='x'\nversion=1\n[network]\naddress='192.0.2.5'\n", "no prefix length"),
         ("[site]\nname='x'\nversion=1\n[network]\naddress='192.0.2.555/24'\n", "192.0.2.555"),
+        ("appliance=1\n[site]\nname='x'\nversion=1\n", "appliance must be a table"),
+        ("[site]\nname='x'\nversion=true\n", "must be of type int"),
+        ("[site]\nname='x'\nversion=1\ntime_zone='Europe/Berln'\n", "no time zone 'Europe/Berln'.*Europe/Berlin"),
+        ("[site]\nname='x'\nversion=1\ntime_zone='../etc/passwd'\n", "no time zone"),
+        ("[site]\nname='x'\nversion=1\nntp_servers=[1, {a=2}]\n", "ntp_servers must be a list of strings"),
+        ("[site]\nname='x'\nversion=1\nntp_servers=['a b']\n", "'a b' is no name or address of a server"),
+        ("[site]\nname='x'\nversion=1\n[network]\ndns=[1]\n", "dns must be a list of strings"),
+        (
+            "[site]\nname='x'\nversion=1\n[network]\naddress='192.0.2.5/24'\ngateway='10.0.0.1'\n",
+            "gateway 10.0.0.1 is not in 192.0.2.0/24",
+        ),
+        ("[site]\nname='x'\nversion=1\n[network]\nport='eth0 eth1'\n", "'eth0 eth1' is no port"),
+        ("[site]\nname='x'\nversion=1\n[[files]]\nname='ca.pem'\n", "files.sha256 is missing"),
+        ("[site]\nname='x'\nversion=1\n[[files]]\nname='../x.pem'\nsha256='0'\n", "can't be a file's name"),
+        ("[site]\nname='x'\nversion=1\n[appliance.a]\nca='files/ca.pem'\n", "a.ca names files/ca.pem, which is not"),
     ],
 )
 def test_a_configuration_that_is_wrong_says_where(text: str, words: str) -> None:
     with pytest.raises(FirmwareError, match=words):
-        provisioning.parse(text, "site.toml")
+        site_toml.parse(text, "site.toml")
+
+
+def port(box: Box, name: str, address: str, carrier: bool, physical: bool = True) -> None:
+    folder = box.root / "sys/class/net" / name
+    folder.mkdir(parents=True)
+    for key, value in (("type", "1"), ("address", address), ("carrier", str(int(carrier)))):
+        (folder / key).write_text(f"{value}\n")
+    if physical:
+        (folder / "device").touch()
+
+
+def test_a_static_address_is_at_one_port(box: Box, publisher: Path, tmp_path: Path) -> None:
+    """The same one at two ports of a machine would be reached by chance."""
+    port(box, "enp1s0", "02:00:00:00:00:01", carrier=True)
+    port(box, "enp2s0", "02:00:00:00:00:02", carrier=False)
+    port(box, "veth0", "02:00:00:00:00:03", carrier=True, physical=False)
+    path = site(tmp_path / "1", publisher)
+    assert provisioning.apply(box, path, taken) == 1
+    (box.root / "sys/class/net/enp2s0/carrier").write_text("1\n")
+    with pytest.raises(FirmwareError, match=r"192.0.2.5/24 would be at 2 ports .*enp1s0 \(02:00:00:00:00:01\)"):
+        provisioning.apply(box, path, taken)
+
+    def chosen(which: str) -> str:
+        path.write_text(SITE.format(version=1, ae_title="X").replace("[network]", f'[network]\nport = "{which}"'))
+        signing.sign_file(path, publisher / "site.key", provisioning.PURPOSE)
+        provisioning.apply(box, path, taken)
+        return (box.configuration.parent / "network/50-site.network").read_text()
+
+    assert "\nName=enp2s0\n" in chosen("enp2s0")
+    assert "\nMACAddress=02:00:00:00:00:01\n" in chosen("02:00:00:00:00:01")
+    assert "Unmanaged=yes" in (box.configuration.parent / "network/60-other-ports.network").read_text()
+    with pytest.raises(FirmwareError, match=r"no port enp3s0 \(there are enp1s0 .*enp2s0"):
+        chosen("enp3s0")
 
 
 _VALUES = st.one_of(
@@ -327,7 +388,7 @@ def test_a_clock_that_no_token_moves(
 
 def test_a_box_keeps_its_address_although_its_machine_id_changes() -> None:
     shipped = CHECKOUT / "firmware/image/files/etc/systemd/network/80-dhcp.network"
-    for text in (shipped.read_text(), provisioning.network({"address": "dhcp"})):
+    for text in (shipped.read_text(), network.file({"address": "dhcp"})):
         assert "DHCP=yes\n" in text and "[DHCPv4]\nClientIdentifier=mac\n" in text
 
 
@@ -624,6 +685,33 @@ def test_a_stick_that_can_not_be_read_everywhere_is_answered(box: Box, publisher
     assert "Is a directory" in (folder / "scanside-5eedb0c5" / "what-happened.txt").read_text()
 
 
+def test_a_stick_is_told_what_it_has_under_a_name_that_no_box_takes(box: Box, publisher: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "stick"
+    site(folder, publisher)
+    (folder / "site.toml").rename(folder / "site.toml.txt")
+    (folder / "site.toml.sig").rename(folder / "site.toml (1).sig")
+    names = ("V2.RAUCB", "certficate.pem", "SERVICE.TOKEN", "holiday.jpg", "System Volume Information/x", ".Trashes",
+             "update/v3.raucb", "update/readme.txt", "scanside-other/request.csr")  # fmt: skip
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x")
+    (folder / "service.token").hardlink_to(folder / "SERVICE.TOKEN")  # FAT finds the one by the other's name
+    said = stick.take(box, folder, restart=pytest.fail, reload=pytest.fail)
+    told = (folder / "scanside-5eedb0c5" / "what-happened.txt").read_text()
+    for line in (
+        "site.toml.txt: not taken: its name must be site.toml",
+        "site.toml (1).sig: not taken: its name must be site.toml.sig",
+        "V2.RAUCB: not taken: its name must be v2.raucb",
+        "certficate.pem: not taken: its name must be certificate.pem",
+        "update/v3.raucb: not taken: it must lie at the stick's top",
+    ):
+        assert line in said and f"{line}\n" in told
+    assert [line for line in said if "not taken" in line][5:] == [
+        "not taken: holiday.jpg: a box takes site.toml, site.toml.sig, certificate.pem, service.token, "
+        "recovery-key.txt, *.scanside and *.raucb"
+    ]
+
+
 def test_what_can_not_be_copied_leaves_nothing_beside(tmp_path: Path) -> None:
     unreadable = Path("/proc/self/mem")  # its first byte answers EIO, as a worn stick's does
     with pytest.raises(OSError, match="Input/output error"):
@@ -716,7 +804,7 @@ def test_the_stick_has_codes_for_those_whom_the_configuration_names(box: Box, pu
 def test_accounts_that_are_wrong_are_refused(wrong: str, why: str) -> None:
     base = '[site]\nname = "x"\nversion = 1\n'
     with pytest.raises(FirmwareError, match=why):
-        provisioning.parse(wrong + base if wrong.startswith("accounts =") else base + wrong, "site.toml")
+        site_toml.parse(wrong + base if wrong.startswith("accounts =") else base + wrong, "site.toml")
 
 
 def test_signing_a_configuration_checks_it_first(publisher: Path, tmp_path: Path) -> None:
@@ -725,6 +813,116 @@ def test_signing_a_configuration_checks_it_first(publisher: Path, tmp_path: Path
     done = CliRunner().invoke(main, ["provision", "sign", str(path), "--key", str(publisher / "site.key")])
     assert done.exit_code == 1 and "site.version is missing" in done.output
     assert not signing.signature_of(path).exists()
+
+
+def test_signing_has_the_appliance_judge_its_tables(publisher: Path, tmp_path: Path) -> None:
+    """As the box does: otherwise a slip is found at the box only."""
+    path = tmp_path / "site.toml"
+    path.write_text(SITE.format(version=1, ae_title="X") + "[appliance.web]\nprot = 1\n")
+    done = CliRunner().invoke(main, ["provision", "sign", str(path), "--key", str(publisher / "site.key")])
+    assert done.exit_code == 1 and re.search(r"site.toml: .*tables: \[appliance\]: .*`prot`", done.output), done.output
+    assert not signing.signature_of(path).exists()
+
+
+# --- what goes with a configuration ---
+
+WITH_FILES = """
+[site]
+name = "Hospital"
+version = {version}
+[[appliance.destinations]]
+name = "pacs"
+protocol = "stow"
+url = "https://pacs.example/dicom-web"
+tls = {{ca = "files/pacs-ca.pem"}}
+login = {{username = "box", password_file = "files/pacs-password.txt"}}
+[appliance.shadow]
+approvers = "files/"
+"""
+
+
+def with_files(folder: Path, publisher: Path, version: int, password: str) -> Path:
+    """As `scanside-firmware provision sign` makes it."""
+    (folder / "files").mkdir(parents=True)
+    (folder / "files/pacs-ca.pem").write_text("the hospital's authority")
+    (folder / "files/pacs-password.txt").write_text(password)
+    (folder / "files/J. Smith.pub").write_text("an approver's key")
+    path = folder / "site.toml"
+    path.write_text(WITH_FILES.format(version=version))
+    path.write_text(provisioning.check(path, taken))
+    signing.sign_file(path, publisher / "site.key", provisioning.PURPOSE)
+    return path
+
+
+def in_force(box: Box) -> tuple[Path, str]:
+    """The password's file that the appliance is told, and what is in it."""
+    tables = tomllib.loads(box.configuration.read_text())
+    path = Path(tables["destinations"][0]["login"]["password_file"])
+    assert (Path(tables["shadow"]["approvers"]) / "J. Smith.pub").exists() and path.stat().st_mode & 0o777 == 0o600
+    assert Path(tables["destinations"][0]["tls"]["ca"]).read_text() == "the hospital's authority"
+    return path, path.read_text()
+
+
+def test_files_go_with_the_configuration_that_lists_them(box: Box, publisher: Path, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(box.data, 65534, 65533)
+    provisioning.apply(box, with_files(tmp_path / "1", publisher, 1, "the first secret"), taken)
+    path, content = in_force(box)
+    assert content == "the first secret" and path.is_relative_to(box.configuration.parent)
+    assert path.stat().st_uid == box.data.stat().st_uid
+    provisioning.apply(box, with_files(tmp_path / "2", publisher, 2, "the second secret"), taken)
+    assert in_force(box)[1] == "the second secret"
+    provisioning.go_back(box, 1, taken)
+    assert in_force(box)[1] == "the first secret"
+
+    changed = with_files(tmp_path / "3", publisher, 3, "as signed")
+    before = in_place(box)
+    (tmp_path / "3/files/pacs-password.txt").write_text("another one")
+    with pytest.raises(RefusedError, match=r"files/pacs-password.txt is not the one that was signed"):
+        provisioning.apply(box, changed, taken)
+    (tmp_path / "3/files/pacs-password.txt").unlink()
+    with pytest.raises(RefusedError, match=r"files/pacs-password.txt is missing"):
+        provisioning.apply(box, changed, taken)
+    assert in_place(box) == before
+
+
+def test_a_stick_brings_files_and_gets_none_back(
+    box: Box, publisher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover.provisioning, "apply", functools.partial(provisioning.apply, ask=taken))
+    folder = tmp_path / "stick"
+    with_files(folder, publisher, 1, "the first secret")
+    said = stick.take(box, folder, restart=pytest.fail, reload=lambda _: None, ask=taken)
+    assert said[0] == "site.toml: configuration 1 is in place" and in_force(box)[1] == "the first secret"
+    assert not any("not taken" in line for line in said)
+    answer = b"".join(path.read_bytes() for path in (folder / "scanside-5eedb0c5").iterdir())
+    assert b"the first secret" not in answer
+    (folder / "site.toml").unlink()
+    assert stick.take(box, folder, restart=pytest.fail, reload=pytest.fail, ask=taken)[0].startswith(
+        "files/: REFUSED: what is in it goes with a configuration"
+    )
+
+
+def test_signing_lists_the_files_as_they_are_now_and_changes_nothing_else(publisher: Path, tmp_path: Path) -> None:
+    path = with_files(tmp_path, publisher, 1, "one")
+    once = path.read_text()
+    assert once.startswith(WITH_FILES.format(version=1).rstrip()) and once.count("[[files]]") == 3
+    assert provisioning.check(path, taken) == once
+    path.write_text(f'{once}\n[appliance.log]\nlevel = "debug"\n')
+    (tmp_path / "files/pacs-password.txt").write_text("two")
+    again = provisioning.check(path, taken)
+    assert 'level = "debug"' in again and again.count("[[files]]") == 3
+    assert hashlib.sha256(b"two").hexdigest() in again and hashlib.sha256(b"one").hexdigest() not in again
+
+    (tmp_path / "files/pacs-ca.pem").unlink()
+    with pytest.raises(FirmwareError, match=r"destinations.tls.ca names files/pacs-ca.pem, which is not listed"):
+        provisioning.check(path, taken)
+    path.write_text(once.replace("files/pacs-ca.pem", "pacs-ca.pem"))
+    with pytest.raises(FirmwareError, match=r"names pacs-ca.pem, which nothing brings to a box .*files/pacs-ca.pem"):
+        provisioning.check(path, taken)
+    (tmp_path / "files/notes.docx").write_text("x")
+    with pytest.raises(FirmwareError, match=r"notes.docx can't go with site.toml"):
+        provisioning.check(path, taken)
 
 
 def test_a_factory_reset_wants_the_boxs_name_typed(box: Box) -> None:

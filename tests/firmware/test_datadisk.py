@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from firmware import datadisk
+from firmware import datadisk, provisioning
 from firmware.box import Box
 from firmware.cli import main
 from firmware.errors import BrokenError, FirmwareError
 from firmware.flash.medium import Medium
 from tests.firmware.boxes import PowerCut, make_box, start
+from tests.firmware.test_commissioning import publisher, site, taken  # noqa: F401 (a fixture)
 
 DATA = "8F1C0A52-6D3E-4F57-9C0B-5C414E534944"
 LINUX = "0fc63daf-8483-4772-8e79-3d69d8477de4"
@@ -334,6 +335,53 @@ def test_a_box_that_does_not_open_knows_its_identity(box: Box, partition: Path) 
         box.identity()
 
 
+# --- after another image ---
+
+
+def test_a_box_without_a_site_has_the_default_of_the_image_that_runs(box: Box, partition: Path) -> None:
+    (box.root / "usr/lib/scanside/default.toml").write_text("# of a later image\n")
+    assert "this image's own default configuration is in place\n" in scanside_firmware(box, "data", "open")
+    assert box.configuration.read_text() == "# of a later image\n"
+    assert "default" not in scanside_firmware(box, "data", "open")
+
+
+def test_an_image_makes_the_configuration_in_force_as_it_does(
+    box: Box,
+    partition: Path,
+    tmp_path: Path,
+    publisher: Path,  # noqa: F811
+) -> None:
+    """Forth by an update, and back by falling back; a box goes on where the appliance does not take it."""
+    shutil.copy(publisher / "site.pub", box.trust)
+    provisioning.apply(box, site(tmp_path / "1", publisher, 1, "ONE"), taken)
+    folder = box.configuration.parent
+    ours = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    program(tmp_path, "scanside")
+
+    def another_image_made_it() -> None:
+        box.configuration.write_text("# as another image makes it\n")
+        (folder / "network/60-other-ports.network").unlink(missing_ok=True)
+        (folder / "environment").write_text("TZ=CET\n")
+
+    assert "configuration 1" not in scanside_firmware(box, "data", "open")
+    for slot, version in (("b", "2.0.0"), ("a", "1.0.0")):
+        start(box, slot, version)
+        another_image_made_it()
+        said = scanside_firmware(box, "data", "open")
+        assert "configuration 1 is in place as this image makes it\n" in said
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == ours
+        assert (box.root / "run/systemd/network/60-other-ports.network").exists()
+        assert box.history()[-1]["made_by"] == version
+        assert "configuration 1" not in scanside_firmware(box, "data", "open")
+
+    another_image_made_it()
+    program(tmp_path, "scanside", "echo 'scanside: it has no such key' >&2; exit 1")
+    said = scanside_firmware(box, "data", "open")
+    assert "the configuration stays as another image has made it: " in said and "it has no such key" in said
+    assert box.configuration.read_text() == "# as another image makes it\n" and box.data_is_open()
+    assert f"this is box {box.identity()}\n" in said
+
+
 # --- factory reset ---
 
 
@@ -407,6 +455,28 @@ def test_a_reset_needs_no_data_partition_that_opens(box: Box, encrypted: Path, t
     said = scanside_firmware(box, "factory-reset", "--box", identity)
     assert said == (f"box {identity}: all key slots of the data partition were destroyed and its header written over\n")
     assert not any(encrypted.read_bytes()[: 32 << 20])
+    assert calls(tmp_path)[-1] == "systemctl reboot"
+
+
+def test_a_reset_whose_record_can_not_be_written_erases_nothing(box: Box, partition: Path, tmp_path: Path) -> None:
+    old_data(partition)
+    before = partition.read_bytes()
+    for record in (tmp_path / "no-stick" / "record.txt", box.root / "data" / "record.txt"):
+        said = scanside_firmware(box, "factory-reset", "--box", "5eedb0c5", "--record", str(record))
+        assert said.startswith("scanside-firmware: ") and str(record) in said and "nothing was erased" in said
+    assert partition.read_bytes() == before and not (tmp_path / "calls").exists()
+
+
+def test_a_reset_whose_record_is_lost_on_the_way_is_shown_and_starts_again(
+    box: Box, partition: Path, tmp_path: Path
+) -> None:
+    """The stick is pulled out while the disk is written over."""
+    record = tmp_path / "stick" / "record.txt"
+    record.parent.mkdir()
+    program(tmp_path, "journalctl", f"rm -r {record.parent}")
+    said = scanside_firmware(box, "factory-reset", "--box", "5eedb0c5", "--record", str(record)).splitlines()
+    assert said[0] == "box 5eedb0c5: every byte of the data partition was written over"
+    assert said[1].startswith(f"the record can't be written to {record}: ")
     assert calls(tmp_path)[-1] == "systemctl reboot"
 
 

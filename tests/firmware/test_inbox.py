@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import stat
@@ -13,7 +14,14 @@ from cryptography import x509
 from firmware import inbox
 from firmware.box import Box
 from tests.firmware.boxes import start
-from tests.firmware.test_commissioning import box, publisher, site  # noqa: F401 (fixtures)
+from tests.firmware.test_commissioning import (  # noqa: F401 (fixtures)
+    box,
+    in_force,
+    publisher,
+    site,
+    taken,
+    with_files,
+)
 
 
 def hand_over(box: Box) -> Path:  # noqa: F811
@@ -42,6 +50,25 @@ def test_what_is_signed_is_taken_and_the_page_can_tell_it(box: Box, publisher: P
     assert stat.S_IMODE(box.report.stat().st_mode) == 0o644
     assert box.history()[-1]["event"] == "handed_over"
     assert str(box.report) in box.configuration.read_text()  # so that the page is there, whatever the site says
+
+
+def test_files_go_with_the_configuration_that_lists_them(
+    box: Box,  # noqa: F811
+    publisher: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The page has no folders; a stick has them in files/."""
+    monkeypatch.setattr(
+        inbox.handover.provisioning, "apply", functools.partial(inbox.handover.provisioning.apply, ask=taken)
+    )
+    folder = hand_over(box)
+    with_files(folder, publisher, 1, "a secret")
+    for path in (folder / "files").iterdir():
+        path.rename(folder / path.name)
+    (folder / "files").rmdir()
+    said = inbox.take(box, restart=pytest.fail, reload=lambda _: None)
+    assert said == ["site.toml: configuration 1 is in place"] and in_force(box)[1] == "a secret"
+    assert not list(folder.iterdir()) and "a secret" not in box.report.read_text()
 
 
 def test_what_opens_a_shell_or_has_no_known_name_is_not_taken(box: Box) -> None:  # noqa: F811

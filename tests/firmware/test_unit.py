@@ -288,6 +288,14 @@ def test_only_what_is_configured_is_open(configuration: str, opened: list[str], 
     _judged_by_nft(text)
 
 
+@pytest.mark.parametrize("on_trial", [True, False])
+def test_answers_of_dhcp_servers_arrive(on_trial: bool) -> None:
+    """They come from a server's own address where a group or everybody was asked, which no connection matches."""
+    arriving = firewall.rules({}, on_trial).partition("chain forward")[0]
+    assert "udp sport 67 udp dport 68 accept" in arriving
+    assert "ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept" in arriving
+
+
 def test_whoever_judges_a_system_loads_the_filter_that_follows_from_it() -> None:
     judges = [text for text in (path.read_text() for path in UNITS.glob("*.service")) if "update confirm" in text]
     assert len(judges) == 2
