@@ -62,13 +62,21 @@ _ask_how_it_is = functools.partial(scanside, seconds=_SECONDS)
 
 
 def last_words() -> str:
-    """What the appliance's process has said last in the journal: why it does not run, where it does not."""
-    command = ["journalctl", "--output=cat", "--lines=1", "--boot", "_SYSTEMD_UNIT=scanside.service"]
+    """What the appliance's process has said last in the journal: why it does not run, where it does not.
+
+    An error with its hint, where there is one (``scanside: ...``, and the next line, indented); else the last line.
+    """
+    command = ["journalctl", "--output=cat", "--lines=4", "--boot", "_SYSTEMD_UNIT=scanside.service"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip()[:300]
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    errors = [number for number, line in enumerate(lines) if line.startswith("scanside: ")]
+    if not errors:
+        return lines[-1].strip()[:300] if lines else ""
+    error, *hint = lines[errors[-1] : errors[-1] + 2]
+    return " ".join([error, *(f"({line.strip()})" for line in hint if line.startswith(" "))])[:300]
 
 
 def examine(box: Box, ask: Ask = _ask_how_it_is, last_words: Callable[[], str] = last_words) -> list[Finding]:

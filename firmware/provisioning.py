@@ -94,6 +94,12 @@ def known(box: Box, path: Path) -> str:
     return ""
 
 
+def number_in_force(box: Box) -> int | None:
+    """None before the first one."""
+    path = box.configuration.with_name("in-force.json")
+    return int(json.loads(path.read_text())["number"]) if path.exists() else None
+
+
 def go_back(box: Box, number: int, ask: health.Ask = health.scanside) -> None:
     """Use an earlier configuration again."""
     refuse_on_trial(box.boot())
@@ -224,6 +230,14 @@ def _judge(box: Box, configuration: Path, ask: health.Ask) -> None:
             f"the appliance does not take its tables: {why}",
             hint="mend the file, sign it again; what was configured before is still in place",
         )
+    own = {str(path) for path in (_key_file(box), box.data / "keys" / "scp.pem")}
+    for each in health.certificates(configuration, ask):
+        asked_for = each["path"] in own and not Path(each["path"]).exists()  # the request comes back on the stick
+        if each["problem"] and not asked_for:
+            raise FirmwareError(
+                f"the appliance could not use {each['path']} ({each['what']}): {each['problem']}",
+                hint="name a file that is there and fits; what was configured before is still in place",
+            )
 
 
 def toml(tables: dict[str, Any], prefix: str = "") -> str:
