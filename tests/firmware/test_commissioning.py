@@ -496,6 +496,24 @@ def test_a_configuration_with_which_the_appliance_does_not_start_is_left_again(
     assert said[-1].endswith("2 is in place again, and the appliance does not start with it either: it broke again")
 
 
+def test_a_configuration_is_tried_before_the_update_that_came_with_it(
+    box: Box, publisher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the update would be judged with it, and sent back for it."""
+    folder, order = tmp_path / "stick", []
+    site(folder, publisher)
+    (folder / "new.raucb").touch()
+    monkeypatch.setattr(handover, "_copied_update", lambda *_: ("it is installed", handover.Follows.RESTART))
+
+    def plugged() -> list[str]:
+        order.clear()
+        stick.take(box, folder, lambda _: None, lambda: order.append("restart"), lambda _: order.append("reload"))
+        return order
+
+    assert plugged() == ["reload", "restart"]
+    assert plugged() == ["restart"], "the configuration is in place already"
+
+
 def test_what_systemd_says_of_the_start_is_what_is_said(
     box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
