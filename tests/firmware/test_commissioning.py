@@ -296,7 +296,7 @@ def test_a_token_moves_a_late_clock_forward_before_anything_is_judged_by_it(
     kept.touch()
     real = int(time.time())
     clock = Clock(monkeypatch)
-    moved, certified, shell, _ = stick.take(box, folder, reload=lambda _: None)
+    moved, certified, shell, *_ = stick.take(box, folder, reload=lambda _: None)
     assert moved.startswith("the clock was moved forward to ") and "when service.token was signed" in moved
     assert "REFUSED" not in certified and shell.startswith("service.token: service mode for A. Engineer")
     assert real - 60 < clock.now <= real and kept.stat().st_mtime == clock.now
