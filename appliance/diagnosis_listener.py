@@ -81,7 +81,7 @@ class Listener:
         self._config, self._trail = config, trail
         self._store = TruthStore(config.ledger_path)
         self._counts = self._store.unflushed()
-        self._context = tls_context(config)
+        self._files = tls_files(config)
         self._networks = [ipaddress.ip_network(each) for each in config.diagnoses.addresses]
         self._open: list[_Guest] = []
         self._lock, self._reading = threading.Lock(), threading.Lock()
@@ -162,10 +162,10 @@ class Listener:
                 each.close()
 
     def _encrypted(self, connection: socket.socket) -> socket.socket:
-        if self._context is None:
+        if self._files is None:
             return connection
         connection.settimeout(_HANDSHAKE_SECONDS)
-        return self._context.wrap_socket(connection, server_side=True)
+        return self._files.context().wrap_socket(connection, server_side=True)
 
     def _answer_all(self, guest: _Guest) -> None:
         blocks, channel, address = _Blocks(guest), guest.channel, guest.address
@@ -304,10 +304,10 @@ def _see_off(channel: socket.socket) -> None:
             pass
 
 
-def tls_context(config: Config) -> ssl.SSLContext | None:
+def tls_files(config: Config) -> tls.ServerFiles | None:
     """Of `diagnoses.tls`; None for plain MLLP, or where nobody listens. Raises `ConfigError`."""
     given = config.diagnoses.tls
     if given is None or not config.diagnoses.enabled:
         return None
     key, certificate, ca = (config.data / name for name in (given.key, given.certificate, given.ca))
-    return tls.server_context(key, certificate, ca, "diagnoses.tls")
+    return tls.ServerFiles(key, certificate, ca, "diagnoses.tls")

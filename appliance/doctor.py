@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from appliance import brand, decode, installed, proof, spool
+from appliance import brand, certificates, decode, installed, proof, spool
 from appliance.checks import Check
 from appliance.config import Config, Destination
 from appliance.delivery import way_to
@@ -28,6 +28,7 @@ def examine(config: Config) -> Iterator[Check]:
     yield _disk(config)
     yield _brand(config)
     yield from _decoders()
+    yield from certificates.examine(config)
     yield from _packages(config)
     for name, table in (
         ("Storage SCP", config.storage_scp), ("page", config.web), ("diagnoses by HL7", config.diagnoses),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import socket
@@ -17,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from appliance import machine, tls_client
 from appliance.config import Config
-from appliance.errors import ConfigError
+from appliance.errors import ApplianceError, ConfigError
 from appliance.spool import write_durably
 
 log = logging.getLogger("scanside.web")
@@ -47,39 +48,86 @@ class PageCertificate:
     own: bool
 
 
-def page_certificate(config: Config) -> PageCertificate | None:
-    """Of the page; None where it is served without TLS, on loopback. Made, or renewed, where none is given.
+class PageFiles:
+    """What the page shows over TLS: the certificate that is given, or the one that the device makes.
+
+    The page is where a certificate is mended, so that nothing about one keeps it closed. One that is given and has
+    expired is shown all the same, and browsers say so; where its files can't be used, the device's own stands in until
+    they can. Files that change count from the next connection on.
+
+    Parameters
+    ----------
+    config
+        Of a page that is served over TLS.
+    makes
+        Whether this is the process that makes and renews the device's own.
 
     Raises
     ------
     ConfigError
-        The files that are given don't serve.
+        There is none of its own, and this process does not make it.
     SpoolError
-        The one that is made can't be written.
+        It can't be written.
     """
-    if not config.web.over_tls:
-        return None
-    given = config.web.tls
-    if given is not None:
-        key, certificate = config.data / given.key, config.data / given.certificate
-        found = _read(key, certificate, own=False)
-        if found.not_after < datetime.now(UTC):
-            raise ConfigError(
-                f"web.tls: the certificate {certificate} has expired on {found.not_after:%Y-%m-%d}",
-                hint="have it renewed; if the date is wrong, set this device's clock",
-            )
-        if found.not_after < datetime.now(UTC) + _RENEW:
-            log.warning("the page's certificate %s expires on %s", certificate, f"{found.not_after:%Y-%m-%d}")
+
+    def __init__(self, config: Config, makes: bool) -> None:
+        self._makes, given = makes, config.web.tls
+        self._given = (config.data / given.key, config.data / given.certificate) if given is not None else None
+        self._own = config.key_path.with_name("page.key"), config.key_path.with_name("page.pem")
+        self._versions = self._stat()
+        self.shown = self._find()
+        self._context = context(self.shown)
+
+    def look(self) -> PageCertificate:
+        """What is shown from now on."""
+        versions = self._stat()
+        if versions != self._versions or (self._makes and self.shown.own and _runs_out(self.shown)):
+            try:
+                found = self._find()
+                self._context, self.shown, self._versions = context(found), found, self._stat()
+            except ApplianceError as error:  # the next connection looks again
+                log.debug("what the page shows stays as it was: %s", error)
+        return self.shown
+
+    def context(self) -> ssl.SSLContext:
+        """For the next handshake: one for all, since a new one would know no TLS session."""
+        self.look()
+        return self._context
+
+    def _find(self) -> PageCertificate:
+        if self._given is not None:
+            try:
+                found = _read(*self._given, own=False)
+            except ConfigError as error:
+                log.error("until this is mended the page shows a certificate that this device makes: %s", error)
+            else:
+                if _runs_out(found):
+                    until = f"{found.not_after:%Y-%m-%d}"
+                    log.error("the page's certificate %s counts until %s only: renew it", found.certificate, until)
+                return found
+        try:
+            found = _read(*self._own, own=True)
+        except ConfigError:  # there is none yet, or a cut left a new key with the old certificate
+            if not self._makes:
+                raise
+        else:
+            if not (self._makes and _runs_out(found)):
+                return found
+            log.warning("the page's certificate is renewed; browsers will ask about it anew")
+        _make(*self._own)
+        return _read(*self._own, own=True)
+
+    def _stat(self) -> list[tuple[int, int, int]]:
+        found = []
+        for path in (*(self._given or ()), *self._own):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
         return found
-    key, certificate = config.key_path.with_name("page.key"), config.key_path.with_name("page.pem")
-    if not (key.exists() and certificate.exists()):
-        _make(key, certificate)
-    found = _read(key, certificate, own=True)
-    if found.not_after < datetime.now(UTC) + _RENEW:
-        log.warning("the page's certificate is renewed; browsers will ask about it anew")
-        _make(key, certificate)
-        found = _read(key, certificate, own=True)
-    return found
+
+
+def _runs_out(found: PageCertificate) -> bool:
+    return found.not_after < datetime.now(UTC) + _RENEW
 
 
 def context(found: PageCertificate) -> ssl.SSLContext:

@@ -19,6 +19,9 @@ _FEW_DAYS_OF_DISK = 14.0
 _LOW_DISK = 2 * 1024**3
 _MANY_WAIT = 100
 _MANY_MESSAGES = 50
+_MEND_FILES = (
+    "Put right the files that are named here. It listens by itself some seconds later, and never without TLS instead."
+)
 _EFFECTS = {
     "banner": "each result carries a warning",
     "review": "no result may be used before a person has reviewed it",
@@ -99,6 +102,14 @@ def _of_the_parts(health: dict[str, Any]) -> Iterator[Problem]:
                 "If this stays for a minute, restart the appliance (systemctl restart scanside) and send the support "
                 "bundle to your vendor.",
             )
+    if parts.get("storage_scp", {}).get("state") == "closed":
+        yield Problem(
+            "closed_storage_scp",
+            "alarm",
+            "No scanner can send: the Storage SCP does not listen, since its files for TLS can't be used.",
+            _MEND_FILES,
+            parts["storage_scp"]["problem"],
+        )
     stops = sum(parts.get("inference", {}).get("stops", {}).values())
     if stops >= 10:
         yield Problem(
@@ -350,7 +361,8 @@ def _of_credentials(credentials: Sequence[Credential]) -> Iterator[Problem]:
                 f"unreadable_{each.path.name}",
                 "alarm",
                 f"A file for TLS or signing can't be used ({each.what}).",
-                f"Put a PEM file that this service may read at {each.path}.",
+                f"Put a PEM file that this service may read at {each.path}. A certificate serves only with the key "
+                "that it was requested with.",
                 each.problem,
             )
         elif each.expires_at is not None and each.expires_at < now:
@@ -440,7 +452,17 @@ def _of_diagnoses(health: dict[str, Any]) -> Iterator[Problem]:
     found = health["diagnoses"]
     if found is None or not health["running"]:
         return
-    if health["components"].get("diagnoses", {}).get("stale", True):
+    part = health["components"].get("diagnoses", {})
+    if part.get("state") == "closed":
+        yield Problem(
+            "closed_diagnoses",
+            "alarm",
+            "Nobody listens to final diagnoses by HL7, since the files for TLS can't be used.",
+            _MEND_FILES,
+            part["problem"],
+            "/performance",
+        )
+    elif part.get("stale", True):
         yield Problem(
             "diagnoses",
             "alarm",

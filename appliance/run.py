@@ -19,7 +19,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 from appliance import __version__, audit_proof, brand, diagnosis_listener, notify, process, proof, signature, takeover
 from appliance import log as log_file
@@ -28,12 +28,13 @@ from appliance.audit import Record, Trail
 from appliance.audit_syslog import AuditSyslog
 from appliance.config import LOOPBACK, Config
 from appliance.delivery.outbox import Outbox
+from appliance.door import Door
 from appliance.errors import ApplianceError, SpoolError
 from appliance.housekeeping import Housekeeping
 from appliance.ingest import Intake
 from appliance.ingest.drop_folder import DropFolder
 from appliance.ingest.storage_scp import StorageScp
-from appliance.page_certificate import page_certificate
+from appliance.page_certificate import PageFiles
 from appliance.safety_watch import SafetyWatch
 from appliance.sampler import Sampler
 from appliance.shadow.store import ShadowStore
@@ -59,7 +60,6 @@ class Appliance:
         self._stop = threading.Event()
         proof.options(config)  # what can't be right on any day is refused at the start
         brand.load(config)
-        diagnosis_listener.tls_context(config)
         self._lock = takeover.lock(config.data)
         log_file.keep(config.log_path)
         takeover.clean(config)
@@ -67,25 +67,26 @@ class Appliance:
         self._store = takeover.ledger(config)
         self._trail = Trail(config.audit_path, config.key_path)
         self._syslog = AuditSyslog(config, config.audit.syslog) if config.audit.syslog is not None else None
-        self._certificate = page_certificate(config) if config.web.enabled else None
+        self._page_files = PageFiles(config, makes=True) if config.web.enabled and config.web.over_tls else None
         self._worker = Child("worker", "appliance.worker", config)
         self._shadow = Shadow(config) if config.shadow.enabled else None
         self._web: Child | None = None
         self._page_url, self._page_answers = "", False
         self._diagnoses: Child | None = None
+        self._diagnoses_door = Door("the listener for diagnoses", self._listen_to_diagnoses)
         self._outbox = Outbox(config, self._store, config.results_path, self._trail)
         spool = Spool(config.spool_path)
         intake = Intake(spool, self._store, self._worker.wake)
         on_report = self._outbox.take_report if self._outbox.asks_for_commitment else None
         scp = StorageScp(config.storage_scp, intake, config.data, on_report, self._trail)
         self._scp = scp if config.storage_scp.enabled else None
+        self._scp_door = Door("the Storage SCP", scp.start)
         self._drop = DropFolder(config.drop_folder, config.drop_path, intake) if config.drop_folder.enabled else None
         self._housekeeping = Housekeeping(config, self._trail)
         self._safety = SafetyWatch(config, self._trail)
         self._sampler = Sampler(config)
         self._started_at = time.time()
         self._silence = SilenceWatch(config, self._store, self._started_at) if config.silence.enabled else None
-        self._scp_port = self._diagnoses_port = 0
 
     def run(self) -> None:
         """Until SIGTERM or Ctrl-C; then stop receiving first, and let the worker finish what it has begun."""
@@ -106,6 +107,7 @@ class Appliance:
                 if rounds % _SAY_EVERY == 0:
                     if self._web and not self._page_answers:
                         self._look_for_page()
+                    self._look_at_doors()
                     self._say()
         finally:
             self._shut_down()
@@ -128,25 +130,21 @@ class Appliance:
             self._web = Child("page", "appliance.web.server", self._config, listener)
             self._web.on_message = self._worker.wake
             self._web.start()
-        if self._config.diagnoses.enabled:
+        self._look_at_doors()
+        if self._diagnoses_door.port:
             given = self._config.diagnoses
-            listener = _listen(given.host, given.port, "the listener for diagnoses", "diagnoses.port")
-            self._diagnoses_port = listener.getsockname()[1]
-            self._diagnoses = Child("listener for diagnoses", "appliance.diagnosis_listener", self._config, listener)
-            self._diagnoses.start()
             over = " over TLS" if given.tls else ""
-            ready.insert(0, f"diagnoses by HL7 {given.host}:{self._diagnoses_port}{over}")
+            ready.insert(0, f"diagnoses by HL7 {given.host}:{self._diagnoses_door.port}{over}")
         self._outbox.start()
         if self._drop:
             self._drop.start()
             ready.insert(0, f"drop folder {self._config.drop_path}")
-        if self._scp:
-            self._scp_port = self._scp.start()
+        if self._scp_door.port:
             scp = self._config.storage_scp
-            ready.insert(0, f"DICOM {scp.ae_title}@{scp.host}:{self._scp_port}{' over TLS' if scp.tls else ''}")
+            ready.insert(0, f"DICOM {scp.ae_title}@{scp.host}:{self._scp_door.port}{' over TLS' if scp.tls else ''}")
         if self._config.web.enabled:
             host = _WHERE_IT_ANSWERS.get(self._config.web.host, self._config.web.host)
-            scheme = "https" if self._certificate else "http"
+            scheme = "https" if self._page_files else "http"
             self._page_url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
             self._wait_for_page()
             if self._page_answers:
@@ -157,6 +155,22 @@ class Appliance:
         self._sampler.start()
         log.info("ready: %s", ", ".join(ready))
         notify.tell("READY=1")
+
+    def _look_at_doors(self) -> None:
+        """Listen where that is configured and not done yet."""
+        if self._config.diagnoses.enabled:
+            self._diagnoses_door.look()
+        if self._scp:
+            self._scp_door.look()
+
+    def _listen_to_diagnoses(self) -> int:
+        """The port; raises `ApplianceError`."""
+        given = self._config.diagnoses
+        diagnosis_listener.tls_files(self._config)
+        listener = _listen(given.host, given.port, "the listener for diagnoses", "diagnoses.port")
+        self._diagnoses = Child("listener for diagnoses", "appliance.diagnosis_listener", self._config, listener)
+        self._diagnoses.start()
+        return int(listener.getsockname()[1])
 
     def _look_at_trail(self) -> None:
         """A trail that is not the one of the last run is said at once; `scanside audit verify` looks at all of it."""
@@ -174,9 +188,10 @@ class Appliance:
 
     def _invite(self, port: int) -> None:
         """Say what a browser is shown, and with which code the first account is made, where others reach the page."""
-        if self._certificate:
-            kind = "made by this device" if self._certificate.own else str(self._certificate.certificate)
-            log.info("certificate of the page (%s): SHA-256 %s", kind, self._certificate.fingerprint)
+        if self._page_files:
+            shown = self._page_files.shown
+            kind = "made by this device" if shown.own else str(shown.certificate)
+            log.info("certificate of the page (%s): SHA-256 %s", kind, shown.fingerprint)
         accounts = Accounts(self._config.ledger_path)
         try:
             if self._config.web.host not in LOOPBACK and not accounts.store.any_account():
@@ -245,10 +260,8 @@ class Appliance:
                 say("silence", self._silence.look())
             if self._scp:
                 scp = config.storage_scp
-                say(
-                    "storage_scp",
-                    {"state": "ready", "ae_title": scp.ae_title, "host": scp.host, "port": self._scp_port},
-                )
+                said = _said_of(self._scp_door, scp.port)
+                say("storage_scp", {**said, "ae_title": scp.ae_title, "host": scp.host})
                 say("storage_commitment", self._scp.storage_commitment())
             say(
                 audit_proof.COMPONENT,
@@ -260,13 +273,15 @@ class Appliance:
             )
             say("retention", {"kept": self._housekeeping.kept})
             if self._web:
-                state, made = "ready" if self._page_answers else "waiting", self._certificate
-                until = made and made.not_after.timestamp()
-                shown = {"fingerprint": made.fingerprint, "own": made.own, "not_after": until} if made else {}
-                say("page", {"state": state, **shown})
-            if self._diagnoses and self._diagnoses.pid is not None:
-                host = config.diagnoses.host
-                say("diagnoses", {"state": "ready", "host": host, "port": self._diagnoses_port})
+                shown: dict[str, Any] = {}
+                if self._page_files:
+                    made = self._page_files.look()
+                    until = made.not_after.timestamp()
+                    shown = {"fingerprint": made.fingerprint, "own": made.own, "not_after": until}
+                say("page", {"state": "ready" if self._page_answers else "waiting", **shown})
+            if config.diagnoses.enabled and (self._diagnoses is None or self._diagnoses.pid is not None):
+                said = _said_of(self._diagnoses_door, config.diagnoses.port)
+                say("diagnoses", {**said, "host": config.diagnoses.host})
             if self._drop:
                 drop = {"path": str(config.drop_path), "problems": self._drop.problems}
                 say("drop_folder", {"state": "ready", **drop, "watch_problem": self._drop.watch_problem})
@@ -416,6 +431,10 @@ class Shadow:
     def stop(self) -> None:
         self._child.stop()
         self._store.close()
+
+
+def _said_of(door: Door, port: int) -> dict[str, Any]:
+    return {"state": "closed" if door.problem else "ready", "port": door.port or port, "problem": door.problem}
 
 
 def _listen(host: str, port: int, who: str, key: str) -> socket.socket:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import re
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -27,8 +26,9 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPu
 from appliance import budget
 from appliance.acceptor.association import AcceptedAssociation
 from appliance.commitment_store import CommitmentStore, Owed
-from appliance.errors import QuarantineError, SpoolError
+from appliance.errors import ConfigError, QuarantineError, SpoolError
 from appliance.requestor import keep_answers
+from appliance.tls_client import TlsFiles, client_context
 
 log = logging.getLogger("scanside.storage_commitment")
 
@@ -97,8 +97,8 @@ class StorageCommitment:
         That reports.
     hours
         After so long a report that nobody takes is given up, and the page says so.
-    context
-        To speak TLS with modalities; None for plain DICOM.
+    files
+        To speak TLS with modalities, read for each association; None for plain DICOM.
     """
 
     def __init__(
@@ -108,10 +108,10 @@ class StorageCommitment:
         kept: Callable[[list[str]], dict[str, set[str]]],
         entity: AE,
         hours: float,
-        context: ssl.SSLContext | None = None,
+        files: TlsFiles | None = None,
     ) -> None:
         self._store, self._port_of, self._kept, self._entity = store, port_of, kept, entity
-        self._seconds, self._context = hours * 3600, context
+        self._seconds, self._files = hours * 3600, files
         self._stopping, self._wake = False, threading.Event()
         self._threads: dict[tuple[str, str], threading.Thread] = {}
         self._thread = threading.Thread(target=self._run, daemon=True, name="storage-commitment")
@@ -260,10 +260,13 @@ class StorageCommitment:
         """Report to one peer on an association on which this side is the SCP (PS3.4 section J.3.3.1)."""
         association: Association | None = None
         try:
-            association = self._associate(ae_title, host, port)
-            error = "" if association.is_established else f"no association with {ae_title} on port {port}"
+            try:
+                association = self._associate(ae_title, host, port)
+                error = "" if association.is_established else f"no association with {ae_title} on port {port}"
+            except ConfigError as problem:
+                error = problem.message
             left = self._store.due(ae_title, host)
-            while left and not error and not self._stopping:
+            while association is not None and left and not error and not self._stopping:
                 error = self._tell(association, left[0])
                 if not error:
                     left.pop(0)
@@ -289,7 +292,7 @@ class StorageCommitment:
         entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = _ANSWER_SECONDS
         entity.add_requested_context(StorageCommitmentPushModel)
         role = build_role(StorageCommitmentPushModel, scp_role=True)
-        tls = (self._context, None) if self._context is not None else None
+        tls = (client_context(self._files), None) if self._files is not None else None
         association = entity.associate(host, port, ae_title=ae_title, ext_neg=[role], tls_args=tls)
         keep_answers(association)
         return association

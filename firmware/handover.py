@@ -16,7 +16,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import NoReturn
 
-from firmware import datadisk, labels, models, provisioning, service, site_files, trial, update
+from firmware import datadisk, health, labels, models, provisioning, service, site_files, trial, update
 from firmware.boot import on_trial
 from firmware.box import Box
 from firmware.errors import FirmwareError
@@ -51,6 +51,8 @@ class Outcome:
         A configuration was: whoever brought it has what the site has signed.
     waits
         Nothing was taken, since the system is on trial.
+    former
+        The number of the configuration that was in force before; None where there was none.
     """
 
     said: list[str] = field(default_factory=list)
@@ -58,13 +60,31 @@ class Outcome:
     configured: bool = False
     commissioned: bool = False
     waits: bool = False
+    former: int | None = None
 
-    def follow(self, box: Box, restart: Callable[[], None], reload: Callable[[Box], None]) -> None:
-        """Start again what has to."""
-        if self.follows is Follows.RESTART:
-            restart()
-        elif self.follows is Follows.RELOAD:
-            reload(box)
+    def try_out(self, box: Box, reload: Callable[[Box], str | None]) -> list[str]:
+        """Have what was changed read, before an update that came with it is tried; what came of it.
+
+        A configuration with which the appliance does not start is not kept where there was one before: that one has
+        served here, and a hospital is better off with it than with neither.
+        """
+        now = provisioning.number_in_force(box)
+        if self.follows is not Follows.RELOAD and now == self.former:
+            return []
+        if not (why := reload(box)):
+            troubled = health.certificates(box.configuration, health.scanside)
+            lacks = [f"{each['path']} ({each['what']}): {each['trouble']}" for each in troubled]
+            return ["the appliance has started with it", *(f"still to be put right: {each}" for each in lacks)]
+        said = [f"the appliance does NOT start with it: {why}"]
+        if self.former is None or now == self.former:
+            return [*said, "mend what it says, and bring it again: nothing is received or read until then"]
+        try:
+            provisioning.go_back(box, self.former)
+        except (FirmwareError, OSError, ValueError) as error:
+            return [*said, f"configuration {now} stays, since {self.former} can't be put back: {error}"]
+        again = reload(box)
+        runs = f", and the appliance does not start with it either: {again}" if again else ", and the appliance runs"
+        return [*said, f"configuration {now} is left: {self.former} is in place again{runs}"]
 
 
 def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
@@ -79,7 +99,7 @@ def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
     """
     if on_trial(box.boot()):
         return Outcome([f"{what}: {WAITS}" for what, _ in _acts(box, folder, say, by_hand)], waits=True)
-    outcome = Outcome()
+    outcome = Outcome(former=provisioning.number_in_force(box))
     for what, act in _acts(box, folder, say, by_hand):
         try:
             done, follows = act()
@@ -96,11 +116,18 @@ def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
     return outcome
 
 
-def start_anew(box: Box) -> None:
-    """What reads the configuration reads it again."""
+def start_anew(box: Box) -> str:
+    """What reads the configuration reads it again; why the appliance does not start with it, '' where it does.
+
+    systemd waits for its word that it is ready, or that it ended.
+    """
     datadisk.use_site(box)
-    units = ("systemd-networkd", "systemd-timesyncd", "scanside-firewall", "scanside")
-    subprocess.run(["systemctl", "restart", *units], check=False, timeout=600)
+    for units in (("systemd-networkd", "systemd-timesyncd", "scanside-firewall"), ("scanside",)):
+        try:
+            done = subprocess.run(["systemctl", "restart", *units], check=False, timeout=600)
+        except subprocess.TimeoutExpired:
+            return "it is not ready after 10 minutes"
+    return "" if done.returncode == 0 else health.last_words() or "it has said nothing"
 
 
 def take_what_waits() -> None:

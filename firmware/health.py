@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-
 from firmware import secure_boot
 from firmware.box import Box
 from firmware.errors import RefusedError
@@ -64,23 +62,48 @@ _ask_how_it_is = functools.partial(scanside, seconds=_SECONDS)
 
 
 def last_words() -> str:
-    """What the appliance's process has said last in the journal: why it does not run, where it does not."""
-    command = ["journalctl", "--output=cat", "--lines=1", "--boot", "_SYSTEMD_UNIT=scanside.service"]
+    """What the appliance's process has said last in the journal: why it does not run, where it does not.
+
+    An error with its hint, where there is one (``scanside: ...``, and the next line, indented); else the last line.
+    """
+    command = ["journalctl", "--output=cat", "--lines=4", "--boot", "_SYSTEMD_UNIT=scanside.service"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip()[:300]
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    errors = [number for number, line in enumerate(lines) if line.startswith("scanside: ")]
+    if not errors:
+        return lines[-1].strip()[:300] if lines else ""
+    error, *hint = lines[errors[-1] : errors[-1] + 2]
+    return " ".join([error, *(f"({line.strip()})" for line in hint if line.startswith(" "))])[:300]
 
 
 def examine(box: Box, ask: Ask = _ask_how_it_is, last_words: Callable[[], str] = last_words) -> list[Finding]:
     """Every check, once."""
     where = ("--config", str(box.configuration))
     running = _running(ask(("status", "--json", *where)), last_words)
-    findings = [_clock(box), _secure_boot(box), _data(box.data), *_certificates(box), *running]
+    troubled = certificates(box.configuration, ask)
+    certified = (_certificate(each) for each in troubled)
+    findings = [_clock(box), _secure_boot(box), _data(box.data), *_configuration(box), *certified, *running]
     if fit(findings):  # one that is still getting ready is not kept busy with questions
-        findings += _echo(ask(("test-connection", "--json", *where)))
+        excused = any(each["what"].startswith("Storage SCP") and is_of_the_site(each) for each in troubled)
+        findings += _echo(ask(("test-connection", "--json", *where)), counts=not excused)
     return findings
+
+
+def certificates(configuration: Path, ask: Ask) -> list[dict[str, Any]]:
+    """Those certificates and keys of a configuration that don't serve now, as `scanside certificates` tells."""
+    said = _json(ask(("certificates", "--json", "--config", str(configuration))))
+    return [each for each in said if each["trouble"]] if isinstance(said, list) else []
+
+
+def is_of_the_site(troubled: dict[str, Any]) -> bool:
+    """Whether a certificate is out of its dates, or a file not there: so it would be under any other system.
+
+    Anything else (a file that can't be read, a key that the libraries refuse) may be this system's doing.
+    """
+    return not troubled["problem"] or not Path(troubled["path"]).exists()
 
 
 def wait_until_fit(
@@ -150,27 +173,18 @@ def _data(folder: Path) -> Finding:
     return Finding("data", ok=True, detail=f"{folder} can be written, {free >> 20} MiB free")
 
 
-def _certificates(box: Box) -> Iterator[Finding]:
-    """The appliance's own certificates. One that ran out does so under an older system as well: it does not count."""
+def _configuration(box: Box) -> Iterator[Finding]:
     try:
-        tables = tomllib.loads(box.configuration.read_text())
+        tomllib.loads(box.configuration.read_text())
     except (OSError, ValueError) as error:
         yield Finding("configuration", ok=False, detail=f"{box.configuration}: {error}")
-        return
-    for table in ("storage_scp", "diagnoses"):
-        tls = tables.get(table, {}).get("tls", {})
-        if "certificate" in tls:
-            yield _certificate(box.data / tls["certificate"])
 
 
-def _certificate(path: Path) -> Finding:
-    try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
-        return Finding("certificate", ok=False, detail=f"{path}: {error}", counts=False)
-    until = certificate.not_valid_after_utc
-    valid = certificate.not_valid_before_utc.timestamp() <= time.time() <= until.timestamp()
-    return Finding("certificate", ok=valid, detail=f"{path} counts until {until:%Y-%m-%d}", counts=False)
+def _certificate(troubled: dict[str, Any]) -> Finding:
+    """It ends nothing in the appliance but what needs it, and does not count. Where the Storage SCP can't listen for
+    another reason than the site's, C-ECHO fails, which does."""
+    detail = f"{troubled['what']}: {troubled['path']}: {troubled['trouble']}"
+    return Finding("certificate", ok=False, detail=detail, counts=False)
 
 
 def _running(done: subprocess.CompletedProcess[str], last_words: Callable[[], str]) -> Iterator[Finding]:
@@ -194,17 +208,17 @@ def _running(done: subprocess.CompletedProcess[str], last_words: Callable[[], st
         yield Finding("model", ok=False, detail=f"{each['package']} can't be served: {each['reason']}")
 
 
-def _echo(done: subprocess.CompletedProcess[str]) -> Iterator[Finding]:
+def _echo(done: subprocess.CompletedProcess[str], counts: bool) -> Iterator[Finding]:
     """C-ECHO to its own Storage SCP, where it has one. Destinations are in the same answer and are left out."""
     said = _json(done)
     if not isinstance(said, list):
-        yield Finding("C-ECHO", ok=False, detail=_words(done))
+        yield Finding("C-ECHO", ok=False, detail=_words(done), counts=counts)
         return
     for peer in said:
         if peer["peer"].startswith("own Storage SCP"):
             failed = [check for check in peer["checks"] if check["outcome"] == "fail"]
             detail = "; ".join(check["detail"] for check in failed) or "answered"
-            yield Finding("C-ECHO", ok=not failed, detail=detail)
+            yield Finding("C-ECHO", ok=not failed, detail=detail, counts=counts)
 
 
 def _json(done: subprocess.CompletedProcess[str]) -> Any:

@@ -38,7 +38,7 @@ def take(
     box: Box,
     tell: handover.Say = lambda _: None,
     restart: Callable[[], None] = update.restart,
-    reload: Callable[[Box], None] = handover.start_anew,
+    reload: Callable[[Box], str | None] = handover.start_anew,
     hold: Callable[[], None] = hold,
 ) -> list[str]:
     """What lies in the inbox, as a stick without somebody who stands at the box; a sentence for each thing.
@@ -75,7 +75,13 @@ def take(
         write_report(box, said=said)
     for line in said:
         tell(line)
-    outcome.follow(box, restart, reload)
+    if tried := outcome.try_out(box, reload):
+        said = [*said, *tried]
+        write_report(box, said=said)
+        for line in tried:
+            tell(line)
+    if outcome.follows is handover.Follows.RESTART:
+        restart()
     return said
 
 

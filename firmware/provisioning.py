@@ -88,6 +88,12 @@ def known(box: Box, path: Path) -> str:
     return ""
 
 
+def number_in_force(box: Box) -> int | None:
+    """None before the first one."""
+    path = box.configuration.with_name("in-force.json")
+    return int(json.loads(path.read_text())["number"]) if path.exists() else None
+
+
 def go_back(box: Box, number: int, ask: health.Ask = health.scanside) -> None:
     """Use an earlier configuration again."""
     refuse_on_trial(box.boot())
@@ -148,13 +154,15 @@ def check(site: Path, ask: health.Ask = health.scanside) -> str:
     text = site_files.listed(site)
     tables = parse(text, site.name)
     site_files.check_named(tables, site.name)
-    site_files.read(site.parent / site_files.FOLDER, tables)
     with tempfile.TemporaryDirectory() as root:
         box = Box(Path(root))
         appliance = dict(tables.get("appliance", {}))
         if isinstance(models := appliance.get("models"), dict):  # packages are on the box, if anywhere
             appliance["models"] = {key: value for key, value in models.items() if key != "packages"}
-        _write(box, box.configuration.parent, 1, {**tables, "appliance": appliance})
+        folder = box.configuration.parent
+        files = site_files.read(site.parent / site_files.FOLDER, tables)
+        site_files.write(_files_of(folder, 1), files, like=Path(root))
+        _write(box, folder, 1, {**tables, "appliance": appliance})
         try:
             _judge(box, box.configuration, ask)
         except FirmwareError as error:
@@ -190,18 +198,22 @@ def _use(
 ) -> None:
     """Made whole beside what is in force and judged by the appliance itself, then exchanged for it."""
     folder = box.configuration.parent
-    coming = folder.with_name(f"{folder.name}.next")
+    coming, theirs = folder.with_name(f"{folder.name}.next"), _files_of(folder, number)
     shutil.rmtree(coming, ignore_errors=True)  # a cut left it
-    shutil.copytree(folder, coming, copy_function=os.link)
+    is_new = not (folder / _kept_name(number)).exists()
     try:
+        # The configuration names its files where they will be, and is judged with them; nothing else names them yet.
+        site_files.write(theirs, files, like=box.data)
+        shutil.copytree(folder, coming, copy_function=os.link)
         Files().write(coming / _kept_name(number), content)
         Files().write(coming / "in-force.json", json.dumps({"number": number, "again": again}).encode())
-        site_files.write(_files_of(coming, number), files, like=box.data)
         _write(box, coming, number, tables)
         _judge(box, coming / box.configuration.name, ask)
         Files().exchange(coming, folder)
     except Exception:
         shutil.rmtree(coming, ignore_errors=True)
+        if is_new:
+            shutil.rmtree(theirs, ignore_errors=True)
         raise
     shutil.rmtree(coming, ignore_errors=True)
 
@@ -242,6 +254,14 @@ def _judge(box: Box, configuration: Path, ask: health.Ask) -> None:
             f"the appliance does not take its tables: {why}",
             hint="mend the file, sign it again; what was configured before is still in place",
         )
+    own = {str(path) for path in (_key_file(box), box.data / "keys" / "scp.pem")}
+    for each in health.certificates(configuration, ask):
+        asked_for = each["path"] in own and not Path(each["path"]).exists()  # the request comes back on the stick
+        if each["problem"] and not asked_for:
+            raise FirmwareError(
+                f"the appliance could not use {each['path']} ({each['what']}): {each['problem']}",
+                hint="name a file that is there and fits; what was configured before is still in place",
+            )
 
 
 def toml(tables: dict[str, Any], prefix: str = "") -> str:

@@ -39,7 +39,7 @@ def take(
     folder: Path,
     say: handover.Say = lambda _: None,
     restart: Callable[[], None] = update.restart,
-    reload: Callable[[Box], None] = handover.start_anew,
+    reload: Callable[[Box], str | None] = handover.start_anew,
     ask: health.Ask = health.scanside,
 ) -> list[str]:
     """Everything on a stick; a sentence for each thing that was done or refused.
@@ -67,8 +67,7 @@ def take(
             provisioning.export_logs(box, answer)
         if request:
             Files().write(answer / "request.csr", request)
-        lines = (time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), *said, "")
-        Files().write(answer / "what-happened.txt", "\n".join(lines).encode())
+        Files().write(answer / "what-happened.txt", _lines(said).encode())
     except OSError as error:
         said.append(f"the stick can't be written: {error.strerror}; nothing of the above is less true")
     else:
@@ -77,10 +76,21 @@ def take(
     os.sync()
     for line in said:
         say(line)
-    outcome.follow(box, restart, reload)
+    if tried := outcome.try_out(box, reload):
+        said += tried
+        _tell(answer / "what-happened.txt", _lines(said))
+        os.sync()
+        for line in tried:
+            say(line)
+    if outcome.follows is handover.Follows.RESTART:
+        restart()
     if outcome.configured and outcome.follows is not handover.Follows.RESTART:
         _invite(box, answer, ask, outcome.follows is handover.Follows.RELOAD)
     return said
+
+
+def _lines(said: list[str]) -> str:
+    return "\n".join((time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), *said, ""))
 
 
 def _move_clock(box: Box, token: Path) -> list[str]:

@@ -77,7 +77,8 @@ class RunningAppliance:
         while time.monotonic() - begin < timeout:
             for line in list(self._lines):
                 if " ready: " in line:
-                    self.port = int(_group(r"DICOM \S+@\S+:(\d+)", line))
+                    listens = re.search(r"DICOM \S+@\S+:(\d+)", line)  # where its files for TLS serve
+                    self.port = int(listens[1]) if listens else 0
                     self.url = _group(r"page (https?://\S+/)", line)
                     return time.monotonic() - begin
             if self.process.poll() is not None:

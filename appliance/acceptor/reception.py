@@ -67,14 +67,14 @@ class Reception:
     def __init__(
         self,
         listener: socket.socket,
-        context: ssl.SSLContext | None,
+        files: tls.ServerFiles | None,
         request_seconds: float,
         on_request: Callable[[socket.socket, str, int, bytearray], Refusal | None],
         complain: Callable[[str, str], None],
     ) -> None:
-        self._listener, self._context = listener, context
+        self._listener, self._files = listener, files
         self._request_seconds, self._on_request, self._complain = request_seconds, on_request, complain
-        self._most = _MOST_WAITING if context is None else _MOST_WAITING_WITH_TLS
+        self._most = _MOST_WAITING if files is None else _MOST_WAITING_WITH_TLS
         self._selector = selectors.DefaultSelector()
         self._waiting: dict[_Waiting, None] = {}  # in the order in which they came
         self._leaving: dict[_Waiting, None] = {}
@@ -172,8 +172,8 @@ class Reception:
             self._see_off(waiting)
             return
         try:
-            if self._context is not None and not waiting.handshaken:
-                self._shake_hands(waiting, self._context)
+            if self._files is not None and not waiting.handshaken:
+                self._shake_hands(waiting, self._files)
             while self._read(waiting):
                 pass
         except ssl.SSLWantReadError:
@@ -190,10 +190,10 @@ class Reception:
         except OSError:
             self._close(waiting)
 
-    def _shake_hands(self, waiting: _Waiting, context: ssl.SSLContext) -> None:
+    def _shake_hands(self, waiting: _Waiting, files: tls.ServerFiles) -> None:
         if not isinstance(waiting.connection, ssl.SSLSocket):  # only now, since TLS has buffers
             self._selector.unregister(waiting.connection)
-            waiting.connection = context.wrap_socket(
+            waiting.connection = files.context().wrap_socket(
                 waiting.connection, server_side=True, do_handshake_on_connect=False
             )
             self._selector.register(waiting.connection, selectors.EVENT_READ, waiting)

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import resource
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from appliance.acceptor.association import AcceptedAssociation, Patience, Servic
 from appliance.acceptor.complaints import Complaints
 from appliance.acceptor.pdu import ProtocolError, Refusal, titles
 from appliance.acceptor.reception import Reception, listen
+from appliance.acceptor.tls import ServerFiles
 
 log = logging.getLogger("scanside.acceptor")
 
@@ -34,6 +34,8 @@ class Acceptor:
     ----------
     request_seconds
         From the connection to the end of the association request, with the TLS handshake.
+    files
+        To speak TLS; None for plain DICOM.
     prepare
         Called with each association before it starts, to bind pynetdicom's events.
     """
@@ -45,11 +47,11 @@ class Acceptor:
         access: Access,
         patience: Patience,
         request_seconds: float,
-        context: ssl.SSLContext | None = None,
+        files: ServerFiles | None = None,
         prepare: Callable[[AcceptedAssociation], None] = lambda _: None,
     ) -> None:
         self._entity, self._service, self._access, self._patience = entity, service, access, patience
-        self._request_seconds, self._context, self._prepare = request_seconds, context, prepare
+        self._request_seconds, self._files, self._prepare = request_seconds, files, prepare
         self._reception: Reception | None = None
         self._lock = threading.Lock()
         self._open: set[AcceptedAssociation] = set()
@@ -60,7 +62,7 @@ class Acceptor:
         _raise_descriptor_limit()
         listener = listen(host, port)
         self._reception = Reception(
-            listener, self._context, self._request_seconds, self._on_request, self._complaints.say
+            listener, self._files, self._request_seconds, self._on_request, self._complaints.say
         )
         self._reception.start()
         return int(listener.getsockname()[1])

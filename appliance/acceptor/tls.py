@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -15,10 +16,14 @@ from appliance.errors import ConfigError
 log = logging.getLogger("scanside.tls")
 
 _WARN_BEFORE = timedelta(days=30)
+_NOT_YET, _EXPIRED = 9, 10  # X509_V_ERR_... of OpenSSL
 
 
-def server_context(key: Path, certificate: Path, ca: Path, table: str = "storage_scp.tls") -> ssl.SSLContext:
-    """A context that shows ``certificate`` and lets in whom ``ca`` has signed; all are PEM files.
+class ServerFiles:
+    """What a listener shows and whom it lets in: its PEM files as they are when a peer connects.
+
+    Those that are renewed count from the next handshake on, and so does a clock that is set. Where new ones don't serve
+    (one of them is still being copied), the earlier ones go on.
 
     Parameters
     ----------
@@ -28,11 +33,54 @@ def server_context(key: Path, certificate: Path, ca: Path, table: str = "storage
     Raises
     ------
     ConfigError
-        Naming the file and what is wrong with it: missing, no PEM, expired, a key that does not match.
+        They don't serve.
+    """
+
+    def __init__(self, key: Path, certificate: Path, ca: Path, table: str) -> None:
+        self._files, self._table = (key, certificate, ca), table
+        self._versions = self._look()
+        self._context = server_context(key, certificate, ca, table)
+
+    def context(self) -> ssl.SSLContext:
+        """For the next handshake."""
+        versions = self._look()
+        if versions != self._versions:
+            self._versions = versions
+            try:
+                self._context = server_context(*self._files, self._table)
+                log.info("the files of %s have changed, and count from now on", self._table)
+            except ConfigError as error:
+                log.error("the files of %s have changed, and the earlier ones go on: %s", self._table, error)
+        return self._context
+
+    def _look(self) -> list[tuple[int, int, int]]:
+        found = []
+        for path in self._files:
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        return found
+
+
+def server_context(key: Path, certificate: Path, ca: Path, table: str = "storage_scp.tls") -> ssl.SSLContext:
+    """A context that shows ``certificate`` and lets in whom ``ca`` has signed; all are PEM files.
+
+    One that has expired, or does not count yet, is shown all the same: that is for the peer to judge, this side still
+    proves its key and asks for the peer's certificate, and a wrong clock must not close the port.
+
+    Parameters
+    ----------
+    table
+        Of the configuration, for errors.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file and what is wrong with it: missing, no PEM, a key that does not match.
     """
     own = _certificates(certificate, f"{table}.certificate")
     for each in (*own, *_certificates(ca, f"{table}.ca")):
-        _check_dates(each, certificate if each in own else ca, table)
+        _say_dates(each, certificate if each in own else ca)
     if not key.is_file():
         raise ConfigError(f"{table}.key: {key} is missing", hint="write the path of a PEM file with the key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -59,6 +107,10 @@ def in_words(error: ssl.SSLError, ca: str) -> str:
     """Why a peer fails in the handshake; ``ca``: the key of the configuration that says who must have signed its
     certificate."""
     reason = error.reason or str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        dated = error.verify_code in (_NOT_YET, _EXPIRED)
+        clock = f"; this device's clock says {datetime.now(UTC):%Y-%m-%d}" if dated else ""
+        return f"its certificate, or what {ca} names, is not accepted: {error.verify_message}{clock}"
     if isinstance(error, ssl.SSLEOFError):
         return "it closed the connection"
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
@@ -89,17 +141,22 @@ def _certificates(path: Path, name: str) -> list[x509.Certificate]:
         ) from error
 
 
-def _check_dates(certificate: x509.Certificate, path: Path, table: str) -> None:
-    now = datetime.now(UTC)
-    if certificate.not_valid_after_utc < now:
-        raise ConfigError(
-            f"{table}: a certificate in {path} has expired on {certificate.not_valid_after_utc:%Y-%m-%d}",
-            hint="have it renewed; if the date is wrong, set this device's clock",
+def _say_dates(certificate: x509.Certificate, path: Path) -> None:
+    now, until = datetime.now(UTC), certificate.not_valid_after_utc
+    if until < now:
+        log.error(
+            "a certificate in %s has expired on %s, so peers break off: have it renewed and put it there; if the date "
+            "is wrong, set this device's clock. Either counts without a restart",
+            path,
+            f"{until:%Y-%m-%d}",
         )
-    if certificate.not_valid_before_utc > now:
-        raise ConfigError(
-            f"{table}: a certificate in {path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}",
-            hint=f"this device's clock says {now:%Y-%m-%d %H:%M} UTC; is it right?",
+    elif certificate.not_valid_before_utc > now:
+        log.error(
+            "a certificate in %s is not valid before %s, and this device's clock says %s: is it right? Once it is set, "
+            "that counts without a restart",
+            path,
+            f"{certificate.not_valid_before_utc:%Y-%m-%d}",
+            f"{now:%Y-%m-%d %H:%M} UTC",
         )
-    if certificate.not_valid_after_utc < now + _WARN_BEFORE:
-        log.warning("a certificate in %s expires on %s", path, f"{certificate.not_valid_after_utc:%Y-%m-%d}")
+    elif until < now + _WARN_BEFORE:
+        log.warning("a certificate in %s expires on %s", path, f"{until:%Y-%m-%d}")

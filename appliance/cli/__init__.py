@@ -91,6 +91,7 @@ for command in (
     sending.send,
     sending.check_connection,
     serving.doctor,
+    serving.show_certificates,
     serving.support_bundle,
     backends.show_backends,
     backends.prove,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.options import JSON, configured, existing_ledger, print_checks
+from appliance.cli.options import JSON, configured, existing_ledger, print_checks, table
 from appliance.config_file import load
 
 _WAITS = {"to_commit": "not committed yet", "waiting": "waiting", "undelivered": "UNDELIVERED"}
@@ -41,6 +41,7 @@ def run(config_path: Path | None, data_dir: Path | None) -> None:
 @configured
 def status(as_json: bool, for_vendor: bool, config_path: Path | None, data_dir: Path | None) -> None:
     """Show the counts by state and the health of the device, whether or not the appliance runs."""
+    from appliance import certificates
     from appliance.health import health
     from appliance.store import Store
 
@@ -61,6 +62,12 @@ def status(as_json: bool, for_vendor: bool, config_path: Path | None, data_dir: 
         click.echo(f"worker      {worker['state']} {worker.get('backend', '')} {worker.get('reason', '')}".rstrip())
     for each in worker.get("unserved", ()) if found["running"] else ():
         click.echo(f"not served  {each['package']}, what it reads waits: {each['reason']}")
+    for name in ("storage_scp", "diagnoses") if found["running"] else ():
+        if (part := found["components"].get(name, {})).get("state") == "closed":
+            click.echo(f"{name:<11} does NOT LISTEN: {part['problem']}")
+    for each in certificates.found(config):
+        if each.trouble:
+            click.echo(f"certificate {each.path} ({each.what}): {each.trouble}")
     if found["running"] and found["components"].get("page", {}).get("state") == "waiting":
         click.echo("page        does NOT answer yet, and is started again by itself; the log says why")
     for each in found["fallbacks"]:
@@ -103,6 +110,27 @@ def status(as_json: bool, for_vendor: bool, config_path: Path | None, data_dir: 
     for series in found["series"]:
         kind = " ".join(filter(None, (series["modality"], series["body_part"])))
         click.echo(f"series      image {series['instance']}, {kind}, {series['images']} images: {series['waits_for']}")
+
+
+@click.command("certificates")
+@JSON
+@configured
+def show_certificates(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
+    """Show the certificates and keys of the configuration, and until when they count. Exit code 1: one does not serve.
+
+    It works whether or not the appliance runs, and before it ever did.
+    """
+    from appliance import certificates
+
+    every = certificates.found(load(config_path, data_dir))
+    if as_json:
+        click.echo(json.dumps([each.to_dict() for each in every], indent=1))
+    else:
+        table(
+            ("for", "file", "counts until", "trouble"),
+            ((each.what, each.path.name, each.until, each.trouble or "none") for each in every),
+        )
+    sys.exit(1 if any(each.trouble for each in every) else 0)
 
 
 @click.command()

@@ -16,7 +16,7 @@ from appliance.errors import ConfigError
 
 
 def files(question: Question) -> Iterator[Check]:
-    """As the Storage SCP reads them when it starts."""
+    """As the Storage SCP reads them."""
     certificate, key, ca = _paths(question)
     try:
         tls.server_context(key, certificate, ca)
@@ -48,7 +48,8 @@ def certificate(question: Question) -> Iterator[Check]:
             "fail",
             f"the running appliance shows an older certificate than the file: {shown.subject.rfc4514_string()}, valid "
             f"until {shown.not_valid_after_utc:%Y-%m-%d %H:%M} UTC",
-            "restart the appliance: it reads its certificate when it starts",
+            "look into the log for why it does not take the new one: the key must belong to it, and the user of the "
+            "appliance must be able to read both",
         )
         return
     if not _issued(chain, x509.load_pem_x509_certificates(ca.read_bytes())):

@@ -113,19 +113,21 @@ class StorageScp:
 
         Raises
         ------
+        ConfigError
+            The TLS files don't serve.
         ApplianceError
-            The port is in use, the address isn't this machine's, or the TLS files don't serve.
+            The port is in use, or the address isn't this machine's.
         """
         _config.LOG_HANDLER_LEVEL = "none"
         settings = self._settings
-        context = calling = None
+        served = calling = None
         if settings.tls is not None:
             key, certificate, ca = (
                 self._folder / name for name in (settings.tls.key, settings.tls.certificate, settings.tls.ca)
             )
-            context = tls.server_context(key, certificate, ca)
+            served = tls.ServerFiles(key, certificate, ca, "storage_scp.tls")
             # A modality is called by the address that it came from.
-            calling = tls_client.client_context(tls_client.TlsFiles(ca, certificate, key, any_name=True))
+            calling = tls_client.TlsFiles(ca, certificate, key, any_name=True)
         entity = AE(ae_title=settings.ae_title)
         entity.maximum_pdu_size = PDU_BYTES
         entity.maximum_associations = settings.max_associations + 1  # they are counted before pynetdicom sees them
@@ -140,7 +142,7 @@ class StorageScp:
             calling,
         )
         patience = Patience(settings.idle_seconds, settings.pdu_seconds)
-        acceptor = Acceptor(entity, self, self._access, patience, settings.request_seconds, context, self._prepare)
+        acceptor = Acceptor(entity, self, self._access, patience, settings.request_seconds, served, self._prepare)
         try:
             port = acceptor.start(settings.host, settings.port)
         except OSError as error:
@@ -262,8 +264,7 @@ class StorageScp:
 
     def storage_commitment(self) -> dict[str, Any]:
         """How it is, for the page; raises `SpoolError`."""
-        assert self._commitment is not None
-        return self._commitment.say()
+        return self._commitment.say() if self._commitment is not None else {"state": "ready", "peers": []}
 
     def _prepare(self, association: AcceptedAssociation) -> None:
         association.bind(evt.EVT_N_ACTION, self._on_n_action)

@@ -13,7 +13,7 @@ from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from appliance.config import Config
-from appliance.page_certificate import context, page_certificate
+from appliance.page_certificate import PageFiles
 from appliance.process import die_with_parent, give_way
 from appliance.web import arrivals
 from appliance.web.app import create_app
@@ -44,17 +44,16 @@ class _Server(BaseApplication):
             "control_socket_disable": True,
             "post_fork": lambda _server, _worker: die_with_parent(self._arbiter),
         }
-        certificate = page_certificate(self._config)
-        if certificate is not None:
-            shown = context(certificate)
+        if self._config.web.over_tls:
+            files = PageFiles(self._config, makes=False)
 
-            def one_for_all(_conf: Any, _factory: Any) -> ssl.SSLContext:
-                return shown  # gunicorn asks for each connection, and a new one would know no TLS session
+            def of_now(_conf: Any, _factory: Any) -> ssl.SSLContext:
+                return files.context()  # gunicorn asks for each connection
 
             settings |= {
-                "certfile": str(certificate.certificate),
-                "keyfile": str(certificate.key),
-                "ssl_context": one_for_all,
+                "certfile": str(files.shown.certificate),
+                "keyfile": str(files.shown.key),
+                "ssl_context": of_now,
             }
         for name, value in settings.items():
             if name in self.cfg.settings:

@@ -363,7 +363,7 @@ def test_a_configuration_that_lets_everybody_in_is_refused(tmp_path: Path) -> No
         '[diagnoses]\nenabled = true\n[diagnoses.tls]\nkey = "k"\ncertificate = "missing.pem"\nca = "missing.pem"\n'
     )
     with pytest.raises(ConfigError, match=r"diagnoses.tls.certificate: .*missing.pem can't be read"):
-        diagnosis_listener.tls_context(load(file, tmp_path))
+        diagnosis_listener.tls_files(load(file, tmp_path))
 
 
 @contextlib.contextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +24,7 @@ from appliance.ingest.storage_scp import StorageScp
 from tests.appliance.conftest import Box
 from tests.dicom_files import make_radiograph
 from tests.peers import needs, wait_until
+from tests.running import RunningAppliance, scanside
 
 _KEYS = [rsa.generate_private_key(public_exponent=65537, key_size=2048) for _ in range(3)]
 
@@ -135,13 +138,46 @@ def test_silent_and_half_handshakes_keep_nobody_waiting(port: int, box: Box, fil
         ({"key": "scp.pem"}, "not a private key"),
         ({"key": "scanner.key"}, "does not belong to"),
         ({"key": "locked.key"}, "is encrypted"),
-        ({"certificate": "old.pem"}, "has expired on"),
-        ({"certificate": "early.pem"}, "not valid before"),
     ],
 )
 def test_wrong_files_are_named_at_the_start(names: dict[str, str], word: str, box: Box, files: Path) -> None:
     with pytest.raises(ConfigError, match=word):
         scp_with(box, files, **names).start()
+
+
+@pytest.mark.parametrize(("certificate", "words"), [("old", "has expired on"), ("early", "not valid before")])
+def test_dates_are_the_peers_to_judge_and_files_are_read_as_they_are_renewed(
+    certificate: str, words: str, box: Box, files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    current = files / "current.pem"
+    shutil.copy(files / f"{certificate}.pem", current)
+    path, scanner = make_radiograph(files / "a.dcm"), ("+tls", files / "scanner.key", files / "scanner.pem")
+    scp = scp_with(box, files, certificate="current.pem")
+    port = scp.start()
+    try:
+        assert words in caplog.text
+        refused = storescu(port, path, *scanner, "+cf", files / "ca.pem")
+        assert refused.returncode != 0 and box.rows() == []
+        sent = storescu(port, path, *scanner, "-ic")  # it does not look
+        assert sent.returncode == 0, sent.stderr
+        current.write_text("half of a certificate")
+        assert storescu(port, path, *scanner, "-ic").returncode == 0, "the earlier one goes on"
+        assert "the earlier ones go on" in caplog.text
+        shutil.copy(files / "scp.pem", current)
+        sent = storescu(port, path, *scanner, "+cf", files / "ca.pem")
+        assert sent.returncode == 0, sent.stderr
+    finally:
+        scp.stop()
+
+
+def test_a_peers_certificate_out_of_its_dates_is_said_with_this_sides_clock(
+    port: int, box: Box, files: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_certificate(files / "past.pem", "CT1", _KEYS[2], "CA", _KEYS[0], (-10, -1))
+    path = make_radiograph(files / "a.dcm")
+    sent = storescu(port, path, "+tls", files / "scanner.key", files / "past.pem", "+cf", files / "ca.pem")
+    assert sent.returncode != 0 and box.rows() == []
+    wait_until(lambda: "has expired; this device's clock says" in caplog.text, "the reason is logged")
 
 
 def test_a_key_that_may_not_be_read_is_named(box: Box, files: Path) -> None:
@@ -150,3 +186,40 @@ def test_a_key_that_may_not_be_read_is_named(box: Box, files: Path) -> None:
     (files / "scp.key").chmod(0)
     with pytest.raises(ConfigError, match=r"scp\.key"):
         scp_with(box, files).start()
+
+
+@pytest.mark.parametrize("kind", ["expired", "missing"])
+def test_an_appliance_without_a_certificate_that_counts_says_so_and_takes_one_without_a_restart(
+    kind: str, files: Path, tmp_path: Path
+) -> None:
+    current = files / "current.pem"
+    if kind == "expired":
+        shutil.copy(files / "old.pem", current)
+    tls = f'key = "{files}/scp.key"\ncertificate = "{current}"\nca = "{files}/ca.pem"\n'
+    hl7 = f'[diagnoses]\nenabled = true\nport = 0\nhost = "127.0.0.1"\n[diagnoses.tls]\n{tls}'
+    running = RunningAppliance(tmp_path / "appliance", hl7, scp=f"[storage_scp.tls]\n{tls}")
+    running.start(timeout=180)
+    try:
+        told = scanside("status", "--config", running.config_path).stdout
+        with urllib.request.urlopen(f"{running.url}device", timeout=30) as answer:
+            page = answer.read().decode()
+        parts = running.status()["components"]
+        if kind == "expired":
+            assert f"certificate {current} (Storage SCP, shown to scanners): it has expired on" in told
+            assert "A certificate has expired on" in page and "Storage SCP, shown to scanners" in page
+            assert (parts["storage_scp"]["state"], parts["diagnoses"]["state"]) == ("ready", "ready")
+        else:
+            assert f"storage_scp does NOT LISTEN: storage_scp.tls.certificate: {current} can't be read" in told
+            assert "No scanner can send: the Storage SCP does not listen" in page
+            assert "Nobody listens to final diagnoses by HL7, since the files for TLS" in page
+            assert (parts["storage_scp"]["state"], parts["diagnoses"]["state"]) == ("closed", "closed")
+        shutil.copy(files / "scp.pem", current)
+        wait_until(lambda: running.status()["components"]["storage_scp"]["state"] == "ready", "it listens", 60)
+        port = running.status()["components"]["storage_scp"]["port"]
+        scanner = ("+tls", files / "scanner.key", files / "scanner.pem", "+cf", files / "ca.pem")
+        sent = storescu(port, make_radiograph(files / "a.dcm"), *scanner)
+        assert sent.returncode == 0, sent.stderr
+        wait_until(lambda: running.status()["components"]["diagnoses"]["state"] == "ready", "diagnoses, too", 60)
+        assert "NOT LISTEN" not in scanside("status", "--config", running.config_path).stdout
+    finally:
+        running.stop()

@@ -346,9 +346,16 @@ def test_with_tls_the_report_goes_over_tls(box: Box, stored: str, tmp_path: Path
     request.TransactionUID, request.ReferencedSOPSequence = generate_uid(), [item]
     try:
         with _modality(port, server) as reports:
-            association = entity.associate("127.0.0.1", scp.start(), tls_args=(calling, "localhost"))
+            listens, content = scp.start(), certificate.read_bytes()
+            certificate.unlink()  # it is being renewed
+            association = entity.associate("127.0.0.1", listens, tls_args=(calling, "localhost"))
             association.send_n_action(request, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
             association.release()
+            peers = wait_until(
+                lambda: [each for each in scp.storage_commitment()["peers"] if each["last_error"]], "it was tried"
+            )
+            assert certificate.name in peers[0]["last_error"]
+            certificate.write_bytes(content)
             assert reports.get(timeout=30).TransactionUID == request.TransactionUID
     finally:
         scp.stop()

@@ -24,11 +24,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 
-from appliance import doctor, errand_process, package, send, tls_client
-from appliance.config import Config, Destination, StorageScp
+from appliance import certificates, doctor, errand_process, package, send, tls_client
+from appliance.acceptor import tls
+from appliance.config import Config, Destination, StorageScp, Tls
 from appliance.connection import secure
 from appliance.connection.question import Question
-from appliance.errors import NotAcceptedError
+from appliance.errors import ConfigError, NotAcceptedError
 from appliance.route import route
 from appliance.web import language, recorded
 from appliance.web.app import create_app
@@ -377,6 +378,17 @@ def test_all_that_is_said_of_certificates_is_translated(tmp_path: Path) -> None:
         )
         for check in secure.own_certificate(question):
             texts.update({check.detail, check.hint})
+        for other_certificate, other_key in ((certificate, key), (kinds[0][0], key), (certificate, tmp_path / "none")):
+            names = Tls(key=str(other_key), certificate=str(other_certificate), ca=str(authority.ca))
+            config = Config(data_dir=str(tmp_path), storage_scp=StorageScp(tls=names))
+            for check in certificates.examine(config):
+                texts.update({check.what, check.detail, check.hint})
+    good, key_of_it, early = tmp_path / "good.crt", tmp_path / "good.key", tmp_path / "early.key"
+    none = tmp_path / "none"
+    for shown, key in ((good, good), (key_of_it, key_of_it), (none, key_of_it), (good, none), (good, early)):
+        with pytest.raises(ConfigError) as caught:
+            tls.server_context(key, shown, authority.ca)
+        texts.add(caught.value.message)
     for error in (TimeoutError(), ConnectionResetError(), OSError(5, "Input/output error")):
         texts.update(tls_client.explain_handshake(error))
     texts.update(text for pair in tls_client._ALERTS.values() for text in pair)

@@ -262,13 +262,43 @@ def test_a_certificate_that_is_given_is_shown(tmp_path: Path) -> None:
             assert answer.headers["Strict-Transport-Security"]
     finally:
         running.stop()
-    authority.issue("old", end=-timedelta(minutes=10))
-    running.config_path.write_text(
-        running.config_path.read_text().replace("page.crt", "old.crt").replace("page.key", "old.key")
+
+
+def test_no_certificate_keeps_the_page_closed(tmp_path: Path) -> None:
+    """It is where one is mended. What is put right counts without a restart."""
+    authority = Authority(tmp_path / "ca", "hospital")
+    certificate, key = authority.issue("page", begin=-timedelta(hours=9), end=-timedelta(minutes=10))
+    running = RunningAppliance(
+        tmp_path / "appliance", web=f'{HOST}[web.tls]\nkey = "{key}"\ncertificate = "{certificate}"\n'
     )
-    refused = scanside("run", "--config", running.config_path)
-    assert refused.returncode == 1
-    assert "has expired" in refused.stderr
+    running.start(timeout=180)
+    try:
+        host, port = "127.0.0.1", int(running.url.rstrip("/").rpartition(":")[2])
+
+        def shown() -> str:
+            return ssl.get_server_certificate((host, port), timeout=10).strip()
+
+        assert shown() == certificate.read_text().strip(), "browsers say that it has expired"
+        told = scanside("status", "--config", running.config_path).stdout
+        assert f"certificate {certificate} (Page): it has expired on" in told
+        authority.issue("page")
+        assert shown() == certificate.read_text().strip()
+        key.write_text("no key")
+    finally:
+        running.stop()
+    running.start(timeout=180)
+    try:
+        port = int(running.url.rstrip("/").rpartition(":")[2])
+        assert shown() == (running.data / "keys" / "page.pem").read_text().strip(), "its own stands in"
+        told = scanside("status", "--config", running.config_path).stdout
+        assert f"certificate {key} (Page):" in told
+        authority.issue("page")
+        context = ssl.create_default_context(cafile=authority.ca)
+        url = running.url.replace("127.0.0.1", "localhost")
+        with urllib.request.urlopen(f"{url}login", timeout=10, context=context) as answer:
+            assert answer.status == 200
+    finally:
+        running.stop()
 
 
 def test_transfers_and_a_kill_are_in_the_trail_and_the_chain_holds(tmp_path: Path) -> None:

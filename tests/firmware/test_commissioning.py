@@ -45,6 +45,7 @@ from firmware.cli import main
 from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
 from tests import fake_package
+from tests.certificates import Authority
 from tests.firmware.boxes import DyingFiles, PowerCut, loader_chose, make_box
 from tests.running import CHECKOUT, PYTHON
 
@@ -356,7 +357,7 @@ def test_a_token_moves_a_late_clock_forward_before_anything_is_judged_by_it(
     kept.touch()
     real = int(time.time())
     clock = Clock(monkeypatch)
-    moved, certified, shell, _ = stick.take(box, folder, reload=lambda _: None)
+    moved, certified, shell, *_ = stick.take(box, folder, reload=lambda _: None)
     assert moved.startswith("the clock was moved forward to ") and "when service.token was signed" in moved
     assert "REFUSED" not in certified and shell.startswith("service.token: service mode for A. Engineer")
     assert real - 60 < clock.now <= real and kept.stat().st_mtime == clock.now
@@ -454,7 +455,10 @@ def test_a_stick_is_taken_and_answered(box: Box, publisher: Path, tmp_path: Path
     assert said[0] == "site.toml: configuration 1 is in place"
     assert said[1].startswith("broken.raucb: REFUSED") and said[2].startswith("service.token: REFUSED")
     assert loaded == [box] and heard == said
-    assert said[-1] == "what happened, with logs, lies on the stick in scanside-5eedb0c5"
+    assert said[-2:] == [
+        "what happened, with logs, lies on the stick in scanside-5eedb0c5",
+        "the appliance has started with it",
+    ]
     answer = folder / "scanside-5eedb0c5"
     assert "REFUSED" in (answer / "what-happened.txt").read_text()
     assert x509.load_pem_x509_csr((answer / "request.csr").read_bytes())
@@ -491,6 +495,102 @@ def test_a_stick_that_is_still_there_at_the_next_start_changes_nothing(
     assert plugged(2, "TWO") == "site.toml: configuration 4 is in place"  # by another stick again
     box.configuration.unlink()
     assert plugged(2, "TWO") == "site.toml: configuration 5 is in place"
+
+
+def test_a_configuration_with_tls_comes_before_the_certificate_that_is_asked_for(
+    box: Box, publisher: Path, tmp_path: Path
+) -> None:
+    """The request comes back on the stick that brings it. What else is not there, or does not fit, is refused."""
+    folder = tmp_path / "stick"
+    tls = '[appliance.storage_scp.tls]\nkey = "keys/scp.key"\ncertificate = "keys/scp.pem"\nca = "keys/{ca}"\n'
+    (box.data / "keys").mkdir()
+    authority = Authority(tmp_path / "ca", "hospital")
+    shutil.copy(authority.ca, box.data / "keys" / "ca.pem")
+    site(folder, publisher, extra=tls.format(ca="none.pem"))
+    refused = stick.take(box, folder, restart=pytest.fail, reload=pytest.fail)[0]
+    assert "site.toml: REFUSED: the appliance could not use" in refused and "keys/none.pem" in refused
+    assert not provisioning.history(box)
+    site(folder, publisher, extra=tls.format(ca="ca.pem"))
+    said = stick.take(box, folder, restart=pytest.fail, reload=lambda _: None)
+    assert said[0] == "site.toml: configuration 1 is in place"
+    answer = folder / "scanside-5eedb0c5"
+    happened = (answer / "what-happened.txt").read_text()
+    assert "the appliance has started with it" in happened
+    assert f"still to be put right: {box.data}/keys/scp.pem (Storage SCP, shown to scanners): it can't be" in happened
+    (folder / "certificate.pem").write_bytes(certify((answer / "request.csr").read_bytes()))
+    stick.take(box, folder, restart=pytest.fail, reload=lambda _: None)
+    happened = (answer / "what-happened.txt").read_text()
+    assert "the appliance has started with it" in happened and "put right" not in happened
+    certificate, _ = authority.issue("other")
+    shutil.copy(certificate, box.data / "keys" / "other.pem")
+    with pytest.raises(FirmwareError, match="does not belong to the certificate"):
+        provisioning.apply(
+            box, site(folder, publisher, 2, extra=tls.format(ca="ca.pem").replace("scp.pem", "other.pem"))
+        )
+
+
+def test_a_configuration_with_which_the_appliance_does_not_start_is_left_again(
+    box: Box, publisher: Path, tmp_path: Path
+) -> None:
+    folder, answers = tmp_path / "stick", [""]
+    happened = folder / "scanside-5eedb0c5" / "what-happened.txt"
+
+    def plugged(version: int, ae_title: str, *comes_up: str) -> list[str]:
+        answers[:] = comes_up
+        site(folder, publisher, version, ae_title)
+        said = stick.take(box, folder, restart=pytest.fail, reload=lambda _: answers.pop(0))
+        assert not answers and (not comes_up or said[-1] in happened.read_text().splitlines())
+        return said
+
+    said = plugged(1, "ONE", "scanside: the page can't listen")
+    assert "the appliance does NOT start with it: scanside: the page can't listen" in said
+    assert 'ae_title = "ONE"' in box.configuration.read_text(), "there is none to go back to"
+    plugged(2, "TWO", "")
+    said = plugged(3, "THREE", "scanside: the page can't listen", "")
+    assert said[-2:] == [
+        "the appliance does NOT start with it: scanside: the page can't listen",
+        "configuration 3 is left: 2 is in place again, and the appliance runs",
+    ]
+    assert 'ae_title = "TWO"' in box.configuration.read_text()
+    assert "was left for 2 at the box, which stays" in plugged(3, "THREE")[0], "a start does not try it again"
+    said = plugged(4, "FOUR", "it broke", "it broke again")
+    assert said[-1].endswith("2 is in place again, and the appliance does not start with it either: it broke again")
+
+
+def test_a_configuration_is_tried_before_the_update_that_came_with_it(
+    box: Box, publisher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the update would be judged with it, and sent back for it."""
+    folder, order = tmp_path / "stick", []
+    site(folder, publisher)
+    (folder / "new.raucb").touch()
+    monkeypatch.setattr(handover, "_copied_update", lambda *_: ("it is installed", handover.Follows.RESTART))
+
+    def plugged() -> list[str]:
+        order.clear()
+        stick.take(box, folder, lambda _: None, lambda: order.append("restart"), lambda _: order.append("reload"))
+        return order
+
+    assert plugged() == ["reload", "restart"]
+    assert plugged() == ["restart"], "the configuration is in place already"
+
+
+def test_what_systemd_says_of_the_start_is_what_is_said(
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "bin"
+    called = tmp_path / "called"
+    for name, script in (
+        ("systemctl", f'echo "$@" >> {called}; [ "$*" != "restart scanside" ] || [ ! -e {tmp_path}/broken ]'),
+        ("journalctl", "printf 'earlier\\nscanside: web.port is taken\\n          stop what uses it\\n'"),
+    ):
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setattr(handover.datadisk, "use_site", lambda _: None)
+    assert handover.start_anew(box) == ""
+    assert called.read_text().splitlines()[-1] == "restart scanside"
+    (tmp_path / "broken").touch()
+    assert handover.start_anew(box) == "scanside: web.port is taken (stop what uses it)"
 
 
 def in_place(box: Box) -> dict[str, bytes]:
@@ -596,7 +696,7 @@ def test_a_stick_that_can_not_be_written_does_not_count_as_handed_over(
     site(folder, publisher)
     (folder / "scanside-5eedb0c5").write_text("in the way")
     said = stick.take(box, folder, restart=pytest.fail, reload=lambda _: None)
-    assert said[-1].startswith("the stick can't be written")
+    assert said[-2].startswith("the stick can't be written")
     assert datadisk.recovery_key(box) == RECOVERY_KEY
 
 

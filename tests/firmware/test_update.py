@@ -27,7 +27,9 @@ from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
 from firmware.incoming import own_copy
 from firmware.policy import Offered, Release, check, check_clock
+from tests.certificates import HOUR, Authority
 from tests.firmware.boxes import BOARD, DyingFiles, PowerCut, loader_boots, loader_chose, make_box, start
+from tests.running import RunningAppliance, scanside
 
 RAUC = shutil.which("rauc")
 needs_rauc = pytest.mark.skipif(
@@ -861,13 +863,53 @@ def test_a_configuration_that_is_gone_counts(box: Box) -> None:
     assert not health.fit(health.examine(box, answering(status=READY, test_connection=[OWN])))
 
 
-def test_an_expired_certificate_is_said_and_sends_nothing_back(box: Box, publisher: Path) -> None:
-    text = box.configuration.read_text()
-    box.configuration.write_text(text + '[storage_scp.tls]\nkey = "k"\ncertificate = "c.pem"\nca = "ca"\n')
-    (box.data / "c.pem").write_text("no certificate")
-    findings = health.examine(box, answering(status=READY, test_connection=[OWN]))
-    assert health.fit(findings)
-    assert any(finding.what == "certificate" and not finding.ok for finding in findings)
+def of_the_appliance(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return scanside(*arguments)
+
+
+def test_an_expired_certificate_is_said_and_sends_nothing_back(box: Box, tmp_path: Path) -> None:
+    """Asked of a real appliance, whose page, Storage SCP and destination all have one."""
+    authority = Authority(tmp_path / "ca", "hospital")
+    old, key = authority.issue("old", begin=-9 * HOUR, end=-HOUR)
+    files = f'key = "{key}"\ncertificate = "{old}"\n'
+    running = RunningAppliance(
+        box.configuration.parent,
+        scp=f'[storage_scp.tls]\n{files}ca = "{authority.ca}"\n',
+        web=f"[web.tls]\n{files}",
+        extra=f'[[destinations]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 1\n'
+        f'[destinations.tls]\nca = "{authority.ca}"\n{files}',
+    )
+    running.start(timeout=180)
+    try:
+        running.wait_ready(timeout=120)
+        findings = health.examine(box, of_the_appliance)
+        assert health.fit(findings), findings
+        said = {finding.detail.partition(",")[0].partition(":")[0] for finding in findings if not finding.ok}
+        assert said >= {"Storage SCP", "Page", "pacs"}
+        assert "has expired" in next(each.detail for each in findings if each.what == "C-ECHO")
+
+        old.write_text("no certificate")
+        findings = health.examine(box, of_the_appliance)
+        assert not health.fit(findings), "it is there, and its own Storage SCP can't be asked"
+    finally:
+        running.stop()
+
+
+@pytest.mark.parametrize("lacks", ["certificate", "ca"])
+def test_a_certificate_that_is_not_there_yet_sends_nothing_back(box: Box, tmp_path: Path, lacks: str) -> None:
+    authority = Authority(tmp_path / "ca", "hospital")
+    certificate, key = authority.issue("scp")
+    (certificate if lacks == "certificate" else authority.ca).unlink()
+    tls = f'[storage_scp.tls]\nkey = "{key}"\ncertificate = "{certificate}"\nca = "{authority.ca}"\n'
+    running = RunningAppliance(box.configuration.parent, scp=tls)
+    running.start(timeout=180)
+    try:
+        running.wait_ready(timeout=120)
+        findings = health.examine(box, of_the_appliance)
+    finally:
+        running.stop()
+    assert health.fit(findings), findings
+    assert {"certificate", "C-ECHO"} <= {finding.what for finding in findings if not finding.ok}
 
 
 def test_a_system_has_time_to_get_ready() -> None:

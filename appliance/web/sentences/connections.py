@@ -172,11 +172,20 @@ TLS = (
     m("%(path)s can't be read: %(error)s"),
     m("check its name and who may read it"),
     m("the key %(path)s is encrypted, and nobody is asked for its password here"),
+    m("%(name)s: %(path)s holds no certificate in PEM form"), m("%(name)s: %(path)s is missing"),
+    m("%(name)s: the key %(path)s does not belong to the certificate %(path_2)s"),
+    m("%(name)s is encrypted, and nobody is there at the start to type its password"),
+    m("certificate or key (%(said)s)"), m("certificates and keys"), m("%(number)s are in order"),
+    m("it has expired on %(date)s"), m("it is not valid before %(date)s"),
+    m("put it right at %(path)s; that counts without a restart"),
+    m("have it renewed, and put it right at %(path)s; that counts without a restart; if the date is wrong, set this "
+      "device's clock"),
     m("decrypt it with `openssl pkey -in KEY -out NEW`, readable by this user only"),
     m("the certificate has no name (Subject Alternative Name)"),
     m("a scanner that compares names refuses it: have the host name or the address written into it"),
     m("the running appliance shows an older certificate than the file: %(subject)s, valid until %(date)s UTC"),
-    m("restart the appliance: it reads its certificate when it starts"),
+    m("look into the log for why it does not take the new one: the key must belong to it, and the user of the "
+      "appliance must be able to read both"),
     m("%(subject)s is of another authority than those that are let in, so the port can't be tried with it; scanners "
       "with a certificate of storage_scp.tls.ca may get in all the same"),
     m("try it with a scanner's: scanside test-connection --tls --ca CA --cert CERTIFICATE --key KEY"),

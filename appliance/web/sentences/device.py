@@ -81,7 +81,12 @@ DEVICE = (
     m("Review them. Those that were turned away can be marked together, in the worklist."),
     m("Each one's page has a button for it. Retention removes it then."),
     m("A file for TLS or signing can't be used (%(said)s)."),
-    m("Put a PEM file that this service may read at %(path)s."),
+    m("Put a PEM file that this service may read at %(path)s. A certificate serves only with the key that it was "
+      "requested with."),
+    m("No scanner can send: the Storage SCP does not listen, since its files for TLS can't be used."),
+    m("Nobody listens to final diagnoses by HL7, since the files for TLS can't be used."),
+    m("Put right the files that are named here. It listens by itself some seconds later, and never without TLS "
+      "instead."),
     m("A certificate has expired on %(date)s (%(said)s)."), m("A certificate is not valid before %(date)s (%(said)s)."),
     m("A certificate expires on %(date)s (%(said)s)."),
     m("Have it renewed and put it at %(path)s. If the date is wrong, set this device's clock."),
@@ -111,12 +116,14 @@ DEVICE = (
     m("Compare the codes and words of the sender's diagnoses with [performance.codes]."),
     # certificates and keys
     m("Diagnoses, shown to who sends them"), m("Diagnoses, who may sign senders' certificates"), m("Diagnoses"),
+    m("Collector of the audit trail, who may sign its certificate"), m("Collector of the audit trail, shown to it"),
+    m("Shown to the collector of the audit trail"),
     m("Storage SCP, shown to scanners"), m("Storage SCP, who may sign scanners' certificates"), m("Page"),
     m("Page, made by this device"), m("Signs receipts"), m("Storage SCP"), m("Shown to %(name)s"),
     m("%(name)s, who may sign its certificate"), m("%(name)s, shown to it"),
     m("it holds no certificate in PEM form"), m("it can't be read: %(error)s"),
     # states of its parts, kinds of result
-    m("running"), m("waiting"), m("starting"), m("silent"), m("unheard"), m("ready"),
+    m("running"), m("waiting"), m("starting"), m("silent"), m("unheard"), m("ready"), m("closed"),
     m("Structured report"), m("Secondary capture"), m("Segmentation"), m("Presentation state"),
     m("Fractional segmentation"), m("Parametric map"), m("HL7 message"), m("FHIR bundle"),
 )  # fmt: skip
