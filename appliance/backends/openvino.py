@@ -24,7 +24,7 @@ REQUIRES = "openvino"
 INSTALL = "pip install 'scanside[openvino]'"
 _GET_DRIVER = {
     "CPU": "",
-    "GPU": "install Intel's compute runtime (Debian: intel-opencl-icd) and give the service access to /dev/dri",
+    "GPU": "install Intel's compute runtime (Debian 12, Ubuntu: intel-opencl-icd), give the service access to /dev/dri",
     "NPU": "install Intel's NPU driver (linux-npu-driver) and give the service access to /dev/accel",
 }
 DEVICE_FILES = {

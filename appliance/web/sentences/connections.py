@@ -47,7 +47,7 @@ TESTS = (
       "make the appliance's environment with python3 -m venv --system-site-packages"),
     m("%(module)s is installed but broken: %(error)s"),
     m("the kernel shows no such device (no %(path)s): %(said)s"),
-    m("install Intel's compute runtime (Debian: intel-opencl-icd) and give the service access to /dev/dri"),
+    m("install Intel's compute runtime (Debian 12, Ubuntu: intel-opencl-icd), give the service access to /dev/dri"),
     m("install Intel's NPU driver (linux-npu-driver) and give the service access to /dev/accel"),
     m("install NVIDIA's driver (on a Jetson it is part of JetPack) and give the service access to "
       "/dev/nvidia* (on a Jetson: the groups video and render)"),
