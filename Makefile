@@ -1,5 +1,6 @@
 # make demo          set up and run the main job; ONCE=1 stops after the results
 # make test          set up and pass the tests
+# make test-long     those that start whole appliances, browsers or trainings
 # make lint          ruff and mypy
 # make translations  renew the catalogs of the page from its sentences; then translate what is new, and run it again
 # make clean         remove the environments
@@ -14,7 +15,7 @@ PYTEST ?=
 WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 2); expr $$cores + $$cores / 2)
 TESTS = OMP_NUM_THREADS=1 .venv-dev/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint translations clean
+.PHONY: demo test test-long lint translations clean
 
 demo: .venv/ready
 	.venv/bin/scanside demo --count $(COUNT) $(if $(ONCE),--once) $(if $(wildcard $(SAMPLES)),--samples $(SAMPLES))
@@ -23,6 +24,11 @@ test: .venv/ready .venv-dev/ready
 	.ci/debian-packages
 	.ci/node-packages
 	$(if $(PYTEST),.venv-dev/bin/python -m pytest $(PYTEST),$(TESTS))
+
+test-long: .venv/ready .venv-dev/ready
+	.ci/debian-packages
+	.ci/node-packages
+	$(TESTS) -m "long and not slow"
 
 lint: .venv-dev/ready
 	.venv-dev/bin/ruff check .

@@ -31,6 +31,7 @@ def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_the_device_makes_no_identity_and_no_queue_of_reports(tmp_path: Path) -> None:
     # ONNX Runtime 1.32 leaves .ses, a device id and a database of events (Microsoft/DeveloperTools) in these folders
     # as soon as a session is made; OpenVINO intel/openvino_ga_cid as soon as it is imported.

@@ -383,6 +383,7 @@ def until(done: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_the_appliance_listens_and_a_killed_listener_loses_nothing(tmp_path: Path) -> None:
     """Sent by the program `mllp_send`, while the process that listens is killed again and again."""
     with running(tmp_path) as (appliance, port):

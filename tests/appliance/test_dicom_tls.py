@@ -188,6 +188,7 @@ def test_a_key_that_may_not_be_read_is_named(box: Box, files: Path) -> None:
         scp_with(box, files).start()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["expired", "missing"])
 def test_an_appliance_without_a_certificate_that_counts_says_so_and_takes_one_without_a_restart(
     kind: str, files: Path, tmp_path: Path

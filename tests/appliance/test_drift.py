@@ -428,6 +428,7 @@ def test_the_command_line(drifted: Site, tmp_path: Path) -> None:
     assert "no ledger" in scanside("drift", "status", "--data", tmp_path).stderr
 
 
+@pytest.mark.long
 def test_a_running_appliance_watches_what_it_reads(tmp_path: Path) -> None:
     appliance = RunningAppliance(tmp_path, '[inference]\nbackend = "onnxruntime"\n')
     appliance.start()

@@ -89,6 +89,7 @@ def test_the_patients_sides_come_from_the_header(attributes: dict[str, Any], sid
     assert side_at_left(header) == side
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
 def test_the_command_covers_a_file_on_the_devices_own_backend(tmp_path: Path) -> None:
     golden = package.read(package.bundled()[0], None).golden()["images"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from appliance import problems
@@ -17,6 +18,7 @@ from tests.appliance.test_safe_mode import Device
 from tests.dicom_files import make_radiograph
 
 
+@pytest.mark.long
 def test_what_is_in_the_way_of_one_image_is_told_and_the_others_are_read(tmp_path: Path) -> None:
     device = Device(tmp_path)
     try:
@@ -63,6 +65,7 @@ def test_what_the_disk_does_not_give_waits_and_is_no_fault_of_the_image(tmp_path
         device.close()
 
 
+@pytest.mark.long
 def test_a_series_of_which_retention_has_removed_images_says_so(tmp_path: Path) -> None:
     device = Device(tmp_path)
     try:

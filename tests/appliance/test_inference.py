@@ -60,6 +60,7 @@ def started(
     return process
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", USABLE)
 @pytest.mark.parametrize("lanes", [1, 2])
 def test_answers_are_the_backends_own_and_in_order(name: str, lanes: int) -> None:
@@ -218,6 +219,7 @@ def served(opened: package.Package, *names: str, deadline: float = 1.0) -> Serve
     return server
 
 
+@pytest.mark.long
 def test_an_image_that_kills_the_process_twice_goes_to_the_next_backend(tmp_path: Path) -> None:
     plain = fake(tmp_path / "plain")
     opened = fake(tmp_path / "fake", keep=("cpu",), crash=(digest(plain, 1),), hang=(digest(plain, 2),))
@@ -254,6 +256,7 @@ def test_where_no_other_backend_is_left_the_reasons_are_told(tmp_path: Path) -> 
     server.close()
 
 
+@pytest.mark.long
 def test_a_backend_that_broke_for_good_is_dropped_and_the_next_serves(tmp_path: Path) -> None:
     flag = tmp_path / "broken"
     opened = fake(tmp_path / "fake", keep=("cpu",), hang_file=str(flag))

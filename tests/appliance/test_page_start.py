@@ -58,6 +58,7 @@ def status(appliance: run.Appliance) -> str:
     return CliRunner().invoke(main, ["status", "--data", str(appliance._config.data)]).output
 
 
+@pytest.mark.long
 def test_a_page_that_dies_as_it_starts_is_started_again(appliance: run.Appliance) -> None:
     with page_signalled(appliance, signal.SIGKILL) as killed:
         appliance._start()

@@ -190,6 +190,7 @@ def test_its_images_wait_and_are_read_when_it_comes_into_service(
     assert box.alarms() == []
 
 
+@pytest.mark.long
 def test_one_that_breaks_in_service_stops_no_other(
     boxes: Callable[..., Box], tmp_path: Path, hippocampus: Path, chest: Path, flag: Path
 ) -> None:

@@ -152,6 +152,7 @@ def test_threads_fit_the_cores_or_are_refused() -> None:
         proof.options(Config(inference=Inference(threads=cores() + 1)))
 
 
+@pytest.mark.long
 def test_a_restart_keeps_the_receipt(tmp_path: Path) -> None:
     appliance = RunningAppliance(tmp_path / "appliance")
 
@@ -166,6 +167,7 @@ def test_a_restart_keeps_the_receipt(tmp_path: Path) -> None:
     assert receipt() == first
 
 
+@pytest.mark.long
 def test_the_commands(tmp_path: Path) -> None:
     listed = {row["backend"]: row for row in json.loads(scanside("backends", "--json", check=True).stdout)}
     assert set(listed) == set(backends.names())

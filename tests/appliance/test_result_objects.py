@@ -156,6 +156,7 @@ def test_every_object_of_the_lungs_alone_is_valid(attributes: dict[str, Any], re
     assert_filed(paths, source)
 
 
+@pytest.mark.long
 def test_every_object_of_the_bundled_models_is_valid_on_real_images(tmp_path: Path) -> None:
     if not (_RADIOGRAPH.exists() and _SERIES.exists()):
         pytest.skip("no real images are beside the checkout (shared/dicom)")

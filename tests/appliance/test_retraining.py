@@ -22,6 +22,7 @@ from tests.dicom_files import make_radiograph
 pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 
 
+@pytest.mark.long
 def test_assessed_cases_become_a_data_set_of_training(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     device = Device(tmp_path, capfd)
     secret = {"PatientName": "Mustermann^Erika", "InstitutionName": "Klinikum Hinterwald", "PatientAge": "093Y"}

@@ -259,6 +259,7 @@ def codes_of(report: Any) -> set[tuple[str, str]]:
     }
 
 
+@pytest.mark.long
 def test_results_are_marked_withheld_and_released(tmp_path: Path) -> None:
     device = Device(tmp_path, drift_validated="none")  # which generated images soon are
     config, mode = device.config, safe_mode(device.config)

@@ -164,6 +164,7 @@ def test_limits_of_structure_leave_real_objects_alone() -> None:
                 continue
 
 
+@pytest.mark.long
 def test_damaged_files_are_read_rejected_or_set_aside(tmp_path: Path) -> None:
     chance, ends = random.Random(20260101), Counter[str]()
     originals = [path.read_bytes() for path in hostile_files.sources(tmp_path)]

@@ -252,6 +252,7 @@ def test_what_both_packages_warn_of_is_said_once(device: Device, tmp_path: Path)
     assert sum("61 years old" in warning for warning in warnings) == 1
 
 
+@pytest.mark.long
 def test_a_map_outside_the_lungs_is_withheld_everywhere(made: dict[str, Path], chest: Path, tmp_path: Path) -> None:
     for least, withheld in ((0.0, False), (1.0, True)):
         device = Device(tmp_path / "box", fake_package.BUNDLED[0], made["lungs"], least_map_share=least)

@@ -482,6 +482,7 @@ EVENTS = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(EVENTS)
 def test_whatever_happens_every_instance_ends_in_exactly_one_final_state(events: list[tuple[Any, ...]]) -> None:

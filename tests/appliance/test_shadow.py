@@ -76,6 +76,7 @@ def _approver(device: Device, name: str) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_package_reads_in_shadow_and_takes_over_with_a_signature(device: Device, tmp_path: Path) -> None:
     new = fake_package.version(device.folder / "better", "1.4.0", bias=0.3, promotion=LENIENT)
     device.call("shadow", "start", new, "--why", "retrained")
@@ -148,6 +149,7 @@ def _check_evidence(path: Path, device: Device, report: dict[str, object]) -> No
         assert heading in plan
 
 
+@pytest.mark.long
 def test_it_reads_only_while_nothing_waits_and_counts_what_it_cannot_read(device: Device, tmp_path: Path) -> None:
     new = fake_package.version(device.folder / "better", "1.4.0")
     device.call("shadow", "start", new, "--why", "retrained")

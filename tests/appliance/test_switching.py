@@ -46,6 +46,7 @@ def test_a_version_is_installed_switched_to_and_rolled_back(device: Device) -> N
     assert [row["kind"] for row in device.history()] == ["rollback", "switch"]
 
 
+@pytest.mark.long
 def test_the_former_package_stays_when_an_update_takes_it_away(device: Device) -> None:
     device.call("models", "install", fake_package.version(device.folder / "better", "1.3.1"))
     device.call("models", "switch", MODEL, "1.3.1", "--why", "newer")
@@ -82,6 +83,7 @@ def test_a_package_without_a_receipt_is_not_put_in_force(device: Device) -> None
     assert device.history() == []
 
 
+@pytest.mark.long
 def test_a_regression_refuses_the_switch_unless_overridden_with_a_reason(device: Device, tmp_path: Path) -> None:
     numbers = device.read(*(make_radiograph(tmp_path / f"{seed}.dcm", seed=seed) for seed in range(3)))
     for number in numbers:  # so that what is expected does not depend on how sure the network is of noise
@@ -100,6 +102,7 @@ def test_a_regression_refuses_the_switch_unless_overridden_with_a_reason(device:
     assert "3 of 3" in device.call("models", "switch", MODEL, "1.3.2", "--why", "newer")
 
 
+@pytest.mark.long
 def test_a_case_whose_image_is_gone_counts_as_lost_and_retention_spares_it(device: Device, tmp_path: Path) -> None:
     (number,) = device.read(make_radiograph(tmp_path / "a.dcm"))
     custody = Custody(device.config.ledger_path)
@@ -135,6 +138,7 @@ def test_the_configuration_can_decide_alone(device: Device) -> None:
     assert "models.switches" in refused
 
 
+@pytest.mark.long
 def test_the_worker_goes_on_with_what_is_chosen_and_takes_back_what_it_cannot_serve(device: Device) -> None:
     config = device.config
     readiness = Readiness(config, Store(config.ledger_path))
@@ -187,6 +191,7 @@ def test_at_the_start_what_has_no_receipt_is_taken_back(device: Device) -> None:
     assert "no inference backend can be used" in latest["why"]
 
 
+@pytest.mark.long
 def test_what_was_rolled_back_does_not_read_instead_of_what_can_not(device: Device) -> None:
     for folder, version in (("better", "1.3.1"), ("worse", "1.3.2")):
         device.call("models", "install", fake_package.version(device.folder / folder, version))
@@ -200,6 +205,7 @@ def test_what_was_rolled_back_does_not_read_instead_of_what_can_not(device: Devi
     assert [row["kind"] for row in device.history()] == ["fallback", "switch", "rollback", "switch"]  # once
 
 
+@pytest.mark.long
 def test_a_damaged_package_that_does_not_read_is_in_nobodys_way(device: Device) -> None:
     configured = device.folder / f"{MODEL}-1.3.0.scanside"
     configured.write_bytes(fake_package.BUNDLED[0].read_bytes())

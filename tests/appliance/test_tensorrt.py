@@ -14,6 +14,7 @@ from tests import stand_ins
 from tests.running import CHECKOUT
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
 @pytest.mark.parametrize("version", ["10.16.1.11", "11.4.0.106"])
 def test_all_of_it_on_stand_ins(version: str, tmp_path: Path) -> None:

@@ -343,6 +343,7 @@ def _words(text: str) -> set[str]:
     return set(re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower().replace("\\n", " ")))
 
 
+@pytest.mark.long
 def test_all_that_the_self_test_and_the_connection_test_say_is_translated(tmp_path: Path) -> None:
     """With a destination that is not there; what stays is a name."""
     away = Destination(name="pacs", ae_title="PACS", host="127.0.0.1", port=free_port())

@@ -97,6 +97,7 @@ def test_a_network_gives_logits_a_map_whose_mean_they_are_and_an_embedding(name:
     assert embedding.std() > 1e-4  # no signal that has died on its way
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ALL)
 def test_a_pruned_network_is_built_again_from_its_weights(name: str, build: Build) -> None:
     network = settled(name, build)

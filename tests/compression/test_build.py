@@ -303,6 +303,7 @@ def test_two_builds_from_the_same_inputs_give_the_same_package(built: Path, path
     assert (tmp_path / "work-quick" / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.long
 def test_other_hospitals_stand_beside_the_test_set_and_who_fares_worse_there_is_named(
     built: Path, tmp_path: Path
 ) -> None:
@@ -401,6 +402,7 @@ def test_an_interrupted_training_goes_on_where_it_was(tmp_path: Path) -> None:
     assert "epoch 1 of 3:" not in done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_the_device_serves_it_once_it_trusts_the_key(built: Path, path: Path, tmp_path: Path) -> None:
     source = make_radiograph(tmp_path / "a.dcm")
     refused = scanside("infer", source, "--json", "--package", path)

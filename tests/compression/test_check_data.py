@@ -56,7 +56,8 @@ class DataSet:
             writer.writeheader()
             writer.writerows(self.rows)
         recipe = self.root / "recipe.toml"
-        lines = [line for line in RECIPE.read_text().splitlines() if not line.startswith("external =")]
+        own = ("external =", "looked_at =")  # which name sets that are not here
+        lines = [line for line in RECIPE.read_text().splitlines() if not line.startswith(own)]
         text = "\n".join(lines) + f"\n{self.extra}\n"
         for old, new in self.replaced.items():
             text = text.replace(old, new)

@@ -126,6 +126,7 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
                           capture_output=True, text=True, cwd=CHECKOUT, timeout=120)  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_contact_sheet_shows_images_beside_their_copies(tmp_path: Path) -> None:
     write_data_set(tmp_path / "data" / "chest-kermany", patients=20)
     options = (str(RECIPE), "--data", str(tmp_path / "data"), "--images", "3", "--copies", "2")

@@ -40,6 +40,7 @@ def together(*command: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_two_processes_are_one_with_twice_the_batch(accumulate: int, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
@@ -57,6 +58,7 @@ def test_two_processes_are_one_with_twice_the_batch(accumulate: int, tmp_path: P
     assert [entry["loss"] for entry in logs[0]] == pytest.approx([entry["loss"] for entry in logs[1]], abs=2e-4)
 
 
+@pytest.mark.long
 def test_a_fault_in_one_process_is_skipped_in_both(tmp_path: Path) -> None:
     done = together("tests.compression.tiny_training", str(tmp_path), json.dumps({"faulty": 6}))
     assert done.returncode == 0, done.stderr[-2000:]

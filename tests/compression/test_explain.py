@@ -111,6 +111,7 @@ def test_a_map_that_only_shows_the_image_fails() -> None:
     assert layers[-1]["correlation"] > map_sanity.MOST_ALIKE
 
 
+@pytest.mark.long
 @needs_package
 def test_the_shipped_map_passes_and_an_image_gets_its_sentence(tmp_path: Path) -> None:
     opened = package.read(package.bundled()[0], None)

@@ -65,6 +65,7 @@ def test_whole_patients_are_taken_from_the_training_side_alone(recipe: Recipe, t
     assert len(everything) == sum(2 for each in split.values() if each == "train")
 
 
+@pytest.mark.long
 def test_random_weights_do_not_carry_over(recipe: Recipe, tmp_path: Path) -> None:
     """Weights that are random themselves can't be better than random ones."""
     write_data_set(tmp_path / "chest-kermany", patients=60)

@@ -64,7 +64,7 @@ def test_every_option_that_names_something_to_write_is_looked_at_first() -> None
         if parameter.name in ("out", "work", "trust", "target")
         and not isinstance(parameter.type, click.types.StringParamType)
     }
-    assert len(outputs) == 11
+    assert len(outputs) == 12
     assert [name for name, kind in outputs.items() if not isinstance(kind, Output)] == []
 
 

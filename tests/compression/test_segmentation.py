@@ -176,6 +176,7 @@ def note_process(build: Any, fold: int) -> None:
     (build.work / str(fold)).write_text(f"{os.getpid()} {torch.get_num_threads()}")
 
 
+@pytest.mark.long
 def test_folds_that_are_left_over_get_all_threads(tmp_path: Path) -> None:
     of_recipe = SimpleNamespace(data=SimpleNamespace(cross_validated=3))
     build = SimpleNamespace(recipe=of_recipe, threads=2, group=SimpleNamespace(size=1), work=tmp_path)
@@ -437,7 +438,7 @@ _STRETCH = 'name = "percentile_stretch"'
         ("levels = 5", "levels = 10", "input.shape must be a multiple"),
         ("cross_validated = 1", "cross_validated = 9", "data.cross_validated is more"),
         ("width = 12", "widht = 12", "widht"),
-        ('looked_at = ["lungs-', 'looked_at = ["lung-', "card.looked_at: 'lung-external' is not in data.external"),
+        ('looked_at = ["lungs-', 'looked_at = ["lung-', "card.looked_at: 'lung-external' is neither test nor in data."),
         ("augment_after = 1", "augment_after = 2", "input.augment_after: images are augmented at 8 bits"),
         ("augment_after = 1", "augment_after = 0", "input.steps: .*first step after input.augment_after, not resize"),
         (f"{_STRETCH}\nparameters = {{ low = 1.0, high = 99.0 }}", _WINDOW, "input.steps: .*, not window"),

@@ -17,6 +17,8 @@ from tests.end_to_end.conftest import barriers
 from tests.firmware.boxes import make_box
 from tests.running import CHECKOUT, PYTHON, RunningAppliance
 
+pytestmark = pytest.mark.long
+
 SITE = '[site]\nname = "Basement 2"\nversion = 4\n[appliance.storage_scp]\nae_title = "BOX"\n'
 
 

@@ -22,7 +22,7 @@ from tests.dicom_files import hippocampus_pixels, make_radiograph, make_series
 from tests.end_to_end.conftest import barriers, drawn, show_at_full_depth, watched, width_once_loaded
 from tests.filled import Site, fill, models
 
-pytestmark = pytest.mark.skipif(not fake_package.BUNDLED, reason="no model package is bundled")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not fake_package.BUNDLED, reason="no model package is bundled")]
 
 ROWS, COLUMNS = 200, 256
 # Values of 12 bits that differ by one from column to column: a picture of 8 bits has no room for them.

@@ -21,6 +21,8 @@ from tests.filled import models
 from tests.peers import Pacs, dicomweb_plugin, free_port, needs, orthanc, wait_until
 from tests.running import RunningAppliance
 
+pytestmark = pytest.mark.long
+
 
 def found_by(pacs: Pacs, study: str) -> set[tuple[str, str]]:
     """SOP Class and SOP Instance UIDs that C-FIND gives of a study."""

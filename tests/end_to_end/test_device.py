@@ -30,7 +30,10 @@ from tests.end_to_end.conftest import barriers
 from tests.peers import free_port, wait_until
 from tests.running import RunningAppliance
 
-pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled"),
+]
 
 NAME, IDENTITY, HOSPITAL = "Quexnamowitz", "QX-ID-778899", "Quexhospital"
 FREE, FILE, COMMENT = "quexdescription", "quexfile", "Quexcomment"

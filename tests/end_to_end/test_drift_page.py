@@ -13,7 +13,10 @@ from tests.appliance.test_drift import BASELINE, bare
 from tests.appliance.test_drift import Site as Watched
 from tests.filled import Site
 
-pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled"),
+]
 
 
 @pytest.fixture

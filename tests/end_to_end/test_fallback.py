@@ -18,7 +18,10 @@ from tests.device import MODEL
 from tests.dicom_files import make_radiograph
 from tests.running import RunningAppliance, scanside
 
-pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled"),
+]
 
 
 class Site:

@@ -13,6 +13,8 @@ from tests.dicom_files import make_radiograph
 from tests.peers import wait_until
 from tests.running import RunningAppliance, scanside
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def appliance(tmp_path: Path) -> RunningAppliance:

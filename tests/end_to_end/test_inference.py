@@ -21,7 +21,10 @@ from tests import fake_package
 from tests.dicom_files import chest_pixels, make_radiograph
 from tests.running import RunningAppliance, scanside
 
-pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled"),
+]
 
 
 @pytest.fixture(autouse=True)

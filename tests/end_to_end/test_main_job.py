@@ -123,6 +123,7 @@ def test_each_bad_input_ends_with_a_reason_and_the_service_goes_on(appliance: Ru
     assert appliance.status()["counts"]["delivered"] == 1
 
 
+@pytest.mark.long
 def test_dropped_files_that_never_become_whole_are_reported(appliance: RunningAppliance, tmp_path: Path) -> None:
     whole = make_radiograph(tmp_path / "chest.dcm").read_bytes()
     (appliance.data / "drop" / "truncated.dcm").write_bytes(whole[: len(whole) // 2])
@@ -168,6 +169,7 @@ def test_kill_and_restart_loses_and_doubles_nothing(tmp_path: Path) -> None:
         appliance.stop()
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_replaced(appliance: RunningAppliance, tmp_path: Path) -> None:
     needs("storescu")
     first = make_radiograph(tmp_path / "1.dcm", seed=1)
@@ -179,6 +181,7 @@ def test_a_killed_worker_is_replaced(appliance: RunningAppliance, tmp_path: Path
     assert [row["state"] for row in rows] == ["delivered", "delivered"]
 
 
+@pytest.mark.long
 def test_sigterm_ends_it_with_code_0_and_leaves_no_child(appliance: RunningAppliance) -> None:
     appliance.wait_ready()
     worker = appliance.status()["components"]["worker"]["pid"]
@@ -186,12 +189,14 @@ def test_sigterm_ends_it_with_code_0_and_leaves_no_child(appliance: RunningAppli
     assert not Path(f"/proc/{worker}").exists()
 
 
+@pytest.mark.long
 def test_two_appliances_on_one_folder_are_refused(appliance: RunningAppliance) -> None:
     second = scanside("run", "--config", appliance.config_path)
     assert second.returncode == 1
     assert "another scanside runs on" in second.stderr
 
 
+@pytest.mark.long
 def test_a_port_in_use_is_named(appliance: RunningAppliance, tmp_path: Path) -> None:
     config = tmp_path / "second.toml"
     config.write_text(
@@ -227,6 +232,7 @@ def test_a_demo_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_what_shows_nothing_has_no_finding(tmp_path: Path) -> None:
     flat = np.full((256, 224), 700, np.uint16)
     marked = flat.copy()
@@ -241,6 +247,7 @@ def test_what_shows_nothing_has_no_finding(tmp_path: Path) -> None:
         assert "shows nothing" in told["reason"] or "no radiograph" in told["reason"], told
 
 
+@pytest.mark.long
 def test_infer_gives_one_json_object_a_file(tmp_path: Path) -> None:
     make_radiograph(tmp_path / "in" / "a.dcm")
     (tmp_path / "in" / "b.dcm").write_bytes(b"nothing")
@@ -267,6 +274,7 @@ def test_infer_writes_objects_where_asked(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.long
 def test_doctor_finds_this_installation_well(tmp_path: Path) -> None:
     config = tmp_path / "scanside.toml"
     config.write_text("[storage_scp]\nport = 0\n[web]\nport = 0\n")
@@ -313,6 +321,7 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, text: str, word: str) ->
     assert word in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in backends.names() if backends.missing(name) is None])
 def test_each_backend_answers_with_its_own_targets_calibration_and_threshold(name: str, tmp_path: Path) -> None:
     opened = package.read(package.bundled("chest-pneumonia")[0], None)

@@ -20,7 +20,7 @@ from tests.hl7_peer import hl7_receiver
 from tests.peers import free_port, wait_until
 from tests.running import RunningAppliance, scanside
 
-pytestmark = pytest.mark.skipif(not fake_package.BUNDLED, reason="no model package is bundled")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not fake_package.BUNDLED, reason="no model package is bundled")]
 
 SETTINGS = """
 [results]

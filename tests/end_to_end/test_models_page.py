@@ -22,7 +22,10 @@ from tests.dicom_files import make_radiograph
 from tests.end_to_end.conftest import barriers, watched
 from tests.filled import Site
 
-pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled"),
+]
 
 _PICTURES = os.environ.get("SCANSIDE_PICTURES")  # a folder; for people who want to look at the page
 

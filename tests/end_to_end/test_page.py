@@ -61,6 +61,7 @@ def send(appliance: RunningAppliance, *files: Path) -> None:
         assert sent.ok, sent.error
 
 
+@pytest.mark.long
 def test_the_worklist_shows_what_came_of_each_image(page: Page, appliance: RunningAppliance) -> None:
     page.goto(appliance.url)
     rows = page.locator("tbody tr")

@@ -30,7 +30,10 @@ from tests.end_to_end.conftest import barriers
 from tests.peers import needs, wait_until
 from tests.running import RunningAppliance, scanside
 
-pytestmark = pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not package.bundled("chest-pneumonia"), reason="no model package is bundled"),
+]
 
 PASSWORD = "correct horse battery"
 HOST = 'host = "0.0.0.0"\nidle_minutes = 5\n'

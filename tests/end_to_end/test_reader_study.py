@@ -17,7 +17,7 @@ from tests.dicom_files import make_radiograph
 from tests.end_to_end.conftest import width_once_loaded
 from tests.running import RunningAppliance, scanside
 
-pytestmark = pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not package.bundled(), reason="no model package is bundled")]
 
 SECRETS = ("MARY", "ID-4711", "%", "threshold", "negative", "Negative")
 

@@ -24,7 +24,7 @@ from tests.dicom_files import hippocampus_pixels, make_radiograph, make_series
 from tests.filled import models
 from tests.running import RunningAppliance, scanside
 
-pytestmark = pytest.mark.skipif(not fake_package.BUNDLED, reason="no model package is bundled")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not fake_package.BUNDLED, reason="no model package is bundled")]
 
 SETTINGS = (
     '[results]\nmessages = ["hl7_oru", "fhir_bundle"]\n[inference]\nbackend = "onnxruntime"\n'

@@ -26,7 +26,7 @@ from tests.filled import Site, fill, models
 from tests.peers import orthanc
 from tests.running import RunningAppliance, scanside
 
-pytestmark = pytest.mark.skipif(not fake_package.BUNDLED, reason="no model package is bundled")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(not fake_package.BUNDLED, reason="no model package is bundled")]
 
 SR, SC, SEG = (
     "1.2.840.10008.5.1.4.1.1.88.34",

@@ -16,6 +16,8 @@ from tests.dicom_files import hippocampus_pixels, make_series
 from tests.peers import needs, wait_until
 from tests.running import RunningAppliance, scanside
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def appliance(tmp_path: Path) -> Iterator[RunningAppliance]:

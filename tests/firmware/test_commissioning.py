@@ -396,6 +396,7 @@ def test_a_box_keeps_its_address_although_its_machine_id_changes() -> None:
 # --- models and sticks ---
 
 
+@pytest.mark.long
 def test_a_model_takes_the_place_of_its_own_id_alone(box: Box, publisher: Path, tmp_path: Path) -> None:
     better = fake_package.version(tmp_path / "better", "1.3.1")
     shutil.copytree(better.parent / "trusted", box.trust / "models")
@@ -465,6 +466,7 @@ def test_a_stick_is_taken_and_answered(box: Box, publisher: Path, tmp_path: Path
     assert (answer / "history.json").exists()
 
 
+@pytest.mark.long
 def test_a_stick_that_is_still_there_at_the_next_start_changes_nothing(
     box: Box, publisher: Path, tmp_path: Path
 ) -> None:
@@ -497,6 +499,7 @@ def test_a_stick_that_is_still_there_at_the_next_start_changes_nothing(
     assert plugged(2, "TWO") == "site.toml: configuration 5 is in place"
 
 
+@pytest.mark.long
 def test_a_configuration_with_tls_comes_before_the_certificate_that_is_asked_for(
     box: Box, publisher: Path, tmp_path: Path
 ) -> None:
@@ -529,6 +532,7 @@ def test_a_configuration_with_tls_comes_before_the_certificate_that_is_asked_for
         )
 
 
+@pytest.mark.long
 def test_a_configuration_with_which_the_appliance_does_not_start_is_left_again(
     box: Box, publisher: Path, tmp_path: Path
 ) -> None:
@@ -838,6 +842,7 @@ def test_exported_logs_hold_no_code_and_no_name_of_a_file(
     assert not any("Doe" in text for text in exported.values())
 
 
+@pytest.mark.long
 def test_the_stick_has_the_code_for_the_first_account(box: Box, publisher: Path, tmp_path: Path) -> None:
     folder, answer = tmp_path / "stick", tmp_path / "stick" / "scanside-5eedb0c5" / "first-account.txt"
     site(folder, publisher, 1)
@@ -859,6 +864,7 @@ def test_the_stick_has_the_code_for_the_first_account(box: Box, publisher: Path,
     assert not answer.exists()  # anna makes the others
 
 
+@pytest.mark.long
 def test_the_stick_has_codes_for_those_whom_the_configuration_names(box: Box, publisher: Path, tmp_path: Path) -> None:
     folder, answer = tmp_path / "stick", tmp_path / "stick" / "scanside-5eedb0c5" / "accounts.txt"
     people = '[[accounts]]\nname = "anna"\nrole = "administrator"\n[[accounts]]\nname = "joe"\nrole = "clinician"\n'

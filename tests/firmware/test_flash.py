@@ -281,6 +281,7 @@ main()
 """  # as if every 64 kiB took 0.04 s
 
 
+@pytest.mark.long
 def test_control_c_stops_all_disks_and_the_same_command_goes_on(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
     targets = [tmp_path / "one", tmp_path / "two"]
     command = ["flash", str(image[0]), *map(str, targets), "--file", "--board", "generic", "--key", str(image[1])]

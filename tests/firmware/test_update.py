@@ -867,6 +867,7 @@ def of_the_appliance(arguments: Sequence[str]) -> subprocess.CompletedProcess[st
     return scanside(*arguments)
 
 
+@pytest.mark.long
 def test_an_expired_certificate_is_said_and_sends_nothing_back(box: Box, tmp_path: Path) -> None:
     """Asked of a real appliance, whose page, Storage SCP and destination all have one."""
     authority = Authority(tmp_path / "ca", "hospital")
@@ -895,6 +896,7 @@ def test_an_expired_certificate_is_said_and_sends_nothing_back(box: Box, tmp_pat
         running.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lacks", ["certificate", "ca"])
 def test_a_certificate_that_is_not_there_yet_sends_nothing_back(box: Box, tmp_path: Path, lacks: str) -> None:
     authority = Authority(tmp_path / "ca", "hospital")
