@@ -97,9 +97,11 @@ def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
     by_hand
         Somebody stands at the box: a service token counts.
     """
+    former = provisioning.number_in_force(box)
     if on_trial(box.boot()):
-        return Outcome([f"{what}: {WAITS}" for what, _ in _acts(box, folder, say, by_hand)], waits=True)
-    outcome = Outcome(former=provisioning.number_in_force(box))
+        said = [f"{what}: {WAITS}" for what, _ in _acts(box, folder, say, by_hand)]
+        return Outcome(said, waits=True, former=former)
+    outcome = Outcome(former=former)
     for what, act in _acts(box, folder, say, by_hand):
         try:
             done, follows = act()

@@ -487,12 +487,16 @@ def test_a_stick_with_an_update_and_a_configuration_that_only_the_update_reads(
     assert loader_boots(box.esp) == "b"
     start(box, "b", "2.0.0")
     trial.prepare(box)
+    in_force = box.configuration.with_name("in-force.json")
+    in_force.write_text('{"number": 3, "again": false}')
+    loaded.clear()
     assert [line.partition(",")[0] for line in plugged()[:2]] == [
         "site.toml: waits until this system",
         "2.0.0-1-scanside-generic.raucb: waits until this system",
     ]
     assert "waits until this system" in (folder / "scanside-5eedb0c5" / "what-happened.txt").read_text()
-    assert box.configuration.read_text() == before
+    assert box.configuration.read_text() == before and not loaded
+    in_force.unlink()
     with pytest.raises(RefusedError, match="runs on trial"):  # nor by hand
         provisioning.apply(box, folder / "site.toml")
     judged(box, FINE if proves_itself else BROKEN, monkeypatch)
