@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import logging
 import socket
@@ -20,6 +19,7 @@ from appliance import machine, tls_client
 from appliance.config import Config
 from appliance.errors import ApplianceError, ConfigError
 from appliance.spool import write_durably
+from appliance.unchanged import signatures
 
 log = logging.getLogger("scanside.web")
 
@@ -74,17 +74,18 @@ class PageFiles:
         self._makes, given = makes, config.web.tls
         self._given = (config.data / given.key, config.data / given.certificate) if given is not None else None
         self._own = config.key_path.with_name("page.key"), config.key_path.with_name("page.pem")
-        self._versions = self._stat()
+        self._watched = (*(self._given or ()), *self._own)
+        self._versions = signatures(self._watched)
         self.shown = self._find()
         self._context = context(self.shown)
 
     def look(self) -> PageCertificate:
         """What is shown from now on."""
-        versions = self._stat()
+        versions = signatures(self._watched)
         if versions != self._versions or (self._makes and self.shown.own and _runs_out(self.shown)):
             try:
                 found = self._find()
-                self._context, self.shown, self._versions = context(found), found, self._stat()
+                self._context, self.shown, self._versions = context(found), found, signatures(self._watched)
             except ApplianceError as error:  # the next connection looks again
                 log.debug("what the page shows stays as it was: %s", error)
         return self.shown
@@ -116,14 +117,6 @@ class PageFiles:
             log.warning("the page's certificate is renewed; browsers will ask about it anew")
         _make(*self._own)
         return _read(*self._own, own=True)
-
-    def _stat(self) -> list[tuple[int, int, int]]:
-        found = []
-        for path in (*(self._given or ()), *self._own):
-            with contextlib.suppress(OSError):
-                status = path.stat()
-                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return found
 
 
 def _runs_out(found: PageCertificate) -> bool:

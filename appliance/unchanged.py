@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +27,15 @@ class Signature:
     @classmethod
     def of(cls, found: os.stat_result) -> Signature:
         return cls(found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+def signatures(paths: Iterable[Path]) -> list[Signature]:
+    """Of those files that are there, in this order."""
+    found = []
+    for path in paths:
+        with suppress(OSError):
+            found.append(Signature.of(path.stat()))
+    return found
 
 
 @contextmanager

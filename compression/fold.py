@@ -49,7 +49,7 @@ def run(fold: Build) -> str:
     RecipeError
         Patients are so few, or so uneven, that a part lacks a class.
     """
-    images, sites, recipe = training_side(fold.whole), _sites(fold.whole), fold.recipe.data
+    images, sites, recipe = _training_side(fold.whole), _sites(fold.whole), fold.recipe.data
     places = np.array([f"{index:09d}" for index in range(len(images))])
     content = splits.Content(places, _named(fold.whole, images.labels), images.patients, sites)
     _, held = list(splits.k_fold(content, fold.count))[fold.number]
@@ -62,7 +62,7 @@ def run(fold: Build) -> str:
     return data.save(fold, split, images, folds)
 
 
-def training_side(whole: classification.Build) -> data.Images:
+def _training_side(whole: classification.Build) -> data.Images:
     """All images that are not of the list's test."""
     train, validation = (data.load(whole, name) for name in ("train", "validation"))
     return data.Images(
@@ -79,11 +79,10 @@ def _named(whole: classification.Build, labels: np.ndarray) -> np.ndarray:
 
 def _sites(whole: classification.Build) -> np.ndarray | None:
     """Of each of these images, where the list has them."""
-    row = data.read_manifest(whole.data_root / whole.recipe.data.train)[0]
-    name = columns.site(row, whole.recipe.check.site)
-    return (
-        None if name is None else np.concatenate([data.column(whole, part, name) for part in ("train", "validation")])
-    )
+    name = _site(whole)
+    if name is None:
+        return None
+    return np.concatenate([data.column(whole, part, name) for part in ("train", "validation")])
 
 
 def _site(whole: classification.Build) -> str | None:

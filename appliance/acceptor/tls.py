@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -12,6 +11,7 @@ from cryptography import x509
 
 from appliance import tls_client
 from appliance.errors import ConfigError
+from appliance.unchanged import signatures
 
 log = logging.getLogger("scanside.tls")
 
@@ -38,12 +38,12 @@ class ServerFiles:
 
     def __init__(self, key: Path, certificate: Path, ca: Path, table: str) -> None:
         self._files, self._table = (key, certificate, ca), table
-        self._versions = self._look()
+        self._versions = signatures(self._files)
         self._context = server_context(key, certificate, ca, table)
 
     def context(self) -> ssl.SSLContext:
         """For the next handshake."""
-        versions = self._look()
+        versions = signatures(self._files)
         if versions != self._versions:
             self._versions = versions
             try:
@@ -52,14 +52,6 @@ class ServerFiles:
             except ConfigError as error:
                 log.error("the files of %s have changed, and the earlier ones go on: %s", self._table, error)
         return self._context
-
-    def _look(self) -> list[tuple[int, int, int]]:
-        found = []
-        for path in self._files:
-            with contextlib.suppress(OSError):
-                status = path.stat()
-                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
-        return found
 
 
 def server_context(key: Path, certificate: Path, ca: Path, table: str = "storage_scp.tls") -> ssl.SSLContext:
