@@ -1,8 +1,8 @@
 """What is handed to a box, on a stick or on its page: taken in one order, each where it is signed.
 
 ``site.toml`` (configuration, with ``files/``), ``certificate.pem``, ``*.scanside`` (models), ``*.raucb`` (an update),
-and, from a stick, ``service.token``. While the data partition does not open, ``recovery-key.txt`` and ``service.token``
-alone are.
+and, from a stick, ``service.token``; from the page alone, and unsigned, ``site.json``, a configuration that was entered
+there. While the data partition does not open, ``recovery-key.txt`` and ``service.token`` alone are.
 A system on trial takes nothing: the earlier one may come back, and would meet what it can't read.
 """
 
@@ -23,6 +23,7 @@ from firmware.errors import FirmwareError
 from firmware.incoming import own_copy
 
 Say = Callable[[str], None]
+ENTERED = "what was entered"
 WAITS = "waits until this system, which is on trial, has proved itself; it is taken then, or by the earlier system"
 
 
@@ -48,7 +49,7 @@ class Outcome:
     configured
         A configuration or a certificate was taken, now or before.
     commissioned
-        A configuration was: whoever brought it has what the site has signed.
+        A configuration was: whoever brought it has what the site has signed, or its administrator's account.
     waits
         Nothing was taken, since the system is on trial.
     former
@@ -113,8 +114,8 @@ def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
         else:
             outcome.said.append(f"{what}: {done}")
             outcome.follows = max(outcome.follows, follows)
-            outcome.configured |= what in ("site.toml", "certificate.pem")
-            outcome.commissioned |= what == "site.toml"
+            outcome.configured |= what in ("site.toml", ENTERED, "certificate.pem")
+            outcome.commissioned |= what in ("site.toml", ENTERED)
     return outcome
 
 
@@ -162,6 +163,8 @@ def _taken_when_open(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterato
         yield site.name, lambda: _configure(box, site, by_hand)
     elif (folder / site_files.FOLDER).exists():
         yield f"{site_files.FOLDER}/", _without_site
+    elif (entered := folder / "site.json").exists() and not by_hand:
+        yield ENTERED, lambda: (f"configuration {provisioning.enter(box, entered)} is in place", Follows.RELOAD)
     if certificate.exists():
         yield certificate.name, lambda: _certify(box, certificate)
     for path in sorted(folder.glob("*.scanside")):

@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from firmware import handover, provisioning, site_files, update
+from firmware import datadisk, handover, network, provisioning, site_files, update
 from firmware.boot import SLOTS, on_trial
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError
 
-_NAMES = re.compile(r"site\.toml(\.sig)?|certificate\.pem|[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\.(scanside|raucb)")
+_NAMES = re.compile(r"site\.(json|toml(\.sig)?)|certificate\.pem|[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\.(scanside|raucb)")
 _MOST_LINES = 40
 
 
@@ -152,6 +152,9 @@ def write_report(box: Box, working: bool = False, said: list[str] | None = None)
         "slot": boot.current(),
         "slots": {slot: boot.state(slot) for slot in SLOTS},
         "site": json.loads(site.read_text()) if site.exists() else None,
+        "may_enter": provisioning.may_enter(box),
+        "ports": network.ports(box),
+        "recovery_key_waits": datadisk.waits(box).exists(),
         "history": box.history()[-_MOST_LINES:],
         "working": working,
         "said": (said or [])[-_MOST_LINES:],

@@ -18,7 +18,7 @@ _KEEPS_ADDRESS = ("[DHCPv4]", "ClientIdentifier=mac")
 OTHER_PORTS = "[Match]\nType=ether\nKind=!*\n\n[Link]\nUnmanaged=yes\n"
 
 
-def _ports(box: Box) -> dict[str, tuple[str, bool]]:
+def ports(box: Box) -> dict[str, tuple[str, bool]]:
     """The machine's own Ethernet ports by name: MAC address, and whether a cable with something at its end is in it."""
     found = {}
     for path in sorted((box.root / "sys/class/net").glob("*")):
@@ -36,17 +36,17 @@ def _read(path: Path) -> str:
 
 def check_ports(box: Box, table: dict[str, Any], name: str) -> None:
     """A static address is at one port of this machine, and a port that is chosen is there."""
-    port, ports = table.get("port"), _ports(box)
+    port, there = table.get("port"), ports(box)
     if port is None:
-        cabled = [f"{each} ({address})" for each, (address, carrier) in ports.items() if carrier]
+        cabled = [f"{each} ({address})" for each, (address, carrier) in there.items() if carrier]
         if table.get("address", "dhcp") != "dhcp" and len(cabled) > 1:
             raise FirmwareError(
                 f"{name}: {table['address']} would be at {len(cabled)} ports that have a cable: {', '.join(cabled)}",
                 hint=f'choose one of them in [network], as in port = "{cabled[0].split()[0]}", or leave one cable in',
             )
-    elif ports and port not in ports and port.lower() not in (address for address, _ in ports.values()):
-        there = ", ".join(f"{each} ({address})" for each, (address, _) in ports.items())
-        raise FirmwareError(f"{name}: this machine has no port {port}", hint=f"there are {there}")
+    elif there and port not in there and port.lower() not in (address for address, _ in there.values()):
+        known = ", ".join(f"{each} ({address})" for each, (address, _) in there.items())
+        raise FirmwareError(f"{name}: this machine has no port {port}", hint=f"there are {known}")
 
 
 def file(table: dict[str, Any], name: str = "[network]") -> str:

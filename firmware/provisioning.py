@@ -1,8 +1,9 @@
-"""Commissioning: a site's signed configuration, the box's own key and certificate, and the way back.
+"""Commissioning: a site's configuration, the box's own key and certificate, and the way back.
 
-A configuration is one TOML file (`firmware.site_toml`) and the files that go with it (`firmware.site_files`). Each one
-that was applied is kept; an older one comes back by its number. All that is made of one, and what was kept, lies in one
-folder, which is made beside and exchanged in one step.
+A configuration is one TOML file (`firmware.site_toml`) and the files that go with it (`firmware.site_files`), signed;
+the first ones may have been entered on the page instead. Each one that was applied is kept; an older one comes back by
+its number. All that is made of one, and what was kept, lies in one folder, which is made beside and exchanged in one
+step.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from firmware.policy import MOVE_CLOCK
 from firmware.site_toml import parse
 
 PURPOSE = "site configuration 1"
+_LARGEST_ENTERED = 64 << 10  # bytes
 _CODE = re.compile(r"\b[A-Z2-9]{4}(-[A-Z2-9]{4}){3}\b")  # one of the appliance's that makes an account
 # At a start: opening data, which this is a part of, has a limit of its own.
 _at_a_start = functools.partial(health.scanside, seconds=120)
@@ -56,18 +58,78 @@ def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: 
     site = tables["site"]
     if site.get("box") not in (None, box.identity()):
         raise RefusedError(f"{path.name} is for box {site['box']}, and this is {box.identity()}", hint="take its own")
-    network.check_ports(box, tables.get("network", {}), path.name)
-    current = history(box)
-    newest = max((each["version"] for each in current), default=0)
+    newest = max((each["version"] for each in history(box) if not each["entered"]), default=0)
     if site["version"] < newest and not allow_older:
         raise RefusedError(
             f"{path.name} has version {site['version']}, and version {newest} was applied here",
             hint="raise the version and sign it again, or ask for the older one with --allow-older",
         )
-    number = 1 + max((each["number"] for each in current), default=0)
     files = site_files.read(path.parent / site_files.FOLDER, tables)
-    _use(box, number, content, tables, files, ask)
-    box.remember_if_possible("configured", number=number, version=site["version"], site=site["name"])
+    return _take(box, path.name, content, tables, files, ask)
+
+
+def may_enter(box: Box) -> bool:
+    """Whether a configuration may be entered on the page: until the first signed one was taken."""
+    return all(each["entered"] for each in history(box))
+
+
+def entered(box: Box) -> bool:
+    """Whether the one in force was."""
+    number = number_in_force(box)
+    return number is not None and _mark_of_entered(box.configuration.parent, number).exists()
+
+
+def enter(box: Box, path: Path, ask: health.Ask = health.scanside) -> int:
+    """Take what an administrator has entered on the page; its number.
+
+    It counts without a signature, since the page lets in nobody before the code of the first account, which stands on
+    the box's own console. The file is JSON, the tables of a site.toml without a version, and names who entered it
+    (``by``).
+
+    Raises
+    ------
+    RefusedError
+        A signed configuration was taken here, or the system that runs is on trial.
+    FirmwareError
+        A table or key is wrong; nothing was changed.
+    """
+    refuse_on_trial(box.boot())
+    if not may_enter(box):
+        raise RefusedError(
+            "this box has taken a signed configuration, and takes none without a signature any more",
+            hint="change site.toml, raise its version, and sign it: scanside-firmware provision sign site.toml",
+        )
+    name = "what was entered"
+    try:
+        if path.stat().st_size > _LARGEST_ENTERED:
+            raise ValueError(f"it has more than {_LARGEST_ENTERED >> 10} KiB")
+        tables = json.loads(path.read_bytes())
+        by = str(tables.pop("by", ""))[:64]
+        if "files" in tables:
+            raise ValueError("files come with a signed one only")
+        version = 1 + max((each["version"] for each in history(box)), default=0)
+        content = toml({**tables, "site": {**tables["site"], "version": version}}).encode()
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise FirmwareError(f"{name} can't be read: {error}", hint="enter it again on the page") from error
+    return _take(box, name, content, parse(content.decode(), name), {}, ask, entered_by=by)
+
+
+def _take(
+    box: Box,
+    name: str,
+    content: bytes,
+    tables: dict[str, Any],
+    files: Mapping[str, bytes],
+    ask: health.Ask,
+    entered_by: str | None = None,
+) -> int:
+    """Under the next number; ``entered_by`` is None for what was signed."""
+    site = tables["site"]
+    network.check_ports(box, tables.get("network", {}), name)
+    number = 1 + max((each["number"] for each in history(box)), default=0)
+    _use(box, number, content, tables, files, ask, is_entered=entered_by is not None)
+    by = {} if entered_by is None else {"entered_by": entered_by}
+    box.remember_if_possible("configured", number=number, version=site["version"], site=site["name"], **by)
     return number
 
 
@@ -179,11 +241,12 @@ def people(box: Box) -> list[dict[str, str]]:
 
 
 def history(box: Box) -> list[dict[str, Any]]:
-    """All that were applied, the oldest first: ``number``, ``version``, ``name``."""
+    """All that were applied, the oldest first: ``number``, ``version``, ``name``, ``entered`` (on the page)."""
     found = []
     for path in _kept(box):
-        site = tomllib.loads(path.read_text())["site"]
-        found.append({"number": int(path.stem), "version": site["version"], "name": site["name"]})
+        site, number = tomllib.loads(path.read_text())["site"], int(path.stem)
+        is_entered = _mark_of_entered(box.configuration.parent, number).exists()
+        found.append({"number": number, "version": site["version"], "name": site["name"], "entered": is_entered})
     return found
 
 
@@ -195,6 +258,7 @@ def _use(
     files: Mapping[str, bytes],
     ask: health.Ask,
     again: bool = False,
+    is_entered: bool = False,
 ) -> None:
     """Made whole beside what is in force and judged by the appliance itself, then exchanged for it."""
     folder = box.configuration.parent
@@ -206,6 +270,8 @@ def _use(
         site_files.write(theirs, files, like=box.data)
         shutil.copytree(folder, coming, copy_function=os.link)
         Files().write(coming / _kept_name(number), content)
+        if is_entered:
+            Files().write(_mark_of_entered(coming, number), b"")
         Files().write(coming / "in-force.json", json.dumps({"number": number, "again": again}).encode())
         _write(box, coming, number, tables)
         _judge(box, coming / box.configuration.name, ask)
@@ -416,13 +482,18 @@ def _recount(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _kept(box: Box) -> list[Path]:
-    """Each configuration that was applied, as it was signed, by its number."""
+    """Each configuration that was applied, as it came, by its number."""
     return sorted((box.configuration.parent / "versions").glob("[0-9]*.toml"))
 
 
 def _files_of(folder: Path, number: int) -> Path:
     """Where what goes with a configuration lies."""
     return folder / "versions" / f"{number:04}.files"
+
+
+def _mark_of_entered(folder: Path, number: int) -> Path:
+    """Says that a configuration was entered on the page; all others were signed."""
+    return folder / "versions" / f"{number:04}.entered"
 
 
 def _kept_name(number: int) -> str:

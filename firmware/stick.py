@@ -3,7 +3,8 @@
 `firmware.handover` takes what is on it. What came of it is written to ``scanside-<box>/``, with logs, and the request
 for a certificate; and, where others reach the page, the codes with which those whom the configuration names make their
 accounts, or the code of the first one. The first stick that brings the site's configuration gets the recovery key of
-the data partition. Where that does not open, the stick says why.
+the data partition, or, where that was entered on the page, the first stick after it. Where that does not open, the
+stick says why.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def take(
     elif not outcome.waits:
         request = _request(box, answer.name, said)
     try:
-        if outcome.commissioned and (key := datadisk.recovery_key(box)):
+        may_have = outcome.commissioned or provisioning.entered(box)  # no stick has brought that one
+        if may_have and not outcome.waits and (key := datadisk.recovery_key(box)):
             said.append(_hand_over(box, answer, key))
         if not outcome.waits:  # whichever system stays, it reads the stick again and writes them
             provisioning.export_logs(box, answer)

@@ -36,6 +36,7 @@ from appliance.web import (
     auth,
     box,
     branding,
+    commissioning,
     custody,
     deliveries,
     device,
@@ -113,6 +114,7 @@ def create_app(config: Config, on_arrival: Callable[[], None] = lambda: None) ->
         app.register_blueprint(part.blueprint)
     arrivals.register(app, config, on_arrival)
     box.register(app, config)
+    commissioning.register(app, config)
     auth.refuse_other_sites(app)
     auth.protect(app, config, secret)
     trail.keep(app, Trail(config.audit_path, config.key_path))

@@ -18,6 +18,7 @@ from werkzeug.exceptions import Conflict, ServiceUnavailable, UnsupportedMediaTy
 from werkzeug.wrappers import Response as BaseResponse
 
 from appliance.config import Config
+from appliance.spool import write_durably
 from appliance.web import here
 from appliance.web.language import gettext as _
 from appliance.web.multipart import Part, parts
@@ -39,12 +40,18 @@ def register(app: Flask, config: Config) -> None:
         app.register_blueprint(blueprint)
 
 
-def _report() -> dict[str, Any]:
+def report_of_box() -> dict[str, Any]:
     """What the firmware says; empty where it has said nothing yet."""
     try:
         return dict(json.loads(Path(here.config().box.report).read_bytes()))
     except (OSError, ValueError):
         return {}
+
+
+def is_uncommissioned() -> bool:
+    """Whether this is a box on whose page its first configuration may be entered."""
+    report = report_of_box() if here.config().box.report else {}
+    return bool(report.get("may_enter")) and not report.get("site")
 
 
 @blueprint.get("/box")
@@ -65,7 +72,7 @@ def box_fragment() -> BaseResponse:
 
 
 def _shown() -> dict[str, Any]:
-    report = _report()
+    report = report_of_box()
     said = [line.strip() for line in report.get("said", ())]
     found = _PERCENT.search(said[-1]) if said and report.get("working") else None
     waits = (_inbox() / "go").exists()
@@ -76,7 +83,7 @@ def _shown() -> dict[str, Any]:
 @needs("administer")
 def certificate_request() -> Response:
     """For the hospital's authority; the key stays on the box."""
-    report = _report()
+    report = report_of_box()
     if not report.get("request"):
         abort(404, _("This box has made no request for a certificate yet."))
     response = Response(report["request"], mimetype="application/pkcs10")
@@ -90,8 +97,7 @@ def hand_over() -> BaseResponse:
     """Leave the files of the form for the firmware, all or none."""
     if request.mimetype != "multipart/form-data" or not (boundary := request.mimetype_params.get("boundary")):
         raise UnsupportedMediaType(_("Send the form of this page."))
-    if _report().get("working") or (_inbox() / "go").exists():
-        raise Conflict(_("The box is still taking what was handed over before."))
+    _refuse_while_taking()
     request.max_content_length = _LARGEST_REQUEST
     left: list[Path] = []
     try:
@@ -110,6 +116,19 @@ def hand_over() -> BaseResponse:
         for path in left:
             path.unlink(missing_ok=True)
     return redirect("/box")
+
+
+def leave_for_firmware(name: str, content: bytes) -> None:
+    """The same with one file, of a name that the firmware knows."""
+    _refuse_while_taking()
+    _inbox().mkdir(mode=0o700, exist_ok=True)
+    write_durably(_inbox() / name, content)
+    (_inbox() / "go").touch()
+
+
+def _refuse_while_taking() -> None:
+    if report_of_box().get("working") or (_inbox() / "go").exists():
+        raise Conflict(_("The box is still taking what was handed over before."))
 
 
 def _leave(part: Part, left: list[Path]) -> None:

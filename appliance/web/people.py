@@ -12,6 +12,7 @@ from appliance.errors import AccountError, LoginError
 from appliance.tokens import period
 from appliance.web import recorded, trail
 from appliance.web.auth import address, gate, place_of
+from appliance.web.box import is_uncommissioned
 from appliance.web.language import gettext as _
 from appliance.web.language import marked, translated
 from appliance.web.rights import needs
@@ -101,6 +102,8 @@ def enrol() -> Page:
         return render_template("enrol.html", problem=recorded.of_error(error), name=name[:64], code=code[:64]), status
     gate().begin(account)
     trail.note("enrol", who=account.name, target=f"account {account.name}")
+    if first and is_uncommissioned():
+        return redirect("/box/site")
     return redirect("/accounts" if first else "/")
 
 

@@ -103,7 +103,7 @@ def confirm(seconds: float, root: Path) -> None:
 
     Exit code 0: good; 1: a check fails on a system that had proved itself before, which goes on.
     """
-    from firmware import health
+    from firmware import first_start, health
     from firmware.boot import on_trial
     from firmware.handover import take_what_waits
     from firmware.inbox import try_report
@@ -128,6 +128,9 @@ def confirm(seconds: float, root: Path) -> None:
     try_report(box)
     if outcome == "good" and tried:
         take_what_waits()
+    with contextlib.suppress(FirmwareError, OSError, ValueError):  # the verdict stands, whatever the console can say
+        for line in first_start.invitation(box):
+            click.echo(line)
     sys.exit(0 if outcome == "good" else 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +60,44 @@ def page(browser: Browser, machine: Machine) -> Iterator[Page]:
     context.close()
 
 
-def test_what_is_handed_over_is_taken_by_the_firmware_and_told(page: Page, machine: Machine) -> None:
+def test_a_first_configuration_is_entered(page: Page, machine: Machine) -> None:
+    """Before a signed one was taken; what was refused is there again, to be put right."""
     page.goto("/box")
     expect(page.get_by_text("The box has not said how it is yet.")).to_be_visible()
     inbox.write_report(machine.box)  # as at a start
     expect(page.get_by_text("not commissioned")).to_be_visible()
+    page.get_by_role("link", name="Enter the configuration").click()
+    page.get_by_label("Name as in").fill("Basement 1")
+    page.get_by_label("this one:").check()
+    page.get_by_label("Address with prefix length").fill("192.0.2.5")
+    scanner = page.get_by_role("group", name="Scanner 1")
+    scanner.get_by_label("AE title").fill("CT1")
+    scanner.get_by_label("IP address").fill("192.0.2.7")
+    archive = page.get_by_role("group", name="Destination 1")
+    archive.get_by_label("AE title").fill("PACS")
+    archive.get_by_label("Address").fill("192.0.2.10")
+    archive.get_by_label("Port").fill("104")
+    assert barriers(page) == []
+    page.get_by_role("button", name="Use this configuration").click()
+    expect(page.get_by_role("heading", name="The box is taking what was handed over")).to_be_visible()
+    inbox.take(machine.box, restart=pytest.fail, reload=pytest.fail)
+    expect(page.get_by_role("status").get_by_text("192.0.2.5 has no prefix length, such as /24")).to_be_visible()
+
+    page.get_by_role("link", name="Enter the configuration").click()
+    expect(page.get_by_label("Name as in")).to_have_value("Basement 1")
+    page.get_by_label("Address with prefix length").fill("192.0.2.5/24")
+    page.get_by_role("button", name="Use this configuration").click()
+    expect(page.get_by_role("heading", name="The box is taking what was handed over")).to_be_visible()
+    inbox.take(machine.box, restart=pytest.fail, reload=lambda _: None)
+    expect(page.get_by_text("Basement 1, configuration 1")).to_be_visible()
+    tables = tomllib.loads(machine.box.configuration.read_text())
+    assert tables["storage_scp"]["modalities"] == [{"ae_title": "CT1", "address": "192.0.2.7"}]
+    assert tables["destinations"] == [{"name": "PACS", "ae_title": "PACS", "host": "192.0.2.10", "port": 104}]
+    expect(page.get_by_role("link", name="Change what was entered")).to_be_visible()
+
+
+def test_what_is_handed_over_is_taken_by_the_firmware_and_told(page: Page, machine: Machine) -> None:
+    page.goto("/box")
     assert x509.load_pem_x509_csr(page.request.get("/box/request.csr").body())
 
     site, approver = machine.path("site.toml"), machine.path("files/J. Smith.pub")
@@ -88,9 +122,12 @@ def test_what_is_handed_over_is_taken_by_the_firmware_and_told(page: Page, machi
 
     inbox.take(machine.box, restart=pytest.fail, reload=lambda _: None)  # as systemd does once `go` is there
     came = page.get_by_role("status")
-    expect(came.get_by_text("site.toml: configuration 1 is in place")).to_be_visible()
+    expect(came.get_by_text("site.toml: configuration 2 is in place")).to_be_visible()
     expect(came.get_by_text("system-2.0.raucb: REFUSED")).to_be_visible()
     expect(page.get_by_text("Basement 2, configuration 4")).to_be_visible()
+    expect(page.get_by_role("link", name="Change what was entered")).to_be_hidden()
+    refused = page.request.get("/box/site")
+    assert refused.status == 404 and "takes a signed configuration only" in refused.text()
     assert barriers(page) == []
 
 
