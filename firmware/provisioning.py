@@ -99,7 +99,7 @@ def enter(box: Box, path: Path, ask: health.Ask = health.scanside) -> int:
             "this box has taken a signed configuration, and takes none without a signature any more",
             hint="change site.toml, raise its version, and sign it: scanside-firmware provision sign site.toml",
         )
-    name = "what was entered"
+    name = "the form"
     try:
         if path.stat().st_size > _LARGEST_ENTERED:
             raise ValueError(f"it has more than {_LARGEST_ENTERED >> 10} KiB")

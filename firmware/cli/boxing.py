@@ -112,6 +112,10 @@ def confirm(seconds: float, root: Path) -> None:
 
     box = Box(root)
     tried = on_trial(box.boot())
+    if not tried:  # nobody reaches the page until then
+        with contextlib.suppress(FirmwareError, OSError, ValueError):  # it is judged, whatever the console can say
+            for line in first_start.invitation(box):
+                click.echo(line)
 
     def look() -> list[health.Finding]:
         findings = health.wait_until_fit(lambda: health.examine(box), seconds, say=click.echo)
@@ -128,9 +132,6 @@ def confirm(seconds: float, root: Path) -> None:
     try_report(box)
     if outcome == "good" and tried:
         take_what_waits()
-    with contextlib.suppress(FirmwareError, OSError, ValueError):  # the verdict stands, whatever the console can say
-        for line in first_start.invitation(box):
-            click.echo(line)
     sys.exit(0 if outcome == "good" else 1)
 
 

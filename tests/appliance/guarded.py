@@ -14,7 +14,7 @@ from werkzeug.routing.converters import AnyConverter, NumberConverter
 
 from appliance.accounts import ROLES
 from appliance.audit_store import AuditStore
-from appliance.config import Config, Uploads, Web
+from appliance.config import Box, Config, Uploads, Web
 from appliance.store import Arrival, Store
 from appliance.tokens import Tokens
 from appliance.web.app import create_app
@@ -28,7 +28,8 @@ class Guarded:
 
     def __init__(self, folder: Path, claimed: bool = True, **web: Any) -> None:
         uploads = Uploads(largest_file_mb=1, largest_request_mb=2)
-        self.config = Config(data_dir=str(folder), web=Web(**{"show_patient": True, **web}), uploads=uploads)
+        shown = Web(**{"show_patient": True, **web})
+        self.config = Config(data_dir=str(folder), web=shown, uploads=uploads, box=Box(report=str(folder / "box.json")))
         self.store = Store(self.config.ledger_path)
         with self.store.together():
             for number in (1, 2):

@@ -35,6 +35,9 @@ NEEDED = {
     ("POST", "/accounts/x/role"): "administer",
     ("POST", "/tokens"): "administer",
     ("GET", "/reader-study/x"): "assess",
+    ("POST", "/box"): "administer",
+    ("GET", "/box/site"): "administer",
+    ("POST", "/box/site"): "administer",
 }
 
 

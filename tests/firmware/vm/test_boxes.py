@@ -7,6 +7,7 @@ number of power cuts, ``SCANSIDE_VM_SEED`` says when they are made.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -176,6 +177,24 @@ def test_1_a_radiograph_comes_back_as_a_report(
     assert list(pacs[1].glob("SR*")), "no report came back"
 
 
+def ask_page(machine: Machine, folder: Path, path: str, *arguments: str) -> str:
+    """What its page answers, and on a last line the status; ``folder`` keeps the login."""
+    page = f"https://127.0.0.1:{machine.page_port}"
+    command = ["curl", "--insecure", "--silent", "--show-error", "--cookie", "jar", "--cookie-jar", "jar",
+               "--header", f"Origin: {page}", "--write-out", "\n%{http_code}", *arguments, page + path]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=600 * SLOW).stdout
+
+
+def enrol(curl: Callable[..., str], code: str) -> None:
+    password = "a long enough password"
+    fields = {"code": code, "username": "anna", "password": password, "again": password}
+    assert curl("/enrol", *form(fields)).endswith("\n302")
+
+
+def form(fields: dict[str, str]) -> list[str]:
+    return [word for name, value in fields.items() for word in ("--data-urlencode", f"{name}={value}")]
+
+
 def installed(machine: Machine, since: int) -> int:
     """Waits until it has installed what its stick brings, and starts again; from where its console speaks of that."""
     machine.wait_for("is installed; the box starts again", timeout=BOOT * 2, since=since)
@@ -341,13 +360,7 @@ def test_9_an_update_is_handed_over_on_the_page(
 ) -> None:
     """An account by the code on the stick; the bundle by the form; how far it is; the new system is good."""
     machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher)
-    page = f"https://127.0.0.1:{machine.page_port}"
-
-    def curl(path: str, *arguments: str) -> str:
-        command = ["curl", "--insecure", "--silent", "--show-error", "--cookie", "jar", "--cookie-jar", "jar",
-                   "--header", f"Origin: {page}", "--write-out", "\n%{http_code}", *arguments, page + path]  # fmt: skip
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600 * SLOW).stdout
-
+    curl = functools.partial(ask_page, machine, tmp_path)
     try:
         open_to_others = '[appliance.web]\nhost = "0.0.0.0"\n[[accounts]]\nname = "anna"\nrole = "administrator"\n'
         stick = plug(machine, tmp_path, publisher, site=site(pacs[0]) + open_to_others)
@@ -359,10 +372,7 @@ def test_9_an_update_is_handed_over_on_the_page(
             read_stick(stick, tmp_path / "answer")
         code = re.findall(r"(?m)^anna +administrator +(\S+)$", (answer / "accounts.txt").read_text())[0]
         assert machine.wait_for(*JUDGED, timeout=BOOT) == JUDGED[0]
-        fields = {"code": code, "username": "anna", "password": "a long enough password"}
-        fields["again"] = fields["password"]
-        form = [word for name, value in fields.items() for word in ("--data-urlencode", f"{name}={value}")]
-        assert curl("/enrol", *form).endswith("\n302")
+        enrol(curl, code)
         assert "anna" in curl("/accounts")
 
         since = len(machine.log)
@@ -426,6 +436,39 @@ def test_11_a_machine_without_keys_takes_ours(publisher: Path, image: Callable[.
 
 
 @pytest.mark.slow
+def test_12_a_first_configuration_is_entered_on_the_page(
+    publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
+) -> None:
+    """No stick: the console's code makes the account, the form the configuration; C-STORE in, SR out."""
+    machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher)
+    curl = functools.partial(ask_page, machine, tmp_path)
+    try:
+        machine.start()
+        machine.wait_for("with which the first account is made", timeout=BOOT * 2)
+        assert "enter it at https://10.0.2.15:8080/box" in machine.log
+        (code,) = re.findall(r"its page asks for the code (\S+),", machine.log)
+        enrol(curl, code)
+        assert "Configuration of this box" in curl("/box/site")
+        since = len(machine.log)
+        fields = {
+            "name": "Basement 1", "time_zone": "Europe/Berlin", "addressing": "dhcp", "ae_title": "BASEMENT",
+            "scp_port": "11112", "destination-0-ae_title": "STORESCP", "destination-0-host": "10.0.2.2",
+            "destination-0-port": str(pacs[0]),
+        }  # fmt: skip
+        assert curl("/box/site", *form(fields)).endswith("\n302")
+        machine.wait_for("what was entered: configuration 1 is in place", timeout=BOOT, since=since)
+        machine.wait_for("the appliance has started with it", timeout=BOOT * 2, since=since)
+        reports = set(pacs[1].glob("SR*"))
+        send(machine, make_radiograph(tmp_path / "radiograph.dcm", seed=12), BOOT)
+        deadline = time.monotonic() + BOOT * 2
+        while not set(pacs[1].glob("SR*")) - reports:
+            assert time.monotonic() < deadline, "no report came back"
+            time.sleep(2)
+        assert "Basement 1, configuration 1" in curl("/box")
+    finally:
+        machine.cut()
+
+
 def test_the_image_for_bare_machines_starts_too(
     publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
 ) -> None:
