@@ -25,13 +25,13 @@ from compression import (
     gray_steps,
     imported,
     inventory,
+    levels,
     masks,
     sources,
     splits,
     tables,
 )
 from compression.content import MANIFEST, content_version
-from compression.data import eight_bits
 from compression.masks import MaskLabelError, MaskSizeError
 from compression.problems import DataError, Problem, Severity, add
 from compression.recipe import RecipeError
@@ -178,7 +178,7 @@ def _one_set(
 
 
 def _described(pixels: np.ndarray) -> np.ndarray | None:
-    return duplicates.descriptor(eight_bits(pixels, inventory.SMALL)) if pixels.ndim == 2 else None
+    return duplicates.descriptor(levels.rounded(levels.spread(pixels, inventory.SMALL))) if pixels.ndim == 2 else None
 
 
 def _copies(name: str, seen: Sequence[_Seen], problems: list[Problem]) -> None:

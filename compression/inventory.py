@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 from tqdm import tqdm
 
 from appliance.preprocess import Step, preprocess
-from compression import clipping, confounders, data, duplicates, sources
+from compression import clipping, confounders, data, duplicates, levels, sources
 from compression.recipe import RecipeError
 
 SIDE = 128  # of the small copies, in pixels
@@ -117,11 +117,11 @@ def take_rows(
         kept.append(row)
         digests.append(duplicates.digest(pixels))
         mask_digests.append(mask)
-        small.append(data.eight_bits(pixels, SMALL))
+        small.append(levels.rounded(levels.spread(pixels, SMALL)))
         file_bytes = (folder / row["file"]).stat().st_size
-        levels = pixels if pixels.dtype == np.uint8 else data.eight_bits(pixels, ())
+        shown = levels.rounded(levels.spread(pixels, ()))
         bits = {"bits": 8.0 * pixels.itemsize}
-        stored.append(confounders.measure(levels) | confounders.geometry(row, pixels.shape, file_bytes) | bits)
+        stored.append(confounders.measure(shown) | confounders.geometry(row, pixels.shape, file_bytes) | bits)
         network_input = preprocess(pixels, steps)[0, 0]
         clipped.append(clipping.ends(network_input))
         prepared.append(confounders.measure(network_input * 255))

@@ -13,6 +13,8 @@ import matplotlib.pyplot
 import numpy as np
 from PIL import Image as PillowImage
 
+from compression import levels
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -34,9 +36,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def thumbnail(pixels: np.ndarray, size: int = 160) -> str:
-    """A gray image, uint8 ``(rows, columns)``, as a small square PNG in a data URI."""
+    """A gray image ``(rows, columns)`` of levels from 0 to 255 as a small square PNG in a data URI."""
     buffer = io.BytesIO()
-    PillowImage.fromarray(pixels).resize((size, size)).save(buffer, format="PNG")
+    PillowImage.fromarray(levels.rounded(pixels)).resize((size, size)).save(buffer, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -15,7 +15,7 @@ from nibabel.affines import voxel_sizes
 from sklearn.model_selection import StratifiedGroupKFold
 
 from appliance.preprocess import MOVING, Step, preprocess
-from compression import cache, data, masks, sources, tables
+from compression import cache, levels, masks, sources, tables
 from compression.content import content_version
 from compression.recipe import RecipeError
 
@@ -27,7 +27,7 @@ SECTIONS = ("data", "input")
 SPLIT_NOT_USED = "the list's split is not used: folds are dealt by patient"
 _MADE_BY = (
     Path(__file__),
-    *(Path(str(each.__file__)) for each in (data, masks, sources)),
+    *(Path(str(each.__file__)) for each in (levels, masks, sources)),
     Path(inspect.getfile(preprocess)),
 )
 
@@ -72,7 +72,7 @@ class Prepared:
     Attributes
     ----------
     pixels
-        ``(cases, ...)``: uint8 of images, float32 of volumes.
+        float32 ``(cases, ...)``: of images as `compression.levels` has them, of volumes as the steps leave them.
     labels
         uint8 ``(cases, ...)``.
     """
@@ -127,7 +127,7 @@ def _prepared(build: Build, cases: Sequence[Case]) -> dict[str, np.ndarray]:
     path = build.work / "cache" / f"{folder.name}-{'x'.join(str(each) for each in recipe.input.shape)}.h5"
     made_by = [*recipe.input.early(), Step("masks", {"segments": segments})]
     if len(recipe.input.shape) == 2:
-        made_by.append(Step("eight_bits", {"stretched": recipe.input.stretched()}))
+        made_by.append(Step("levels", {"stretched": recipe.input.stretched()}))
     wanted = cache.key(folder, made_by, _MADE_BY)
     return cache.load(path, wanted, len(cases), make)
 
@@ -244,13 +244,10 @@ def _axial(array: np.ndarray) -> np.ndarray:
 
 
 def prepare(source: Source, recipe: InputRecipe) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and labels of a case after the steps before augmentation, as `Prepared` has them.
-
-    Levels of an image are brought to 8 bits as `compression.data.eight_bits` does.
-    """
+    """Pixels and labels of a case after the steps before augmentation, as `Prepared` has them."""
     steps = recipe.early()
     if source.pixels.ndim == 2:
-        pixels = data.eight_bits(source.pixels, steps, recipe.stretched())
+        pixels = levels.spread(source.pixels, steps, recipe.stretched())
     else:
         pixels = preprocess(source.pixels, steps, source.spacing)[0, 0]
     return pixels, moved(source.labels, steps, source.spacing)

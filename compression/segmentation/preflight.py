@@ -22,6 +22,7 @@ from compression import (
     gray_steps,
     imported,
     inventory,
+    levels,
     masks,
     problems,
     sources,
@@ -39,7 +40,7 @@ _CHECKED = "checked"
 # What shapes what the check of the cases finds.
 SOURCES = (
     check_cases, balance, cases, check_pairs, clipping, content, data, duplicates, gray_steps, grays, imported,
-    inventory, masks, preprocess, problems, sources, splits, tables, unet,
+    inventory, levels, masks, preprocess, problems, sources, splits, tables, unet,
 )  # fmt: skip
 
 
