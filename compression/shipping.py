@@ -61,6 +61,11 @@ def decide(target: str, verdicts: dict[str, V], cost: Callable[[V], Any]) -> tup
     return plain, best, "float32, because int8 is no faster on this runtime"
 
 
+def told(producer: str, why: str, calibrated_with: str) -> dict[str, str]:
+    """What ships for a target, for the report: what made it, why it ships, and which runtime measured it."""
+    return {"producer": producer, "why": why, "calibrated_with": calibrated_with}
+
+
 def summary(tried: Iterable[Judged], shipped: Judged) -> list[dict[str, Any]]:
     """All that was tried for a target, for the manifest and the report."""
     return [

@@ -28,7 +28,7 @@ from appliance import package, signature
 from appliance.errors import PackageError
 from appliance.preprocess import preprocess
 from appliance.probability import calibrated, spread
-from compression import calibrate, card, evaluate, gate, pack, quick, report
+from compression import calibrate, card, evaluate, gate, pack, quick, report, rewriting
 from compression.build import Build
 from compression.cli import main
 from compression.inference import RUNTIMES, open_network
@@ -292,6 +292,26 @@ def test_thresholds_of_a_kept_gate_are_said_to_be_of_the_runtime_that_they_were_
     assert manifest.training["libraries"]["onnxruntime"] == metadata.version("onnxruntime")
     assert manifest.training["libraries_of_kept_stages"] == {"gate": {"onnxruntime": "1.0.1"}}
     assert "onnxruntime 1.0.1, CPU" in (started.out / "report.html").read_text()
+
+
+def test_card_and_report_are_rewritten_of_the_report_alone(
+    built: Path, path: Path, opened: package.Package, tmp_path: Path
+) -> None:
+    recipe = read(RECIPE)
+    named = replace(recipe.package, id=opened.manifest.id, version="9.0.0")
+    seen = replace(
+        recipe, package=named, data=replace(recipe.data, external=()), card=replace(recipe.card, looked_at=("test",))
+    )
+    shutil.copy(path.parent / "report.json", tmp_path)
+    key, _ = signature.load_or_create_private_key(built / "key.pem")
+    rewriting.of_classification(Build(seen, RECIPE, Path(), Path(), Path(), key, tmp_path), opened)
+    (made,) = tmp_path.glob("*-9.0.0.scanside")
+    after = package.read(made, signature.load_trusted_keys((built / "trusted",)))
+    assert after.manifest.targets == opened.manifest.targets
+    for text in (after.card, (tmp_path / "report.html").read_text()):
+        assert "figures on the test are not blind" in text
+    for target in TARGETS:
+        assert opened.manifest.targets[target].why in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.slow  # a whole build more
