@@ -102,6 +102,7 @@ def check(recipe: SegmentationRecipe, data_root: Path) -> Checked:
     found[training] |= _amounts(recipe, found[training]["cases"])
     measured = [each.grays for each in seen[training] if each.grays]
     found[training]["normalization"] = grays.check(training, measured, recipe.input.steps, problems)
+    check_pairs.patients(patients(names, listed), problems)
     _between(seen, problems)
     _nearly(seen, problems)
     order = ("error", "warning", "note")
@@ -113,6 +114,11 @@ def check(recipe: SegmentationRecipe, data_root: Path) -> Checked:
         "seconds": round(time.monotonic() - begun, 1),
     }
     return Checked(report, {name: _clipped(each) for name, each in seen.items()})
+
+
+def patients(names: Sequence[str], listed: Sequence[Sequence[Case]]) -> list[tuple[str, list[str]]]:
+    """Of each set, as `check_pairs.patients` takes them."""
+    return [(name, [case.patient for case in each]) for name, each in zip(names, listed, strict=True)]
 
 
 def _clipped(seen: Sequence[_Seen]) -> tuple[list[str], np.ndarray]:

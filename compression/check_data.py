@@ -95,6 +95,7 @@ def check(recipe: Recipe, data_root: Path, weights_root: Path, plan: splits.Plan
         for number, taken in enumerate(sets)
     }
     twice = check_pairs.find(sets, problems)
+    check_pairs.patients([(taken.name, _patients(taken, number == 0)) for number, taken in enumerate(sets)], problems)
     order = ("error", "warning", "note")
     problems.sort(key=lambda problem: order.index(problem.severity))
     report = {
@@ -126,6 +127,13 @@ def write(checked: Checked, work: Path, out: Path | None) -> Path:
             writer.writeheader()
             writer.writerows(proposed)
     return work / f"{NAME}.html"
+
+
+def _patients(taken: Inventory, training: bool) -> list[str]:
+    """Of the images that are used; of the training set, but for those that are its own test."""
+    learned_from = taken.column("split") != "test" if training else True
+    patients: list[str] = taken.column("patient_id")[taken.used & learned_from].tolist()
+    return patients
 
 
 # --- one data set ----------------------------------------------------------------------------------------------------

@@ -54,7 +54,10 @@ def check(build: Build) -> None:
     """
     recipe = build.recipe
     augment.compose(recipe.augment, recipe.augment_policy, len(recipe.input.shape), seed=0)
-    cases.dealt(cases.of_training(recipe.data, build.data_root), recipe.data.folds, recipe.data.seed)
+    training = cases.of_training(recipe.data, build.data_root)
+    cases.dealt(training, recipe.data.folds, recipe.data.seed)
+    listed = [training, *(cases.listed(build.data_root / name) for name in recipe.data.external)]
+    check_pairs.warn_of_patients(build, check_cases.patients((recipe.data.train, *recipe.data.external), listed))
     _check_cases(build)
 
 

@@ -301,6 +301,30 @@ def test_a_training_picture_in_the_external_set_stops_both(data_set: DataSet) ->
     assert "the same picture in two splits (80): chest-kermany/images/" in built.output
 
 
+def test_a_patient_in_training_and_in_an_external_set_is_warned_of_by_both(data_set: DataSet) -> None:
+    """Not the training set's own test: nothing was learned from it."""
+    elsewhere = DataSet(data_set.root / "elsewhere", patients=40)
+    for row in elsewhere.rows:
+        row["patient_id"] = f"elsewhere {row['patient_id']}"
+    learned, tested = (data_set.rows[data_set.of("NORMAL", split)[0]]["patient_id"] for split in ("train", "test"))
+    elsewhere.rows[0]["patient_id"], elsewhere.rows[2]["patient_id"] = learned, tested
+    elsewhere.write()
+    for path in elsewhere.folder.glob("images/*"):  # other pictures
+        with PillowImage.open(path) as image:
+            turned = image.transpose(PillowImage.Transpose.ROTATE_180)
+        turned.save(path)
+    shutil.move(elsewhere.folder, data_set.root / "data" / "elsewhere")
+    data_set.replaced = {'train = "chest-kermany" ': 'external = ["elsewhere"]\ntrain = "chest-kermany" '}
+    found = problem(data_set.report(), "patients in training and external set")
+    assert (found["severity"], found["data_set"]) == ("warning", "chest-kermany and elsewhere")
+    assert (found["count"], found["examples"]) == (1, [learned])
+    built = data_set.build()
+    assert built.exit_code == 0, built.output
+    assert (
+        f"warning: chest-kermany and elsewhere: patients in training and external set: 1 ({learned}): " in built.output
+    )
+
+
 def test_flipped_labels_stand_at_the_top_of_the_ranking(tmp_path: Path) -> None:
     data_set = DataSet(tmp_path, patients=80)
     flipped = [*data_set.of("NORMAL", "train")[:4], *data_set.of("PNEUMONIA", "train")[-4:]]
