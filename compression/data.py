@@ -178,7 +178,7 @@ def training_rows(folder: Path) -> list[dict[str, str]]:
 
 def distinct_rows(folder: Path) -> list[dict[str, str]]:
     """The list's rows without exact duplicates."""
-    return [row for row in read_manifest(folder) if not row.get("exact_duplicate_of")]
+    return [row for row in read_manifest(folder) if not tables.left_out(row)]
 
 
 def _manifest(folder: Path) -> Path:

@@ -170,10 +170,12 @@ def of_training(recipe: DataRecipe, data_root: Path) -> list[Case]:
 
 
 def listed(folder: Path, even: str | None = None) -> list[Case]:
-    """The cases of a data set, not yet dealt; raises `RecipeError` where it is none."""
+    """The cases of a data set without exact duplicates, not yet dealt; raises `RecipeError` where it has none."""
     manifest = folder / "manifest.csv"
     if manifest.is_file():
-        rows = tables.read(manifest, ("file", "mask", "patient_id", *([even] if even else [])))
+        read = tables.read(manifest, ("file", "mask", "patient_id", *([even] if even else [])))
+        if not (rows := [row for row in read if not tables.left_out(row)]):
+            raise RecipeError(f"{manifest}: exact_duplicate_of leaves out every case; name the first of each in it")
         return [Case(row["file"], row["mask"], row["patient_id"], -1, row[even] if even else "") for row in rows]
     images = sorted((folder / "images").glob("*.nii*"))
     if not images:

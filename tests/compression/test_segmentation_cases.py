@@ -19,6 +19,7 @@ from PIL import Image as PillowImage
 
 from appliance.preprocess import Step, preprocess
 from compression import check_cases
+from compression.distributed import SINGLE
 from compression.recipe import RecipeError
 from compression.segmentation import cases, preflight
 from compression.segmentation.cases import Case
@@ -129,7 +130,8 @@ def of_three_sets(folder: Path) -> Any:
         write_patients(folder / name, 4, seed)
     recipe = read(LUNGS)
     data = replace(recipe.data, train="train", external=("external", "other"), even=None, folds=3, cross_validated=1)
-    return SimpleNamespace(data_root=folder, recipe=replace(recipe, data=data), work=folder / "work")
+    made = replace(recipe, data=data)
+    return SimpleNamespace(data_root=folder, recipe=made, work=folder / "work", group=SINGLE)
 
 
 def write_patients(folder: Path, count: int, seed: int) -> None:
@@ -174,6 +176,33 @@ def test_a_build_refuses_what_check_data_calls_an_error_before_any_training(
     assert f"ERROR: {name}: {word}" in str(error.value)
     (folder / "manifest.csv").write_text(text)
     preflight.check(build)
+
+
+def test_a_build_warns_of_patients_in_training_and_in_an_external_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = of_three_sets(tmp_path)
+    preflight.check(build)
+    said = "patients in training and external set: 4 (p0, p1, p2, p3): one person, or the numbers of two hospitals?"
+    assert f"warning: train and external: {said}" in capsys.readouterr().out
+    manifest = tmp_path / "external" / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("-mask.png,p", "-mask.png,other "))
+    preflight.check(build)
+    assert "train and external" not in capsys.readouterr().out
+
+
+def test_a_case_that_shows_the_same_as_another_is_left_out(tmp_path: Path) -> None:
+    build = of_three_sets(tmp_path)
+    manifest = tmp_path / "train" / "manifest.csv"
+    head, *rows = manifest.read_text().splitlines()
+    (tmp_path / "train" / "copy.png").write_bytes((tmp_path / "train" / "1.png").read_bytes())
+    rows = [*(f"{row}," for row in rows), "copy.png,1-mask.png,p4,1.png"]
+    manifest.write_text("\n".join([f"{head},exact_duplicate_of", *rows]) + "\n")
+    assert [case.file for case in cases.of_training(build.recipe.data, tmp_path)] == [f"{n}.png" for n in range(4)]
+    preflight.check(build)  # it refuses the same image under two patients
+    manifest.write_text(manifest.read_text().replace(",\n", ",1.png\n"))
+    with pytest.raises(RecipeError, match="exact_duplicate_of leaves out every case"):
+        preflight.check(build)
 
 
 def test_a_build_does_not_read_every_case_again_while_the_files_are_the_same(
