@@ -82,6 +82,7 @@ def write(folder: Path, whole: dict[str, Any], text: str) -> None:
 def page(build: Build, whole: dict[str, Any], images: bool = False) -> str:
     """The report, ``whole``, as HTML; ``images``: with those whose decision changed, from the work folder."""
     ships = whole["ships"]
+    asked = {point.name: point.sensitivity for point in build.recipe.calibrate.operating_points}
     names, titles = tuple(ships), {name: _title(build, name) for name in whole["sets"]}
     parts = [
         f"<h1>{html.escape(whole['package'])}: from float to int8</h1>",
@@ -113,6 +114,7 @@ def page(build: Build, whole: dict[str, Any], images: bool = False) -> str:
         "<h2>Calibration on the validation images that it was fitted on</h2>",
         _calibration(build, whole["networks"]),
         drawing(_reliability({name: whole["sets"]["validation"]["calibration"][name] for name in names})),
+        *report_clinical.chosen_points(whole, names, asked),
     ]
     for name, found in whole["sets"].items():
         parts += _set_parts(titles[name], found)
