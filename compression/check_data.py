@@ -305,10 +305,10 @@ def _confounders(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems:
     found: dict[str, Any] = {"images": len(chosen), "together": {}}
     for kind, table in (("stored", taken.stored), ("prepared", taken.prepared), ("list", None)):
         if table is None:
-            ranked, found["unjudged"] = confounders.columns([taken.rows[index] for index in chosen], positive)
+            ranked, found["unjudged"] = confounders.columns([taken.rows[index] for index in chosen], positive, patients)
         else:
             part = {name: values[chosen] for name, values in table.items()}
-            ranked = confounders.rank(part, positive, kind)
+            ranked = confounders.rank(part, positive, patients, kind)
             found["together"][kind] = confounders.together(part, positive, patients) if ranked else None
         found[kind] = [each.as_json() for each in ranked]
         examples = [each.in_words() for each in ranked if each.flagged]

@@ -136,11 +136,11 @@ def _confounders(found: dict[str, Any], number: int) -> list[str]:
     low, high = confounders.BAND
     return [
         "<h3>What tells the label by itself</h3>",
-        f"<p>Area under the curve of one number alone on {found['images']} images, with Hanley and McNeil's interval; "
-        f"flagged outside {low} to {high}. <em>Stored</em>: the image as it is. <em>Prepared</em>: as the network gets "
-        "it. <em>List</em>: a column of the list, on the images that have a value (<em>known</em>); of groups, the "
-        "share of positives in each; and whether a value is given. A model will use what is easy. All statistics "
-        f"together, on other patients: {together or 'not told'}.</p>",
+        f"<p>Area under the curve of one number alone on {found['images']} images, with DeLong's interval over "
+        f"patients; flagged outside {low} to {high}. <em>Stored</em>: the image as it is. <em>Prepared</em>: as the "
+        "network gets it. <em>List</em>: a column of the list, on the images that have a value (<em>known</em>); of "
+        "groups, the share of positives in each; and whether a value is given. A model will use what is easy. All "
+        f"statistics together, on other patients: {together or 'not told'}.</p>",
         drawing(_areas(found), f"areas-{number}"),
         table(("statistic", "of", "AUC", "median, positive", "median, negative", "known", ""), rows),
         table(("column", "not judged, since"), list(found["unjudged"].items())) if found["unjudged"] else "",
