@@ -202,6 +202,25 @@ def _by_group(name: str, group: np.ndarray, positive: np.ndarray, patients: np.n
     return _confounder(name, "list", shares[group], positive, patients, (float("nan"), float("nan")))
 
 
+def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Of a table: name, kind, area with its interval, both medians, share of images with a value, and a flag.
+
+    ``found``: confounders by kind, as `Confounder.as_json` has them.
+    """
+    return [
+        (
+            each["name"],
+            each["kind"],
+            f"{each['auc']:.3f} [{each['low']:.3f}, {each['high']:.3f}]",
+            *("" if each[side] is None else f"{each[side]:.4g}" for side in ("positive", "negative")),
+            f"{each['known']:.1%}",
+            "flagged" if each["flagged"] else "",
+        )
+        for kind in ("stored", "prepared", "list")
+        for each in found[kind]
+    ]
+
+
 def together(statistics: Mapping[str, np.ndarray], positive: np.ndarray, patients: np.ndarray) -> float | None:
     """Area under the curve of all statistics in one logistic regression, on patients that it was not fitted on."""
     table = np.stack([values for values in statistics.values() if np.ptp(values) > 0], axis=1)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from appliance.preprocess import preprocess
 from compression import augment, augment_policy, clipping, data, distortion, levels
 from compression.distortion import Distortion
-from compression.page import table
+from compression.page import document, table
 from compression.recipe import Recipe, RecipeError
 
 if TYPE_CHECKING:
@@ -162,8 +162,7 @@ def _page(sheet: Sheet) -> str:
             [(each.figure, f"{each.low:g}", f"{each.high:g}", each.reason) for each in distortion.LIMITS],
         ),
     ]  # fmt: skip
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(sheet.title)}</title>'
-    return f"{head}<style>{STYLE}</style>" + "\n".join(parts) + "</html>\n"
+    return document(sheet.title, STYLE, parts)
 
 
 def figure(image: np.ndarray, caption: str) -> str:

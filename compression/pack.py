@@ -129,9 +129,7 @@ def of_sets(report: dict[str, Any], target: str) -> dict[str, Any]:
 
 def _timeless(figures: dict[str, Any]) -> dict[str, Any]:
     """Without what differs from run to run: the same inputs make the same package. The report has the times."""
-    return {
-        name: value for name, value in figures.items() if name not in ("milliseconds", "times_as_fast", "memory_mb")
-    }
+    return {name: value for name, value in figures.items() if name not in _MEASURED_ANEW}
 
 
 def _without_files(against: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

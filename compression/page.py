@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 matplotlib.use("Agg")
 
 
+def document(title: str, style: str, parts: Sequence[str]) -> str:
+    """A page that opens offline, of its parts below one another."""
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+    return f"{head}<style>{style}</style>" + "\n".join(parts) + "</html>\n"
+
+
 def interval(triple: Sequence[float | None], digits: int, form: str = "f") -> str:
     """``[value, low, high]`` in words; None instead of a value is none, instead of low that patients are too few."""
     value, low, high = (None if each is None else f"{each:.{digits}{form}}" for each in triple)

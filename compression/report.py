@@ -26,7 +26,7 @@ from compression import (
     shipping,
     train,
 )
-from compression.page import drawing, interval, table, thumbnail
+from compression.page import document, drawing, interval, table, thumbnail
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,9 +128,7 @@ def page(build: Build, whole: dict[str, Any], images: bool = False) -> str:
     note = build.recipe.card.external_note
     if note:
         parts.append(f"<p><strong>{html.escape(note)}</strong></p>")
-    title = html.escape(whole["package"])
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    return head + "\n".join(parts) + "</html>\n"
+    return document(whole["package"], STYLE, parts)
 
 
 def _title(build: Build, name: str) -> str:

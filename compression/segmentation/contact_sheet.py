@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from compression import augment_policy, levels
 from compression.contact_sheet import STYLE, figure
-from compression.page import table
+from compression.page import document, table
 from compression.recipe import RecipeError
 from compression.segmentation import augment, cases
 from compression.segmentation.recipe import SegmentationRecipe
@@ -108,9 +108,8 @@ def write(sheet: Sheet, path: Path) -> Path:
             ],
         ),
     ]
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(sheet.title)}</title>'
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{head}<style>{STYLE}</style>" + "\n".join(parts) + "</html>\n")
+    path.write_text(document(sheet.title, STYLE, parts))
     return path
 
 

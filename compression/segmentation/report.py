@@ -10,7 +10,7 @@ import matplotlib.pyplot
 
 from compression import augment_policy, diagnosis, external, shipping
 from compression.gate import runtime
-from compression.page import drawing, interval, table
+from compression.page import document, drawing, interval, table
 from compression.report import NAME, STYLE, write
 from compression.report import published as published
 from compression.segmentation import choose, evaluate, gate, train
@@ -126,9 +126,7 @@ def page(build: Build, whole: dict[str, Any]) -> str:
         parts += _of_set(titles(build)[name], found, unit, margin)
     if build.recipe.card.external_note:
         parts.append(f"<p><strong>{html.escape(build.recipe.card.external_note)}</strong></p>")
-    title = html.escape(whole["package"])
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    return head + "\n".join(parts) + "</html>\n"
+    return document(whole["package"], STYLE, parts)
 
 
 def _side_by_side(build: Build, whole: dict[str, Any]) -> str:
