@@ -10,7 +10,7 @@ import albumentations
 import cv2
 import numpy as np
 
-from compression import augment_policy
+from compression import augment_policy, levels
 from compression.recipe import AugmentPolicyRecipe, AugmentRecipe, RecipeError
 from compression.transforms import AbdomenBelow, BlackLevel
 
@@ -38,8 +38,20 @@ class Several(albumentations.SomeOf):
         return np.sort(self.random_generator.choice(len(self._shares), size=count, replace=False, p=self._shares))
 
 
-def compose(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, seed: int) -> albumentations.Compose:
-    """The transforms of a recipe; call it with ``image=`` uint8 ``(rows, columns)``.
+class Augmentation(albumentations.Compose):
+    """Transforms of an image ``image=`` ``(rows, columns)`` of levels from 0 to 255, and of its mask, if it has one.
+
+    What the stages keep is rounded here: albumentations takes, and this gives, uint8.
+    """
+
+    def __call__(self, *args: Any, force_apply: bool = False, **data: Any) -> dict[str, Any]:
+        given = {**data, "image": levels.rounded(data["image"])}
+        made: dict[str, Any] = super().__call__(*args, force_apply=force_apply, **given)
+        return made
+
+
+def compose(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, seed: int) -> Augmentation:
+    """The transforms of a recipe.
 
     Raises
     ------
@@ -55,7 +67,7 @@ def compose(steps: Sequence[AugmentRecipe], policy: AugmentPolicyRecipe, seed: i
                 f"augment_policy.some_of [{least}, {most}]: from fewer to more, and of no more than [[augment]] has"
             )
         transforms = [Several(transforms, least, most)]
-    return albumentations.Compose(transforms, seed=seed)
+    return Augmentation(transforms, seed=seed)
 
 
 def make(step: AugmentRecipe) -> albumentations.BasicTransform:

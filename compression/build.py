@@ -29,6 +29,7 @@ from compression import (
     golden,
     hard_cases,
     inference,
+    levels,
     loop,
     losses,
     optimization,
@@ -67,7 +68,7 @@ LOOP = (checkpoint, distributed, loop, losses, optimization, precision, sampling
 QUANTIZERS = ("onnxruntime", "openvino", "nncf", "neural-compressor")
 LIBRARIES = ("torch", "torch-pruning", "onnx", *QUANTIZERS, "albumentations", "numpy", "pillow", "scikit-learn")
 STAGES = (
-    Stage("data", data, 1, (sources, duplicates, preprocess, splits)),
+    Stage("data", data, 1, (sources, duplicates, levels, preprocess, splits)),
     Stage("train", train, 20, (augment, augment_policy, transforms, preprocess, *LOOP)),
     Stage("prune", prune, 62, (statistics,)),
     Stage("choose", choose, 0.1, (calibrate,)),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from appliance.package import Manifest
 from compression import augment_policy, evaluate, external
+from compression.report_clinical import CLEAN
 
 if TYPE_CHECKING:
     from compression.build import Build
@@ -25,7 +26,8 @@ def write_card(build: Build, manifest: Manifest, report: dict[str, Any]) -> str:
         f"Wilson's). {external.blindness(build)} `report.html` has subgroups and all that was tried.",
     ]
     outside = external.sets(build)
-    for key, title in {"test": recipe.card.test, "validation": "Validation", **outside}.items():
+    titles = {"test": recipe.card.test, "validation": "Validation", **outside}
+    for key, title in titles.items():
         lines += _set_lines(title, report["sets"][key], names)
         if key in outside:
             for name, each in report["sets"][key]["subgroups"].items():
@@ -33,7 +35,7 @@ def write_card(build: Build, manifest: Manifest, report: dict[str, Any]) -> str:
                     lines += _set_lines(f"{title}, {name}", each, names)
     if recipe.card.external_note:
         lines += ["", recipe.card.external_note]
-    lines += _meaning_lines(recipe, list(manifest.targets), report, outside)
+    lines += _meaning_lines(recipe, list(manifest.targets), report, titles)
     lines += [
         "",
         "## Targets",
@@ -51,13 +53,14 @@ def write_card(build: Build, manifest: Manifest, report: dict[str, Any]) -> str:
         "## Operating points",
         "",
         "Each threshold is the largest that still finds the stated share of augmented validation positives: images as",
-        "other scanners and exposures might show them.",
+        f"other scanners and exposures might show them. {CLEAN}",
         "",
-        "| target | name | threshold | sensitivity | specificity | chosen on |",
-        "|---|---|---|---|---|---|",
+        "| target | name | threshold | sensitivity | specificity | chosen on "
+        "| sensitivity, clean | specificity, clean |",
+        "|---|---|---|---|---|---|---|---|",
         *(
             f"| {target} | {each.name} | {each.threshold:.4f} | {each.sensitivity:.3f} | {each.specificity:.3f} "
-            f"| {each.chosen_on} |"
+            f"| {each.chosen_on} | {' | '.join(_clean(validation['operating_points'][target][each.name]))} |"
             for target, content in manifest.targets.items()
             for each in content.operating_points
         ),
@@ -78,6 +81,11 @@ def write_card(build: Build, manifest: Manifest, report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _clean(found: dict[str, Any]) -> tuple[str, str]:
+    """Sensitivity and specificity of an operating point on a set."""
+    return _cell(found["sensitivity"]), _cell(found["specificity"])
 
 
 def head(manifest: Manifest) -> list[str]:
@@ -106,10 +114,10 @@ def _set_lines(title: str, found: dict[str, Any], names: list[str]) -> list[str]
     ]
 
 
-def _meaning_lines(recipe: Recipe, targets: list[str], report: dict[str, Any], outside: dict[str, str]) -> list[str]:
+def _meaning_lines(recipe: Recipe, targets: list[str], report: dict[str, Any], titles: dict[str, str]) -> list[str]:
     """What a result means at the site's prevalence, beside no model at all; what is lost outside; subgroup alarms.
 
-    ``outside``: external sets of the report -> how each is called.
+    ``titles``: sets of the report -> how each is called.
     """
     test, prevalence, point = (
         report["sets"]["test"],
@@ -131,7 +139,7 @@ def _meaning_lines(recipe: Recipe, targets: list[str], report: dict[str, Any], o
     for key, networks in report["drop"].items():
         for name in targets:
             lost = ", ".join(f"{figure} {_cell(each['gap'])}" for figure, each in networks[name].items())
-            lines += ["", f"{name}, lost from {recipe.card.test} to {outside[key]}: {lost}."]
+            lines += ["", f"{name}, lost from {recipe.card.test} to {titles[key]}: {lost}."]
     for name, each in test["abstention"].items():
         at = each["at_limit"]
         rates = " and ".join(
@@ -143,15 +151,10 @@ def _meaning_lines(recipe: Recipe, targets: list[str], report: dict[str, Any], o
             "",
             f"{name}: the ensemble's heads agree on {at['answered']:.1%} of {recipe.card.test}; error rate {rates}.",
         ]
-    alarms = {
-        f"{row['subgroup']} ({row['figure']})"
-        for found in report["sets"].values()
-        for name in targets
-        for row in found["gaps"][name]
-        if row.get("alarm")
-    }
-    if alarms:
-        lines += ["", f"Does worse than in the rest of its set, see the report: {', '.join(sorted(alarms))}."]
+    for key, found in report["sets"].items():
+        rows = [row for name in targets for row in found["gaps"][name] if row.get("alarm")]
+        if alarms := sorted({f"{row['subgroup']} ({row['figure']})" for row in rows}):
+            lines += ["", f"Does worse than in the rest of {titles[key]}, see the report: {', '.join(alarms)}."]
     return lines
 
 

@@ -25,13 +25,13 @@ from compression import (
     gray_steps,
     imported,
     inventory,
+    levels,
     masks,
     sources,
     splits,
     tables,
 )
 from compression.content import MANIFEST, content_version
-from compression.data import eight_bits
 from compression.masks import MaskLabelError, MaskSizeError
 from compression.problems import DataError, Problem, Severity, add
 from compression.recipe import RecipeError
@@ -102,6 +102,7 @@ def check(recipe: SegmentationRecipe, data_root: Path) -> Checked:
     found[training] |= _amounts(recipe, found[training]["cases"])
     measured = [each.grays for each in seen[training] if each.grays]
     found[training]["normalization"] = grays.check(training, measured, recipe.input.steps, problems)
+    check_pairs.patients(patients(names, listed), problems)
     _between(seen, problems)
     _nearly(seen, problems)
     order = ("error", "warning", "note")
@@ -113,6 +114,11 @@ def check(recipe: SegmentationRecipe, data_root: Path) -> Checked:
         "seconds": round(time.monotonic() - begun, 1),
     }
     return Checked(report, {name: _clipped(each) for name, each in seen.items()})
+
+
+def patients(names: Sequence[str], listed: Sequence[Sequence[Case]]) -> list[tuple[str, list[str]]]:
+    """Of each set, as `check_pairs.patients` takes them."""
+    return [(name, [case.patient for case in each]) for name, each in zip(names, listed, strict=True)]
 
 
 def _clipped(seen: Sequence[_Seen]) -> tuple[list[str], np.ndarray]:
@@ -178,7 +184,7 @@ def _one_set(
 
 
 def _described(pixels: np.ndarray) -> np.ndarray | None:
-    return duplicates.descriptor(eight_bits(pixels, inventory.SMALL)) if pixels.ndim == 2 else None
+    return duplicates.descriptor(levels.rounded(levels.spread(pixels, inventory.SMALL))) if pixels.ndim == 2 else None
 
 
 def _copies(name: str, seen: Sequence[_Seen], problems: list[Problem]) -> None:

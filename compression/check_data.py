@@ -95,6 +95,7 @@ def check(recipe: Recipe, data_root: Path, weights_root: Path, plan: splits.Plan
         for number, taken in enumerate(sets)
     }
     twice = check_pairs.find(sets, problems)
+    check_pairs.patients([(taken.name, _patients(taken, number == 0)) for number, taken in enumerate(sets)], problems)
     order = ("error", "warning", "note")
     problems.sort(key=lambda problem: order.index(problem.severity))
     report = {
@@ -126,6 +127,13 @@ def write(checked: Checked, work: Path, out: Path | None) -> Path:
             writer.writeheader()
             writer.writerows(proposed)
     return work / f"{NAME}.html"
+
+
+def _patients(taken: Inventory, training: bool) -> list[str]:
+    """Of the images that are used; of the training set, but for those that are its own test."""
+    learned_from = taken.column("split") != "test" if training else True
+    patients: list[str] = taken.column("patient_id")[taken.used & learned_from].tolist()
+    return patients
 
 
 # --- one data set ----------------------------------------------------------------------------------------------------
@@ -297,10 +305,10 @@ def _confounders(recipe: Recipe, taken: Inventory, chosen: np.ndarray, problems:
     found: dict[str, Any] = {"images": len(chosen), "together": {}}
     for kind, table in (("stored", taken.stored), ("prepared", taken.prepared), ("list", None)):
         if table is None:
-            ranked, found["unjudged"] = confounders.columns([taken.rows[index] for index in chosen], positive)
+            ranked, found["unjudged"] = confounders.columns([taken.rows[index] for index in chosen], positive, patients)
         else:
             part = {name: values[chosen] for name, values in table.items()}
-            ranked = confounders.rank(part, positive, kind)
+            ranked = confounders.rank(part, positive, patients, kind)
             found["together"][kind] = confounders.together(part, positive, patients) if ranked else None
         found[kind] = [each.as_json() for each in ranked]
         examples = [each.in_words() for each in ranked if each.flagged]

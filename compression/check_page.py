@@ -19,7 +19,7 @@ from PIL import Image as PillowImage
 from compression import clipping, confounders, duplicates, normalization
 from compression.check_text import kappa
 from compression.inventory import Inventory
-from compression.page import drawing, table
+from compression.page import document, drawing, table
 
 _PICTURES = 40
 _HISTOGRAMS = 8
@@ -58,8 +58,7 @@ def page(report: dict[str, Any], sets: Sequence[Inventory], pictures: bool) -> s
     for number, (name, found) in enumerate(report["sets"].items()):
         parts += _set(name, found, sets[number], pictures, number)
     parts += _duplicates(report["duplicates"], sets if pictures else ())
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-    return f"{head}<style>{_STYLE}</style>" + "\n".join(parts) + "</html>\n"
+    return document(title, _STYLE, parts)
 
 
 def _problems(problems: list[dict[str, Any]]) -> str:
@@ -123,26 +122,19 @@ def _set(name: str, found: dict[str, Any], taken: Inventory, pictures: bool, num
 
 
 def _confounders(found: dict[str, Any], number: int) -> list[str]:
-    rows = [
-        (each["name"], each["kind"], f"{each['auc']:.3f} [{each['low']:.3f}, {each['high']:.3f}]",
-         *("" if each[side] is None else f"{each[side]:.4g}" for side in ("positive", "negative")),
-         f"{each['known']:.1%}", "flagged" if each["flagged"] else "")
-        for kind in ("stored", "prepared", "list")
-        for each in found[kind]
-    ]  # fmt: skip
     together = "; ".join(
         f"of the {kind} image {area:.3f}" for kind, area in found["together"].items() if area is not None
     )
     low, high = confounders.BAND
     return [
         "<h3>What tells the label by itself</h3>",
-        f"<p>Area under the curve of one number alone on {found['images']} images, with Hanley and McNeil's interval; "
-        f"flagged outside {low} to {high}. <em>Stored</em>: the image as it is. <em>Prepared</em>: as the network gets "
-        "it. <em>List</em>: a column of the list, on the images that have a value (<em>known</em>); of groups, the "
-        "share of positives in each; and whether a value is given. A model will use what is easy. All statistics "
-        f"together, on other patients: {together or 'not told'}.</p>",
+        f"<p>Area under the curve of one number alone on {found['images']} images, with DeLong's interval over "
+        f"patients; flagged outside {low} to {high}. <em>Stored</em>: the image as it is. <em>Prepared</em>: as the "
+        "network gets it. <em>List</em>: a column of the list, on the images that have a value (<em>known</em>); of "
+        "groups, the share of positives in each; and whether a value is given. A model will use what is easy. All "
+        f"statistics together, on other patients: {together or 'not told'}.</p>",
         drawing(_areas(found), f"areas-{number}"),
-        table(("statistic", "of", "AUC", "median, positive", "median, negative", "known", ""), rows),
+        table(("statistic", "of", "AUC", "median, positive", "median, negative", "known", ""), confounders.rows(found)),
         table(("column", "not judged, since"), list(found["unjudged"].items())) if found["unjudged"] else "",
     ]
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import click
 import numpy as np
 
 from compression import duplicates
 from compression.inventory import Inventory
 from compression.problems import Problem, add
+
+if TYPE_CHECKING:
+    from compression.stages import Build
 
 _PAIRS_KEPT = 1000  # in the JSON; the counts are of all
 
@@ -112,6 +116,24 @@ def _exact_problems(everything: _All, groups: list[list[int]], name: str, proble
     hint = "name the first one in the column exact_duplicate_of of the others: training then leaves them out"
     plain = [everything.describe(group) for group in groups]
     add(problems, "warning", name, "the same picture more than once", plain, hint)
+
+
+def patients(sets: Sequence[tuple[str, Iterable[str]]], problems: list[Problem]) -> None:
+    """Say which patients are in two sets by their numbers; ``sets``: the training set, then the external ones."""
+    (training, learned_from), *external = sets
+    hint = "one person, or the numbers of two hospitals? A person in training tests nothing: take the rows out of one"
+    for name, there in external:
+        both = sorted((set(learned_from) & set(there)) - {""})
+        add(problems, "warning", f"{training} and {name}", "patients in training and external set", both, hint)
+
+
+def warn_of_patients(build: Build, sets: Sequence[tuple[str, Iterable[str]]]) -> None:
+    """As `patients`, while a build runs."""
+    problems: list[Problem] = []
+    patients(sets, problems)
+    for each in problems if build.group.main else ():
+        named = ", ".join(each.examples) + (", ..." if each.count > len(each.examples) else "")
+        click.echo(f"warning: {each.data_set}: {each.what}: {each.count} ({named}): {each.hint}")
 
 
 def near(

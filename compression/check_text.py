@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from compression import clipping, normalization
+from compression import clipping, confounders, normalization
 
 _SHOWN = 10
 
@@ -128,14 +128,7 @@ def _confounders(found: dict[str, Any]) -> Iterator[str]:
     if not found:
         return
     yield f"\nwhat tells the label by itself ({found['images']} images)"
-    rows = [
-        (each["name"], each["kind"], f"{each['auc']:.3f} [{each['low']:.3f}, {each['high']:.3f}]",
-         *("" if each[side] is None else f"{each[side]:.4g}" for side in ("positive", "negative")),
-         f"{each['known']:.1%}", "flagged" if each["flagged"] else "")
-        for kind in ("stored", "prepared", "list")
-        for each in found[kind]
-    ]  # fmt: skip
-    yield from table(("statistic", "of", "AUC [95 %]", "positive", "negative", "known", ""), rows)
+    yield from table(("statistic", "of", "AUC [95 %]", "positive", "negative", "known", ""), confounders.rows(found))
     yield from (f"not judged: {name}: {reason}" for name, reason in found["unjudged"].items())
     for kind, area in found["together"].items():
         if area is not None:

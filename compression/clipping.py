@@ -31,11 +31,6 @@ def ends(prepared: np.ndarray) -> tuple[float, float]:
     return float((prepared <= 0.0).mean()), float((prepared >= 1.0).mean())
 
 
-def window(pixels: np.ndarray, center: float, width: float) -> np.ndarray:
-    """Pixels in the unit of the window, as DICOM's linear exact function shows them (PS3.3 C.11.2.1.3.2), 0 to 1."""
-    return np.clip((pixels.astype(np.float32) - (center - width / 2)) / width, 0.0, 1.0)
-
-
 def summary(files: Sequence[str], shares: np.ndarray) -> dict[str, Any]:
     """The distribution over the images of a set, and those that lose far more than the others.
 

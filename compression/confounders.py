@@ -11,12 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from compression import splits
+from compression import roc, splits
 from compression.columns import numbers
 
 BAND = (0.35, 0.65)  # an area under the curve outside of it is flagged
@@ -112,36 +111,32 @@ def geometry(row: Mapping[str, str], shape: tuple[int, ...], file_bytes: int) ->
     }
 
 
-def auc(values: np.ndarray, positive: np.ndarray) -> tuple[float, float, float]:
-    """Area under the curve with a 95 % interval (Hanley & McNeil, Radiology 1982).
+def auc(values: np.ndarray, positive: np.ndarray, patients: np.ndarray) -> tuple[float, float, float]:
+    """Area under the curve with its 95 % interval over patients, as `compression.roc` has it.
 
     Parameters
     ----------
-    values, positive
-        float and bool ``(count,)``; both classes must be there.
+    values, positive, patients
+        float, bool and identifiers ``(count,)``; both classes must be there.
     """
-    ones, zeros = int(positive.sum()), int((~positive).sum())
-    area = float((rankdata(values)[positive].sum() - ones * (ones + 1) / 2) / (ones * zeros))
-    better = max(area, 1 - area)
-    q1, q2 = better / (2 - better), 2 * better**2 / (1 + better)
-    variance = (
-        better * (1 - better) + (ones - 1) * (q1 - better**2) + (zeros - 1) * (q2 - better**2)
-    ) / (ones * zeros)  # fmt: skip
-    half = 1.96 * float(np.sqrt(max(variance, 0.0)))
-    return area, max(area - half, 0.0), min(area + half, 1.0)
+    return roc.auc_interval(roc.delong(values[None], positive, patients))
 
 
-def rank(statistics: Mapping[str, np.ndarray], positive: np.ndarray, kind: str) -> list[Confounder]:
+def rank(
+    statistics: Mapping[str, np.ndarray], positive: np.ndarray, patients: np.ndarray, kind: str
+) -> list[Confounder]:
     """Each statistic that varies, against the label, the most telling first."""
     found = []
     for name, values in statistics.items():
         if np.ptp(values) > 0:
             medians = float(np.median(values[positive])), float(np.median(values[~positive]))
-            found.append(_confounder(name, kind, values, positive, medians))
+            found.append(_confounder(name, kind, values, positive, patients, medians))
     return sorted(found, key=lambda each: -abs(each.auc - 0.5))
 
 
-def columns(rows: list[dict[str, str]], positive: np.ndarray) -> tuple[list[Confounder], dict[str, str]]:
+def columns(
+    rows: list[dict[str, str]], positive: np.ndarray, patients: np.ndarray
+) -> tuple[list[Confounder], dict[str, str]]:
     """Each column of the list: numbers as they are, groups by their share of positives (which flatters rare ones).
 
     Numbers are judged on the images that have one. Whether a value is given at all is a statistic of its own: of a
@@ -159,18 +154,23 @@ def columns(rows: list[dict[str, str]], positive: np.ndarray) -> tuple[list[Conf
             continue
         scale = numbers(words)
         known = words != "" if scale is None else ~np.isnan(scale)
-        judged = _values(name, words, scale, known, positive)
+        judged = _values(name, words, scale, known, positive, patients)
         if isinstance(judged, str):
             unjudged[name] = judged
         else:
             found.append(judged)
         if known.any() and not known.all() and (scale is not None or name in unjudged):
-            found.append(_by_group(f"{name} is given", known.astype(int), positive))
+            found.append(_by_group(f"{name} is given", known.astype(int), positive, patients))
     return sorted(found, key=lambda each: -abs(each.auc - 0.5)), unjudged
 
 
 def _values(
-    name: str, words: np.ndarray, scale: np.ndarray | None, known: np.ndarray, positive: np.ndarray
+    name: str,
+    words: np.ndarray,
+    scale: np.ndarray | None,
+    known: np.ndarray,
+    positive: np.ndarray,
+    patients: np.ndarray,
 ) -> Confounder | str:
     """A column's values against the label, or why they can't be judged."""
     given = words[known]
@@ -184,7 +184,7 @@ def _values(
         if of_known.all() or not of_known.any():
             return "given for images of one class only"
         medians = float(np.median(values[of_known])), float(np.median(values[~of_known]))
-        return _confounder(name, "list", values, of_known, medians, float(known.mean()))
+        return _confounder(name, "list", values, of_known, patients[known], medians, float(known.mean()))
     names, group, counts = np.unique(words, return_inverse=True, return_counts=True)
     names, group = np.unique(np.where(counts < _RARE, "(rare)", names)[group], return_inverse=True)
     if len(names) == 1:
@@ -193,13 +193,32 @@ def _values(
         return f"{len(names)} groups, and more than {_VALUES} are no grouping"
     if all(len(set(positive[group == each].tolist())) == 1 for each in range(len(names))):
         return TELLS_ALL
-    return _by_group(name, group, positive)
+    return _by_group(name, group, positive, patients)
 
 
-def _by_group(name: str, group: np.ndarray, positive: np.ndarray) -> Confounder:
+def _by_group(name: str, group: np.ndarray, positive: np.ndarray, patients: np.ndarray) -> Confounder:
     """Groups, int ``(count,)`` from 0 on, each by its share of positives."""
     shares = np.bincount(group, positive) / np.bincount(group)
-    return _confounder(name, "list", shares[group], positive, (float("nan"), float("nan")))
+    return _confounder(name, "list", shares[group], positive, patients, (float("nan"), float("nan")))
+
+
+def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Of a table: name, kind, area with its interval, both medians, share of images with a value, and a flag.
+
+    ``found``: confounders by kind, as `Confounder.as_json` has them.
+    """
+    return [
+        (
+            each["name"],
+            each["kind"],
+            f"{each['auc']:.3f} [{each['low']:.3f}, {each['high']:.3f}]",
+            *("" if each[side] is None else f"{each[side]:.4g}" for side in ("positive", "negative")),
+            f"{each['known']:.1%}",
+            "flagged" if each["flagged"] else "",
+        )
+        for kind in ("stored", "prepared", "list")
+        for each in found[kind]
+    ]
 
 
 def together(statistics: Mapping[str, np.ndarray], positive: np.ndarray, patients: np.ndarray) -> float | None:
@@ -212,13 +231,19 @@ def together(statistics: Mapping[str, np.ndarray], positive: np.ndarray, patient
     for training, held in folds:
         model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
         scores[held] = model.fit(table[training], positive[training]).decision_function(table[held])
-    return round(auc(scores, positive)[0], 4)
+    return round(auc(scores, positive, patients)[0], 4)
 
 
 def _confounder(
-    name: str, kind: str, values: np.ndarray, positive: np.ndarray, medians: tuple[float, float], known: float = 1.0
+    name: str,
+    kind: str,
+    values: np.ndarray,
+    positive: np.ndarray,
+    patients: np.ndarray,
+    medians: tuple[float, float],
+    known: float = 1.0,
 ) -> Confounder:
-    area, low, high = auc(values, positive)
+    area, low, high = auc(values, positive, patients)
     flagged = not BAND[0] <= area <= BAND[1] and not low <= 0.5 <= high
     area, low, high, one, other, known = (round(each, 4) for each in (area, low, high, *medians, known))
     return Confounder(name, kind, area, low, high, one, other, flagged, known)

@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import albumentations
 import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageDraw
 from tqdm import tqdm
 
 from appliance.preprocess import preprocess
-from compression import augment, augment_policy, clipping, data, distortion
+from compression import augment, augment_policy, clipping, data, distortion, levels
 from compression.distortion import Distortion
-from compression.page import table
+from compression.page import document, table
 from compression.recipe import Recipe, RecipeError
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def make(recipe: Recipe, files: list[str], pixels: np.ndarray, shown: int = _SHO
     Parameters
     ----------
     files, pixels
-        Names, and uint8 ``(images, rows, columns)`` in the network's size.
+        Names, and ``(images, rows, columns)`` in the network's size, as `compression.levels` has them.
     shown, copies
         How many images are shown, and how many copies of each.
 
@@ -78,17 +77,17 @@ def make(recipe: Recipe, files: list[str], pixels: np.ndarray, shown: int = _SHO
     """
     steps = recipe.input.steps()[:-1]
     together = augment.compose(recipe.augment, recipe.augment_policy, _SEED)
-    rows = []
-    for number, image in enumerate(tqdm(pixels, desc="augmenting", unit="image")):
+    rows, eight_bits = [], levels.rounded(pixels)
+    for number, image in enumerate(tqdm(eight_bits, desc="augmenting", unit="image")):
         made = [distortion.copy(together, image) for _ in range(copies)]
-        clipped = clipping.ends(preprocess(image, steps))
+        clipped = clipping.ends(preprocess(pixels[number], steps))
         rows.append(Row(files[number], image, clipped, [one for one, _ in made], [each for _, each in made]))
     alone = {}
     for place, step in enumerate(recipe.augment, start=1):
         transform = augment.make(step)
         transform.p = 1.0
-        single = albumentations.Compose([transform], seed=_SEED)
-        measured = [distortion.copy(single, image)[1] for image in pixels[:_MEASURED]]
+        single = augment.Augmentation([transform], seed=_SEED)
+        measured = [distortion.copy(single, image)[1] for image in eight_bits[:_MEASURED]]
         alone[f"{place}. {step.name}"] = distortion.summary(measured)
     report = {
         "together": distortion.summary([each for row in rows for each in row.measured]),
@@ -163,8 +162,7 @@ def _page(sheet: Sheet) -> str:
             [(each.figure, f"{each.low:g}", f"{each.high:g}", each.reason) for each in distortion.LIMITS],
         ),
     ]  # fmt: skip
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(sheet.title)}</title>'
-    return f"{head}<style>{STYLE}</style>" + "\n".join(parts) + "</html>\n"
+    return document(sheet.title, STYLE, parts)
 
 
 def figure(image: np.ndarray, caption: str) -> str:

@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 
 from appliance.preprocess import Step, preprocess
-from compression import cache, columns, duplicates, sources, splits, tables
+from compression import cache, columns, duplicates, levels, sources, splits, tables
 from compression.content import content_version
 from compression.recipe import RecipeError
 
@@ -28,7 +28,7 @@ SPLITS = splits.NAMES
 _NAMED = 3
 _MADE_BY = (
     Path(__file__),
-    *(Path(str(each.__file__)) for each in (sources, duplicates)),
+    *(Path(str(each.__file__)) for each in (sources, duplicates, levels)),
     Path(inspect.getfile(preprocess)),
 )
 
@@ -44,7 +44,7 @@ class Images:
     Attributes
     ----------
     pixels
-        uint8 ``(count, rows, columns)``.
+        ``(count, rows, columns)``: float32, as `compression.levels` has them; uint8 of augmented copies.
     labels
         bool ``(count,)``: positive or not.
     patients
@@ -178,7 +178,7 @@ def training_rows(folder: Path) -> list[dict[str, str]]:
 
 def distinct_rows(folder: Path) -> list[dict[str, str]]:
     """The list's rows without exact duplicates."""
-    return [row for row in read_manifest(folder) if not row.get("exact_duplicate_of")]
+    return [row for row in read_manifest(folder) if not tables.left_out(row)]
 
 
 def _manifest(folder: Path) -> Path:
@@ -203,42 +203,12 @@ def decode_listed(path: Path) -> np.ndarray:
 
 
 def decode_to(path: Path, recipe: InputRecipe) -> np.ndarray:
-    """A listed image at the network's size, uint8 ``(rows, columns)``, as the stages keep it."""
-    return eight_bits(decode_listed(path), recipe.geometry(), recipe.stretched())
-
-
-def eight_bits(
-    pixels: np.ndarray, geometry: Sequence[Step], stretched: tuple[float, float] = (0.0, 100.0)
-) -> np.ndarray:
-    """An image after steps that bring it to a size, as uint8 ``(rows, columns)``.
-
-    Levels of more than 8 bits are spread over 0 to 255: those between two percentiles and an eighth of their range
-    beyond, as far as the image has them. Percentile stretching, which is what the network's steps begin with, undoes
-    any such scale, to within 1.25 gray levels of 255. What lies further out, such as a marker or a hot pixel, it makes
-    black or white anyway; spread with the rest, it would leave that but a few levels. Levels of 8 bits stay as they
-    are.
-
-    Parameters
-    ----------
-    stretched
-        The percentiles that the network's steps stretch between.
-    """
-    resized = preprocess(pixels, geometry)[0, 0]
-    if pixels.dtype != np.uint8:
-        low, high = _ends(resized, stretched)
-        resized = (resized - low) * (255 / (high - low) if high > low else 0.0)
-    return np.clip(resized + 0.5, 0, 255).astype(np.uint8)
-
-
-def _ends(image: np.ndarray, stretched: tuple[float, float]) -> tuple[float, float]:
-    least, greatest = float(image.min()), float(image.max())
-    low, high = (float(each) for each in np.percentile(image, stretched))
-    beyond = (high - low) / 8
-    return (max(least, low - beyond), min(greatest, high + beyond)) if beyond else (least, greatest)
+    """A listed image at the network's size, float32 ``(rows, columns)``, as the stages keep it."""
+    return levels.spread(decode_listed(path), recipe.geometry(), recipe.stretched())
 
 
 def _read(build: Build, folder: Path, rows: Sequence[dict[str, str]]) -> tuple[np.ndarray, list[Picture]]:
-    """All images at the network's size, uint8 ``(count, rows, columns)``, and what they show, as it was decoded.
+    """All images at the network's size, float32 ``(count, rows, columns)``, and what they show, as it was decoded.
 
     Both come from the cache where it has them.
     """
@@ -247,11 +217,11 @@ def _read(build: Build, folder: Path, rows: Sequence[dict[str, str]]) -> tuple[n
     def make(number: int) -> dict[str, np.ndarray]:
         pixels = decode_listed(paths[number])
         digest = np.frombuffer(bytes.fromhex(duplicates.digest(pixels)), dtype=np.uint8)
-        return {"pixels": eight_bits(pixels, recipe.geometry(), recipe.stretched()), "digest": digest}
+        return {"pixels": levels.spread(pixels, recipe.geometry(), recipe.stretched()), "digest": digest}
 
     arrays = cache.load(
         build.work / "cache" / f"{folder.name}-{recipe.rows}x{recipe.columns}.h5",
-        cache.key(folder, [*recipe.geometry(), Step("eight_bits", {"stretched": recipe.stretched()})], _MADE_BY),
+        cache.key(folder, [*recipe.geometry(), Step("levels", {"stretched": recipe.stretched()})], _MADE_BY),
         len(paths),
         make,
     )

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import albumentations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from compression.augment import Augmentation
 from compression.augment_policy import MOST_DEGREES
 
 _CELLS = 15  # along each side: 225 cells, which a byte can number; 0 is what lies outside the original
@@ -80,7 +80,7 @@ LIMITS = (
 )  # fmt: skip
 
 
-def copy(transform: albumentations.Compose, image: np.ndarray) -> tuple[np.ndarray, Distortion]:
+def copy(transform: Augmentation, image: np.ndarray) -> tuple[np.ndarray, Distortion]:
     """An augmented copy of a uint8 image ``(rows, columns)`` and what it is against the original."""
     made = transform(image=image, mask=_grid(image.shape))
     return made["image"], measure(image, made["image"], made["mask"])

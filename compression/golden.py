@@ -76,7 +76,8 @@ def run(build: Build) -> str:
 
 def _draw(pixels: np.ndarray, recipe, chance: np.random.Generator, count: int) -> np.ndarray:  # type: ignore[no-untyped-def]
     """Random images of one class's low-rank model, uint8 ``(count, recipe.rows, recipe.columns)``."""
-    sample = pixels[chance.permutation(len(pixels))[:_IMAGES_OF_A_CLASS]].reshape(-1, pixels[0].size) / 255.0
+    sample = np.clip(pixels[chance.permutation(len(pixels))[:_IMAGES_OF_A_CLASS]], 0, 255) / 255.0
+    sample = sample.reshape(len(sample), -1)
     components = min(recipe.components, len(sample) - 1)
     model = PCA(components, svd_solver="randomized", random_state=0).fit(sample.astype(np.float32))
     coefficients = chance.normal(0.0, recipe.spread, (count, components)) * np.sqrt(model.explained_variance_)
@@ -129,6 +130,6 @@ def _likeness(images: np.ndarray, training: np.ndarray) -> tuple[np.ndarray, flo
 
 
 def _standard(image: np.ndarray) -> np.ndarray:
-    vector = resize(image.astype(np.float32), rows=56, columns=56).ravel()
+    vector = resize(np.clip(image, 0, 255).astype(np.float32), rows=56, columns=56).ravel()
     vector = vector - vector.mean()
     return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-6))

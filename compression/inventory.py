@@ -11,12 +11,11 @@ from PIL import Image as PillowImage
 from tqdm import tqdm
 
 from appliance.preprocess import Step, preprocess
-from compression import clipping, confounders, data, duplicates, sources
+from compression import clipping, confounders, data, duplicates, levels, sources, tables
 from compression.recipe import RecipeError
 
 SIDE = 128  # of the small copies, in pixels
 SMALL = (Step("resize", {"rows": SIDE, "columns": SIDE}),)
-_LEFT_OUT = "exact_duplicate_of"  # the column whose rows stage ``data`` leaves out
 _UNREADABLE = (RecipeError, OSError, ValueError, SyntaxError, EOFError, PillowImage.DecompressionBombError)
 
 
@@ -117,23 +116,25 @@ def take_rows(
         kept.append(row)
         digests.append(duplicates.digest(pixels))
         mask_digests.append(mask)
-        small.append(data.eight_bits(pixels, SMALL))
+        small.append(levels.rounded(levels.spread(pixels, SMALL)))
         file_bytes = (folder / row["file"]).stat().st_size
-        levels = pixels if pixels.dtype == np.uint8 else data.eight_bits(pixels, ())
+        shown = levels.rounded(levels.spread(pixels, ()))
         bits = {"bits": 8.0 * pixels.itemsize}
-        stored.append(confounders.measure(levels) | confounders.geometry(row, pixels.shape, file_bytes) | bits)
+        stored.append(confounders.measure(shown) | confounders.geometry(row, pixels.shape, file_bytes) | bits)
         network_input = preprocess(pixels, steps)[0, 0]
         clipped.append(clipping.ends(network_input))
         prepared.append(confounders.measure(network_input * 255))
-    if kept and all(row.get(_LEFT_OUT) for row in kept):
-        raise RecipeError(f"{folder}: {_LEFT_OUT} leaves out every image; name the first of each in it, not itself")
+    if kept and all(map(tables.left_out, kept)):
+        raise RecipeError(
+            f"{folder}: exact_duplicate_of leaves out every image; name the first of each in it, not itself"
+        )
     if not kept:
         raise RecipeError(f"{folder}: none of {len(listed)} images can be used: {_first(faults)}")
     return Inventory(
         name=folder.name,
         rows=kept,
         total=len(listed),
-        used=np.array([not row.get(_LEFT_OUT) for row in kept]),
+        used=np.array([not tables.left_out(row) for row in kept]),
         digests=np.array(digests),
         mask_digests=np.array(mask_digests),
         small=np.stack(small),

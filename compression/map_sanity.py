@@ -100,8 +100,8 @@ def planted_marker(artifact: bytes, target: str, images: Sequence[np.ndarray], s
     Parameters
     ----------
     images
-        uint8 ``(rows, columns)`` before preprocessing: generated ones, or of the training side. The head learns on
-        three quarters of them and is judged on the others.
+        Levels from 0 to 255, ``(rows, columns)``, before preprocessing: generated ones, or of the training side. The
+        head learns on three quarters of them and is judged on the others.
 
     Returns
     -------

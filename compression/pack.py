@@ -109,21 +109,27 @@ def _target(build: Build, choice: gate.Choice, report: dict[str, Any]) -> Target
         measured={
             "gate": [_timeless(each) for each in shipping.summary(choice.tried, choice.shipped)],
             "costs": _timeless(report["networks"][name]),
-            "sets": {
-                key: {"figures": found["networks"][name], "against": _without_files(found["against"][name]),
-                      "conformal_coverage": found["conformal_coverage"][name],
-                      "abstention": found["abstention"][name]}
-                for key, found in report["sets"].items()
-            },
+            "sets": of_sets(report, name),
         },
     )  # fmt: skip
 
 
+def of_sets(report: dict[str, Any], target: str) -> dict[str, Any]:
+    """What the report's sets say of the network that ships for a target, for the manifest."""
+    return {
+        key: {
+            "figures": found["networks"][target],
+            "against": _without_files(found["against"][target]),
+            "conformal_coverage": found["conformal_coverage"][target],
+            "abstention": found["abstention"][target],
+        }
+        for key, found in report["sets"].items()
+    }
+
+
 def _timeless(figures: dict[str, Any]) -> dict[str, Any]:
     """Without what differs from run to run: the same inputs make the same package. The report has the times."""
-    return {
-        name: value for name, value in figures.items() if name not in ("milliseconds", "times_as_fast", "memory_mb")
-    }
+    return {name: value for name, value in figures.items() if name not in _MEASURED_ANEW}
 
 
 def _without_files(against: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -13,10 +13,18 @@ import matplotlib.pyplot
 import numpy as np
 from PIL import Image as PillowImage
 
+from compression import levels
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
+
+
+def document(title: str, style: str, parts: Sequence[str]) -> str:
+    """A page that opens offline, of its parts below one another."""
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+    return f"{head}<style>{style}</style>" + "\n".join(parts) + "</html>\n"
 
 
 def interval(triple: Sequence[float | None], digits: int, form: str = "f") -> str:
@@ -34,9 +42,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def thumbnail(pixels: np.ndarray, size: int = 160) -> str:
-    """A gray image, uint8 ``(rows, columns)``, as a small square PNG in a data URI."""
+    """A gray image ``(rows, columns)`` of levels from 0 to 255 as a small square PNG in a data URI."""
     buffer = io.BytesIO()
-    PillowImage.fromarray(pixels).resize((size, size)).save(buffer, format="PNG")
+    PillowImage.fromarray(levels.rounded(pixels)).resize((size, size)).save(buffer, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

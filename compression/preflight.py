@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from compression import architectures, data, export, quantize, splits, train
+from compression import architectures, check_pairs, data, export, quantize, splits, train
 from compression.augment import compose
 from compression.inventory import spelled_twice
 from compression.recipe import RecipeError
@@ -46,6 +46,11 @@ def check(build: Build) -> None:
     for name in (recipe.data.train, *recipe.data.external):
         _check_labels(build.data_root / name, recipe)
         _check_list(build.data_root / name, recipe.data.positive, has_splits=name == recipe.data.train)
+    check_pairs.warn_of_patients(build, [
+        (name, [row["patient_id"] for row in data.distinct_rows(build.data_root / name)
+                if name != recipe.data.train or row["split"] != "test"])
+        for name in (recipe.data.train, *recipe.data.external)
+    ])  # fmt: skip
     if not build.folder("train").exists():
         _check_operators(build)
 

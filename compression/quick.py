@@ -56,7 +56,7 @@ def _small(recipe: Recipe) -> Recipe:
 
 def _some_patients(source: Path, target: Path, positive: str) -> None:
     """A data set with links to the images of the first patients of each class and split."""
-    rows = [row for row in data.read_manifest(source) if not row.get("exact_duplicate_of")]
+    rows = data.distinct_rows(source)
     taken: dict[tuple[str, bool], dict[str, None]] = {}
     kept = []
     for row in rows:

@@ -9,7 +9,7 @@ import matplotlib.pyplot
 
 from compression.check_text import kappa
 from compression.check_text import table as columns
-from compression.page import drawing, interval, table
+from compression.page import document, drawing, interval, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,9 +34,9 @@ def page(found: dict[str, Any], agreement: dict[str, Any], name: str) -> str:
     found, agreement
         As from `reader_study.analyze` and `readers.agreement`.
     """
-    title = html.escape(f"{name}: readers and model")
+    title = f"{name}: readers and model"
     parts = [
-        f"<h1>{title}</h1>",
+        f"<h1>{html.escape(title)}</h1>",
         f"<p>{found['images']} images, {found['positive']} with the finding, {len(found['readers'])} readers who did "
         "not see what the model says.</p>",
         *(f"<p class='said'>{html.escape(sentence)}</p>" for sentence in sentences(found)),
@@ -61,8 +61,7 @@ def page(found: dict[str, Any], agreement: dict[str, Any], name: str) -> str:
         "<h2>The same image twice, and time</h2>",
         _again(found),
     ]
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-    return head + "\n".join(parts) + "</html>\n"
+    return document(title, _STYLE, parts)
 
 
 def sentences(found: dict[str, Any]) -> list[str]:

@@ -159,6 +159,13 @@ def training_images(build: Build) -> Iterator[Image]:
     yield from map(plain, data.load(build, "train").pixels)
 
 
+def check_becomes(before: Package, identifier: str, version: str) -> None:
+    """Raise `RecipeError` where a package of this id and version can't be made of another one."""
+    old = before.manifest
+    if old.id != identifier or old.version == version:
+        raise RecipeError(f"{before} can't become {identifier} {version}: the same id and another version are needed")
+
+
 def later_version(
     identifier: str, version: str, before: Package, training: Sources, validation: Sources, who: str = VALIDATION
 ) -> tuple[Manifest, dict[str, bytes], str]:
@@ -169,11 +176,10 @@ def later_version(
     Raises
     ------
     RecipeError
-        The package is not the recipe's, or the recipe has no later version.
+        As `check_becomes`.
     """
     old = before.manifest
-    if old.id != identifier or old.version == version:
-        raise RecipeError(f"{before} can't become {identifier} {version}: the same id and another version are needed")
+    check_becomes(before, identifier, version)
     files = {name: before.file(name) for name in old.files if name != FILE}
     arrays, studies = make(before, training, validation)
     card = before.card.replace(f"`{old.id}` {old.version}", f"`{old.id}` {version}")

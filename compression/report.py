@@ -26,7 +26,7 @@ from compression import (
     shipping,
     train,
 )
-from compression.page import drawing, interval, table, thumbnail
+from compression.page import document, drawing, interval, table, thumbnail
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +57,10 @@ def run(build: Build) -> str:
     measured = evaluate.load(build)
     whole = {
         "package": f"{build.recipe.package.id} {build.recipe.package.version}",
+        "ships": {
+            target: shipping.told(choice.shipped.producer, choice.reason, gate.runtime(build, target))
+            for target, choice in gate.load(build).items()
+        },
         "diagnosis": diagnosis.sentences(
             train.log(build), build.recipe.train.epochs, train.Task.measure, train.Task.ignored
         ),
@@ -65,14 +69,21 @@ def run(build: Build) -> str:
         **measured,
     }
     for folder, images in ((build.folder("report"), True), (build.out, False)):
-        (folder / f"{NAME}.json").write_text(json.dumps(whole, indent=1) + "\n")
-        (folder / f"{NAME}.html").write_text(_page(build, whole, images))
+        write(folder, whole, page(build, whole, images))
     return f"{build.out / NAME}.html; with the images whose decision changed: {build.folder('report') / NAME}.html"
 
 
-def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
-    choices = gate.load(build)
-    names, titles = tuple(choices), {name: _title(build, name) for name in whole["sets"]}
+def write(folder: Path, whole: dict[str, Any], text: str) -> None:
+    """Write the report, ``whole``, as JSON, and its page, ``text``."""
+    (folder / f"{NAME}.json").write_text(json.dumps(whole, indent=1) + "\n")
+    (folder / f"{NAME}.html").write_text(text)
+
+
+def page(build: Build, whole: dict[str, Any], images: bool = False) -> str:
+    """The report, ``whole``, as HTML; ``images``: with those whose decision changed, from the work folder."""
+    ships = whole["ships"]
+    asked = {point.name: point.sensitivity for point in build.recipe.calibrate.operating_points}
+    names, titles = tuple(ships), {name: _title(build, name) for name in whole["sets"]}
     parts = [
         f"<h1>{html.escape(whole['package'])}: from float to int8</h1>",
         f"<p>{html.escape(build.recipe.package.intended_use.statement)} {report_clinical.METHODS} "
@@ -85,7 +96,7 @@ def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
         "<h2>What ships</h2>",
         table(
             ("target", "producer", "why", "calibrated with"),
-            [(name, each.shipped.producer, each.reason, gate.runtime(build, name)) for name, each in choices.items()],
+            [(name, each["producer"], each["why"], each["calibrated_with"]) for name, each in ships.items()],
         ),
         "<h2>Size, speed, memory</h2>",
         "<p>One image, one thread, medians of blocks of runs that take turns, on the machine of the build; memory is "
@@ -103,6 +114,7 @@ def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
         "<h2>Calibration on the validation images that it was fitted on</h2>",
         _calibration(build, whole["networks"]),
         drawing(_reliability({name: whole["sets"]["validation"]["calibration"][name] for name in names})),
+        *report_clinical.chosen_points(whole, names, asked),
     ]
     for name, found in whole["sets"].items():
         parts += _set_parts(titles[name], found)
@@ -116,9 +128,7 @@ def _page(build: Build, whole: dict[str, Any], images: bool) -> str:
     note = build.recipe.card.external_note
     if note:
         parts.append(f"<p><strong>{html.escape(note)}</strong></p>")
-    title = html.escape(whole["package"])
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    return head + "\n".join(parts) + "</html>\n"
+    return document(whole["package"], STYLE, parts)
 
 
 def _title(build: Build, name: str) -> str:

@@ -21,6 +21,10 @@ METHODS = (
     "1992, with more caution where errors are few); of the area under the precision-recall curve and of net benefit a "
     "bootstrap over patients."
 )
+CLEAN = (
+    "On the clean validation images sensitivity and specificity differ from that, since other scanners and exposures "
+    "move probabilities."
+)
 _WORDS = {"auc": "AUC", "pr_auc": "PR AUC"}
 _COLORS = ("#215a8f", "#b3361b", "#3f7d4e", "#7a5195")
 
@@ -56,6 +60,26 @@ def _fallen(figures: dict[str, Any], margin: float) -> str:
         for figure, each in figures.items()
         if each["gap"][0] > margin and each["gap"][1] > 0
     )
+
+
+def chosen_points(whole: dict[str, Any], targets: tuple[str, ...], asked: dict[str, float]) -> list[str]:
+    """Each threshold, the share that it was chosen for, and what it does on the clean validation images.
+
+    ``asked``: operating point -> the share of the augmented validation positives that it must find.
+    """
+    points = whole["sets"]["validation"]["operating_points"]
+    rows = [
+        (target, name, f"{each['threshold']:.4f}", f"{asked[name]:.1%}",
+         *(interval(each[figure], 3) for figure in ("sensitivity", "specificity")))
+        for target in targets for name, each in points[target].items()
+    ]  # fmt: skip
+    header = ("network", "operating point", "threshold", "chosen to find", "sensitivity, clean", "specificity, clean")
+    return [
+        "<h2>Operating points</h2>",
+        "<p>Each threshold is the largest that still finds the share it was chosen for of augmented copies of the "
+        f"validation positives: images as other scanners and exposures might show them. {CLEAN}</p>",
+        table(header, rows),
+    ]
 
 
 def of_set(whole: dict[str, Any], name: str, targets: tuple[str, ...], point: str) -> list[str]:

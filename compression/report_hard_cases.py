@@ -11,7 +11,7 @@ from compression.page import table, thumbnail
 
 
 def of_set(found: dict[str, Any], pixels: np.ndarray | None) -> list[str]:
-    """Tables of each network; with ``pixels``, uint8 ``(images, rows, columns)``, also the images themselves.
+    """Tables of each network; with ``pixels``, ``(images, rows, columns)``, also the images themselves.
 
     Only a report that stays with who may see the images is given pixels.
     """

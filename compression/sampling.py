@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 
 from compression.distributed import SINGLE, Group
-
-Sampling = Literal["uniform", "balanced"]
 
 
 def shares(labels: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import msgspec
 
 from compression.quantize import FLOAT
 from compression.recipe import RecipeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from compression.stages import Build
 
 _AS_FAST = 1.15  # times the fastest: closer than that, times say little
 
@@ -26,7 +33,37 @@ class Judged(Protocol):
     def broken(self) -> tuple[str, ...]: ...
 
 
+class Chosen(Protocol):
+    """What every task's choice for a target says."""
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def shipped(self) -> Judged: ...
+
+
 V = TypeVar("V", bound=Judged)
+C = TypeVar("C", bound=Chosen)
+
+
+def save(build: Build, choices: Sequence[Chosen]) -> str:
+    """Keep what ships for each target; in words."""
+    _kept(build).write_bytes(msgspec.json.encode(choices))
+    return "; ".join(
+        f"{choice.target}: {choice.shipped.producer}, {choice.shipped.milliseconds:.2f} ms, "
+        f"{choice.shipped.bytes / 1e6:.2f} MB"
+        for choice in choices
+    )
+
+
+def load(build: Build, kind: type[C]) -> dict[str, C]:
+    """Target -> what ships, of the task's own ``kind``, as it was kept."""
+    found: list[C] = msgspec.json.decode(_kept(build).read_bytes(), type=list[kind])  # type: ignore[valid-type]
+    return {choice.target: choice for choice in found}
+
+
+def _kept(build: Build) -> Path:
+    return build.folder("gate") / "choices.json"
 
 
 def good(verdicts: dict[str, V]) -> list[V]:
@@ -59,6 +96,11 @@ def decide(target: str, verdicts: dict[str, V], cost: Callable[[V], Any]) -> tup
     if plain.broken:
         raise RecipeError(f"target {target}: float is faster than int8, but {', '.join(plain.broken)}")
     return plain, best, "float32, because int8 is no faster on this runtime"
+
+
+def told(producer: str, why: str, calibrated_with: str) -> dict[str, str]:
+    """What ships for a target, for the report: what made it, why it ships, and which runtime measured it."""
+    return {"producer": producer, "why": why, "calibrated_with": calibrated_with}
 
 
 def summary(tried: Iterable[Judged], shipped: Judged) -> list[dict[str, Any]]:

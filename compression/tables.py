@@ -36,6 +36,11 @@ def read(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
+def left_out(row: dict[str, str]) -> bool:
+    """Whether a data set's list says of a row that another one shows the same, so that nothing learns from it."""
+    return bool(row.get("exact_duplicate_of"))
+
+
 def _row(path: Path, line: int, names: list[str], values: list[str]) -> dict[str, str]:
     if len(values) != len(names):
         raise DataError(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import albumentations
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from appliance.preprocess import preprocess
 from compression import architectures, checkpoint, contact_sheet, data, diagnosis, distributed, loop, losses, sampling
 from compression.architectures import Classifier
-from compression.augment import compose
+from compression.augment import Augmentation, compose
 
 if TYPE_CHECKING:
     from compression.build import Build
@@ -204,7 +203,7 @@ class Task:
         return losses.of_finding(self._recipe.loss, logits, labels, weight, self._recipe.focal_gamma)
 
 
-def _batch(build: Build, pixels: np.ndarray, augment: albumentations.Compose | None) -> Tensor:
+def _batch(build: Build, pixels: np.ndarray, augment: Augmentation | None) -> Tensor:
     """Augmented (if asked) and preprocessed as on the device: float32 ``(batch, 1, rows, columns)``."""
     steps = build.recipe.input.steps()
     images = [augment(image=image)["image"] if augment else image for image in pixels]

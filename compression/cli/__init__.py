@@ -42,6 +42,7 @@ for command in (
     checking.contact_sheet,
     building.build,
     building.add_reference,
+    building.rewrite_card,
     building.keygen,
     checking.sample_size,
     reading.readers,

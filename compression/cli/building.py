@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,10 +14,15 @@ from compression import stages
 from compression.cli.options import DATA, FILE, FOLDER, RECIPE, WEIGHTS, WORK
 from compression.recipe import Recipe, RecipeError, read, task
 
+if TYPE_CHECKING:
+    from appliance.package import Package
+    from compression.segmentation.recipe import SegmentationRecipe
+
 _STAGES = (
     "data", "train", "prune", "choose", "volumes", "export", "quantize", "gate", "ensemble", "golden", "evaluate",
     "report", "pack",
 )  # fmt: skip
+_THERE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _DEVELOPMENT_KEY = Path(".build") / "development.pem"
 
 
@@ -111,37 +117,29 @@ def _signing_key(key: Path | None, release: bool) -> Path:
     return key or _DEVELOPMENT_KEY
 
 
+_PACKAGE = click.argument("package_path", metavar="PACKAGE", type=_THERE)
+_KEY = click.option("--key", required=True, type=_THERE, help="Private key that signs.")
+
+
 @click.command("add-reference")
 @RECIPE
-@click.argument("package_path", metavar="PACKAGE", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_PACKAGE
 @DATA
 @WORK
-@click.option("--key", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="Private key that signs.")  # fmt: skip
+@_KEY
 def add_reference(recipe_path: Path, package_path: Path, data: Path, work: Path | None, key: Path) -> None:
     """Give PACKAGE, which was built before, a drift reference, and write it as the version of RECIPE.
 
     Its networks, calibration and golden vectors stay as they are; nothing is trained. A build adds a reference by
     itself.
     """
-    from appliance import package
-    from appliance.signature import TRUSTED_KEYS, load_trusted_keys
     from compression import build as classification
     from compression import pack, reference
     from compression.segmentation import build as segmentation
-    from compression.segmentation import recipe as segmentation_recipe
     from compression.segmentation import reference as segmented
 
     private_key, _ = load_or_create_private_key(key)
-    before = package.read(package_path, load_trusted_keys((TRUSTED_KEYS,)))
-    made = task(recipe_path)
-    if made != before.manifest.task:
-        raise RecipeError(
-            f"{package_path} is of a {before.manifest.task} and {recipe_path} of a {made}; give the package's own "
-            "recipe"
-        )
-    drawn = made == "segmentation"
-    recipe = segmentation_recipe.read(recipe_path) if drawn else read(recipe_path)
+    recipe, before = _shipped(recipe_path, package_path)
     named = recipe.package
     given = recipe_path, data, Path(), work or Path(".build") / named.id, private_key, recipe_path.parent
     if isinstance(recipe, Recipe):
@@ -168,6 +166,45 @@ def add_reference(recipe_path: Path, package_path: Path, data: Path, work: Path 
         segmented.WHO,
     )
     click.echo(pack.write(drawing, *later))
+
+
+@click.command("rewrite-card")
+@RECIPE
+@_PACKAGE
+@_KEY
+def rewrite_card(recipe_path: Path, package_path: Path, key: Path) -> None:
+    """Give PACKAGE, which was built before, the card that RECIPE says today, and write it as RECIPE's version.
+
+    For words that turned out untrue, card.looked_at for instance. Networks, calibration, golden vectors, drift
+    reference and figures stay as they are. Card and report are made anew of the figures in report.json beside the
+    recipe, which must be the package's own.
+    """
+    from compression import build as classification
+    from compression import rewriting
+    from compression.segmentation import build as segmentation
+
+    private_key, _ = load_or_create_private_key(key)
+    recipe, before = _shipped(recipe_path, package_path)
+    given = recipe_path, Path(), Path(), Path(), private_key, recipe_path.parent
+    if isinstance(recipe, Recipe):
+        click.echo(rewriting.of_classification(classification.Build(recipe, *given), before))
+    else:
+        click.echo(rewriting.of_segmentation(segmentation.Build(recipe, *given), before))
+
+
+def _shipped(recipe_path: Path, package_path: Path) -> tuple[Recipe | SegmentationRecipe, Package]:
+    """A package that was built before and its recipe, which must be of one task."""
+    from appliance import package
+    from appliance.signature import TRUSTED_KEYS, load_trusted_keys
+    from compression.segmentation import recipe as segmentation_recipe
+
+    before, made = package.read(package_path, load_trusted_keys((TRUSTED_KEYS,))), task(recipe_path)
+    if made != before.manifest.task:
+        raise RecipeError(
+            f"{package_path} is of a {before.manifest.task} and {recipe_path} of a {made}; give the package's own "
+            "recipe"
+        )
+    return segmentation_recipe.read(recipe_path) if made == "segmentation" else read(recipe_path), before
 
 
 @click.command()

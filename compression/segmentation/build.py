@@ -10,10 +10,10 @@ from compression import augment as image_augment
 from compression import (
     augment_policy,
     columns,
-    data,
     diagnosis,
     external,
     inference,
+    levels,
     masks,
     page,
     roc,
@@ -59,7 +59,7 @@ LIBRARIES = (
     "scikit-learn",
 )  # fmt: skip
 STAGES = (
-    Stage("data", cases, 1, (data, preprocess, sources, masks)),
+    Stage("data", cases, 1, (levels, preprocess, sources, masks)),
     Stage("train", train, 62, (unet, augment, image_augment, augment_policy, transforms, overlap, *LOOP)),
     Stage("prune", prune, 27),
     Stage("choose", choose, 0.1),

@@ -28,7 +28,7 @@ def write_card(build: Build, manifest: Manifest, measured: dict[str, Any]) -> st
         f"{measured['distance_unit']}; where one of the masks has none of a segment, there is none, and the case is in "
         "no mean of distances. Volume errors are over the cases that have the segment.",
     ]
-    shipped = {evaluate.name_of_shipped(build, name) for name in manifest.targets}
+    shipped = {evaluate.row_of(name, target.producer) for name, target in manifest.targets.items()}
     for name, title in report.titles(build).items():
         if name in measured["sets"]:
             lines += _set_lines(title, measured["sets"][name], measured["distance_unit"], shipped)
@@ -45,7 +45,7 @@ def write_card(build: Build, manifest: Manifest, measured: dict[str, Any]) -> st
         "|---|---|---|---|---|",
         *(
             f"| {name} | {target.precision} | {target.producer} | {target.why} "
-            f"| {evaluate.name_of_shipped(build, name)} |"
+            f"| {evaluate.row_of(name, target.producer)} |"
             for name, target in manifest.targets.items()
         ),
         "",

@@ -15,7 +15,7 @@ from nibabel.affines import voxel_sizes
 from sklearn.model_selection import StratifiedGroupKFold
 
 from appliance.preprocess import MOVING, Step, preprocess
-from compression import cache, data, masks, sources, tables
+from compression import cache, levels, masks, sources, tables
 from compression.content import content_version
 from compression.recipe import RecipeError
 
@@ -27,7 +27,7 @@ SECTIONS = ("data", "input")
 SPLIT_NOT_USED = "the list's split is not used: folds are dealt by patient"
 _MADE_BY = (
     Path(__file__),
-    *(Path(str(each.__file__)) for each in (data, masks, sources)),
+    *(Path(str(each.__file__)) for each in (levels, masks, sources)),
     Path(inspect.getfile(preprocess)),
 )
 
@@ -72,7 +72,7 @@ class Prepared:
     Attributes
     ----------
     pixels
-        ``(cases, ...)``: uint8 of images, float32 of volumes.
+        float32 ``(cases, ...)``: of images as `compression.levels` has them, of volumes as the steps leave them.
     labels
         uint8 ``(cases, ...)``.
     """
@@ -127,7 +127,7 @@ def _prepared(build: Build, cases: Sequence[Case]) -> dict[str, np.ndarray]:
     path = build.work / "cache" / f"{folder.name}-{'x'.join(str(each) for each in recipe.input.shape)}.h5"
     made_by = [*recipe.input.early(), Step("masks", {"segments": segments})]
     if len(recipe.input.shape) == 2:
-        made_by.append(Step("eight_bits", {"stretched": recipe.input.stretched()}))
+        made_by.append(Step("levels", {"stretched": recipe.input.stretched()}))
     wanted = cache.key(folder, made_by, _MADE_BY)
     return cache.load(path, wanted, len(cases), make)
 
@@ -170,10 +170,12 @@ def of_training(recipe: DataRecipe, data_root: Path) -> list[Case]:
 
 
 def listed(folder: Path, even: str | None = None) -> list[Case]:
-    """The cases of a data set, not yet dealt; raises `RecipeError` where it is none."""
+    """The cases of a data set without exact duplicates, not yet dealt; raises `RecipeError` where it has none."""
     manifest = folder / "manifest.csv"
     if manifest.is_file():
-        rows = tables.read(manifest, ("file", "mask", "patient_id", *([even] if even else [])))
+        read = tables.read(manifest, ("file", "mask", "patient_id", *([even] if even else [])))
+        if not (rows := [row for row in read if not tables.left_out(row)]):
+            raise RecipeError(f"{manifest}: exact_duplicate_of leaves out every case; name the first of each in it")
         return [Case(row["file"], row["mask"], row["patient_id"], -1, row[even] if even else "") for row in rows]
     images = sorted((folder / "images").glob("*.nii*"))
     if not images:
@@ -244,13 +246,10 @@ def _axial(array: np.ndarray) -> np.ndarray:
 
 
 def prepare(source: Source, recipe: InputRecipe) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and labels of a case after the steps before augmentation, as `Prepared` has them.
-
-    Levels of an image are brought to 8 bits as `compression.data.eight_bits` does.
-    """
+    """Pixels and labels of a case after the steps before augmentation, as `Prepared` has them."""
     steps = recipe.early()
     if source.pixels.ndim == 2:
-        pixels = data.eight_bits(source.pixels, steps, recipe.stretched())
+        pixels = levels.spread(source.pixels, steps, recipe.stretched())
     else:
         pixels = preprocess(source.pixels, steps, source.spacing)[0, 0]
     return pixels, moved(source.labels, steps, source.spacing)

@@ -14,9 +14,9 @@ import numpy as np
 from scipy.ndimage import binary_erosion
 from tqdm import tqdm
 
-from compression import augment_policy
+from compression import augment_policy, levels
 from compression.contact_sheet import STYLE, figure
-from compression.page import table
+from compression.page import document, table
 from compression.recipe import RecipeError
 from compression.segmentation import augment, cases
 from compression.segmentation.recipe import SegmentationRecipe
@@ -108,9 +108,8 @@ def write(sheet: Sheet, path: Path) -> Path:
             ],
         ),
     ]
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(sheet.title)}</title>'
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{head}<style>{STYLE}</style>" + "\n".join(parts) + "</html>\n")
+    path.write_text(document(sheet.title, STYLE, parts))
     return path
 
 
@@ -124,9 +123,8 @@ def _outlined(pixels: np.ndarray, labels: np.ndarray, colors: list[tuple[int, in
     """One slice in gray with the inner edge of each segment in its color."""
     if pixels.ndim == 3:
         most = int((labels > 0).sum(axis=(1, 2)).argmax())
-        pixels, labels = pixels[most], labels[most]
-    gray = pixels if pixels.dtype == np.uint8 else np.clip(pixels * 255.0 + 0.5, 0, 255).astype(np.uint8)
-    picture = np.stack([gray] * 3, axis=-1)
+        pixels, labels = pixels[most] * 255.0, labels[most]
+    picture = np.stack([levels.rounded(pixels)] * 3, axis=-1)
     for number, color in enumerate(colors, start=1):
         inside = labels == number
         picture[inside & ~binary_erosion(inside)] = color

@@ -22,6 +22,7 @@ from appliance.preprocess import preprocess, restore
 from appliance.probability import softmax
 from compression import columns, external, roc, tables
 from compression.inference import LOGITS, Network
+from compression.quantize import FLOAT
 from compression.segmentation import cases, export, gate, measures, overlap, train
 from compression.segmentation.cases import Case, Source
 from compression.segmentation.gaps import gaps
@@ -65,7 +66,7 @@ def run(build: Build) -> str:
     report = {
         "networks": _costs(build, contenders),
         "sets": sets,
-        "drop": {name: drop(sets["test"], sets[name]) for name in external.sets(build)},
+        "drop": drops(build, sets),
         "distance_unit": "pixels" if len(recipe.input.shape) == 2 else "mm",
         "subgroup_margin": recipe.evaluate.subgroup_margin,
     }
@@ -89,6 +90,11 @@ def load(build: Build) -> dict[str, Any]:
     """
     report: dict[str, Any] = json.loads((build.folder("evaluate") / "report.json").read_text())
     return report
+
+
+def drops(build: Build, sets: dict[str, Any]) -> dict[str, dict[str, list[float | None]]]:
+    """External set -> `drop` from the test to there."""
+    return {name: drop(sets["test"], sets[name]) for name in external.sets(build)}
 
 
 def drop(test: dict[str, Any], other: dict[str, Any]) -> dict[str, list[float | None]]:
@@ -124,10 +130,9 @@ def _contenders(build: Build) -> dict[str, Contender]:
     return contenders
 
 
-def name_of_shipped(build: Build, target: str) -> str:
-    """The row of the report that is a target's shipped network."""
-    choice = gate.load(build)[target]
-    return f"{target} int8" if choice.shipped.producer == choice.int8.producer else PRUNED
+def row_of(target: str, producer: str) -> str:
+    """The row of the report that is a target's shipped network, by what made that."""
+    return PRUNED if producer == FLOAT else f"{target} int8"
 
 
 def _average(build: Build, prepared: cases.Prepared, chosen: np.ndarray) -> np.ndarray:

@@ -56,18 +56,12 @@ class Choice(msgspec.Struct, frozen=True):
 def run(build: Build) -> str:
     folds = [_Fold(build, fold) for fold in train.folds(build)]
     choices = [_choose(build, target, folds) for target in build.recipe.quantize.targets]
-    (build.folder("gate") / "choices.json").write_bytes(msgspec.json.encode(choices))
-    return "; ".join(
-        f"{choice.target}: {choice.shipped.producer}, {choice.shipped.milliseconds:.2f} ms, "
-        f"{choice.shipped.bytes / 1e6:.2f} MB"
-        for choice in choices
-    )
+    return shipping.save(build, choices)
 
 
 def load(build: Build) -> dict[str, Choice]:
     """Target -> what ships."""
-    found = msgspec.json.decode((build.folder("gate") / "choices.json").read_bytes(), type=list[Choice])
-    return {choice.target: choice for choice in found}
+    return shipping.load(build, Choice)
 
 
 def artifact(build: Build, target: str) -> Path:

@@ -34,8 +34,9 @@ def path(build: Build) -> Path:
 def run(build: Build) -> str:
     recipe = build.recipe.golden
     found, prepared = cases.load(build)
-    training = prepared.pixels[cases.split(build, found, 0)["train"]][:_MOST_CASES]
-    generated = _draw(training.astype(np.float32), build)
+    # A marker on a deep image may lie far beyond white.
+    training = np.clip(prepared.pixels[cases.split(build, found, 0)["train"][:_MOST_CASES]], 0, 255)
+    generated = _draw(training, build)
     nearest, usual = _likeness(generated, training)
     generated = generated[nearest <= usual]
     if len(generated) < recipe.count:

@@ -68,7 +68,6 @@ def run(build: Build) -> str:
 def _target(build: Build, choice: gate.Choice, report: dict[str, Any]) -> Target:
     """One network with what was measured of it."""
     verdict, name = choice.shipped, choice.target
-    row = evaluate.name_of_shipped(build, name)
     return Target(
         artifact=f"artifacts/{name}{gate.artifact(build, name).suffix}",
         precision="float32" if verdict.producer == FLOAT else "int8",
@@ -83,10 +82,18 @@ def _target(build: Build, choice: gate.Choice, report: dict[str, Any]) -> Target
             # Times differ from run to run; the same inputs make the same package. The report has them.
             "gate": [{key: value for key, value in each.items() if key != "milliseconds"}
                      for each in summary(choice.tried, choice.shipped)],
-            "sets": {key: {"cases": found["cases"], "figures": measured(found["networks"][row])}
-                     for key, found in report["sets"].items()},
+            "sets": of_sets(report, name, verdict.producer),
         },
     )  # fmt: skip
+
+
+def of_sets(report: dict[str, Any], target: str, producer: str) -> dict[str, Any]:
+    """What the report's sets say of the network that ships for a target, for the manifest."""
+    row = evaluate.row_of(target, producer)
+    return {
+        key: {"cases": found["cases"], "figures": measured(found["networks"][row])}
+        for key, found in report["sets"].items()
+    }
 
 
 def measured(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from compression import (
     gray_steps,
     imported,
     inventory,
+    levels,
     masks,
     problems,
     sources,
@@ -39,7 +40,7 @@ _CHECKED = "checked"
 # What shapes what the check of the cases finds.
 SOURCES = (
     check_cases, balance, cases, check_pairs, clipping, content, data, duplicates, gray_steps, grays, imported,
-    inventory, masks, preprocess, problems, sources, splits, tables, unet,
+    inventory, levels, masks, preprocess, problems, sources, splits, tables, unet,
 )  # fmt: skip
 
 
@@ -53,7 +54,10 @@ def check(build: Build) -> None:
     """
     recipe = build.recipe
     augment.compose(recipe.augment, recipe.augment_policy, len(recipe.input.shape), seed=0)
-    cases.dealt(cases.of_training(recipe.data, build.data_root), recipe.data.folds, recipe.data.seed)
+    training = cases.of_training(recipe.data, build.data_root)
+    cases.dealt(training, recipe.data.folds, recipe.data.seed)
+    listed = [training, *(cases.listed(build.data_root / name) for name in recipe.data.external)]
+    check_pairs.warn_of_patients(build, check_cases.patients((recipe.data.train, *recipe.data.external), listed))
     _check_cases(build)
 
 

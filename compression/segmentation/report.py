@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot
 
-from compression import augment_policy, diagnosis, external
-from compression.page import drawing, interval, table
-from compression.report import NAME, STYLE
+from compression import augment_policy, diagnosis, external, shipping
+from compression.gate import runtime
+from compression.page import document, drawing, interval, table
+from compression.report import NAME, STYLE, write
 from compression.report import published as published
 from compression.segmentation import choose, evaluate, gate, train
 from compression.segmentation.evaluate import MIRRORED
-from compression.shipping import summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,8 +36,12 @@ _DISTANCES = ("mean_surface_distance", "hausdorff_95")
 def run(build: Build) -> str:
     whole = {
         "package": f"{build.recipe.package.id} {build.recipe.package.version}",
+        "ships": {
+            target: shipping.told(choice.shipped.producer, choice.reason, runtime(build, target))
+            for target, choice in gate.load(build).items()
+        },
         "prune": choose.table(build),
-        "gate": {target: summary(choice.tried, choice.shipped) for target, choice in gate.load(build).items()},
+        "gate": {target: shipping.summary(choice.tried, choice.shipped) for target, choice in gate.load(build).items()},
         "diagnosis": {
             f"fold {fold}": diagnosis.sentences(
                 train.log(build, fold), build.recipe.train.epochs, train.Task.measure, train.Task.ignored
@@ -49,8 +52,7 @@ def run(build: Build) -> str:
         **evaluate.load(build),
     }
     for folder in (build.folder("report"), build.out):
-        (folder / f"{NAME}.json").write_text(json.dumps(whole, indent=1) + "\n")
-        (folder / f"{NAME}.html").write_text(_page(build, whole))
+        write(folder, whole, page(build, whole))
     return str(build.out / f"{NAME}.html")
 
 
@@ -60,8 +62,10 @@ def titles(build: Build) -> dict[str, str]:
     return {"test": test, **external.sets(build), MIRRORED: f"{test}, mirrored left and right"}
 
 
-def _page(build: Build, whole: dict[str, Any]) -> str:
-    unit, margin = whole["distance_unit"], whole["subgroup_margin"]
+def page(build: Build, whole: dict[str, Any]) -> str:
+    """The report, ``whole``, as HTML."""
+    unit, margin, ships = whole["distance_unit"], whole["subgroup_margin"], whole["ships"]
+    shipped = sorted({evaluate.row_of(target, each["producer"]) for target, each in ships.items()})
     parts = [
         f"<h1>{html.escape(whole['package'])}: from float to int8</h1>",
         f"<p>{html.escape(build.recipe.package.intended_use.statement)} Drawn on the grid of the source. Intervals are "
@@ -74,11 +78,11 @@ def _page(build: Build, whole: dict[str, Any]) -> str:
         ),
         "<h2>Side by side</h2>",
         _side_by_side(build, whole),
-        *outside(whole, sorted({evaluate.name_of_shipped(build, name) for name in gate.load(build)}), titles(build)),
+        *outside(whole, shipped, titles(build)),
         "<h2>What ships</h2>",
         table(
             ("target", "producer", "why"),
-            [(name, each.shipped.producer, each.reason) for name, each in gate.load(build).items()],
+            [(name, each["producer"], each["why"]) for name, each in ships.items()],
         ),
         "<h2>Size and speed</h2>",
         "<p>One case, one thread, medians of blocks of runs that take turns, on the machine of the build. The row "
@@ -122,9 +126,7 @@ def _page(build: Build, whole: dict[str, Any]) -> str:
         parts += _of_set(titles(build)[name], found, unit, margin)
     if build.recipe.card.external_note:
         parts.append(f"<p><strong>{html.escape(build.recipe.card.external_note)}</strong></p>")
-    title = html.escape(whole["package"])
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    return head + "\n".join(parts) + "</html>\n"
+    return document(whole["package"], STYLE, parts)
 
 
 def _side_by_side(build: Build, whole: dict[str, Any]) -> str:

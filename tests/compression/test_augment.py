@@ -230,6 +230,17 @@ def test_augmentation_is_repeatable(recipe: Recipe) -> None:
     assert np.array_equal(one, two)
 
 
+def test_levels_are_rounded_and_cut_off_where_they_are_augmented() -> None:
+    """Stages keep them as the device has them, and of deep images some lie beyond black and white."""
+    made = compose([step("NoOp")], SAFE, seed=0)(
+        image=np.array([[-40.0, 0.4, 0.6], [127.49, 254.7, 900.0]], dtype=np.float32),
+        mask=np.array([[0, 1, 2], [3, 4, 5]], dtype=np.uint8),
+    )
+    assert made["image"].dtype == np.uint8
+    assert made["image"].tolist() == [[0, 0, 1], [127, 255, 255]]
+    assert made["mask"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
 # --- what lies below a chest ----------------------------------------------------------------------------------------
 
 

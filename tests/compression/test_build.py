@@ -28,7 +28,7 @@ from appliance import package, signature
 from appliance.errors import PackageError
 from appliance.preprocess import preprocess
 from appliance.probability import calibrated, spread
-from compression import calibrate, card, evaluate, gate, pack, quick, report
+from compression import calibrate, card, evaluate, gate, pack, quick, report, report_clinical, rewriting
 from compression.build import Build
 from compression.cli import main
 from compression.inference import RUNTIMES, open_network
@@ -219,11 +219,41 @@ def test_the_card_tells_the_coverage_of_each_class() -> None:
     found = json.loads((RECIPE.parent / "report.json").read_text())
     found["sets"]["test"]["conformal_coverage"] = dict.fromkeys(TARGETS, SETS)
     found["drop"], recipe = {}, read(RECIPE)
+    found["sets"] = {name: found["sets"][name] for name in ("validation", "test")}
     given: Any = SimpleNamespace(recipe=replace(recipe, data=replace(recipe.data, external=())))
     told = card.write_card(given, package.read(package.bundled("chest-pneumonia")[0], None).manifest, found)
     assert "The build chose nothing on test or external data." in told
     assert "| coverage, absent | coverage, present |" in told
     assert told.count("| 80.0% | 94.9% |") == len(TARGETS)
+
+
+def test_card_and_report_tell_what_each_threshold_does_on_clean_validation_images(
+    built: Path, opened: package.Package
+) -> None:
+    measured = json.loads((built / "work-quick" / "report.json").read_text())
+    page = (built / "work-quick" / "report.html").read_text()
+    assert report_clinical.CLEAN in opened.card and report_clinical.CLEAN in page
+    for target in TARGETS:
+        for point in opened.manifest.targets[target].operating_points:
+            found = measured["sets"]["validation"]["operating_points"][target][point.name]
+            clean = ["{:.3f} [{:.3f}, {:.3f}]".format(*found[name]) for name in ("sensitivity", "specificity")]
+            assert f"| {point.chosen_on} | {clean[0]} | {clean[1]} |" in opened.card
+            asked = next(each for each in read(RECIPE).calibrate.operating_points if each.name == point.name)
+            row = (target, point.name, f"{point.threshold:.4f}", f"{asked.sensitivity:.1%}", *clean)
+            assert "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" in page
+
+
+def test_the_card_names_the_set_in_which_a_subgroup_does_worse() -> None:
+    found = json.loads((RECIPE.parent / "report.json").read_text())
+    found["drop"], recipe = {}, read(RECIPE)
+    for name, subgroup in (("test", "sex: F"), ("validation", "age: 65 and older")):
+        for target in TARGETS:
+            found["sets"][name]["gaps"][target] = [{"subgroup": subgroup, "figure": "auc", "alarm": True}]
+    given: Any = SimpleNamespace(recipe=replace(recipe, data=replace(recipe.data, external=())))
+    found["sets"] = {name: found["sets"][name] for name in ("validation", "test")}
+    told = card.write_card(given, package.read(package.bundled("chest-pneumonia")[0], None).manifest, found)
+    assert f"Does worse than in the rest of {recipe.card.test}, see the report: sex: F (auc)." in told
+    assert "Does worse than in the rest of Validation, see the report: age: 65 and older (auc)." in told
 
 
 def test_the_report_tells_how_well_probabilities_hold_on_images_that_they_were_not_fitted_on() -> None:
@@ -294,6 +324,26 @@ def test_thresholds_of_a_kept_gate_are_said_to_be_of_the_runtime_that_they_were_
     assert "onnxruntime 1.0.1, CPU" in (started.out / "report.html").read_text()
 
 
+def test_card_and_report_are_rewritten_of_the_report_alone(
+    built: Path, path: Path, opened: package.Package, tmp_path: Path
+) -> None:
+    recipe = read(RECIPE)
+    named = replace(recipe.package, id=opened.manifest.id, version="9.0.0")
+    seen = replace(
+        recipe, package=named, data=replace(recipe.data, external=()), card=replace(recipe.card, looked_at=("test",))
+    )
+    shutil.copy(path.parent / "report.json", tmp_path)
+    key, _ = signature.load_or_create_private_key(built / "key.pem")
+    rewriting.of_classification(Build(seen, RECIPE, Path(), Path(), Path(), key, tmp_path), opened)
+    (made,) = tmp_path.glob("*-9.0.0.scanside")
+    after = package.read(made, signature.load_trusted_keys((built / "trusted",)))
+    assert after.manifest.targets == opened.manifest.targets
+    for text in (after.card, (tmp_path / "report.html").read_text()):
+        assert "figures on the test are not blind" in text
+    for target in TARGETS:
+        assert opened.manifest.targets[target].why in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.slow  # a whole build more
 def test_two_builds_from_the_same_inputs_give_the_same_package(built: Path, path: Path, tmp_path: Path) -> None:
     write_data_set(tmp_path / "data" / "chest-kermany", patients=120)
@@ -358,7 +408,7 @@ def test_other_hospitals_stand_beside_the_test_set_and_who_fares_worse_there_is_
     assert "too few patients to tell" in page
     assert re.search("cpu, lost from .* to chest-far: auc", card) and re.search("cpu, lost from .* to chest-near", card)
     assert "### chest-near: " in card and "### chest-far, view: AP: " in card
-    assert "sex: F (auc)" in card
+    assert re.search(r"Does worse than in the rest of chest-far, see the report: .*sex: F \(auc\)", card)
 
 
 @pytest.mark.filterwarnings("default")  # of NNCF and torch

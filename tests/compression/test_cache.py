@@ -19,7 +19,8 @@ from appliance.preprocess import Step, preprocess, resize
 from compression import cache, splits
 from compression.cache import Cache, CacheDamagedError
 from compression.content import content_version
-from compression.data import decode, eight_bits, read_manifest
+from compression.data import decode, decode_to, read_manifest
+from compression.levels import rounded, spread
 from compression.problems import DataError
 from compression.recipe import InputRecipe
 from tests.compression.test_recipe_and_data import write_data_set
@@ -254,14 +255,21 @@ def before(path: Path, rows: int, columns: int) -> np.ndarray:
 def test_pictures_of_8_bits_give_exactly_the_pixels_as_before(mode: str, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     PillowImage.fromarray(chest_pixels(90, 70, 8, 1)).convert(mode).save(path)
-    np.testing.assert_array_equal(eight_bits(decode(path), size(32, 32)), before(path, 32, 32))
-    np.testing.assert_array_equal(eight_bits(decode(path), size(90, 70)), before(path, 90, 70))
+    np.testing.assert_array_equal(rounded(spread(decode(path), size(32, 32))), before(path, 32, 32))
+    np.testing.assert_array_equal(spread(decode(path), size(90, 70)), before(path, 90, 70))
+
+
+def test_a_picture_of_the_network_s_size_gives_bit_for_bit_the_input_as_before(tmp_path: Path) -> None:
+    recipe, path = InputRecipe(90, 70, percentile_low=2.0, percentile_high=98.0, mean=0.5, std=0.25), tmp_path / "a.png"
+    PillowImage.fromarray(chest_pixels(90, 70, 8, 1)).save(path)
+    given = preprocess(decode_to(path, recipe), recipe.steps())
+    assert given.tobytes() == preprocess(before(path, 90, 70), recipe.steps()).tobytes()
 
 
 @pytest.mark.skipif(not KERMANY.is_dir(), reason="not there: shared/data/chest-kermany")
 def test_the_radiographs_of_the_model_give_exactly_the_pixels_as_before() -> None:
     for path in sorted(KERMANY.glob("*/*/*.jpeg"))[::50]:
-        np.testing.assert_array_equal(eight_bits(decode(path), size(224, 224)), before(path, 224, 224))
+        np.testing.assert_array_equal(rounded(spread(decode(path), size(224, 224))), before(path, 224, 224))
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
@@ -271,15 +279,15 @@ def test_deeper_pictures_keep_their_levels(bits: int, suffix: str, tmp_path: Pat
     deep = deep.astype(np.uint16)
     PillowImage.fromarray(deep).save(path)
     np.testing.assert_array_equal(decode(path), deep)
-    seen = eight_bits(decode(path), size(96, 64)).astype(float)
+    seen = spread(decode(path), size(96, 64))
     low, high = int(deep.min()), int(deep.max())
-    np.testing.assert_allclose(seen, (deep - float(low)) * 255 / (high - low), atol=0.5)
+    np.testing.assert_allclose(seen, (deep - float(low)) * 255 / (high - low), atol=1e-3)
     assert (before(path, 96, 64) == 255).mean() > 0.9  # what the trap was: all levels cut off at 255
 
 
 @pytest.mark.parametrize("outlier", ["a hot pixel", "a marker", "a frame"])
 def test_what_lies_far_from_a_deep_picture_leaves_it_its_levels(outlier: str) -> None:
-    """The network's steps make the same of it, but for rounding, as of the picture itself."""
+    """The network's steps make the same of it as of the picture itself; but for rounding where it is augmented."""
     recipe = InputRecipe(96, 64, percentile_low=2.0, percentile_high=98.0, mean=0.0, std=1.0)
     deep = np.linspace(1000, 5095, 96 * 64).astype(np.uint16).reshape(96, 64)
     if outlier == "a frame":
@@ -287,10 +295,10 @@ def test_what_lies_far_from_a_deep_picture_leaves_it_its_levels(outlier: str) ->
     else:
         side = 1 if outlier == "a hot pixel" else 7
         deep[:side, :side] = 65_535
-    seen = eight_bits(deep, recipe.geometry(), recipe.stretched())
-    difference = preprocess(seen, recipe.steps()) - preprocess(deep, recipe.steps())
-    assert np.abs(difference).max() <= 1.25 / 255
+    seen, given = spread(deep, recipe.geometry(), recipe.stretched()), preprocess(deep, recipe.steps())
+    for bound, learned_from in ((0.001, seen), (1.25, rounded(seen))):
+        assert np.abs(preprocess(learned_from, recipe.steps()) - given).max() <= bound / 255
 
 
 def test_a_flat_deep_picture_is_black_and_no_error() -> None:
-    assert not eight_bits(np.full((8, 8), 3000, dtype=np.uint16), size(4, 4)).any()
+    assert not spread(np.full((8, 8), 3000, dtype=np.uint16), size(4, 4)).any()

@@ -155,6 +155,16 @@ def test_an_external_image_that_training_has_seen_stops(pictures: Path) -> None:
     assert problem["examples"] == ["images/3.png = images/3.png"]
 
 
+def test_a_patient_in_training_and_in_an_external_set_is_warned_of(pictures: Path) -> None:
+    what = "patients in training and external set"
+    assert what not in found(LUNGS, pictures)
+    manifest = pictures / "lungs-external" / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("lungs-external-2", "lungs-kermany-2"))
+    problem = found(LUNGS, pictures)[what]
+    assert (problem["severity"], problem["count"]) == ("warning", 1)
+    assert problem["examples"] == ["lungs-kermany-2"]
+
+
 def test_a_brightened_copy_is_found_within_a_set_and_in_another(pictures: Path) -> None:
     what = "near duplicates between data sets", "near duplicates of two patients", "near duplicates of one patient"
     for seed, path in enumerate(sorted(pictures.glob("*/images/*.png"))):  # the fixture's are all alike

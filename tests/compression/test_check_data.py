@@ -301,6 +301,30 @@ def test_a_training_picture_in_the_external_set_stops_both(data_set: DataSet) ->
     assert "the same picture in two splits (80): chest-kermany/images/" in built.output
 
 
+def test_a_patient_in_training_and_in_an_external_set_is_warned_of_by_both(data_set: DataSet) -> None:
+    """Not the training set's own test: nothing was learned from it."""
+    elsewhere = DataSet(data_set.root / "elsewhere", patients=40)
+    for row in elsewhere.rows:
+        row["patient_id"] = f"elsewhere {row['patient_id']}"
+    learned, tested = (data_set.rows[data_set.of("NORMAL", split)[0]]["patient_id"] for split in ("train", "test"))
+    elsewhere.rows[0]["patient_id"], elsewhere.rows[2]["patient_id"] = learned, tested
+    elsewhere.write()
+    for path in elsewhere.folder.glob("images/*"):  # other pictures
+        with PillowImage.open(path) as image:
+            turned = image.transpose(PillowImage.Transpose.ROTATE_180)
+        turned.save(path)
+    shutil.move(elsewhere.folder, data_set.root / "data" / "elsewhere")
+    data_set.replaced = {'train = "chest-kermany" ': 'external = ["elsewhere"]\ntrain = "chest-kermany" '}
+    found = problem(data_set.report(), "patients in training and external set")
+    assert (found["severity"], found["data_set"]) == ("warning", "chest-kermany and elsewhere")
+    assert (found["count"], found["examples"]) == (1, [learned])
+    built = data_set.build()
+    assert built.exit_code == 0, built.output
+    assert (
+        f"warning: chest-kermany and elsewhere: patients in training and external set: 1 ({learned}): " in built.output
+    )
+
+
 def test_flipped_labels_stand_at_the_top_of_the_ranking(tmp_path: Path) -> None:
     data_set = DataSet(tmp_path, patients=80)
     flipped = [*data_set.of("NORMAL", "train")[:4], *data_set.of("PNEUMONIA", "train")[-4:]]
@@ -350,9 +374,10 @@ def test_a_column_with_gaps_is_judged_and_so_is_whether_a_value_is_given(data_se
     train = [row for row in data_set.rows if row["split"] == "train"]
     known = [row for row in train if row["age"]]
     positive = np.array([row["label"] == "PNEUMONIA" for row in known])
-    assert listed["age"]["auc"] == pytest.approx(
-        confounders.auc(np.array([float(row["age"]) for row in known]), positive)[0], abs=1e-4
-    )
+    ages, patients = np.array([float(row["age"]) for row in known]), np.array([row["patient_id"] for row in known])
+    of_age = listed["age"]
+    area = confounders.auc(ages, positive, patients)
+    assert (of_age["auc"], of_age["low"], of_age["high"]) == pytest.approx(area, abs=1e-4)
     assert listed["age"]["known"] == pytest.approx(len(known) / len(train), abs=1e-4)
     assert listed["age"]["flagged"]
     assert listed["age is given"]["auc"] > 0.7
@@ -563,16 +588,26 @@ def test_labels_are_judged_on_a_networks_embedding_where_its_weights_are_given(t
 
 def test_an_area_under_the_curve_counts_pairs() -> None:
     values, positive = np.array([1.0, 2.0, 2.0, 3.0]), np.array([False, False, True, True])
-    area, low, high = confounders.auc(values, positive)
+    area, low, high = confounders.auc(values, positive, np.arange(4))
     assert area == pytest.approx(3.5 / 4)
     assert 0 <= low < area < high <= 1
+
+
+def test_more_images_of_the_same_patients_are_no_more_evidence() -> None:
+    chance = np.random.default_rng(0)
+    positive = np.arange(60) < 30
+    values = chance.normal(size=60) + 0.5 * positive
+    statistics, patients = {"dose": np.tile(values, 5)}, np.tile(np.arange(60), 5)
+    (once,) = confounders.rank({"dose": values}, positive, np.arange(60), "stored")
+    (five_times,) = confounders.rank(statistics, np.tile(positive, 5), patients, "stored")
+    assert (five_times.auc, five_times.low, five_times.high) == (once.auc, once.low, once.high)
 
 
 def test_numbers_that_one_class_alone_has_are_told_by_their_gaps() -> None:
     positive = np.arange(60) < 20
     rows = [{"severity": str(number % 4) if ill else "", "dose": "nan" if ill else "inf", "none": ""}
             for number, ill in enumerate(positive)]  # fmt: skip
-    judged, unjudged = confounders.columns(rows, positive)
+    judged, unjudged = confounders.columns(rows, positive, np.arange(60))
     assert [(each.name, each.auc, each.flagged) for each in judged] == [("severity is given", 1.0, True)]
     assert unjudged["severity"] == "given for images of one class only"
     assert "every image" in unjudged["dose"]  # words, of which no number is made
@@ -583,7 +618,7 @@ def test_the_leaks_of_the_kermany_set_are_found() -> None:
     """Sharpness and black level tell the label, as SOURCES.md says; and no two people are near duplicates."""
     taken = _some(SHARED / "chest-kermany", 600)
     positive = taken.column("label") == "PNEUMONIA"
-    found = {each.name: each for each in confounders.rank(taken.stored, positive, "stored")}
+    found = {each.name: each for each in confounders.rank(taken.stored, positive, taken.column("patient_id"), "stored")}
     for name in ("sharpness", "black share"):
         assert found[name].flagged
         assert found[name].auc < 0.35
@@ -596,7 +631,8 @@ def test_the_leaks_of_the_kermany_set_are_found() -> None:
 @pytest.mark.skipif(not (SHARED / "lungs-kermany").is_dir(), reason="needs ../shared/data/lungs-kermany")
 def test_the_original_size_of_kermany_images_is_found_to_tell_the_label() -> None:
     taken = _some(SHARED / "lungs-kermany", 400)
-    found = confounders.rank(taken.stored, taken.column("label") == "PNEUMONIA", "stored")
+    positive = taken.column("label") == "PNEUMONIA"
+    found = confounders.rank(taken.stored, positive, taken.column("patient_id"), "stored")
     flagged = {each.name: each for each in found if each.flagged}
     assert {"width", "height"} <= set(flagged)
     assert flagged["width"].negative > flagged["width"].positive

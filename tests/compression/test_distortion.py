@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 from PIL import Image as PillowImage
 
-from appliance.preprocess import percentile_stretch
+from appliance.preprocess import percentile_stretch, window
 from compression import check_data, check_text, clipping, contact_sheet, distortion
 from compression.problems import Problem
 from compression.recipe import RecipeError, read
@@ -83,7 +83,7 @@ def test_clipped_shares_of_a_stretch_and_of_a_window() -> None:
     lower, upper = clipping.ends(percentile_stretch(ramp, low=1.0, high=99.0))
     assert lower == pytest.approx(0.01, abs=0.002)
     assert upper == pytest.approx(0.01, abs=0.002)
-    assert clipping.ends(clipping.window(ramp, center=500, width=500)) == pytest.approx((0.25, 0.25), abs=0.002)
+    assert clipping.ends(window(ramp, center=500, width=500)) == pytest.approx((0.25, 0.25), abs=0.002)
 
 
 def test_an_image_that_is_clipped_far_more_than_the_others_is_named() -> None:
