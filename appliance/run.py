@@ -69,6 +69,7 @@ class Appliance:
         self._syslog = AuditSyslog(config, config.audit.syslog) if config.audit.syslog is not None else None
         self._page_files = PageFiles(config, makes=True) if config.web.enabled and config.web.over_tls else None
         self._worker = Child("worker", "appliance.worker", config)
+        self._dead_workers: list[int] = []
         self._shadow = Shadow(config) if config.shadow.enabled else None
         self._web: Child | None = None
         self._page_url, self._page_answers = "", False
@@ -246,9 +247,12 @@ class Appliance:
     def _watch_worker(self) -> None:
         dead = self._worker.restart_if_dead()
         if dead is not None:
-            released = self._store.release_crashed(claimant(dead))
+            self._dead_workers.append(dead)
+        while self._dead_workers:  # each stays until its crash is counted, which a full disk may put off
+            released = self._store.release_crashed(claimant(self._dead_workers[0]))
+            del self._dead_workers[0]
             log.error("the worker stopped over %d instances", released)
-        elif self._worker.pid is not None and self._store.overdue(claimant(self._worker.pid)):
+        if self._worker.pid is not None and self._store.overdue(claimant(self._worker.pid)):
             log.error("the worker has held an instance for longer than its lease; it is stopped")
             self._worker.kill()
 
