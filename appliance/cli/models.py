@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, reason, table
+from appliance.cli.options import JSON, acting, configured, existing_ledger, moment, operator, reason, table
 from appliance.config_file import load
 from appliance.errors import PackageError
 
@@ -83,7 +82,7 @@ def list_models(as_json: bool, config_path: Path | None, data_dir: Path | None) 
 
 
 def _installed(row: dict[str, Any]) -> str:
-    return f"{_moment(row['installed_at'])} by {row['installed_by']}" if row["installed_at"] else "comes along"
+    return f"{moment(row['installed_at'])} by {row['installed_by']}" if row["installed_at"] else "comes along"
 
 
 @models.command()
@@ -181,7 +180,7 @@ def history(model: str, as_json: bool, config_path: Path | None, data_dir: Path 
             ("when", "model", "version", "what", "by", "why"),
             (
                 (
-                    _moment(row["chosen_at"]),
+                    moment(row["chosen_at"]),
                     row["model"],
                     row["version"] or "none",
                     row["kind"],
@@ -261,7 +260,3 @@ def list_cases(as_json: bool, config_path: Path | None, data_dir: Path | None) -
 def _expected(expected: dict[str, dict[str, Any]]) -> str:
     findings = [f"{label} {word}" for label, word in expected["findings"].items()]
     return ", ".join([*findings, *(f"{label} {voxels:,} voxels" for label, voxels in expected["segments"].items())])
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")

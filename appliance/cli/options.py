@@ -6,6 +6,7 @@ import getpass
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,6 +57,11 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     widths = [min(max(len(row[column]) for row in lines), 60) for column in range(len(lines[0]))]
     for row in lines:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def moment(seconds: float) -> str:
+    """A time (seconds since 1970) as every command prints it: this device's own, so that outputs can be compared."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def print_checks(checks: Iterable[Check]) -> None:
