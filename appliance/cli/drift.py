@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from appliance.cli.options import JSON, configured, existing_ledger, moment, reason, table
+from appliance.cli.options import JSON, configured, moment, reason, table
 from appliance.config_file import load
+from appliance.database import existing_ledger
 from appliance.drift import Outcome
 
 if TYPE_CHECKING:

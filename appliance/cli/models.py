@@ -9,8 +9,9 @@ from typing import Any
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, moment, operator, reason, table
+from appliance.cli.options import JSON, acting, configured, moment, operator, reason, table
 from appliance.config_file import load
+from appliance.database import existing_ledger
 from appliance.errors import PackageError
 
 _BY = click.option("--by", help="Who says so.  [default: the user who calls]")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, moment, operator, table
+from appliance.cli.options import JSON, acting, configured, moment, operator, table
 from appliance.config_file import load
+from appliance.database import existing_ledger
 from appliance.errors import ApplianceError
 
 _ROLES = ("viewer", "clinician", "engineer", "administrator")

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, moment, table
+from appliance.cli.options import JSON, acting, configured, moment, table
 from appliance.config_file import load
+from appliance.database import existing_ledger
 
 _NUMBERS = click.argument("numbers", nargs=-1, required=True, type=click.IntRange(1, 2**63 - 1))
 

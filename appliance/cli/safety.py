@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, moment, operator, reason, table
+from appliance.cli.options import JSON, acting, configured, moment, operator, reason, table
 from appliance.config import Config
 from appliance.config_file import load
+from appliance.database import existing_ledger
 
 if TYPE_CHECKING:
     from appliance.safe_mode import SafeMode

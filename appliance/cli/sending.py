@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from appliance.cli.options import JSON, configured, print_checks
+from appliance.cli.options import JSON, configured, files_of, print_checks
 from appliance.config import Priority
 from appliance.config_file import load
 from appliance.errors import ApplianceError
@@ -108,9 +108,11 @@ def send(
     )
     aborts: list[None] = []
     begin, count, taken = time.monotonic(), 0, 0
-    for sent in send_files(
-        paths, to, calling_ae_title, pairs, associations, priority, examined, manner, lambda: aborts.append(None)
-    ):
+    outcomes = send_files(
+        files_of(paths), to, calling_ae_title, pairs, associations, priority, examined, manner,
+        lambda: aborts.append(None),
+    )  # fmt: skip
+    for sent in outcomes:
         count, taken = count + 1, taken + sent.ok
         if as_json:
             answer = {"file": str(sent.path), **vars(sent)}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.options import JSON, configured, existing_ledger, moment, print_checks, table
+from appliance.cli.options import JSON, configured, moment, print_checks, table
 from appliance.config_file import load
+from appliance.database import existing_ledger
 
 _WAITS = {"to_commit": "not committed yet", "waiting": "waiting", "undelivered": "UNDELIVERED"}
 

@@ -67,7 +67,9 @@ def test_each_file_has_its_answer(tmp_path: Path) -> None:
     picture(tmp_path / "in" / "b.png")
     (tmp_path / "in" / "c.txt").write_text("no image")
     with storescp(tmp_path / "out") as port:
-        answers = list(send_files([tmp_path / "in"], Destination("PEER", "127.0.0.1", port), "TEST", {}, 2))
+        answers = list(
+            send_files(sorted((tmp_path / "in").iterdir()), Destination("PEER", "127.0.0.1", port), "TEST", {}, 2)
+        )
     assert {answer.path.name: answer.ok for answer in answers} == {"a.dcm": True, "b.png": True, "c.txt": False}
     assert "it does not begin as one does" in next(answer.error for answer in answers if not answer.ok)
     assert len(list((tmp_path / "out").iterdir())) == 2
