@@ -17,12 +17,12 @@ from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
 from appliance.errors import ImageError, QuarantineError
 
+PREFIX_END = 132  # 128 bytes of preamble and "DICM" (PS3.10 section 7.1)
 MAX_ELEMENTS = 50_000  # a radiograph has about 100; pydicom takes 50 microseconds for an item
 MAX_META_ELEMENTS = 1000  # of file meta information, which has about 10
 MAX_DEPTH = 32  # of sequences in sequences; real objects have 10
 MAX_INFLATED_BYTES = 1 << 28  # of a deflated data set; `decode.MAX_PIXELS` of 16 bits are 100 MB
 
-_PREFIX_END = 132  # 128 bytes of preamble and "DICM" (PS3.10 section 7.1)
 _TRANSFER_SYNTAX_UID = (0x0002, 0x0010)
 _DEFLATED, _BIG_ENDIAN = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.2"
 _ITEM, _ITEM_END, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
@@ -56,7 +56,7 @@ def data_set_start(file: BinaryIO, most: int = MAX_META_ELEMENTS) -> tuple[int, 
     there are more than ``most``.
     """
     file.seek(0)
-    start = _PREFIX_END if file.read(_PREFIX_END)[128:] == b"DICM" else 0
+    start = PREFIX_END if file.read(PREFIX_END)[128:] == b"DICM" else 0
     syntax = b""
     for _ in range(most):
         file.seek(start)

@@ -110,7 +110,7 @@ class Retention(_Table, frozen=True):
     images_days: Annotated[float, Meta(ge=0)] = 0.0
     results_days: Annotated[float, Meta(ge=0)] = 0.0
     disk_percent: Annotated[float, Meta(ge=0, le=99)] = 0.0
-    at: Annotated[str, Meta(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")] = "02:00"
+    at: Clock = "02:00"
 
 
 class Sandbox(_Table, frozen=True):

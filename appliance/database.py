@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from appliance.errors import DiskFullError, SpoolError
+from appliance.config import Config
+from appliance.errors import ApplianceError, DiskFullError, SpoolError
 
 _SCHEMA = Path(__file__).with_name("schema.sql")
 # In their order: each brings a ledger to the next version, the first one a ledger of version 1. The schema is what the
@@ -21,6 +22,16 @@ _MIGRATIONS = tuple(
         "schema_1_to_2.sql", "schema_2_to_3.sql", "schema_3_to_4.sql", "schema_4_to_5.sql", "schema_5_to_6.sql",
     )
 )  # fmt: skip
+
+
+def existing_ledger(config: Config) -> Path:
+    """Its file; raises `ApplianceError` where no appliance has run on that folder."""
+    if not config.ledger_path.exists():
+        raise ApplianceError(
+            f"there is no ledger in {config.data}",
+            hint="start the appliance there first, or name its folder with --data",
+        )
+    return config.ledger_path
 
 
 class Database:

@@ -28,7 +28,6 @@ from appliance.store import Arrival
 
 _INSTANCE_UID = b"\x02\x00\x03\x00UI"  # Media Storage SOP Instance UID
 _GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
-_PREFIX_END = 132  # 128 bytes of preamble and "DICM"
 _LARGEST = 64 * 1024  # of a head
 _MOST = 256
 _CHUNK = 1 << 20
@@ -109,8 +108,8 @@ def read(path: Path) -> Arrival | None:
     with path.open("rb") as file:
         try:
             start = _stated_start(file)
-            file.seek(_PREFIX_END)
-            meta = read_dataset(io.BytesIO(file.read(min(start, _LARGEST) - _PREFIX_END)), False, True)
+            file.seek(budget.PREFIX_END)
+            meta = read_dataset(io.BytesIO(file.read(min(start, _LARGEST) - budget.PREFIX_END)), False, True)
             private = bytes(meta.PrivateInformation)
             expected, received_at = _FIXED.unpack_from(private)
             facts = msgspec.json.decode(private[_FIXED.size :], type=_Facts)
@@ -150,7 +149,7 @@ def _stated_start(file: BinaryIO) -> int:
     In the heads that are made here it is right, whereas a data set that came by C-STORE may begin with elements of
     group 2, too, against PS3.7 section 6.3: the heads don't end where these end.
     """
-    file.seek(_PREFIX_END)
+    file.seek(budget.PREFIX_END)
     element = file.read(len(_GROUP_LENGTH) + 4)
     if len(element) < len(_GROUP_LENGTH) + 4 or not element.startswith(_GROUP_LENGTH):
         return 0

@@ -34,8 +34,8 @@ def override(config: Config, backend: str | None, package: Path | None) -> Confi
     return config
 
 
-def infer_files(config: Config, paths: Sequence[Path], out: Path | None) -> Iterator[dict[str, Any]]:
-    """One answer per file, folders searched to the bottom, in order of the names; one per series that is a volume.
+def infer_files(config: Config, files: Sequence[Path], out: Path | None) -> Iterator[dict[str, Any]]:
+    """One answer per file, in their order; one per series that is a volume.
 
     Raises
     ------
@@ -47,11 +47,6 @@ def infer_files(config: Config, paths: Sequence[Path], out: Path | None) -> Iter
     else:
         key = Ed25519PrivateKey.generate()
     opened = Pipeline.open(config, try_out(config), writer.derived_uid(signature.key_id(key.public_key())))
-    files = [
-        file
-        for path in paths
-        for file in (sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path])
-    ]
     sandbox = Sandbox(config.sandbox)
     with click.progressbar(length=len(files), label="reading", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
         for group in _grouped(opened, sandbox, files):

@@ -103,16 +103,8 @@ class Overview(Database):
 
     def counts(self) -> dict[str, int]:
         """Instances by state, every state named."""
-        found = self._tally()
+        found = {row["name"]: row["n"] for row in self._rows("SELECT name, n FROM tally")}
         return {state: found[state] for state in STATES}
-
-    def _tally(self) -> dict[str, int]:
-        return {row["name"]: row["n"] for row in self._rows("SELECT name, n FROM tally")}
-
-    def worklist_length(self) -> int:
-        """How many rows the worklist has, where a series is one."""
-        found = self._tally()
-        return found["total"] - found["followers"]
 
     def instance(self, instance_id: int) -> dict[str, Any] | None:
         """One row of the ledger with its result's columns (JSON decoded; None where there is no result).

@@ -20,7 +20,6 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEnd
 from appliance import budget
 
 HEAD_BYTES = 64 * 1024  # so far the UIDs must have come; more would let a hostile file cost seconds
-_PREFIX_END = 132  # 128 bytes of preamble and "DICM"
 _LONGEST_UID = 64  # characters (PS3.5 section 9.1), an even number, so that no padding comes to it
 _STUDY_INSTANCE_UID = 0x0020000D
 _KEYWORDS = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"]
@@ -57,13 +56,13 @@ def identify(head: bytes) -> Identity:
     head = head[:HEAD_BYTES]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # hostile values make pydicom warn by the thousand
-        if head[128:_PREFIX_END] != b"DICM":
+        if head[128 : budget.PREFIX_END] != b"DICM":
             return _bare(head)
         start = 0
         try:
             # As the proof of the ledger tells it, or the two would take other bytes for the data set.
             start, _ = budget.data_set_start(io.BytesIO(head))
-            meta = read_dataset(io.BytesIO(head[_PREFIX_END:start]), False, True)
+            meta = read_dataset(io.BytesIO(head[budget.PREFIX_END : start]), False, True)
             syntax = UID(_uid(meta, "TransferSyntaxUID") or ImplicitVRLittleEndian)  # the default (PS3.5 section 10.1)
         except Exception:  # noqa: BLE001  pydicom raises whatever a broken head provokes
             return Identity(True, start)

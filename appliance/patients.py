@@ -12,11 +12,10 @@ from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.sop_class import ModalityWorklistInformationFind
 
-from appliance.delivery.storage_scu import Peer, Tls, associated
+from appliance.delivery.storage_scu import Peer, associated
 from appliance.errors import DeliveryError
 from appliance.writer import derived_uid
 
-_TIMEOUT_SECONDS = 30.0
 _PENDING = (0xFF00, 0xFF01)
 _ASKED = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyInstanceUID",
@@ -69,20 +68,16 @@ def by_number(count: int) -> Iterator[TestPatient]:
         )
 
 
-def from_worklist(
-    host: str, port: int, ae_title: str, calling_ae_title: str, modality: str = "", tls: Tls | None = None
-) -> list[TestPatient]:
-    """Everyone whom a worklist has scheduled, of one modality where it is given; raises `DeliveryError`."""
+def from_worklist(peer: Peer) -> list[TestPatient]:
+    """Everyone whom a worklist has scheduled; raises `DeliveryError`."""
     query = Dataset()
     for keyword in _ASKED:
         setattr(query, keyword, "")
     step = Dataset()
-    step.Modality = modality
-    step.ScheduledStationAETitle = step.ScheduledProcedureStepStartDate = ""
+    step.Modality = step.ScheduledStationAETitle = step.ScheduledProcedureStepStartDate = ""
     query.ScheduledProcedureStepSequence = [step]
     found = []
     contexts = [(ModalityWorklistInformationFind, syntax) for syntax in _SYNTAXES]
-    peer = Peer(host, port, ae_title, calling_ae_title, _TIMEOUT_SECONDS, tls)
     with associated(peer, contexts) as association:
         for status, entry in association.send_c_find(query, ModalityWorklistInformationFind):
             code = status.get("Status")

@@ -26,7 +26,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def start(module: str, config: Config, *descriptors: int) -> subprocess.Popen[bytes]:
-    """Start a child; call it from the main thread, with whose end the child is killed (prctl(2))."""
+    """Start a child; call it from the main thread, with whose end the child is killed (prctl(2)).
+
+    Raises
+    ------
+    OSError
+        There is no room for it, or it ended before it had read the configuration; nothing of it stays.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "appliance.process", module, str(os.getpid()), *map(str, descriptors)],
         stdin=subprocess.PIPE,
@@ -34,8 +40,13 @@ def start(module: str, config: Config, *descriptors: int) -> subprocess.Popen[by
         start_new_session=True,  # Ctrl-C reaches the parent alone, which stops its children in order
     )
     assert process.stdin is not None
-    with process.stdin as stdin:
-        stdin.write(msgspec.json.encode(config))
+    try:
+        with process.stdin as stdin:
+            stdin.write(msgspec.json.encode(config))
+    except OSError:
+        process.kill()
+        process.wait()
+        raise
     return process
 
 

@@ -69,6 +69,7 @@ class Appliance:
         self._syslog = AuditSyslog(config, config.audit.syslog) if config.audit.syslog is not None else None
         self._page_files = PageFiles(config, makes=True) if config.web.enabled and config.web.over_tls else None
         self._worker = Child("worker", "appliance.worker", config)
+        self._dead_workers: list[int] = []
         self._shadow = Shadow(config) if config.shadow.enabled else None
         self._web: Child | None = None
         self._page_url, self._page_answers = "", False
@@ -169,7 +170,7 @@ class Appliance:
         diagnosis_listener.tls_files(self._config)
         listener = _listen(given.host, given.port, "the listener for diagnoses", "diagnoses.port")
         self._diagnoses = Child("listener for diagnoses", "appliance.diagnosis_listener", self._config, listener)
-        self._diagnoses.start()
+        self._diagnoses.restart_if_dead()  # its files may serve only while scanners are answered already
         return int(listener.getsockname()[1])
 
     def _look_at_trail(self) -> None:
@@ -246,9 +247,12 @@ class Appliance:
     def _watch_worker(self) -> None:
         dead = self._worker.restart_if_dead()
         if dead is not None:
-            released = self._store.release_crashed(claimant(dead))
+            self._dead_workers.append(dead)
+        while self._dead_workers:  # each stays until its crash is counted, which a full disk may put off
+            released = self._store.release_crashed(claimant(self._dead_workers[0]))
+            del self._dead_workers[0]
             log.error("the worker stopped over %d instances", released)
-        elif self._worker.pid is not None and self._store.overdue(claimant(self._worker.pid)):
+        if self._worker.pid is not None and self._store.overdue(claimant(self._worker.pid)):
             log.error("the worker has held an instance for longer than its lease; it is stopped")
             self._worker.kill()
 
@@ -338,16 +342,21 @@ class Child:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
+        """Raises `OSError` or `RuntimeError` where the system has no room for another process or thread."""
         self._started_at = time.monotonic()
         self._ours, theirs = socket.socketpair()
-        self._ours.setblocking(True)
+        inherited = [theirs, self._listener] if self._listener is not None else [theirs]
         with theirs:
-            inherited = [theirs, self._listener] if self._listener is not None else [theirs]
-            self._process = process.start(self._module, self._config, *(each.fileno() for each in inherited))
-        threading.Thread(target=self._listen, args=(self._ours,), daemon=True, name=f"{self._name}-messages").start()
+            try:
+                name = f"{self._name}-messages"
+                threading.Thread(target=self._listen, args=(self._ours,), daemon=True, name=name).start()
+                self._process = process.start(self._module, self._config, *(each.fileno() for each in inherited))
+            except BaseException:
+                self._ours.close()
+                raise
 
     def _listen(self, ours: socket.socket) -> None:
-        with contextlib.suppress(ConnectionError):  # a child that died; the watch starts it again
+        with contextlib.suppress(OSError):  # a child that died, or never began; the watch starts it again
             while ours.recv(4096):
                 if self.on_message:
                     self.on_message()
@@ -367,7 +376,7 @@ class Child:
         """
         if self._process is None:
             if wanted and time.monotonic() >= self._start_at:
-                self.start()
+                self._try_to_start()
             return None
         code = self._process.poll()
         if code is None:
@@ -376,14 +385,24 @@ class Child:
             self._process = None
             return None
         dead = self._process.pid
-        now = time.monotonic()
-        if now - self._started_at > _LONGEST_PAUSE:  # it ran well before
+        if time.monotonic() - self._started_at > _LONGEST_PAUSE:  # it ran well before
             self._pause = _SHORTEST_PAUSE
         log.error("the %s stopped (exit code %d); starting it again in %.0f s", self._name, code, self._pause)
         self._process = None
-        self._start_at = now + self._pause
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        self._wait_longer()
         return dead
+
+    def _try_to_start(self) -> None:
+        """Processes, memory or descriptors may be short for a while: the caller receives, and goes on meanwhile."""
+        try:
+            self.start()
+        except (OSError, RuntimeError) as error:
+            log.error("the %s can't be started: %s; trying again in %.0f s", self._name, error, self._pause)
+            self._wait_longer()
+
+    def _wait_longer(self) -> None:
+        self._start_at = time.monotonic() + self._pause
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
 
     def kill(self) -> None:
         if self._process:

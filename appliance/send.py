@@ -55,7 +55,7 @@ def parse_destination(text: str) -> Destination:
 
 
 def send_files(
-    paths: Sequence[Path],
+    files: Sequence[Path],
     destination: Destination,
     calling_ae_title: str,
     attributes: Mapping[str, str],
@@ -65,7 +65,7 @@ def send_files(
     manner: Manner = Manner(),  # noqa: B008  (frozen)
     on_abort: Callable[[], None] = lambda: None,
 ) -> Iterator[Outcome]:
-    """Send files and the files of folders, over several associations at once.
+    """Send files, over several associations at once.
 
     Parameters
     ----------
@@ -82,11 +82,6 @@ def send_files(
     ------
     One outcome per image, as they come; ``path`` is the file that was given, not what it was wrapped into.
     """
-    files = [
-        file
-        for path in paths
-        for file in (sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path])
-    ]
     with tempfile.TemporaryDirectory(prefix="scanside-send-") as folder:
         ready: dict[Path, Path] = {}  # what is sent -> what it was made from
         readable: list[File] = []

@@ -285,15 +285,6 @@ class Spool:
                 (self.root / f"{number:02x}").mkdir(exist_ok=True)
             fsync_folder(self.root)
 
-    def put(self, head: bytes, body: bytes, is_unread: Callable[[str], bool] = lambda _: False) -> SpooledFile:
-        """Store one file made of ``head`` (preamble and file meta information) and ``body`` (the data set).
-
-        The same data set is stored once. Parameters and errors as of `Incoming`.
-        """
-        file = self.begin(head, is_unread)
-        file.write(body)
-        return file.keep()
-
     def begin(self, head: bytes, is_unread: Callable[[str], bool] = lambda _: False) -> Incoming:
         """A file whose data set comes in parts; parameters and errors as of `Incoming`."""
         return Incoming(self, head, is_unread=is_unread)

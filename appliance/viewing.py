@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import logging
 import shutil
 import threading
 from collections.abc import Iterable, Sequence
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
     from appliance.sandbox import Sandbox
-
-log = logging.getLogger("scanside.viewing")
 
 DESCRIPTION = "viewed.json"  # another name where its fields change, so that what was cached before is made anew
 _MOST_CACHED = 1 << 30  # bytes

@@ -19,7 +19,6 @@ from appliance.errors import ImageError, QuarantineError
 from appliance.part10 import HEAD_BYTES, Identity, identify
 
 ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")  # of an archive, and of an empty one (APPNOTE.TXT section 4.3)
-_PREFIX_END = 132
 _SERIES_INSTANCE_UID, _ROWS = 0x0020000E, 0x00280010
 _PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _ITEM, _SEQUENCE_DELIMITER = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)

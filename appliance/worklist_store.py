@@ -21,7 +21,6 @@ import msgspec
 from appliance.overview import SHOWN, Overview, decoded
 
 MOST_COUNTED = 1000  # rows that a filter finds are counted so far; more are "more than"
-_LAST = 5  # the place of all that are not read first
 
 _FACETS = """
 WITH RECURSIVE each(facet) AS (

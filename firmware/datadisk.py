@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from firmware import labels
+from firmware import labels, lsblk
 from firmware.boot import on_trial
 from firmware.box import Box
 from firmware.durable import Files
@@ -136,10 +136,10 @@ def find_partition(box: Box) -> Path | None:
     Raises
     ------
     FirmwareError
-        There are several.
+        There are several, or lsblk does not answer.
     """
-    listed = json.loads(_call("lsblk", "--json", "--list", "--output", "PATH,PARTTYPE", f"/dev/{_disk(box)}"))
-    found = [Path(row["path"]) for row in listed["blockdevices"] if (row["parttype"] or "").lower() == labels.DATA_TYPE]
+    listed = lsblk.devices("--list", "--output=PATH,PARTTYPE", f"/dev/{_disk(box)}")
+    found = [Path(row["path"]) for row in listed if (row["parttype"] or "").lower() == labels.DATA_TYPE]
     if len(found) > 1:
         raise FirmwareError(
             f"/dev/{_disk(box)} has several data partitions: {', '.join(map(str, found))}",

@@ -6,12 +6,10 @@ one in the machine it would be chance whose partition is mounted, and which slot
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Iterable
-from typing import Any
 
-from firmware.errors import FirmwareError, RefusedError
+from firmware import lsblk
+from firmware.errors import RefusedError
 
 DATA_TYPE = "8f1c0a52-6d3e-4f57-9c0b-5c414e534944"  # of the data partition, as in 50-data.conf
 
@@ -25,7 +23,7 @@ def check(labels: Iterable[str]) -> None:
         One is on several.
     """
     disks: dict[str, set[str]] = {}
-    for disk in _lsblk("--output=PATH,PARTLABEL")["blockdevices"]:
+    for disk in lsblk.devices("--output=PATH,PARTLABEL"):
         for partition in disk.get("children", ()):
             disks.setdefault(partition["partlabel"], set()).add(disk["path"])
     for label in labels:
@@ -44,13 +42,5 @@ def sticks() -> list[str]:
     FirmwareError
         lsblk does not answer.
     """
-    rows = _lsblk("--list", "--output=KNAME,LABEL")["blockdevices"]
+    rows = lsblk.devices("--list", "--output=KNAME,LABEL")
     return sorted(row["kname"] for row in rows if row["label"] == "SCANSIDE")
-
-
-def _lsblk(*options: str) -> dict[str, Any]:
-    try:
-        done = subprocess.run(["lsblk", "--json", *options], capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise FirmwareError(f"lsblk does not answer: {error}", hint="start the box again") from error
-    return dict(json.loads(done.stdout))

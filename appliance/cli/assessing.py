@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.options import JSON, configured, existing_ledger, table
+from appliance.cli.options import JSON, configured, table
 from appliance.config_file import load
+from appliance.database import existing_ledger
 from appliance.errors import ApplianceError
 
 _DAY = 86400.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, operator, table
+from appliance.cli.options import JSON, acting, configured, moment, operator, table
 from appliance.config import Config
 from appliance.config_file import load
 from appliance.errors import ApplianceError
@@ -68,7 +68,8 @@ def verify(
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(outcome), indent=1))
     else:
-        span = f", from {_moment(outcome.first_at)} to {_moment(outcome.last_at)}" if outcome.first_at else ""
+        begin, end = outcome.first_at, outcome.last_at
+        span = f", from {moment(begin)} to {moment(end)}" if begin and end else ""
         which = f"records {outcome.first} to {outcome.records}" if outcome.first > 1 else f"{outcome.records} records"
         click.echo(f"{which}{span}; signed by {outcome.key or 'nobody'}")
         if outcome.removed:
@@ -129,7 +130,7 @@ def show(
         [
             (
                 str(number),
-                _moment(each.at),
+                moment(each.at),
                 " ".join(filter(None, (each.person or "-", each.role and f"({each.role})"))),
                 each.address or each.how or "-",
                 f"{each.event}: {each.action}",
@@ -285,9 +286,5 @@ def _remembered(config: Config) -> dict[str, Any] | None:
 def _said(number: int, record: Record) -> dict[str, Any]:
     import msgspec
 
-    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.at))
-    return {"number": number, "when": moment, **msgspec.to_builtins(record)}
-
-
-def _moment(seconds: float | None) -> str:
-    return datetime.fromtimestamp(seconds or 0.0).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.at))
+    return {"number": number, "when": when, **msgspec.to_builtins(record)}

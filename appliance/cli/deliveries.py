@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger
+from appliance.cli.options import JSON, acting, configured, moment
 from appliance.config_file import load
+from appliance.database import existing_ledger
 from appliance.errors import ApplianceError
 
 
@@ -37,8 +38,8 @@ def list_undelivered(as_json: bool, config_path: Path | None, data_dir: Path | N
             "kind": row["kind"],
             "destination": row["destination"],
             "attempts": row["attempts"],
-            "queued_at": _moment(row["queued_at"]),
-            "sent_at": _moment(row["sent_at"]) if row["sent_at"] else None,
+            "queued_at": moment(row["queued_at"]),
+            "sent_at": moment(row["sent_at"]) if row["sent_at"] else None,
             "reason": row["last_error"],
         }
         for row in store.undelivered(limit=1_000_000)
@@ -146,7 +147,3 @@ def move(old: str, new: str, config_path: Path | None, data_dir: Path | None) ->
             f"{len(staying)} stay: protocol = {known[new].protocol!r} carries no {', '.join(sorted(set(staying)))}",
             hint="move them to a destination that does",
         )
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import getpass
 import json
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from appliance.cli.options import JSON, configured, existing_ledger, reason, table
+from appliance.cli.options import JSON, configured, moment, reason, table
 from appliance.config_file import load
+from appliance.database import existing_ledger
 from appliance.drift import Outcome
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def status(package: str | None, as_json: bool, config_path: Path | None, data_di
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
-        click.echo(f"{found['package']}: {found['studies']:,} studies since {_moment(found['since'])}")
+        click.echo(f"{found['package']}: {found['studies']:,} studies since {moment(found['since'])}")
         base = found["baseline"]
         how = "accepted" if base["accepted"] else f"learned, of {base['of']:,}"
         click.echo(f"baseline: {base['studies']:,} studies {how}")
@@ -66,7 +66,7 @@ def status(package: str | None, as_json: bool, config_path: Path | None, data_di
         if found["apart"]:
             click.echo(f"counted apart: {', '.join(f'{name} {count:,}' for name, count in found['apart'].items())}")
         for each in found["alarms"]:
-            click.secho(f"{each['kind_words']} {each['id']}, {_moment(each['raised_at'])}: {each['words']}", fg="red")
+            click.secho(f"{each['kind_words']} {each['id']}, {moment(each['raised_at'])}: {each['words']}", fg="red")
         if found["alarms"]:
             click.echo("acknowledge one with: scanside drift acknowledge NUMBER --why REASON")
     if found["alarms"]:
@@ -91,10 +91,10 @@ def show(number: int | None, as_json: bool, config_path: Path | None, data_dir: 
             return
         for row in rows:
             state = f"acknowledged by {row['acknowledged_by']}" if row["acknowledged_at"] else "open"
-            click.echo(f"{row['id']:>5}  {_moment(row['raised_at'])}  {row['kind_words']}, {state}: {row['words']}")
+            click.echo(f"{row['id']:>5}  {moment(row['raised_at'])}  {row['kind_words']}, {state}: {row['words']}")
         for event in events:
             who = f", by {event['who']}" if event["who"] else ""
-            click.echo(f"       {_moment(event['at'])}  {event['what']}{who}")
+            click.echo(f"       {moment(event['at'])}  {event['what']}{who}")
         return
     one = store.alarm(number)
     if one is None:
@@ -104,13 +104,13 @@ def show(number: int | None, as_json: bool, config_path: Path | None, data_dir: 
         click.echo(json.dumps(found, indent=1))
         return
     click.echo(f"{found['kind_words']} {number}: {found['name']} against {found['against_words']}")
-    click.echo(f"raised {_moment(found['raised_at'])} after {found['studies']:,} studies")
+    click.echo(f"raised {moment(found['raised_at'])} after {found['studies']:,} studies")
     for moved in found["moved"]:
         click.echo(f"  {moved['words']}")
         if moved["examples"]:
             click.echo(f"    for instance images {', '.join(map(str, moved['examples']))}")
     if found["acknowledged_at"]:
-        click.echo(f"acknowledged {_moment(found['acknowledged_at'])} by {found['acknowledged_by']}: {found['why']}")
+        click.echo(f"acknowledged {moment(found['acknowledged_at'])} by {found['acknowledged_by']}: {found['why']}")
         click.echo(f"  {found['outcome_words']}")
 
 
@@ -196,7 +196,7 @@ def show_baseline(package: str | None, as_json: bool, config_path: Path | None, 
     if as_json:
         click.echo(json.dumps({"baseline": state, "streams": found}, indent=1))
         return
-    how = f"accepted {_moment(state['accepted_at'])}" if state["accepted"] else f"still learned, of {state['of']:,}"
+    how = f"accepted {moment(state['accepted_at'])}" if state["accepted"] else f"still learned, of {state['of']:,}"
     click.echo(f"{about['name']}: {state['studies']:,} studies, {how}")
     table(
         ("stream", "usual", "not stated", "independent"),
@@ -214,7 +214,3 @@ def export(package: str | None, days: int, config_path: Path | None, data_dir: P
 
     _, store = _store(config_path, data_dir)
     click.echo(json.dumps(summary.exported(store, summary.chosen(store, package), days)))
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")

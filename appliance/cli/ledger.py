@@ -9,8 +9,9 @@ from typing import Literal
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger
+from appliance.cli.options import JSON, acting, configured
 from appliance.config_file import load
+from appliance.database import existing_ledger
 
 
 @click.group()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, reason, table
+from appliance.cli.options import JSON, acting, configured, moment, operator, reason, table
 from appliance.config_file import load
+from appliance.database import existing_ledger
 from appliance.errors import PackageError
 
 _BY = click.option("--by", help="Who says so.  [default: the user who calls]")
@@ -83,7 +83,7 @@ def list_models(as_json: bool, config_path: Path | None, data_dir: Path | None) 
 
 
 def _installed(row: dict[str, Any]) -> str:
-    return f"{_moment(row['installed_at'])} by {row['installed_by']}" if row["installed_at"] else "comes along"
+    return f"{moment(row['installed_at'])} by {row['installed_by']}" if row["installed_at"] else "comes along"
 
 
 @models.command()
@@ -181,7 +181,7 @@ def history(model: str, as_json: bool, config_path: Path | None, data_dir: Path 
             ("when", "model", "version", "what", "by", "why"),
             (
                 (
-                    _moment(row["chosen_at"]),
+                    moment(row["chosen_at"]),
                     row["model"],
                     row["version"] or "none",
                     row["kind"],
@@ -261,7 +261,3 @@ def list_cases(as_json: bool, config_path: Path | None, data_dir: Path | None) -
 def _expected(expected: dict[str, dict[str, Any]]) -> str:
     findings = [f"{label} {word}" for label, word in expected["findings"].items()]
     return ", ".join([*findings, *(f"{label} {voxels:,} voxels" for label, voxels in expected["segments"].items())])
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")

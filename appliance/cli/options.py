@@ -1,4 +1,4 @@
-"""What several commands share: options, tables, and where the ledger is."""
+"""What several commands share: options, tables, times, files, and who acts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import getpass
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,6 @@ import click
 
 from appliance.checks import Check
 from appliance.config import Config
-from appliance.errors import ApplianceError
 
 _MARKS = {"ok": ("ok  ", "green"), "warning": ("warn", "yellow"), "fail": ("FAIL", "red")}
 
@@ -50,6 +50,15 @@ def configured(command: F) -> F:
     return CONFIG(DATA(command))
 
 
+def files_of(paths: Iterable[Path]) -> list[Path]:
+    """Files as they are given; those of a folder to its bottom, in order of their names."""
+    return [
+        file
+        for path in paths
+        for file in (sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path])
+    ]
+
+
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """Columns as wide as their content, up to 60 characters."""
     lines = [tuple(header), *(tuple(row) for row in rows)]
@@ -58,21 +67,17 @@ def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def moment(seconds: float) -> str:
+    """A time (seconds since 1970) as every command prints it: this device's own, so that outputs can be compared."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
 def print_checks(checks: Iterable[Check]) -> None:
     for check in checks:
         mark, color = _MARKS[check.outcome]
         click.echo(f"{click.style(mark, fg=color)}  {check.what}: {check.detail}")
         if check.hint:
             click.echo(f"      -> {check.hint}")
-
-
-def existing_ledger(config: Config) -> Path:
-    if not config.ledger_path.exists():
-        raise ApplianceError(
-            f"there is no ledger in {config.data}",
-            hint="start the appliance there first, or name its folder with --data",
-        )
-    return config.ledger_path
 
 
 def operator() -> str:

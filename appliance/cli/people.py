@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import datetime
 from pathlib import Path
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, table
+from appliance.cli.options import JSON, acting, configured, moment, operator, table
 from appliance.config_file import load
+from appliance.database import existing_ledger
 from appliance.errors import ApplianceError
 
 _ROLES = ("viewer", "clinician", "engineer", "administrator")
@@ -50,8 +50,8 @@ def list_accounts(as_json: bool, config_path: Path | None, data_dir: Path | None
             "role": row["role"],
             "state": "disabled" if row["disabled_at"] else "locked" if row["locked_until"] > time.time() else "enabled",
             "sessions": row["sessions"],
-            "created": _moment(row["created_at"]),
-            "last_login": _moment(row["last_login_at"]),
+            "created": moment(row["created_at"]),
+            "last_login": _when(row["last_login_at"]),
         }
         for row in known.accounts()
     ]
@@ -226,9 +226,9 @@ def list_tokens(as_json: bool, config_path: Path | None, data_dir: Path | None) 
             "name": row["name"],
             "scopes": " ".join(row["scopes"]),
             "state": row["state"],
-            "expires": _moment(row["expires_at"]),
-            "last_used": _moment(row["used_at"]),
-            "made": _moment(row["made_at"]),
+            "expires": _when(row["expires_at"]),
+            "last_used": _when(row["used_at"]),
+            "made": moment(row["made_at"]),
             "by": row["made_by"],
         }
         for row in Tokens(existing_ledger(load(config_path, data_dir)), read_only=True).rows()
@@ -263,5 +263,5 @@ def _password(from_stdin: bool) -> str:
     return given
 
 
-def _moment(seconds: float | None) -> str | None:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M") if seconds else None
+def _when(seconds: float | None) -> str | None:
+    return moment(seconds) if seconds else None

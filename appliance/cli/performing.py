@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, reason, table
+from appliance.cli.options import JSON, acting, configured, operator, reason, table
 from appliance.config_file import load
+from appliance.database import existing_ledger
 from appliance.errors import DiagnosisError
 
 if TYPE_CHECKING:

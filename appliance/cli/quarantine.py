@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, table
+from appliance.cli.options import JSON, acting, configured, moment, table
 from appliance.config_file import load
+from appliance.database import existing_ledger
 
 _NUMBERS = click.argument("numbers", nargs=-1, required=True, type=click.IntRange(1, 2**63 - 1))
 
@@ -41,7 +41,7 @@ def list_quarantined(as_json: bool, config_path: Path | None, data_dir: Path | N
     else:
         click.echo(f"{'image':>7}  {'received':19}  {'bytes':>11}  reason")
         for row in rows:
-            click.echo(f"{row['id']:>7}  {_moment(row['received_at'])}  {row['size']:>11,}  {row['reason']}")
+            click.echo(f"{row['id']:>7}  {moment(row['received_at'])}  {row['size']:>11,}  {row['reason']}")
 
 
 @quarantine.command()
@@ -66,7 +66,7 @@ def show(numbers: tuple[int, ...], as_json: bool, config_path: Path | None, data
     for each in shown:
         table(("image", str(each["image"])), [(key, str(each[key])) for key in each if key not in ("image", "events")])
         for event in each["events"]:
-            click.echo(f"  {_moment(event['at'])}  {event['what']}  {event['detail']}")
+            click.echo(f"  {moment(event['at'])}  {event['what']}  {event['detail']}")
 
 
 @quarantine.command()
@@ -149,7 +149,7 @@ def _described(row: dict[str, Any]) -> dict[str, Any]:
         "image": row["id"],
         "state": row["state"],
         "reason": row["reason"],
-        "received_at": _moment(row["received_at"]),
+        "received_at": moment(row["received_at"]),
         "bytes": row["size"],
         "sha256": row["digest"],
         "sop_class_uid": row["sop_class_uid"],
@@ -157,7 +157,3 @@ def _described(row: dict[str, Any]) -> dict[str, Any]:
         "crashes": row["crashes"],
         "reviewed": row["reviewed_at"] is not None,
     }
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from appliance.cli.options import JSON, configured, table
+from appliance.cli.options import JSON, configured, files_of, table
 from appliance.config_file import load
 
 
@@ -45,7 +45,7 @@ def infer(
     log.set_up("warning")
     failed = False
     lines, warnings = [], []
-    for answer in infer_files(config, paths, out):
+    for answer in infer_files(config, files_of(paths), out):
         failed |= answer["status"] == "failed"
         if as_json:
             click.echo(json.dumps(answer))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.options import JSON, configured, existing_ledger
+from appliance.cli.options import JSON, configured
 from appliance.config_file import load
+from appliance.database import existing_ledger
 
 
 @click.command("replay")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from appliance.cli.options import JSON, acting, configured, existing_ledger, operator, reason, table
+from appliance.cli.options import JSON, acting, configured, moment, operator, reason, table
 from appliance.config import Config
 from appliance.config_file import load
+from appliance.database import existing_ledger
 
 if TYPE_CHECKING:
     from appliance.safe_mode import SafeMode
@@ -66,8 +66,8 @@ def show(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None
         table(
             ("number", "level", "entered", "by", "why", "left"),
             [
-                (str(each.id), each.level, _moment(each.entered_at), each.entered_by or "the device", each.why,
-                 f"{_moment(each.left_at)} by {each.left_by}: {each.left_why}" if each.left_at else "in force")
+                (str(each.id), each.level, moment(each.entered_at), each.entered_by or "the device", each.why,
+                 f"{moment(each.left_at)} by {each.left_by}: {each.left_why}" if each.left_at else "in force")
                 for each in latest
             ],
         )  # fmt: skip
@@ -134,7 +134,3 @@ def _with(config: Config, act: Callable[[SafeMode], Any]) -> Any:
     finally:
         mode.close()
         trail.close()
-
-
-def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

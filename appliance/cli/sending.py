@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from appliance.cli.options import JSON, configured, print_checks
+from appliance.cli.options import JSON, configured, files_of, print_checks
 from appliance.config import Priority
 from appliance.config_file import load
 from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
+    from appliance.delivery.storage_scu import Tls
     from appliance.patients import TestPatient
     from appliance.tls_client import TlsFiles
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_WORKLIST_SECONDS = 30.0
 
 _TLS_OPTIONS = (
     click.option("--tls", is_flag=True, help="DICOM over TLS."),
@@ -62,7 +65,8 @@ def _tls_files(
 @click.option("--abort-every", type=click.IntRange(1), metavar="N",
               help="Abort the association within every Nth image, then send that again.")  # fmt: skip
 @click.option("--patients", type=click.IntRange(1), metavar="N", help="Send all files for each of N test patients.")
-@click.option("--worklist", metavar="AET@HOST:PORT", help="Send all files for each patient of this modality worklist.")
+@click.option("--worklist", metavar="AET@HOST:PORT", help="Send all files for each patient of this modality worklist; "
+              "it is asked over TLS, too, with --tls.")  # fmt: skip
 @click.option(
     "--priority", default="routine", show_default=True, type=click.Choice(get_args(Priority)),
     help="C-STORE Priority: HIGH, MEDIUM or LOW.",
@@ -93,20 +97,22 @@ def send(
     Test patients get UIDs of their own, so that the same files are new images each time. A summary goes to standard
     error. Exit code 1 where any image was not taken.
     """
-    from appliance import tls_client
     from appliance.scanner import Manner
     from appliance.send import parse_destination, send_files
 
     pairs = dict(attribute.partition("=")[::2] for attribute in attributes)
     to, files = parse_destination(destination), _tls_files(**tls)
-    secure = (tls_client.client_context(files), files.name or to.host) if files else None
-    examined = _patients(patients, worklist, calling_ae_title)
-    manner = Manner(per_association=per_association, images_per_second=rate, abort_every=abort_every, tls=secure)
+    examined = _patients(patients, worklist, calling_ae_title, files)
+    manner = Manner(
+        per_association=per_association, images_per_second=rate, abort_every=abort_every, tls=_secure(files, to.host)
+    )
     aborts: list[None] = []
     begin, count, taken = time.monotonic(), 0, 0
-    for sent in send_files(
-        paths, to, calling_ae_title, pairs, associations, priority, examined, manner, lambda: aborts.append(None)
-    ):
+    outcomes = send_files(
+        files_of(paths), to, calling_ae_title, pairs, associations, priority, examined, manner,
+        lambda: aborts.append(None),
+    )  # fmt: skip
+    for sent in outcomes:
         count, taken = count + 1, taken + sent.ok
         if as_json:
             answer = {"file": str(sent.path), **vars(sent)}
@@ -122,16 +128,28 @@ def send(
     sys.exit(1 if taken < count else 0)
 
 
-def _patients(count: int | None, worklist: str | None, calling_ae_title: str) -> list[TestPatient]:
+def _secure(files: TlsFiles | None, host: str) -> Tls | None:
+    """How a host is called with these files, None for in the clear."""
+    from appliance.tls_client import client_context
+
+    return (client_context(files), files.name or host) if files else None
+
+
+def _patients(
+    count: int | None, worklist: str | None, calling_ae_title: str, files: TlsFiles | None
+) -> list[TestPatient]:
+    from appliance.delivery.storage_scu import Peer
     from appliance.patients import by_number, from_worklist
     from appliance.send import parse_destination
 
     if worklist is None:
         return list(by_number(count or 0))
-    peer = parse_destination(worklist)
-    found = from_worklist(peer.host, peer.port, peer.ae_title, calling_ae_title)
+    to = parse_destination(worklist)
+    found = from_worklist(
+        Peer(to.host, to.port, to.ae_title, calling_ae_title, _WORKLIST_SECONDS, _secure(files, to.host))
+    )
     if not found:
-        raise ApplianceError(f"the worklist {peer} has nobody", hint="schedule someone there, or use --patients N")
+        raise ApplianceError(f"the worklist {to} has nobody", hint="schedule someone there, or use --patients N")
     return found[:count]
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import click
 
-from appliance.cli.options import JSON, configured, existing_ledger, print_checks, table
+from appliance.cli.options import JSON, configured, moment, print_checks, table
 from appliance.config_file import load
+from appliance.database import existing_ledger
 
 _WAITS = {"to_commit": "not committed yet", "waiting": "waiting", "undelivered": "UNDELIVERED"}
 
@@ -97,8 +97,7 @@ def status(as_json: bool, for_vendor: bool, config_path: Path | None, data_dir: 
             f"already, {said['others']} about other findings, {said['not_final']} not final, {said['refused']} refused"
         )
     for each in found["components"].get("silence", {}).get("silent", ()):
-        last = time.strftime("%Y-%m-%d %H:%M", time.localtime(each["last"]))
-        click.echo(f"silent      {each['ae_title']}: nothing since {last}")
+        click.echo(f"silent      {each['ae_title']}: nothing since {moment(each['last'])}")
     for each in found["components"].get("storage_commitment", {}).get("peers", ()):
         counts = f"{each['waiting']} reports waiting, {each['given_up']} given up"
         click.echo(f"commitment  {each['ae_title']}: {counts}{': ' if each['last_error'] else ''}{each['last_error']}")

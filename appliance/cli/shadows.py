@@ -8,8 +8,9 @@ from typing import Literal
 import click
 
 from appliance.cli.models import progress, say_switched
-from appliance.cli.options import acting, configured, existing_ledger, operator, reason
+from appliance.cli.options import acting, configured, operator, reason
 from appliance.config_file import load
+from appliance.database import existing_ledger
 from appliance.errors import ApplianceError, ConfigError
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.options import JSON, configured, existing_ledger, table
+from appliance.cli.options import JSON, configured, table
 from appliance.config_file import load
+from appliance.database import existing_ledger
+from appliance.reader_study import MOST_REPEATED, SCALES, ReaderStudies
 
 
 @click.group()
@@ -25,8 +27,9 @@ def study() -> None:
               help="CSV whose column image names the cases: SOP Instance UIDs, or files that are not DICOM. Its other "
               "columns, such as the truth, are not looked at.")  # fmt: skip
 @click.option("--finding", help="What readers are asked for.  [default: the finding of the ledger's results]")
-@click.option("--scale", type=click.Choice(["5", "7"]), default="7", show_default=True, help="Steps of the rating.")
-@click.option("--repeat", default=0.1, show_default=True, type=click.FloatRange(0, 0.3),
+@click.option("--scale", type=click.Choice([str(each) for each in SCALES]), default="7", show_default=True,
+              help="Steps of the rating.")  # fmt: skip
+@click.option("--repeat", default=0.1, show_default=True, type=click.FloatRange(0, MOST_REPEATED),
               help="Share of the cases that each reader sees twice.")  # fmt: skip
 @configured
 def create_study(
@@ -55,8 +58,6 @@ def create_study(
 @configured
 def list_studies(as_json: bool, config_path: Path | None, data_dir: Path | None) -> None:
     """List the studies and how far each reader is, with the code with which they go on."""
-    from appliance.reader_study import ReaderStudies
-
     studies = ReaderStudies(existing_ledger(load(config_path, data_dir)))
     rows = [{**each, "readers": studies.readers(each["id"])} for each in studies.studies()]
     if as_json:
@@ -87,7 +88,6 @@ def export_study(
     `python -m compression reader-study` analyses it.
     """
     from appliance import study_cases
-    from appliance.reader_study import ReaderStudies
 
     studies = ReaderStudies(existing_ledger(load(config_path, data_dir)))
     waited_for = study_cases.export(studies, name, sys.stdout, unfinished)

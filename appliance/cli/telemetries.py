@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from appliance.cli.options import acting, configured, existing_ledger
+from appliance.cli.options import acting, configured
 from appliance.config_file import load
+from appliance.database import existing_ledger
 
 
 @click.group()

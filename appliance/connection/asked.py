@@ -9,6 +9,7 @@ from pydicom.uid import UID
 from appliance.config import Config
 from appliance.connection import IMAGES, results
 from appliance.connection.question import Question
+from appliance.database import existing_ledger
 from appliance.delivery.way import tls_files
 from appliance.errors import ApplianceError
 from appliance.send import Destination, parse_destination
@@ -76,12 +77,7 @@ def _own_port(config: Config) -> int:
     port: int = config.storage_scp.port
     if port:
         return port
-    if not config.ledger_path.exists():
-        raise ApplianceError(
-            f"there is no ledger in {config.data}",
-            hint="start the appliance there first, or name its folder with --data",
-        )
-    store = Store(config.ledger_path, read_only=True)
+    store = Store(existing_ledger(config), read_only=True)
     try:
         return int(store.components().get("storage_scp", {}).get("port", 0)) or _USUAL_PORT
     finally:

@@ -55,7 +55,6 @@ class Line:
     shares: dict[str, np.ndarray]
     usual_shares: dict[str, float]
     missing: float
-    usual_missing: float
     psi: float | None
     ks: float | None
     independent: float | None
@@ -128,7 +127,6 @@ def _line(
         shares=shares,
         usual_shares=usual_shares,
         missing=float(own[:, MISSING].sum() / total) if total else 0.0,
-        usual_missing=float(usual[MISSING] / usual.sum()) if usual.sum() else math.nan,
         psi=change_point.stability_index(number, usual, now) if compared else None,
         ks=change_point.kolmogorov_smirnov(number, usual, now) if compared else None,
         independent=independent,

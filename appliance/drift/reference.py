@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from appliance.drift.streams import BY_NAME, INDEX, MISSING, MOST_BINS, OTHER, STREAMS, Categories, Value
+from appliance.drift.streams import BY_NAME, INDEX, MOST_BINS, STREAMS, Categories, Value
 
 Counts = dict[str, "np.ndarray | dict[str, int]"]
 
@@ -76,22 +76,6 @@ def gather(studies: Iterable[Mapping[str, Value]], streams: Iterable[str]) -> Re
             else:
                 row[BY_NAME[name].bin(value if not isinstance(value, str) else None)] += 1
     return Reference(counts)
-
-
-def from_matrix(counts: np.ndarray, categories: Categories) -> Reference:
-    """From ``(streams, MOST_BINS)`` as by `Reference.matrix`; what had no room among the categories stays together."""
-    found: Counts = {}
-    for stream, row in zip(STREAMS, counts, strict=True):
-        if stream.numeric:
-            found[stream.name] = row[: stream.bins].copy()
-            continue
-        names = {name: int(row[number]) for name, number in categories.names(stream.name).items() if row[number]}
-        if row[MISSING]:
-            names[""] = int(row[MISSING])
-        if row[OTHER]:
-            names["other"] = names.get("other", 0) + int(row[OTHER])
-        found[stream.name] = names
-    return Reference(found)
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], target: str) -> Reference | None:

@@ -1,4 +1,4 @@
-"""Ways in. Each ends in `Intake.take`, the one place where a file becomes an acknowledged instance."""
+"""Ways in. Each ends in `Intake.admit`, the one place where a file becomes an acknowledged instance."""
 
 from __future__ import annotations
 
@@ -40,48 +40,6 @@ class Intake:
         self._landing = Landing(spool, store.flush, store.turned_away)
         self._on_arrival = on_arrival
 
-    def take(
-        self,
-        head: bytes,
-        body: bytes,
-        *,
-        sop_instance_uid: str,
-        sop_class_uid: str,
-        source: str,
-        sender: str,
-        ae_title: str = "",
-        priority: Priority = "routine",
-        transfer_id: str = "",
-    ) -> Admission:
-        """Make one file durable and give it its row; when this returns, it may be acknowledged.
-
-        Parameters
-        ----------
-        head, body
-            Preamble and file meta information, and the data set as it came: an instance is the same one only if its
-            data set is, byte for byte.
-        ae_title, priority
-            Of the C-STORE request that brought it.
-        transfer_id
-            Of the association or batch of files that it is part of; `end_transfer` must follow.
-
-        Raises
-        ------
-        DiskFullError, SpoolError
-            It must not be acknowledged. Where the spool took it and the ledger didn't, the whole file stays there
-            without a row, for the sender's next try to find; removing it could hit a twin that arrives just now.
-        """
-        return self.admit(
-            self._spool.put(head, body, self._store.turned_away),
-            sop_instance_uid=sop_instance_uid,
-            sop_class_uid=sop_class_uid,
-            source=source,
-            sender=sender,
-            ae_title=ae_title,
-            priority=priority,
-            transfer_id=transfer_id,
-        )
-
     def take_stream(
         self,
         pieces: Iterable[bytes],
@@ -91,7 +49,7 @@ class Intake:
         transfer_id: str,
         accept: Callable[[Identity], None] = lambda _: None,
     ) -> tuple[Identity, Admission]:
-        """As `take`, of a file that comes in pieces and is never in memory as a whole.
+        """Take a file that comes in pieces and is never in memory as a whole.
 
         Parameters
         ----------
@@ -105,7 +63,7 @@ class Intake:
         InputError
             It is empty.
         DiskFullError, SpoolError
-            As by `take`.
+            As by `admit`.
         """
         left = iter(pieces)
         head = _first(left, HEAD_BYTES)
@@ -173,14 +131,21 @@ class Intake:
         priority: Priority = "routine",
         transfer_id: str = "",
     ) -> Admission:
-        """Give a durable file its row, as `take` does.
+        """Give a durable file its row; when this returns, it may be acknowledged.
 
-        Where a file that has landed gets no row because of an error, it gets one at the next start.
+        Parameters
+        ----------
+        ae_title, priority
+            Of the C-STORE request that brought it.
+        transfer_id
+            Of the association or batch of files that it is part of; `end_transfer` must follow.
 
         Raises
         ------
         DiskFullError, SpoolError
-            As by `take`; also where retention has just removed what was here before, and is to be put there anew.
+            It must not be acknowledged: the ledger did not take it, or retention has just removed what was here
+            before, and it is to be put there anew. The whole file stays without a row, for the sender's next try to
+            find (removing it could hit a twin that arrives just now); one that has landed gets a row at the next start.
         """
         receipts = self._receipts if file.slot is None else self._receipts_of_landed
         admission = receipts.receive(

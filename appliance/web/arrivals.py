@@ -6,7 +6,6 @@ worker. Only this loads DICOM libraries here, and only when the first file comes
 
 from __future__ import annotations
 
-import logging
 import socket
 import ssl
 import threading
@@ -31,8 +30,6 @@ from appliance.web.rights import FOR_SYSTEMS, needs
 
 if TYPE_CHECKING:
     from appliance.ingest import Intake
-
-log = logging.getLogger("scanside.web")
 
 blueprint = Blueprint("arrivals", __name__)
 

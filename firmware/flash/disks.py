@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from firmware import lsblk
 from firmware.errors import FirmwareError, RefusedError
 
 _COLUMNS = "NAME,PATH,TYPE,SIZE,RO,RM,HOTPLUG,TRAN,MODEL,SERIAL,FSTYPE,MOUNTPOINTS,LABEL"
@@ -58,8 +57,8 @@ class Disk:
 
 def listed(tree: dict[str, Any] | None = None) -> list[Disk]:
     """All disks, by ``lsblk -J -b`` (or its recorded output)."""
-    tree = _lsblk() if tree is None else tree
-    return [_disk(node) for node in tree["blockdevices"] if node["type"] in ("disk", "loop", "mmcblk")]
+    nodes = lsblk.devices("--bytes", "--output", _COLUMNS) if tree is None else tree["blockdevices"]
+    return [_disk(node) for node in nodes if node["type"] in ("disk", "loop", "mmcblk")]
 
 
 def find(path: Path, tree: dict[str, Any] | None = None, new_file: bool = False) -> Disk:
@@ -98,16 +97,6 @@ def find(path: Path, tree: dict[str, Any] | None = None, new_file: bool = False)
     raise RefusedError(
         f"{path} is no whole disk", hint="name the disk, not one of its partitions: scanside-firmware list"
     )
-
-
-def _lsblk() -> dict[str, Any]:
-    try:
-        done = subprocess.run(
-            ["lsblk", "--json", "--bytes", "--output", _COLUMNS], capture_output=True, text=True, timeout=60, check=True
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise FirmwareError(f"lsblk does not answer: {error}", hint="apt-get install util-linux") from error
-    return dict(json.loads(done.stdout))
 
 
 def _disk(node: dict[str, Any]) -> Disk:

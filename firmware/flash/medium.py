@@ -13,7 +13,6 @@ from firmware.errors import BrokenError, FirmwareError
 
 _BLKFLSBUF = 0x1261
 _BLKRRPART = 0x125F
-_BLKGETSIZE64 = 0x80081272
 _ALIGN = 4096
 _PLUG_IN = "plug it in and run the same command again"
 _HINTS = {errno.EBUSY: "it is in use; unmount it", errno.ENOENT: _PLUG_IN, errno.ENXIO: _PLUG_IN}

@@ -19,8 +19,8 @@ from appliance import accounts, file_head
 from appliance.account_store import AccountStore
 from appliance.accounts import Role
 from appliance.ingest import Intake
-from appliance.spool import LANDING, Spool
-from appliance.store import Store
+from appliance.spool import LANDING, Spool, SpooledFile
+from appliance.store import Admission, Store
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -57,6 +57,18 @@ class Box:
             return path.parent.name == LANDING and (path.stat().st_size == 0 or file_head.read(path) is not None)
         except FileNotFoundError:
             return True
+
+
+def put(place: Spool | Intake, head: bytes, body: bytes) -> SpooledFile:
+    """A file made of a head (preamble and file meta information) and a data set that comes in one piece."""
+    incoming = place.begin(head)
+    incoming.write(body)
+    return incoming.keep()
+
+
+def take(intake: Intake, head: bytes, body: bytes, **arrival: Any) -> Admission:
+    """The same file, acknowledged; ``arrival``: as of `Intake.admit`."""
+    return intake.admit(put(intake, head, body), **arrival)
 
 
 def browser(app: Flask) -> FlaskClient:

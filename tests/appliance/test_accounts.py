@@ -8,7 +8,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -399,6 +399,9 @@ def test_accounts_by_commands(call: Callable[..., Result]) -> None:
     unknown = call("accounts", "unlock", "eve")
     assert (unknown.exit_code, "scanside accounts list" in unknown.stderr) == (1, True)
     assert "anna" in call("accounts", "list").stdout
+    assert {each["last_login"] for each in listed} == {None}
+    # as in the lists of other commands, such as the audit trail's, so that they can be compared
+    assert all(datetime.strptime(each["created"], "%Y-%m-%d %H:%M:%S") for each in listed)
 
 
 def test_tokens_by_commands(call: Callable[..., Result]) -> None:

@@ -28,6 +28,7 @@ from appliance.ledger_export import export
 from appliance.machine import Clock
 from appliance.spool import Spool, write_durably
 from appliance.store import Store, WrittenObject
+from tests.appliance.conftest import put, take
 from tests.dicom_files import make_radiograph
 from tests.peers import small_disk, wait_until
 from tests.running import scanside
@@ -49,9 +50,9 @@ class Site:
         whole = source.read_bytes() if source else b""
         start = whole.index(b"\x08\0\x05\0CS") if source else 0
         head, body = (whole[:start], whole[start:]) if source else (b"", f"image {number}".encode())
-        return self.intake.take(
-            head, body, sop_instance_uid=f"1.2.3.4.{number}", sop_class_uid="1.2", source="storage_scp", sender="JANE",
-            transfer_id=transfer_id,
+        return take(
+            self.intake, head, body, sop_instance_uid=f"1.2.3.4.{number}", sop_class_uid="1.2", source="storage_scp",
+            sender="JANE", transfer_id=transfer_id,
         ).instance_id  # fmt: skip
 
     def read(self, number: int, end: str = "delivered", sent: bool = True, age: float = 0.0) -> int:
@@ -141,7 +142,9 @@ def test_the_device_page_counts_only_what_nobody_has_reviewed(site: Site) -> Non
 
 def test_one_whose_uid_has_a_result_meanwhile_stays(site: Site) -> None:
     identifier = site.read(1, "quarantined")
-    site.intake.take(b"", b"whole", sop_instance_uid="1.2.3.4.1", sop_class_uid="1.2", source="storage_scp", sender="X")
+    take(
+        site.intake, b"", b"whole", sop_instance_uid="1.2.3.4.1", sop_class_uid="1.2", source="storage_scp", sender="X"
+    )
     with pytest.raises(ApplianceError, match="came under its UID"):
         site.custody.retry(identifier)
 
@@ -267,8 +270,8 @@ def test_an_image_that_was_removed_and_comes_again_from_elsewhere_has_the_size_o
     identifier = site.read(1, age=365 * 86400)
     retention.remove(site.config, site.custody)
     head = b"\0" * 128 + b"DICM\x02\0\0\0UL\x04\0\0\0\0\0"
-    again = site.intake.take(
-        head, b"image 1", sop_instance_uid="1.2.3.4.1", sop_class_uid="1.2", source="stow", sender="JOE"
+    again = take(
+        site.intake, head, b"image 1", sop_instance_uid="1.2.3.4.1", sop_class_uid="1.2", source="stow", sender="JOE"
     )
     assert (again.instance_id, again.outcome) == (identifier, "duplicate")
     assert site.faults() == []
@@ -291,7 +294,7 @@ def test_an_image_that_comes_again_while_it_is_removed_stays(site: Site, monkeyp
 
 def test_an_image_that_is_removed_while_it_comes_again_is_not_acknowledged(site: Site) -> None:
     site.read(1, age=365 * 86400)
-    file = site.spool.put(b"", b"image 1")
+    file = put(site.spool, b"", b"image 1")
     retention.remove(site.config, site.custody)
     with pytest.raises(SpoolError, match="removed while it came again"):
         site.intake.admit(file, sop_instance_uid="1.2.3.4.1", sop_class_uid="1.2", source="storage_scp", sender="JANE")
@@ -431,8 +434,8 @@ def test_the_ledger_survives_a_full_disk_and_nothing_acknowledged_is_lost(tmp_pa
         acknowledged = 0
         with pytest.raises(DiskFullError):
             for number in range(1000):
-                site.intake.take(
-                    b"", os.urandom(100_000), sop_instance_uid=f"1.{number}", sop_class_uid="1.2",
+                take(
+                    site.intake, b"", os.urandom(100_000), sop_instance_uid=f"1.{number}", sop_class_uid="1.2",
                     source="storage_scp", sender="X",
                 )  # fmt: skip
                 acknowledged += 1

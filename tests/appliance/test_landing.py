@@ -32,7 +32,7 @@ from appliance.recount import recount
 from appliance.run import Appliance
 from appliance.spool import LANDING, Spool, SpooledFile, file_name
 from appliance.store import Admission, Store
-from tests.appliance.conftest import Box
+from tests.appliance.conftest import Box, take
 from tests.peers import small_disk, wait_until
 
 # SOP Instance UID -> data sets as they are sent one after another; the last one is a duplicate, the one before it
@@ -293,13 +293,19 @@ def test_what_was_turned_away_under_a_wrong_transfer_syntax_comes_again_under_th
         if way == "landed":
             return land(box.intake, "1.1", b"data set", heads())
         head = heads().make(CTImageStorage, "1.1", ExplicitVRLittleEndian, "stat").content
-        return box.intake.take(
-            head, b"data set", sop_instance_uid="1.1", sop_class_uid=CTImageStorage, source="stow", sender="me"
+        return take(
+            box.intake,
+            head,
+            b"data set",
+            sop_instance_uid="1.1",
+            sop_class_uid=CTImageStorage,
+            source="stow",
+            sender="me",
         )
 
     wrong = heads().make(CTImageStorage, "1.1", ImplicitVRLittleEndian, "stat").content
-    box.intake.take(
-        wrong, b"data set", sop_instance_uid="1.1", sop_class_uid=CTImageStorage, source="stow", sender="me"
+    take(
+        box.intake, wrong, b"data set", sop_instance_uid="1.1", sop_class_uid=CTImageStorage, source="stow", sender="me"
     )
     path = box.spool.path(box.rows()[0]["file"])
     assert again().outcome == "duplicate"
@@ -344,7 +350,7 @@ def test_a_file_that_was_damaged_is_made_good_when_it_is_sent_again(rotten: byte
         if again == b"landed":
             land(box.intake, "1.6", data_set, heads())
         else:
-            box.intake.take(b"head", data_set, sop_instance_uid="1.3", sop_class_uid="1.2", source="stow", sender="me")
+            take(box.intake, b"head", data_set, sop_instance_uid="1.3", sop_class_uid="1.2", source="stow", sender="me")
         box.intake.settle()
         assert path.read_bytes().endswith(data_set)
         assert box.rows()[-1]["size"] == path.stat().st_size

@@ -27,7 +27,7 @@ from appliance.ingest.drop_folder import DropFolder as WatchedFolder
 from appliance.ingest.storage_scp import StorageScp
 from appliance.store import Store, claimant
 from appliance.worker import Worker
-from tests.appliance.conftest import Box
+from tests.appliance.conftest import Box, take
 from tests.appliance.test_store import RESULT, arrival
 from tests.dicom_files import make_radiograph
 from tests.peers import wait_until
@@ -378,7 +378,8 @@ class Bench:
     def take(self, path: Path, **request: Any) -> int:
         header = image.read_header(path) if path.stat().st_size > 200 else Dataset()
         uid = image.text(header, "SOPInstanceUID")
-        admission = self.box.intake.take(
+        admission = take(
+            self.box.intake,
             b"",
             path.read_bytes(),
             sop_instance_uid=uid,
@@ -419,7 +420,7 @@ def test_a_hostile_header_is_turned_away_in_triage_and_the_others_go_on(bench: B
     nested.write_bytes(whole[: whole.index(b"\x10\0\x10\0PN")] + deep)
     intake = bench.box.intake
     for file in (cut, nested):
-        intake.take(b"", file.read_bytes(), sop_instance_uid="", sop_class_uid="", source="drop_folder", sender="x")
+        take(intake, b"", file.read_bytes(), sop_instance_uid="", sop_class_uid="", source="drop_folder", sender="x")
     identifier = bench.take(good)
     assert bench.worker.work() == [identifier]
     rows = bench.box.rows()

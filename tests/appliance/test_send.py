@@ -9,7 +9,12 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image as PillowImage
+from pydicom import Dataset
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import ModalityWorklistInformationFind
 
+from appliance.acceptor.tls import server_context
+from appliance.delivery.storage_scu import Peer
 from appliance.errors import ApplianceError, ImageError
 from appliance.image import load
 from appliance.patients import by_number, from_worklist
@@ -62,7 +67,9 @@ def test_each_file_has_its_answer(tmp_path: Path) -> None:
     picture(tmp_path / "in" / "b.png")
     (tmp_path / "in" / "c.txt").write_text("no image")
     with storescp(tmp_path / "out") as port:
-        answers = list(send_files([tmp_path / "in"], Destination("PEER", "127.0.0.1", port), "TEST", {}, 2))
+        answers = list(
+            send_files(sorted((tmp_path / "in").iterdir()), Destination("PEER", "127.0.0.1", port), "TEST", {}, 2)
+        )
     assert {answer.path.name: answer.ok for answer in answers} == {"a.dcm": True, "b.png": True, "c.txt": False}
     assert "it does not begin as one does" in next(answer.error for answer in answers if not answer.ok)
     assert len(list((tmp_path / "out").iterdir())) == 2
@@ -134,14 +141,40 @@ def test_patients_come_from_a_worklist(tmp_path: Path) -> None:
     process = subprocess.Popen([needs("wlmscpfs"), "-dfr", "-dfp", str(tmp_path / "lists"), str(port)])
     try:
         wait_for_port(port)
-        found = from_worklist("127.0.0.1", port, "WORKLIST", "SCANNER", modality="CR")
+        found = from_worklist(Peer("127.0.0.1", port, "WORKLIST", "SCANNER", 30))
     finally:
         process.terminate()
         process.wait(30)
-    assert sorted(each.attributes["PatientID"] for each in found) == ["W0", "W1"]
+    assert sorted(each.attributes["PatientID"] for each in found) == ["W0", "W1", "W2"]
     examined = found[0].examine(make_radiograph(tmp_path / "a.dcm"))
     assert examined.PatientName == found[0].attributes["PatientName"]
     assert examined.StudyInstanceUID.startswith("1.2.3.")
+
+
+def test_a_worklist_is_asked_over_tls_as_the_images_are_sent(tmp_path: Path) -> None:
+    """A worklist that takes no call in the clear, nor one without a certificate."""
+    authority = Authority(tmp_path / "ca", "test")
+    certificate, key = authority.issue("peer")
+    own, own_key = authority.issue("me")
+    listed = Dataset()
+    listed.PatientName, listed.PatientID = "WORK^LIST", "W1"
+    entity = AE("WORKLIST")
+    entity.add_supported_context(ModalityWorklistInformationFind)
+    server = entity.start_server(
+        ("127.0.0.1", port := free_port()),
+        block=False,
+        ssl_context=server_context(key, certificate, authority.ca),
+        evt_handlers=[(evt.EVT_C_FIND, lambda _: iter([(0xFF00, listed)]))],
+    )
+    try:
+        with storescp(tmp_path / "out", "+tls", str(key), str(certificate), "+cf", str(authority.ca)) as to:
+            sent = scanside("send", make_radiograph(tmp_path / "a.dcm"), "--to", f"PEER@localhost:{to}",
+                            "--worklist", f"WORKLIST@localhost:{port}", "--tls", "--ca", authority.ca, "--cert", own,
+                            "--key", own_key)  # fmt: skip
+    finally:
+        server.shutdown()
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert [pydicom.dcmread(path).PatientID for path in (tmp_path / "out").iterdir()] == ["W1"]
 
 
 def test_an_aborted_image_is_sent_again_and_arrives_once(tmp_path: Path) -> None:

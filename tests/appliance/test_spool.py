@@ -12,6 +12,7 @@ import pytest
 
 from appliance.errors import DiskFullError, SpoolError
 from appliance.spool import Spool, clean_temporary_files, write_durably
+from tests.appliance.conftest import put
 from tests.peers import small_disk
 
 
@@ -21,7 +22,7 @@ def _files(folder: Path) -> list[Path]:
 
 def test_a_file_is_named_by_its_data_set_and_holds_head_and_body(tmp_path: Path) -> None:
     spool = Spool(tmp_path, reserve=0)
-    file = spool.put(b"head", b"body")
+    file = put(spool, b"head", b"body")
     assert file.digest == hashlib.sha256(b"body").hexdigest()
     assert spool.path(file.name).read_bytes() == b"headbody"
     assert file.size == 8
@@ -29,8 +30,8 @@ def test_a_file_is_named_by_its_data_set_and_holds_head_and_body(tmp_path: Path)
 
 def test_the_same_data_set_is_stored_once(tmp_path: Path) -> None:
     spool = Spool(tmp_path, reserve=0)
-    first = spool.put(b"from the scanner", b"body")
-    again = spool.put(b"from the folder", b"body")
+    first = put(spool, b"from the scanner", b"body")
+    again = put(spool, b"from the folder", b"body")
     assert again.name == first.name
     assert [path.read_bytes() for path in _files(tmp_path)] == [b"from the scannerbody"]
 
@@ -46,7 +47,7 @@ def test_a_file_replaces_an_earlier_one_at_one_stroke(tmp_path: Path) -> None:
 def test_the_reserve_is_kept_free(tmp_path: Path) -> None:
     spool = Spool(tmp_path, reserve=1 << 60)
     with pytest.raises(DiskFullError, match="would stay free"):
-        spool.put(b"", b"body")
+        put(spool, b"", b"body")
     assert _files(tmp_path) == []
 
 
@@ -90,7 +91,7 @@ def test_what_comes_in_parts_appears_once_it_is_whole(tmp_path: Path) -> None:
     assert partial.suffix == ".writing"
     incoming.write(memoryview(b"dy"))
     file = incoming.keep()
-    assert file == spool.put(b"head", b"body")
+    assert file == put(spool, b"head", b"body")
     assert _files(tmp_path) == [spool.path(file.name)]
     assert spool.has(file.name, 8)
     assert not spool.has(file.name, 9)

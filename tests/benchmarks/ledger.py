@@ -123,7 +123,6 @@ def main() -> None:
         timed("worklist, first page", [store.worklist] * 200)
         timed("worklist, page 100", [lambda: store.worklist(50, 5000)] * 200)
         timed("worklist, page 1000, the last that is shown", [lambda: store.worklist(50, 50_000)] * 100)
-        timed("length of the worklist", [store.worklist_length] * 200)
         timed("change mark", [store.change_mark] * 200)
         timed("due to be sent", [lambda: store.due("pacs")] * 100)
         custody = Custody(path)

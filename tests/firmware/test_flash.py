@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from firmware import keys
+from firmware import keys, lsblk
 from firmware.cli import main
 from firmware.errors import BrokenError, FirmwareError, RefusedError, StoppedError
 from firmware.flash import disks, manifest, records, writing
@@ -661,6 +661,29 @@ def test_the_disk_of_this_machine_is_refused() -> None:
         if any("the running system" in use for use in disk.uses):
             with pytest.raises(RefusedError):
                 disk.refuse(0, disk.serial)
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("#!/bin/sh\nexec sleep 60\n", "does not answer within 1 s: a disk of this machine hangs"),
+        ("#!/bin/sh\necho broken >&2\nexit 1\n", "does not answer: broken"),
+        ("#!/bin/sh\nexit 3\n", "does not answer: exit code 3"),
+        (None, "lsblk is not installed"),
+    ],
+)
+def test_a_machine_that_can_not_list_its_disks_says_so(
+    program: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lsblk, "_SECONDS", 1.0)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}" if program else str(tmp_path))
+    if program:
+        (tmp_path / "lsblk").write_text(program)
+        (tmp_path / "lsblk").chmod(0o755)
+    done = CliRunner().invoke(main, ["list"])
+    assert (done.exit_code, type(done.exception)) == (1, SystemExit)
+    assert said in done.output
+    assert len(done.output.splitlines()) == 2  # what happened, and what to do next
 
 
 def test_a_character_device_is_no_disk(image: tuple[Path, Path, Path]) -> None:
