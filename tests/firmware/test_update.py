@@ -206,9 +206,38 @@ def test_an_update_that_hangs_is_not_tried_again_from_a_stick_that_is_still_ther
         start(box, "b", "2.0.0")
     assert loader_boots(box.esp) == "a"
     start(box, "a", "1.0.0")
-    assert "was tried here and used up its starts" in brought()
+    assert "was tried here and used up its starts; take a later bundle, or try this one again" in brought()
     assert loader_boots(box.esp) == "a"
     assert "is installed" in command(box, "install", second)  # who stands at the box may
+
+
+@needs_rauc
+def test_a_security_release_of_the_same_version_is_another_release(box: Box, publisher: Path, tmp_path: Path) -> None:
+    """Debian's updates alone: the appliance is as it was, and only the epoch rises."""
+    folder = tmp_path / "stick"
+    make_bundle(folder, publisher, "1.0.0", epoch=2)
+    shutil.rmtree(folder / "content-1.0.0")
+
+    def brought() -> str:
+        (said,) = handover.take(box, folder, print, by_hand=True).said
+        return said
+
+    box.remember("failed", slot="b", version="1.0.0", epoch=1, why=["receipt: none yet"])
+    assert "1.0.0 (epoch 2) is installed" in brought()
+    assert loader_boots(box.esp) == "b"
+    start(box, "b", "1.0.0", epoch=2)
+    assert update.confirm(box, lambda: BROKEN) == "failed"
+    assert box.history()[-1]["epoch"] == 2
+    start(box, "a", "1.0.0", epoch=1)
+    assert "1.0.0 (epoch 2) was tried here and did not prove itself: ['receipt: none yet']; take a later" in brought()
+    start(box, "a", "1.0.0", epoch=2)
+    assert "1.0.0 (epoch 2) runs already" in brought()
+
+
+@needs_rauc
+def test_a_failure_that_an_earlier_version_noted_counts_for_its_version(box: Box, second: Path) -> None:
+    box.remember("failed", slot="b", version="2.0.0", why=["receipt: none yet"])
+    assert "was tried here and did not prove itself" in handover.take(box, second.parent, print, by_hand=True).said[0]
 
 
 @needs_rauc
