@@ -613,8 +613,18 @@ def test_an_update_without_room_says_so(box: Box, second: Path, monkeypatch: pyt
 def test_what_a_cut_left_of_a_copy_goes_at_the_next_start(box: Box) -> None:
     (box.incoming / "update").mkdir(parents=True)
     (box.incoming / "update" / "half.raucb").touch()
+    inbox, elsewhere = box.data / "inbox", box.root / "elsewhere"
+    for folder in (inbox, elsewhere):
+        folder.mkdir()
+        for name in (".2.0.0.raucb.part", "2.0.0.raucb.part", "whole.raucb"):
+            (folder / name).touch()
     trial.prepare(box)
     assert not box.incoming.exists()
+    assert [path.name for path in inbox.iterdir()] == ["whole.raucb"]
+    shutil.rmtree(inbox)
+    inbox.symlink_to(elsewhere)
+    trial.prepare(box)
+    assert len(list(elsewhere.iterdir())) == 3
 
 
 def test_nothing_to_go_back_to(box: Box) -> None:
