@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from appliance import brand, certificates, decode, installed, proof, spool
+from appliance import brand, certificates, decode, installed, listening, proof, spool
 from appliance.checks import Check
 from appliance.config import Config, Destination
 from appliance.delivery import way_to
@@ -114,7 +114,7 @@ def _port(name: str, host: str, port: int, running: bool) -> Check:
         except OSError as error:
             if running:
                 return Check(what, "ok", f"{host}:{port} is held by the appliance that runs on this data folder")
-            hint = "stop what uses it, or set another port in the configuration"
+            hint = listening.hint(error, port, "stop what uses it, or set another port in the configuration")
             return Check(what, "fail", f"{host}:{port}: {error.strerror}", hint)
     return Check(what, "ok", f"{host}:{port} is free")
 

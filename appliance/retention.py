@@ -4,11 +4,13 @@ Only what nobody waits for goes: results that have arrived at all their destinat
 reviewed. What went to no destination, since none is configured or none wanted it, has not arrived anywhere, and of what
 was rejected nothing ever does: that is for people to say. `kept` counts what waits for them. An image of a series that
 is still to be read stays, too.
-The rows of the ledger stay, and tell when and why something went.
+The rows of the ledger stay, and tell when and why something went. While a box's system is on trial nothing goes, since
+the earlier one may come back with its ledger of before, which would miss the files and know of no removal.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import time
@@ -83,6 +85,8 @@ def remove(config: Config, custody: Custody) -> list[Removal]:
 
     The ledger is told first: `appliance.recount` tells of a file that a killed process left behind by that.
     """
+    if _on_trial(config):
+        return []
     removed: list[Removal] = []
     for each in due(config, custody):
         custody.note_removed(each.kind, each.instance_id, each.why)
@@ -97,6 +101,17 @@ def remove(config: Config, custody: Custody) -> list[Removal]:
         size = sum(each.size for each in removed) / 2**20
         log.info("retention removed %d images and results, %.0f MiB", len(removed), size)
     return removed
+
+
+def _on_trial(config: Config) -> bool:
+    """Whether the box says that the slot which runs has not proved itself; elsewhere there are no slots."""
+    if not config.box.report:
+        return False
+    try:
+        report = json.loads(Path(config.box.report).read_bytes())
+        return bool(report["slots"][report["slot"]] != "good")
+    except (OSError, ValueError, LookupError, TypeError):  # it says nothing: a disk that fills up is worse
+        return False
 
 
 def _delete(paths: tuple[Path, ...]) -> None:

@@ -21,7 +21,18 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, Literal
 
-from appliance import __version__, audit_proof, brand, diagnosis_listener, notify, process, proof, signature, takeover
+from appliance import (
+    __version__,
+    audit_proof,
+    brand,
+    diagnosis_listener,
+    listening,
+    notify,
+    process,
+    proof,
+    signature,
+    takeover,
+)
 from appliance import log as log_file
 from appliance.accounts import Accounts
 from appliance.audit import Record, Trail
@@ -472,7 +483,9 @@ def _listen(host: str, port: int, who: str, key: str) -> socket.socket:
             if time.monotonic() > deadline:
                 raise ApplianceError(
                     f"{who} can't listen on {host}:{port}: {error.strerror}",
-                    hint=f"stop what uses that port, or set {key} in the configuration (0 takes a free one)",
+                    hint=listening.hint(
+                        error, port, f"stop what uses that port, or set {key} in the configuration (0 takes a free one)"
+                    ),
                 ) from error
             time.sleep(0.1)
 

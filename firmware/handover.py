@@ -36,6 +36,7 @@ class Follows(IntEnum):
 
 
 Act = Callable[[], tuple[str, Follows]]
+_AGAIN = "take a later bundle, or try this one again in service mode: `scanside-firmware update install`"
 
 
 @dataclass
@@ -199,16 +200,15 @@ def _copied_update(box: Box, path: Path, say: Say) -> tuple[str, Follows]:
 def _update(box: Box, path: Path, say: Say) -> tuple[str, Follows]:
     """Not again what runs, nor what has failed here: a stick is still there after the restart."""
     offered = update.judge(box, path)
-    if offered.version == box.release().version:
+    if offered.key() == box.release().key():
         return f"{offered} runs already", Follows.NOTHING
     history = box.history()
-    failed = [line for line in history if line["event"] == "failed" and line.get("version") == offered.version]
+    failed = [line for line in history if line["event"] == "failed" and offered.is_of(line)]
     if failed:
-        return f"{offered} was tried here and did not prove itself: {failed[-1].get('why')}", Follows.NOTHING
-    installed = [line["version"] for line in history if line["event"] == "installed"]
-    if trial.fell_back(box.boot()) and installed[-1:] == [offered.version]:  # it hung, and could write no event
-        said = f"{offered} was tried here and used up its starts; `scanside-firmware update install` tries again"
-        return said, Follows.NOTHING
+        return f"{offered} was tried here and did not prove itself: {failed[-1].get('why')}; {_AGAIN}", Follows.NOTHING
+    installed = [line for line in history if line["event"] == "installed"]
+    if trial.fell_back(box.boot()) and installed and offered.is_of(installed[-1]):  # it hung, and could write no event
+        return f"{offered} was tried here and used up its starts; {_AGAIN}", Follows.NOTHING
 
     def progress(percent: int, what: str) -> None:
         if percent % 10 == 0:

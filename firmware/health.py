@@ -86,7 +86,7 @@ def examine(box: Box, ask: Ask = _ask_how_it_is, last_words: Callable[[], str] =
     troubled = certificates(box.configuration, ask)
     certified = (_certificate(each) for each in troubled)
     findings = [_clock(box), _secure_boot(box), _data(box.data), *_configuration(box), *certified, *running]
-    if fit(findings):  # one that is still getting ready is not kept busy with questions
+    if fit(findings) and _has_scp(box):  # one that is still getting ready is not kept busy with questions
         excused = any(each["what"].startswith("Storage SCP") and is_of_the_site(each) for each in troubled)
         findings += _echo(ask(("test-connection", "--json", *where)), counts=not excused)
     return findings
@@ -178,6 +178,11 @@ def _configuration(box: Box) -> Iterator[Finding]:
         tomllib.loads(box.configuration.read_text())
     except (OSError, ValueError) as error:
         yield Finding("configuration", ok=False, detail=f"{box.configuration}: {error}")
+
+
+def _has_scp(box: Box) -> bool:
+    """A site may take images from a folder or by STOW-RS alone."""
+    return bool(tomllib.loads(box.configuration.read_text()).get("storage_scp", {}).get("enabled", True))
 
 
 def _certificate(troubled: dict[str, Any]) -> Finding:

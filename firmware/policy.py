@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from firmware.errors import FirmwareError, RefusedError
 
@@ -33,6 +35,10 @@ class Release:
         major, minor, patch, before = match.groups()
         parts = tuple((0, int(each), "") if each.isdigit() else (1, 0, each) for each in (before or "").split("."))
         return self.epoch, (int(major), int(minor), int(patch)), before is None, parts
+
+    def is_of(self, line: Mapping[str, Any]) -> bool:
+        """Whether a line of the history tells of it; one that an earlier version wrote names no epoch."""
+        return line.get("version") == self.version and line.get("epoch", self.epoch) == self.epoch
 
     def __str__(self) -> str:
         return f"{self.version} (epoch {self.epoch})"

@@ -65,16 +65,14 @@ def take(
         may_have = outcome.commissioned or provisioning.entered(box)  # no stick has brought that one
         if may_have and not outcome.waits and (key := datadisk.recovery_key(box)):
             said.append(_hand_over(box, answer, key))
-        if not outcome.waits:  # whichever system stays, it reads the stick again and writes them
-            provisioning.export_logs(box, answer)
         if request:
             Files().write(answer / "request.csr", request)
         Files().write(answer / "what-happened.txt", _lines(said).encode())
     except OSError as error:
         said.append(f"the stick can't be written: {error.strerror}; nothing of the above is less true")
-    else:
-        logs = "" if outcome.waits else ", with logs,"
-        said.append(f"what happened{logs} lies on the stick in {answer.name}")
+    else:  # last, since they take time and room
+        said.append(f"what happened lies on the stick in {answer.name}{'' if outcome.waits else _logs(box, answer)}")
+        _tell(answer / "what-happened.txt", _lines(said))
     os.sync()
     for line in said:
         say(line)
@@ -89,6 +87,15 @@ def take(
     if outcome.configured and outcome.follows is not handover.Follows.RESTART:
         _invite(box, answer, ask, outcome.follows is handover.Follows.RELOAD)
     return said
+
+
+def _logs(box: Box, answer: Path) -> str:
+    """Whichever system stays, it reads the stick again and writes them: of one on trial there are none."""
+    try:
+        provisioning.export_logs(box, answer)
+    except (OSError, FirmwareError) as error:
+        return f", without all of the logs: {error}"
+    return ", with logs"
 
 
 def _lines(said: list[str]) -> str:

@@ -35,6 +35,7 @@ def prepare(box: Box) -> str:
         The ledger can't be kept or brought back; the appliance must not start on it.
     """
     shutil.rmtree(box.incoming, ignore_errors=True)
+    _remove_half_uploads(box.data / "inbox")
     boot = box.boot()
     here, kept, said = boot.current(), _kept(box), []
     good = boot.state(here) == "good"
@@ -54,6 +55,21 @@ def prepare(box: Box) -> str:
             _keep(box, kept)
         said.append("the ledger is kept aside until this system has proved itself")
     return "; ".join(said)
+
+
+def _remove_half_uploads(inbox: Path) -> None:
+    """What the page was writing when the power went; nothing else looks at a ``.part``.
+
+    By the folder's descriptor, since the page's process may put a link in the folder's place.
+    """
+    with suppress(OSError):
+        folder = os.open(inbox, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            for name in os.listdir(folder):  # noqa: PTH208 (a descriptor)
+                if name.endswith(".part"):
+                    os.unlink(name, dir_fd=folder)
+        finally:
+            os.close(folder)
 
 
 def forget(box: Box) -> None:

@@ -112,7 +112,7 @@ def confirm(box: Box, look: Callable[[], Sequence[health.Finding]], say: Callabl
             box.remember_if_possible("degraded", slot=boot.current(), why=[str(error)])
             return "degraded"
         say(f"this system is on trial and can't be judged: {error}")
-        box.remember_if_possible("failed", slot=boot.current(), version=box.release().version, why=[str(error)])
+        _remember_failed(box, boot, [str(error)])
         return "failed"
 
 
@@ -143,7 +143,12 @@ def _judged(box: Box, boot: BootBackend, findings: Sequence[health.Finding], say
 
 def _give_up(box: Box, boot: BootBackend, why: list[str]) -> None:
     boot.mark_bad(boot.current())
-    box.remember_if_possible("failed", slot=boot.current(), version=box.release().version, why=why)
+    _remember_failed(box, boot, why)
+
+
+def _remember_failed(box: Box, boot: BootBackend, why: list[str]) -> None:
+    release = box.release()
+    box.remember_if_possible("failed", slot=boot.current(), version=release.version, epoch=release.epoch, why=why)
 
 
 def _too_old(box: Box, slot: SlotName) -> str:

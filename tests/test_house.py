@@ -109,7 +109,7 @@ LEVELS = [
         "appliance.engine_cache",
     },
     {"appliance.package", "appliance.volume", "appliance.sandbox", "appliance.orientation"},
-    {"appliance.golden", "appliance.render", "appliance.installed", "appliance.manifests"},
+    {"appliance.golden", "appliance.render", "appliance.installed", "appliance.manifests", "appliance.listening"},
     {
         "appliance.drift",
         "appliance.route",

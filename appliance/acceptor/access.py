@@ -20,6 +20,7 @@ _LOCAL_LIMIT_EXCEEDED = (0x02, 0x03, 0x02)
 class _Guest:
     address: str
     known: bool
+    only_verifies: bool = False
 
 
 class Access:
@@ -42,8 +43,23 @@ class Access:
                 return each
         return None
 
-    def enter(self, address: str, calling_ae_title: str, called_ae_title: str) -> _Guest | Refusal:
-        """A place, to be given back with `leave`, or why there is none."""
+    def enter(self, address: str, own_address: str, calling_ae_title: str, called_ae_title: str) -> _Guest | Refusal:
+        """A place, to be given back with `leave`, or why there is none.
+
+        This device itself, by its own title on both sides and at its own address, gets in past the lists, for C-ECHO
+        alone: otherwise it could not tell whether its Storage SCP answers. Anybody on this machine can say so, and
+        gains nothing.
+        """
+        guest = self._judge(address, calling_ae_title, called_ae_title)
+        if isinstance(guest, Refusal):
+            itself = calling_ae_title == called_ae_title == self._settings.ae_title and address == own_address
+            if not itself:
+                return guest
+            guest = _Guest(address, known=False, only_verifies=True)
+        return self._place(guest)
+
+    def _judge(self, address: str, calling_ae_title: str, called_ae_title: str) -> _Guest | Refusal:
+        """By the lists."""
         settings = self._settings
         guest = _Guest(address, self.modality(address, calling_ae_title) is not None)
         if settings.only_modalities and not guest.known:
@@ -52,6 +68,11 @@ class Access:
             return Refusal(
                 *_CALLED_NOT_RECOGNIZED, f"it calls {called_ae_title!r}, not in storage_scp.called_ae_titles"
             )
+        return guest
+
+    def _place(self, guest: _Guest) -> _Guest | Refusal:
+        """By the quotas."""
+        settings = self._settings
         with self._lock:
             if self._open.total() >= settings.max_associations:
                 return Refusal(*_LOCAL_LIMIT_EXCEEDED, "storage_scp.max_associations are open")

@@ -22,6 +22,7 @@ from pynetdicom._globals import MODE_ACCEPTOR
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import A_ASSOCIATE, A_RELEASE, P_DATA
 from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import Verification
 from pynetdicom.transport import AddressInformation
 
 from appliance.acceptor import command, reader, upper_layer
@@ -88,6 +89,8 @@ class AcceptedAssociation(Association):
         The whole A-ASSOCIATE-RQ.
     on_closed
         Called last.
+    only_verifies
+        It gets no presentation context but Verification, whatever it proposes.
     """
 
     def __init__(
@@ -99,10 +102,11 @@ class AcceptedAssociation(Association):
         service: Service,
         patience: Patience,
         on_closed: Callable[[AcceptedAssociation], None],
+        only_verifies: bool = False,
     ) -> None:
         super().__init__(entity, MODE_ACCEPTOR)
         self._connection, self._request, self._service = connection, request, service
-        self._patience, self._on_closed = patience, on_closed
+        self._patience, self._on_closed, self._only_verifies = patience, on_closed, only_verifies
         self.is_established: bool = False
         self.dul: UpperLayer = UpperLayer(self)
         self.dimse = Messages(self)
@@ -163,7 +167,10 @@ class AcceptedAssociation(Association):
         if not isinstance(request, A_ASSOCIATE):  # such as one with another protocol version, which is rejected
             return
         self.requestor.primitive = request
-        self.acceptor.supported_contexts = self._service.contexts(request.presentation_context_definition_list)
+        supported = self._service.contexts(request.presentation_context_definition_list)
+        if self._only_verifies:
+            supported = [each for each in supported if each.abstract_syntax == Verification]
+        self.acceptor.supported_contexts = supported
         self.acse.negotiate_association()
         if self.is_established:
             self._was_accepted = True

@@ -86,7 +86,7 @@ class Acceptor:
             called, calling = titles(request)
         except ProtocolError:
             return self._refuse(_MALFORMED, address)
-        guest = self._access.enter(address, calling, called)
+        guest = self._access.enter(address, connection.getsockname()[0], calling, called)
         if isinstance(guest, Refusal):
             return self._refuse(guest, address, calling)
 
@@ -99,7 +99,14 @@ class Acceptor:
 
         try:
             association = AcceptedAssociation(
-                self._entity, connection, (address, port), request, self._service, self._patience, on_closed
+                self._entity,
+                connection,
+                (address, port),
+                request,
+                self._service,
+                self._patience,
+                on_closed,
+                guest.only_verifies,
             )
             self._prepare(association)
             with self._lock:  # or it could have ended before it is among the open ones

@@ -69,7 +69,9 @@ def _own(config: Config, calling_ae_title: str | None, timeout: float, tls: TlsF
         ca, certificate, key = (config.data / each for each in (scp.tls.ca, scp.tls.certificate, scp.tls.key))
         files_of_own = TlsFiles(ca, certificate, key, any_name=True)
     title = f"own Storage SCP {own}{' over TLS' if files_of_own else ''}"
-    return title, Question(own, calling_ae_title or "SCANNER", IMAGES, files_of_own, timeout, own=is_own)
+    is_listed = not scp.only_modalities and (not scp.called_ae_titles or scp.ae_title in scp.called_ae_titles)
+    wanted = IMAGES if is_listed else {}  # otherwise this device itself is let in for C-ECHO alone
+    return title, Question(own, calling_ae_title or scp.ae_title, wanted, files_of_own, timeout, own=is_own)
 
 
 def _own_port(config: Config) -> int:

@@ -20,7 +20,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.sop_class import ModalityPerformedProcedureStep, StorageCommitmentPushModel, Verification
 
-from appliance import config, schedule, tls_client
+from appliance import config, listening, schedule, tls_client
 from appliance.acceptor import tls
 from appliance.acceptor.access import Access
 from appliance.acceptor.association import AcceptedAssociation, Ending, Patience
@@ -148,7 +148,11 @@ class StorageScp:
         except OSError as error:
             raise ApplianceError(
                 f"the Storage SCP can't listen on {settings.host}:{settings.port}: {error.strerror}",
-                hint="stop what uses that port, or set storage_scp.port in the configuration (0 takes a free one)",
+                hint=listening.hint(
+                    error,
+                    settings.port,
+                    "stop what uses that port, or set storage_scp.port in the configuration (0 takes a free one)",
+                ),
             ) from error
         self._acceptor = acceptor
         self._commitment.start()

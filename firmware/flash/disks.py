@@ -10,7 +10,8 @@ from typing import Any
 from firmware import lsblk
 from firmware.errors import FirmwareError, RefusedError
 
-_COLUMNS = "NAME,PATH,TYPE,SIZE,RO,RM,HOTPLUG,TRAN,MODEL,SERIAL,FSTYPE,MOUNTPOINTS,LABEL"
+_COLUMNS = "NAME,PATH,TYPE,SIZE,RO,RM,HOTPLUG,TRAN,MODEL,SERIAL,FSTYPE,MOUNTPOINTS,LABEL,LOG-SEC"
+_SECTOR = 512  # bytes; the image's partition table is in places that firmware finds with these alone
 _HOLDERS = {"crypt": "LUKS or another dm-crypt volume", "lvm": "a logical volume", "mpath": "a multipath device"}
 _MEMBERS = {
     "LVM2_member": "a member of an LVM volume group", "linux_raid_member": "a member of a RAID", "zfs_member":
@@ -32,6 +33,7 @@ class Disk:
     read_only: bool = False
     is_file: bool = False
     uses: tuple[str, ...] = field(default=())
+    sector: int = _SECTOR
 
     def refusals(self, least: int = 0, typed_serial: str | None = None) -> Iterator[tuple[str, str]]:
         """Why it may not be written over, each with what to do; none where it may."""
@@ -43,6 +45,13 @@ class Disk:
             yield "it has no medium", "put one in"
         elif self.size < least:
             yield f"it has {self.size / 1e9:.1f} GB, and the image needs {least / 1e9:.1f} GB", "take a larger one"
+        if self.sector != _SECTOR:
+            yield (
+                f"it has sectors of {self.sector} bytes, and no machine would start the image from it, which is for "
+                f"{_SECTOR}",
+                f"set the drive to {_SECTOR} bytes (512e; `nvme format --lbaf`, or its maker's tool), or take another "
+                "one; an adapter can show other sectors than the machine will: connect the drive as it will be there",
+            )
         if not self.removable and (not self.serial or typed_serial != self.serial):
             typed = f"its serial number is {self.serial}, not {typed_serial}" if typed_serial else "it is not removable"
             yield typed, f"if it is the right one: --serial {self.serial}" if self.serial else "it has no serial number"
@@ -109,6 +118,7 @@ def _disk(node: dict[str, Any]) -> Disk:
         bool(node.get("rm") or node.get("hotplug") or node["type"] == "loop"),
         bool(node.get("ro")),
         uses=tuple(dict.fromkeys(_uses(node))),
+        sector=int(node.get("log-sec") or _SECTOR),
     )
 
 

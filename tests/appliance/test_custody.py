@@ -19,7 +19,7 @@ import pytest
 from appliance import audit_proof, housekeeping, problems, recount, retention
 from appliance.audit import Record, Trail
 from appliance.audit_store import AuditStore
-from appliance.config import Audit, Config, Retention
+from appliance.config import Audit, Box, Config, Retention
 from appliance.custody import Custody
 from appliance.errors import ApplianceError, DiskFullError, SpoolError
 from appliance.health import health
@@ -253,6 +253,18 @@ def test_nothing_is_removed_unless_the_configuration_says_so(tmp_path: Path) -> 
     site = Site(tmp_path)
     site.read(1, age=10 * 365 * 86400)
     assert retention.remove(site.config, site.custody) == []
+
+
+def test_nothing_is_removed_while_a_boxs_system_is_on_trial(site: Site, tmp_path: Path) -> None:
+    """The earlier one comes back with its ledger of before, and would miss what went meanwhile."""
+    site.read(1, age=365 * 86400)
+    report = tmp_path / "box.json"
+    config = msgspec.structs.replace(site.config, box=Box(report=str(report)))
+    report.write_text(json.dumps({"slot": "b", "slots": {"a": "good", "b": "trial"}}))
+    assert retention.remove(config, site.custody) == []
+    assert site.faults() == []
+    report.write_text(json.dumps({"slot": "b", "slots": {"a": "good", "b": "good"}}))
+    assert len(retention.remove(config, site.custody)) == 2
 
 
 def test_an_image_that_was_removed_and_comes_again_is_a_duplicate_still(site: Site) -> None:

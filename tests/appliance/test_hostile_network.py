@@ -460,6 +460,26 @@ def test_only_modalities_and_called_ae_titles_that_are_listed(box: Box) -> None:
         association.release()
 
 
+def test_this_device_itself_may_ask_whether_it_answers_and_no_more(box: Box) -> None:
+    """Whoever is listed: an update is judged by that. Under another name, or for storing, the lists count."""
+    entity = AE("SCANSIDE")
+    entity.add_requested_context(Verification)
+    entity.add_requested_context(ComputedRadiographyImageStorage)
+    others = (config.Modality(address="192.0.2.0/24"),)
+    with listening(box, modalities=others, only_modalities=True, called_ae_titles=("OTHER",)) as port:
+        association = entity.associate("127.0.0.1", port, ae_title="SCANSIDE")
+        assert [each.abstract_syntax for each in association.accepted_contexts] == [Verification]
+        assert association.send_c_echo().Status == 0
+        association.release()
+        assert _reject_reason(port, "SCANNER") == CALLING
+        with connected(port) as connection:
+            connection.sendall(associate_request(calling="SCANSIDE"))
+            assert connection.recv(65536)[0] == 0x02
+            connection.sendall(data_pdu(3, store_command()) + data_pdu(2, b"\x08\0\x05\0CS\0\0"))
+            assert until_closed(connection)[-10] == 0x07  # A-ABORT
+    assert box.files() == []
+
+
 # --- all of it, beside a scanner -----------------------------------------------------------------------------------
 
 BEFORE_AN_ASSOCIATION = (

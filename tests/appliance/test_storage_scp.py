@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import resource
 import socket
@@ -19,7 +20,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import ComputedRadiographyImageStorage, Verification
 
-from appliance import config
+from appliance import config, doctor
 from appliance.errors import ApplianceError
 from appliance.ingest.storage_scp import StorageScp
 from tests.appliance.conftest import Box
@@ -301,3 +302,17 @@ def test_no_association_leaves_a_connection_to_the_ledger(port: int, box: Box, t
 def test_a_port_in_use_is_named(port: int, box: Box) -> None:
     with pytest.raises(ApplianceError, match=str(port)):
         StorageScp(config.StorageScp(host="127.0.0.1", port=port), box.intake).start()
+
+
+@pytest.mark.parametrize(("port", "says"), [(104, "ports below 1024 are for root alone"), (11112, "stop what uses")])
+def test_a_port_that_is_kept_for_root_says_so(box: Box, port: int, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(self: socket.socket, address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    scp = config.StorageScp(host="127.0.0.1", port=port)
+    with pytest.raises(ApplianceError, match="Permission denied") as caught:
+        StorageScp(scp, box.intake).start()
+    assert says in caught.value.hint
+    checks = doctor.examine(config.Config(data_dir=str(box.folder), storage_scp=scp))
+    assert [says in each.hint for each in checks if each.what == "Storage SCP port"] == [True]

@@ -47,6 +47,7 @@ from firmware.errors import FirmwareError, RefusedError
 from tests import fake_package
 from tests.certificates import Authority
 from tests.firmware.boxes import DyingFiles, PowerCut, loader_chose, make_box
+from tests.peers import small_disk
 from tests.running import CHECKOUT, PYTHON
 
 SITE = """
@@ -457,13 +458,58 @@ def test_a_stick_is_taken_and_answered(box: Box, publisher: Path, tmp_path: Path
     assert said[1].startswith("broken.raucb: REFUSED") and said[2].startswith("service.token: REFUSED")
     assert loaded == [box] and heard == said
     assert said[-2:] == [
-        "what happened, with logs, lies on the stick in scanside-5eedb0c5",
+        "what happened lies on the stick in scanside-5eedb0c5, with logs",
         "the appliance has started with it",
     ]
     answer = folder / "scanside-5eedb0c5"
     assert "REFUSED" in (answer / "what-happened.txt").read_text()
     assert x509.load_pem_x509_csr((answer / "request.csr").read_bytes())
     assert (answer / "history.json").exists()
+
+
+def test_a_stick_without_room_for_the_logs_has_what_happened_and_the_request(
+    box: Box, publisher: Path, tmp_path: Path
+) -> None:
+    folder, loaded = tmp_path / "stick", []
+    (tmp_path / "bin" / "journalctl").write_text("#!/bin/sh\nhead -c 3000000 /dev/zero | tr '\\0' x\n")
+    (tmp_path / "bin" / "journalctl").chmod(0o755)
+    with small_disk(folder, "1m"):
+        site(folder, publisher, 1)
+        said = stick.take(box, folder, restart=pytest.fail, reload=loaded.append)
+        answer = folder / "scanside-5eedb0c5"
+        lacks = "without all of the logs: [Errno 28] No space left on device"
+        assert said[-2] == f"what happened lies on the stick in scanside-5eedb0c5, {lacks}"
+        assert (answer / "what-happened.txt").read_text().splitlines()[1:] == said
+        assert x509.load_pem_x509_csr((answer / "request.csr").read_bytes())
+        assert {path.name for path in answer.iterdir()} >= {"history.json", "recount.json"}
+        assert loaded == [box]
+
+
+def test_a_journal_that_does_not_answer_keeps_nothing_from_taking_effect(
+    box: Box, publisher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, loaded = tmp_path / "stick", []
+    (tmp_path / "bin" / "journalctl").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "bin" / "journalctl").chmod(0o755)
+    monkeypatch.setattr(provisioning, "_SECONDS_FOR_JOURNAL", 1)
+    site(folder, publisher, 1)
+    stick.take(box, folder, restart=pytest.fail, reload=loaded.append)
+    assert loaded == [box]
+    assert "timed out after 1 seconds" in (folder / "scanside-5eedb0c5" / "journal.txt").read_text()
+
+
+def test_a_stick_does_not_have_every_image_hashed(box: Box, tmp_path: Path) -> None:
+    """With a full disk that takes hours, in which nothing that it brought would count."""
+    asked: list[Sequence[str]] = []
+
+    def ask(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        asked.append(arguments)
+        return health.scanside(arguments)
+
+    Store(box.data / "ledger.sqlite3").close()
+    provisioning.export_logs(box, tmp_path / "logs", ask)
+    assert [arguments for arguments in asked if "verify" in arguments and "--quick" not in arguments] == []
+    assert json.loads((tmp_path / "logs" / "recount.json").read_text())["kind"] == "quick"
 
 
 @pytest.mark.long
@@ -737,7 +783,7 @@ def test_a_stick_invites_nothing_where_a_second_disk_keeps_data_closed(closed: B
     said = stick.take(closed, tmp_path / "stick", restart=pytest.fail, reload=pytest.fail)
     assert said == [
         "the data partition did not open: two disks (unplug one)",
-        "what happened, with logs, lies on the stick in scanside-without-identity",
+        "what happened lies on the stick in scanside-without-identity, with logs",
     ]
 
 

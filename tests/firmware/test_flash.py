@@ -647,6 +647,15 @@ def test_a_free_stick_is_taken() -> None:
     disks.find(Path("/dev/sdj"), TREE).refuse(4_000_000_000, None)
 
 
+def test_a_disk_with_other_sectors_than_the_image_is_refused() -> None:
+    """All of it would be read back as written, and no firmware would find its partition table."""
+    tree = json.loads((Path(__file__).parent / "lsblk" / "sectors.json").read_text())
+    disks.find(Path("/dev/nvme0n1"), tree).refuse(4_000_000_000, "S7U8NU0Y812345")
+    with pytest.raises(RefusedError, match="sectors of 4096 bytes") as caught:
+        disks.find(Path("/dev/nvme1n1"), tree).refuse(4_000_000_000, "2411E8D2A6B1")
+    assert "512e" in caught.value.hint and "adapter" in caught.value.hint
+
+
 @pytest.mark.parametrize("path", ["/dev/sdc1", "/dev/nvme0n1p2", "/dev/mapper/vg-root", "/dev/sdz"])
 def test_partitions_are_no_disks(path: str) -> None:
     with pytest.raises(RefusedError, match="no whole disk"):

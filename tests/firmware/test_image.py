@@ -174,6 +174,15 @@ def test_no_start_begins_before_the_build() -> None:
     assert (FILES / "usr/lib/clock-epoch").is_file()
 
 
+def test_a_box_listens_on_the_ports_that_a_hospital_asks_for() -> None:
+    """The appliance has no capability; systemd-sysctl, which Debian's systemd starts early, reads this."""
+    place = "usr/lib/sysctl.d"
+    lines = (FILES / place / "50-scanside.conf").read_text().splitlines()
+    assert [line for line in lines if not line.startswith("#")] == ["net.ipv4.ip_unprivileged_port_start = 80"]
+    assert not {"systemd-sysctl.service", "sysinit.target"} & set(debian_of.MASKED)
+    assert not any(place.startswith(each) for each in debian_of.DROPPED)
+
+
 def test_what_a_killed_build_left_mounted_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as the /dev of the machine that builds."""
     work, own = tmp_path / "a work", tmp_path / "dev"

@@ -8,11 +8,10 @@ import resource
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,9 +26,7 @@ from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
 from firmware.incoming import own_copy
 from firmware.policy import Offered, Release, check, check_clock
-from tests.certificates import HOUR, Authority
 from tests.firmware.boxes import BOARD, DyingFiles, PowerCut, loader_boots, loader_chose, make_box, start
-from tests.running import RunningAppliance, scanside
 
 RAUC = shutil.which("rauc")
 needs_rauc = pytest.mark.skipif(
@@ -209,9 +206,38 @@ def test_an_update_that_hangs_is_not_tried_again_from_a_stick_that_is_still_ther
         start(box, "b", "2.0.0")
     assert loader_boots(box.esp) == "a"
     start(box, "a", "1.0.0")
-    assert "was tried here and used up its starts" in brought()
+    assert "was tried here and used up its starts; take a later bundle, or try this one again" in brought()
     assert loader_boots(box.esp) == "a"
     assert "is installed" in command(box, "install", second)  # who stands at the box may
+
+
+@needs_rauc
+def test_a_security_release_of_the_same_version_is_another_release(box: Box, publisher: Path, tmp_path: Path) -> None:
+    """Debian's updates alone: the appliance is as it was, and only the epoch rises."""
+    folder = tmp_path / "stick"
+    make_bundle(folder, publisher, "1.0.0", epoch=2)
+    shutil.rmtree(folder / "content-1.0.0")
+
+    def brought() -> str:
+        (said,) = handover.take(box, folder, print, by_hand=True).said
+        return said
+
+    box.remember("failed", slot="b", version="1.0.0", epoch=1, why=["receipt: none yet"])
+    assert "1.0.0 (epoch 2) is installed" in brought()
+    assert loader_boots(box.esp) == "b"
+    start(box, "b", "1.0.0", epoch=2)
+    assert update.confirm(box, lambda: BROKEN) == "failed"
+    assert box.history()[-1]["epoch"] == 2
+    start(box, "a", "1.0.0", epoch=1)
+    assert "1.0.0 (epoch 2) was tried here and did not prove itself: ['receipt: none yet']; take a later" in brought()
+    start(box, "a", "1.0.0", epoch=2)
+    assert "1.0.0 (epoch 2) runs already" in brought()
+
+
+@needs_rauc
+def test_a_failure_that_an_earlier_version_noted_counts_for_its_version(box: Box, second: Path) -> None:
+    box.remember("failed", slot="b", version="2.0.0", why=["receipt: none yet"])
+    assert "was tried here and did not prove itself" in handover.take(box, second.parent, print, by_hand=True).said[0]
 
 
 @needs_rauc
@@ -587,8 +613,18 @@ def test_an_update_without_room_says_so(box: Box, second: Path, monkeypatch: pyt
 def test_what_a_cut_left_of_a_copy_goes_at_the_next_start(box: Box) -> None:
     (box.incoming / "update").mkdir(parents=True)
     (box.incoming / "update" / "half.raucb").touch()
+    inbox, elsewhere = box.data / "inbox", box.root / "elsewhere"
+    for folder in (inbox, elsewhere):
+        folder.mkdir()
+        for name in (".2.0.0.raucb.part", "2.0.0.raucb.part", "whole.raucb"):
+            (folder / name).touch()
     trial.prepare(box)
     assert not box.incoming.exists()
+    assert [path.name for path in inbox.iterdir()] == ["whole.raucb"]
+    shutil.rmtree(inbox)
+    inbox.symlink_to(elsewhere)
+    trial.prepare(box)
+    assert len(list(elsewhere.iterdir())) == 3
 
 
 def test_nothing_to_go_back_to(box: Box) -> None:
@@ -807,117 +843,3 @@ def test_keys_are_secret_and_kept(publisher: Path) -> None:
     for path in publisher.glob("*.key"):
         assert path.stat().st_mode & 0o077 == 0, path
     assert keys.make(publisher) == []
-
-
-# --- health ---
-
-
-def answering(**answers: object) -> health.Ask:
-    def ask(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        answer = answers.get(arguments[0].replace("-", "_"))
-        if answer is None:
-            return subprocess.CompletedProcess([], 1, "", "scanside: there is no ledger in /data\n")
-        return subprocess.CompletedProcess([], 0, json.dumps(answer), "")
-
-    return ask
-
-
-WORKER = {"state": "ready", "stale": False, "backend": "onnxruntime", "receipt": {"id": "1"}}
-READY = {"running": True, "components": {"worker": WORKER}}
-OWN = {
-    "peer": "own Storage SCP SCANSIDE@127.0.0.1:11112",
-    "checks": [{"what": "C-ECHO", "outcome": "ok", "detail": ""}],
-}
-UNSERVED = {"model": "lungs", "package": "lungs 1.1.0", "reason": "Bad CRC-32"}
-PARTLY = {"running": True, "components": {"worker": {**WORKER, "unserved": [UNSERVED]}}}
-PACS_DOWN = {"peer": "destination pacs", "checks": [{"what": "port", "outcome": "fail", "detail": "nothing listens"}]}
-
-
-def test_a_pacs_that_is_down_never_counts(box: Box) -> None:
-    findings = health.examine(box, answering(status=READY, test_connection=[OWN, PACS_DOWN]))
-    assert health.fit(findings), findings
-
-
-@pytest.mark.parametrize(
-    ("answers", "what"),
-    [
-        ({"test_connection": [OWN]}, "service"),
-        ({"status": READY}, "C-ECHO"),
-        ({"status": {**READY, "running": False}, "test_connection": [OWN]}, "service"),
-        ({"status": {"running": True, "components": {"worker": {"state": "ready", "stale": False}}},
-          "test_connection": [OWN]}, "receipt"),
-        ({"status": READY, "test_connection": [{**OWN, "checks": PACS_DOWN["checks"]}]}, "C-ECHO"),
-        ({"status": PARTLY, "test_connection": [OWN]}, "model"),
-    ],
-)  # fmt: skip
-def test_what_sends_a_system_back(box: Box, answers: dict[str, object], what: str) -> None:
-    findings = health.examine(box, answering(**answers))
-    assert not health.fit(findings)
-    assert what in {finding.what for finding in findings if not finding.ok}
-
-
-def test_a_service_that_does_not_run_says_why(box: Box) -> None:
-    findings = health.examine(box, answering(status={**READY, "running": False}), lambda: "scanside: the port is taken")
-    (service,) = (finding for finding in findings if finding.what == "service")
-    assert service.detail == "does not run; its last words: scanside: the port is taken"
-
-
-def test_a_configuration_that_is_gone_counts(box: Box) -> None:
-    box.configuration.unlink()
-    assert not health.fit(health.examine(box, answering(status=READY, test_connection=[OWN])))
-
-
-def of_the_appliance(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return scanside(*arguments)
-
-
-@pytest.mark.long
-def test_an_expired_certificate_is_said_and_sends_nothing_back(box: Box, tmp_path: Path) -> None:
-    """Asked of a real appliance, whose page, Storage SCP and destination all have one."""
-    authority = Authority(tmp_path / "ca", "hospital")
-    old, key = authority.issue("old", begin=-9 * HOUR, end=-HOUR)
-    files = f'key = "{key}"\ncertificate = "{old}"\n'
-    running = RunningAppliance(
-        box.configuration.parent,
-        scp=f'[storage_scp.tls]\n{files}ca = "{authority.ca}"\n',
-        web=f"[web.tls]\n{files}",
-        extra=f'[[destinations]]\nname = "pacs"\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 1\n'
-        f'[destinations.tls]\nca = "{authority.ca}"\n{files}',
-    )
-    running.start(timeout=180)
-    try:
-        running.wait_ready(timeout=120)
-        findings = health.examine(box, of_the_appliance)
-        assert health.fit(findings), findings
-        said = {finding.detail.partition(",")[0].partition(":")[0] for finding in findings if not finding.ok}
-        assert said >= {"Storage SCP", "Page", "pacs"}
-        assert "has expired" in next(each.detail for each in findings if each.what == "C-ECHO")
-
-        old.write_text("no certificate")
-        findings = health.examine(box, of_the_appliance)
-        assert not health.fit(findings), "it is there, and its own Storage SCP can't be asked"
-    finally:
-        running.stop()
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("lacks", ["certificate", "ca"])
-def test_a_certificate_that_is_not_there_yet_sends_nothing_back(box: Box, tmp_path: Path, lacks: str) -> None:
-    authority = Authority(tmp_path / "ca", "hospital")
-    certificate, key = authority.issue("scp")
-    (certificate if lacks == "certificate" else authority.ca).unlink()
-    tls = f'[storage_scp.tls]\nkey = "{key}"\ncertificate = "{certificate}"\nca = "{authority.ca}"\n'
-    running = RunningAppliance(box.configuration.parent, scp=tls)
-    running.start(timeout=180)
-    try:
-        running.wait_ready(timeout=120)
-        findings = health.examine(box, of_the_appliance)
-    finally:
-        running.stop()
-    assert health.fit(findings), findings
-    assert {"certificate", "C-ECHO"} <= {finding.what for finding in findings if not finding.ok}
-
-
-def test_a_system_has_time_to_get_ready() -> None:
-    looks = iter([BROKEN, BROKEN, FINE])
-    assert health.wait_until_fit(lambda: list(next(looks)), 60, pause=0, sleep=lambda _: None) == FINE

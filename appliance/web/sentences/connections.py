@@ -37,6 +37,8 @@ TESTS = (
     m("%(socket)s is held by the appliance that runs on this data folder"),
     m("%(socket)s is free"),
     m("stop what uses it, or set another port in the configuration"),
+    m("ports below 1024 are for root alone: set another one, or have root lower the sysctl "
+      "net.ipv4.ip_unprivileged_port_start to this one"),
     m("%(peer)s answers"),
     m("check its address"),
     m("results wait and are sent once it answers"),
