@@ -233,6 +233,29 @@ def recover(box: Box, text: str) -> str:
     return "the recovery key opens the data partition, and from now on the TPM does again; the box starts again"
 
 
+def told_apart(box: Box) -> str:
+    """By what the disk and its data partition are told from others, in words, before they are erased.
+
+    Raises
+    ------
+    FirmwareError
+        lsblk does not answer.
+    """
+    columns = "PATH,TYPE,MODEL,SERIAL,SIZE,PARTTYPE,PARTUUID,FSTYPE,UUID"
+    said = []
+    for row in lsblk.devices("--list", "--bytes", f"--output={columns}", f"/dev/{_disk(box)}"):
+        known = {name: str(value).strip() for name, value in row.items() if value is not None}
+        if known.get("type") == "disk":
+            model, serial = known.get("model", "without a model"), known.get("serial", "none")
+            said.append(f"disk: {model}, serial number {serial}, {int(known['size']):,} bytes")
+        elif known.get("parttype", "").lower() == labels.DATA_TYPE:
+            said.append(f"data partition: PARTUUID {known.get('partuuid', 'none')}")
+            if "uuid" in known:
+                kind = "LUKS" if known.get("fstype") == _LUKS else "file system"
+                said.append(f"{kind}: UUID {known['uuid']}")
+    return "; ".join(said)
+
+
 def erase(box: Box) -> str:
     """Factory reset: the data is gone for good, whether its partition is open or not.
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import click
@@ -136,13 +137,16 @@ def factory_reset(typed: str, record: Path | None, root: Path) -> None:
         die(f"this is box {known}, not {typed}", "type the identity of the box that is to lose its data")
     if record:
         _try_record(record, box)
-    text = f"box {known}: {datadisk.erase(box)}"
+    what, system = datadisk.told_apart(box), box.release()
+    done = datadisk.erase(box)
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    text = f"box {known}: {done}, and read back\n{what}\n{when}, by scanside-firmware of {system}"
     click.echo(text)
     try:
         if record:
             record.write_text(text + "\n")
     except OSError as error:  # such as a stick that was pulled out meanwhile
-        click.echo(f"the record can't be written to {record}: {error.strerror}; write down the line above", err=True)
+        click.echo(f"the record can't be written to {record}: {error.strerror}; write down the lines above", err=True)
     finally:
         restart()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -140,7 +141,16 @@ def partition(box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     path = tmp_path / "partition"
     path.touch()
     os.truncate(path, 12 << 20)
-    listed = json.dumps({"blockdevices": [{"path": str(path), "parttype": DATA}]})
+    disk = {
+        "path": "/dev/vda",
+        "type": "disk",
+        "model": "QEMU HARDDISK ",
+        "serial": "S-0042",
+        "size": 8 << 30,
+        "parttype": None,
+    }
+    data = {"path": str(path), "type": "part", "parttype": DATA, "partuuid": "4d-a1", "fstype": "ext4", "uuid": "e2-f5"}
+    listed = json.dumps({"blockdevices": [disk, data]})
     program(tmp_path, "lsblk", f"echo '{listed}'")
     for name in ("mount", "systemctl", "journalctl", "umount"):
         program(tmp_path, name)
@@ -453,7 +463,15 @@ def test_a_reset_needs_no_data_partition_that_opens(box: Box, encrypted: Path, t
     program(tmp_path, "umount", "echo 'not mounted' >&2; exit 1")
     program(tmp_path, "systemd-cryptsetup", "exit 1")
     said = scanside_firmware(box, "factory-reset", "--box", identity)
-    assert said == (f"box {identity}: all key slots of the data partition were destroyed and its header written over\n")
+    first, disk, when = said.splitlines()
+    assert first == (
+        f"box {identity}: all key slots of the data partition were destroyed and its header written over, and read back"
+    )
+    assert disk == (
+        "disk: QEMU HARDDISK, serial number S-0042, 8,589,934,592 bytes; data partition: PARTUUID 4d-a1; "
+        "file system: UUID e2-f5"
+    )
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, by scanside-firmware of 1.0.0 \(epoch 1\)", when)
     assert not any(encrypted.read_bytes()[: 32 << 20])
     assert calls(tmp_path)[-1] == "systemctl reboot"
 
@@ -475,8 +493,8 @@ def test_a_reset_whose_record_is_lost_on_the_way_is_shown_and_starts_again(
     record.parent.mkdir()
     program(tmp_path, "journalctl", f"rm -r {record.parent}")
     said = scanside_firmware(box, "factory-reset", "--box", "5eedb0c5", "--record", str(record)).splitlines()
-    assert said[0] == "box 5eedb0c5: every byte of the data partition was written over"
-    assert said[1].startswith(f"the record can't be written to {record}: ")
+    assert said[0] == "box 5eedb0c5: every byte of the data partition was written over, and read back"
+    assert said[3].startswith(f"the record can't be written to {record}: ")
     assert calls(tmp_path)[-1] == "systemctl reboot"
 
 
