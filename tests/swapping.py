@@ -39,7 +39,7 @@ class Outcome:
 
 def appliance(folder: Path) -> RunningAppliance:
     """One that trusts the second package; not started."""
-    other = fake_package.version(folder / "better", "1.3.1")
+    other = fake_package.version(folder / "better", "1.4.1")
     models = f"[models]\npackages = {[str(fake_package.BUNDLED[0])]}\ntrusted_keys = ['{other.parent / 'trusted'}']\n"
     return RunningAppliance(folder / "appliance", extra=models + BACKEND)
 
@@ -60,7 +60,7 @@ def swap_under_load(running: RunningAppliance, folder: Path, changes: int, pause
     sender.start()
     try:
         for change in range(changes):
-            command = ("switch", MODEL, "1.3.1") if change % 2 == 0 else ("rollback", MODEL)
+            command = ("switch", MODEL, "1.4.1") if change % 2 == 0 else ("rollback", MODEL)
             done = scanside("models", *command, "--why", f"change {change}", *config, timeout=600)
             assert done.returncode == 0, done.stderr
             assert "reads with it" in done.stdout, done.stdout
@@ -99,7 +99,7 @@ def _judge(running: RunningAppliance, outcome: Outcome, sent: list[str]) -> None
     rows = {row["sop_instance_uid"]: row for row in running.wait_final(len(sent), timeout=300.0 + len(sent))}
     choices = sorted(PackageStore(running.data / "ledger.sqlite3", read_only=True).choices(), key=lambda row: row["id"])
     outcome.sent, outcome.changes = len(sent), len(choices)
-    packages = {fake_package.bundled().sha256: "1.3.0", **{row["sha256"]: row["version"] for row in choices}}
+    packages = {fake_package.bundled().sha256: "1.3.1", **{row["sha256"]: row["version"] for row in choices}}
     store = running.store()
     for uid in sent:
         row = rows.get(uid)

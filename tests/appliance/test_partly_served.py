@@ -167,13 +167,13 @@ def test_its_images_wait_and_are_read_when_it_comes_into_service(
     before = box.look()
     process, receipts = pid(before, "hippocampus"), {row["id"] for row in box.store.receipts()}
     (alarm,) = box.alarms()  # before any image waits
-    assert alarm.what.startswith("fake 1.3.0 can't be served. ")
+    assert alarm.what.startswith("fake 1.3.1 can't be served. ")
     assert "SIGSEGV" in alarm.detail
     radiograph = box.receive(make_radiograph(tmp_path / "chest.dcm"))
     volume = box.receive(*make_series(tmp_path / "series", hippocampus_pixels(18, 30, 24)))
     box.turns(lambda: box.state(volume) == "delivered" and box.waits(radiograph))
     assert box.state(radiograph) == "received"
-    assert box.row(radiograph)["reason"].startswith("Waiting: fake 1.3.0 can't be served: no inference backend can be")
+    assert box.row(radiograph)["reason"].startswith("Waiting: fake 1.3.1 can't be served: no inference backend can be")
     claimed = [event for event in box.store.events(radiograph) if event["what"] == "claimed"]
     (held,) = box.store._rows("SELECT not_before FROM instance WHERE id = :id", id=radiograph)
     assert held["not_before"] > time.time() + 600  # nor is it looked at each moment
@@ -202,7 +202,7 @@ def test_one_that_breaks_in_service_stops_no_other(
     os.kill(former, signal.SIGKILL)
     assert served_by(opened, "fake").server.process is not None
     time.sleep(0.2)
-    assert [str(each.package) for each in box.look().unserved] == ["fake 1.3.0"]
+    assert [str(each.package) for each in box.look().unserved] == ["fake 1.3.1"]
     assert pid(box.look(), "hippocampus") == process
     assert [each.name for each in box.alarms()] == ["unserved_fake"]
     flag.unlink()
@@ -252,7 +252,7 @@ def test_a_try_that_took_long_is_not_soon_repeated_but_when_somebody_asks(
         assert box.look() is before
         assert box.look().unserved
         assert "is tried again in" in caplog.text
-        assert "fake 1.3.0 is tried again\n" not in caplog.text
+        assert "fake 1.3.1 is tried again\n" not in caplog.text
     box.config.receipt_request_path.touch()
     assert not box.look().unserved
 
@@ -261,12 +261,12 @@ def test_a_try_that_took_long_is_not_soon_repeated_but_when_somebody_asks(
 def test_what_read_before_reads_again_while_the_others_go_on(
     boxes: Callable[..., Box], tmp_path: Path, hippocampus: Path, target: str
 ) -> None:
-    newer, former = fake_package.version(tmp_path / "newer", "1.3.1", keep=(target,)), fake_package.bundled()
+    newer, former = fake_package.version(tmp_path / "newer", "1.4.1", keep=(target,)), fake_package.bundled()
     copy = Path(shutil.copytree(hippocampus.parent, tmp_path / "copy")) / hippocampus.name
     shutil.copytree(newer.parent / "trusted", copy.parent / "trusted", dirs_exist_ok=True)
     box = boxes(tmp_path, fake_package.BUNDLED[0], copy, backend="onnxruntime")
     kept = installed.install(box.config, box.choices, newer, "Jo")
-    box.choices.choose(Choice(MODEL, "1.3.1", kept.sha256, former.sha256, "switch", "Jo", "elsewhere"))
+    box.choices.choose(Choice(MODEL, "1.4.1", kept.sha256, former.sha256, "switch", "Jo", "elsewhere"))
     if target == "cpu":
         kept.path.write_bytes(damaged(kept.path.read_bytes(), kept.manifest.targets["cpu"].artifact))
     first = box.look()
@@ -286,8 +286,8 @@ def test_another_choice_takes_nothing_back_that_merely_waits(
     lungs = fake_package.lungs(tmp_path / "lungs")
     box = boxes(tmp_path, chest, hippocampus, lungs)
     broken = package.read(chest, None).sha256
-    box.choices.choose(Choice("fake", "1.3.0", broken, "", "switch", "Jo", "confirmed"))
-    assert [str(each.package) for each in box.look().unserved] == ["fake 1.3.0"]
+    box.choices.choose(Choice("fake", "1.3.1", broken, "", "switch", "Jo", "confirmed"))
+    assert [str(each.package) for each in box.look().unserved] == ["fake 1.3.1"]
     gone = package.read(lungs, None)
     box.choices.choose(Choice("lungs", "", "", gone.sha256, "switch", "Jo", "nothing outlines lungs"))
     after = box.look()
@@ -318,4 +318,4 @@ def test_infer_reads_the_others_and_says_why_not_this_one(tmp_path: Path, hippoc
     answers = {each["files"]: each for each in map(json.loads, done.stdout.splitlines())}
     assert answers[18]["status"] == "resulted", done.stderr
     assert answers[1]["status"] == "failed"
-    assert answers[1]["reason"].startswith("fake 1.3.0 can't be served: no inference backend can be used: ")
+    assert answers[1]["reason"].startswith("fake 1.3.1 can't be served: no inference backend can be used: ")

@@ -55,7 +55,7 @@ def test_assessed_cases_become_a_data_set_of_training(tmp_path: Path, capfd: pyt
                 assert word not in written, (path, word)
     lineage = json.loads((folder / "lineage.json").read_text())
     assert lineage["content"] == content.content_version(folder)
-    assert lineage["package"]["version"] == "1.3.0"
+    assert lineage["package"]["version"] == "1.3.1"
     own, _ = signature.load_or_create_private_key(device.config.key_path)
     keys = {signature.key_id(own.public_key()): own.public_key()}
     signature.verify((folder / "lineage.sig").read_text(), (folder / "lineage.json").read_bytes(), keys, "lineage")
@@ -73,7 +73,7 @@ def test_assessed_cases_become_a_data_set_of_training(tmp_path: Path, capfd: pyt
     assert again <= {row["patient_id"] for row in rows}  # the same patient has the same pseudonym in each export
 
     written = (folder / "lineage.json").read_text()
-    (folder / "lineage.json").write_text(written.replace('"version": "1.3.0"', '"version": "1.2.0"'))
+    (folder / "lineage.json").write_text(written.replace('"version": "1.3.1"', '"version": "1.2.0"'))
     assert not run(FolderImporter(), folder, tmp_path / "unchecked", Options())["lineage"]["signature_checked"]
     with pytest.raises(DataError, match=r"not what the device of .* has signed: .* was changed after it was signed"):
         run(FolderImporter(), folder, tmp_path / "forged", asked)

@@ -57,7 +57,7 @@ def raise_alarm(config: Config, key: str, package_sha256: str = "ab" * 32) -> in
     """A drift alarm as `appliance.drift.watch` raises it; its number."""
     drift = DriftStore(config.ledger_path)
     if drift.package(package_sha256) is None:
-        drift.add_package(package_sha256, "chest-pneumonia 1.3.0", np.zeros((len(STREAMS), MOST_BINS), np.int64), 1)
+        drift.add_package(package_sha256, "chest-pneumonia 1.3.1", np.zeros((len(STREAMS), MOST_BINS), np.int64), 1)
     moved = Moved("age", "age below 18: 31 % of studies since Tuesday, 0.4 % before", 0.0, 0.004, 0.31, 9.0, (1,))
     against, kind = DRIFT[key]
     number = drift.raise_alarm(

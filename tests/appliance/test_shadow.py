@@ -78,7 +78,7 @@ def _approver(device: Device, name: str) -> Path:
 
 @pytest.mark.long
 def test_a_package_reads_in_shadow_and_takes_over_with_a_signature(device: Device, tmp_path: Path) -> None:
-    new = fake_package.version(device.folder / "better", "1.4.0", bias=0.3, promotion=LENIENT)
+    new = fake_package.version(device.folder / "better", "1.5.0", bias=0.3, promotion=LENIENT)
     device.call("shadow", "start", new, "--why", "retrained")
     numbers = device.read(*(make_radiograph(tmp_path / f"{seed}.dcm", seed=seed) for seed in range(4)))
     before = Store(device.config.ledger_path, read_only=True).worklist(limit=10)
@@ -116,7 +116,7 @@ def test_a_package_reads_in_shadow_and_takes_over_with_a_signature(device: Devic
     assert device.reads() == [str(fake_package.bundled())]
 
     said = device.call(*promote)
-    assert device.reads() == [f"{MODEL} 1.4.0"]
+    assert device.reads() == [f"{MODEL} 1.5.0"]
     assert device.history()[0]["kind"] == "promotion"
     assert "shadow no longer" not in said
     assert ShadowStore(device.config.ledger_path).running() is None
@@ -141,8 +141,8 @@ def _check_evidence(path: Path, device: Device, report: dict[str, object]) -> No
     approval = json.loads(members["approval/approval.json"])
     assert approval["statistics_sha256"] == hashlib.sha256(members["shadow/statistics.json"]).hexdigest()
     assert json.loads(members["shadow/statistics.json"])["compared"] == report["compared"]
-    assert json.loads(members["packages/new/manifest.json"])["version"] == "1.4.0"
-    assert json.loads(members["packages/former/manifest.json"])["version"] == "1.3.0"
+    assert json.loads(members["packages/new/manifest.json"])["version"] == "1.5.0"
+    assert json.loads(members["packages/former/manifest.json"])["version"] == "1.3.1"
     assert any(name.startswith("receipts/") for name in members)
     plan = members["plan.html"].decode()
     for heading in ("Description of modifications", "Modification protocol", "Impact assessment"):
@@ -151,7 +151,7 @@ def _check_evidence(path: Path, device: Device, report: dict[str, object]) -> No
 
 @pytest.mark.long
 def test_it_reads_only_while_nothing_waits_and_counts_what_it_cannot_read(device: Device, tmp_path: Path) -> None:
-    new = fake_package.version(device.folder / "better", "1.4.0")
+    new = fake_package.version(device.folder / "better", "1.5.0")
     device.call("shadow", "start", new, "--why", "retrained")
     assert "already" in device.call("shadow", "start", new, "--why", "again", code=1)
     (number,) = device.read(make_radiograph(tmp_path / "a.dcm"))
@@ -176,7 +176,7 @@ def test_it_reads_only_while_nothing_waits_and_counts_what_it_cannot_read(device
 
 
 def test_a_shadow_ends_when_another_package_reads_than_it_is_compared_with(device: Device) -> None:
-    device.call("shadow", "start", fake_package.version(device.folder / "better", "1.4.0"), "--why", "retrained")
+    device.call("shadow", "start", fake_package.version(device.folder / "better", "1.5.0"), "--why", "retrained")
     device.call("models", "install", fake_package.version(device.folder / "worse", "1.3.9"))
     device.call("models", "switch", MODEL, "1.3.9", "--why", "urgent")
     _run(device, 1, seconds=20.0)

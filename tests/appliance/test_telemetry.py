@@ -110,23 +110,23 @@ def test_a_package_in_force_that_can_not_be_opened_is_said_to_be_missing(
     device = Device(tmp_path / "device", capfd)
     for number in range(12):
         _result(device.config, number, positive=number < 5)
-    device.call("models", "install", fake_package.version(device.folder / "better", "1.3.1"))
-    device.call("models", "switch", MODEL, "1.3.1", "--why", "newer")
-    for path in (*device.config.packages_path.glob("*1.3.1*"), device.folder / "better" / f"{MODEL}.scanside"):
+    device.call("models", "install", fake_package.version(device.folder / "better", "1.4.1"))
+    device.call("models", "switch", MODEL, "1.4.1", "--why", "newer")
+    for path in (*device.config.packages_path.glob("*1.4.1*"), device.folder / "better" / f"{MODEL}.scanside"):
         path.unlink()
     sha256 = PackageStore(device.config.ledger_path, read_only=True).in_force()[MODEL]["sha256"]
     folder = tmp_path / "fleet"
     folder.mkdir()
     said = device.call("telemetry", "export", folder / "a.json")
-    assert f"{MODEL} 1.3.1 is in force and can't be opened" in said
+    assert f"{MODEL} 1.4.1 is in force and can't be opened" in said
     device.call("telemetry", "key", folder / "a.pub")
     made = telemetry.read((folder / "a.json").read_bytes()).telemetry
-    assert made.missing == (MissingPackage(MODEL, "1.3.1", sha256),)
-    assert [(each.version, each.reads) for each in made.packages] == [("1.3.0", False)]
+    assert made.missing == (MissingPackage(MODEL, "1.4.1", sha256),)
+    assert [(each.version, each.reads) for each in made.packages] == [("1.3.1", False)]
     week = next(each for each in telemetry.make(device.config, NOW).telemetry.weeks)
     assert week.tables["outcome"] == Table(12, {"negative": 7, "positive": 5})
     device.plain("fleet", "report", folder, "--to", tmp_path / "fleet.html")
-    assert f"{MODEL} 1.3.1 is in force and can't be opened" in (tmp_path / "fleet.html").read_text()
+    assert f"{MODEL} 1.4.1 is in force and can't be opened" in (tmp_path / "fleet.html").read_text()
     # A file that only the configuration names: its name may be a person's, or a site's.
     file = tmp_path / "device" / "dr-quast-chest-1.0.scanside"
     file.write_bytes(b"no package")
@@ -197,7 +197,7 @@ def test_nothing_of_a_patient_is_told(config: Config) -> None:
     with sqlite3.connect(config.ledger_path) as connection:
         connection.execute(
             "INSERT INTO package_choice (model, version, sha256, former, kind, chosen_at, chosen_by, why, cases) "
-            "VALUES (?, '1.3.0', ?, '', 'switch', ?, ?, ?, 'null')",
+            "VALUES (?, '1.3.1', ?, '', 'switch', ?, ?, ?, 'null')",
             (fake_package.bundled().manifest.id, fake_package.bundled().sha256, LAST_WEEK, FREE_TEXT[2], FREE_TEXT[1]),
         )
         connection.execute(

@@ -50,7 +50,7 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
     [
         ("epochs = 5", "epochz = 5", "epochz"),
         ("epochs = 5", "epochs = 'five'", "train.epochs"),
-        ('version = "1.3.0"', 'version = "one"', "version"),
+        ('version = "1.3.1"', 'version = "one"', "version"),
         ('default_operating_point = "balanced"', 'default_operating_point = "best"', "default_operating_point"),
         ("sensitivity = 0.98", "sensitivity = 1.5", "sensitivity"),
         ("[input]", "[input", "recipe.toml"),

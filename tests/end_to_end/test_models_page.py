@@ -32,14 +32,14 @@ _PICTURES = os.environ.get("SCANSIDE_PICTURES")  # a folder; for people who want
 
 @pytest.fixture
 def device(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Device:
-    """1.3.1 reads instead of the bundled 1.3.0, 1.4.0 has read two images in its shadow, and one case is kept."""
+    """1.4.1 reads instead of the bundled 1.3.1, 1.5.0 has read two images in its shadow, and one case is kept."""
     device = Device(tmp_path, capfd)
-    device.call("models", "install", fake_package.version(device.folder / "better", "1.3.1"))
+    device.call("models", "install", fake_package.version(device.folder / "better", "1.4.1"))
     first = device.read(make_radiograph(tmp_path / "case.dcm", seed=7))
     device.call("models", "cases", "add", first[0], "--why", "apical, was missed once")
-    device.call("models", "switch", MODEL, "1.3.1", "--by", "Jo", "--why", "retrained with the portable unit",
+    device.call("models", "switch", MODEL, "1.4.1", "--by", "Jo", "--why", "retrained with the portable unit",
                 "--override", "the case was not clear")  # fmt: skip
-    newest = fake_package.version(device.folder / "worse", "1.4.0", bias=0.3, promotion=LENIENT)
+    newest = fake_package.version(device.folder / "worse", "1.5.0", bias=0.3, promotion=LENIENT)
     device.call("shadow", "start", newest, "--why", "retrained in May")
     numbers = device.read(*(make_radiograph(tmp_path / f"{seed}.dcm", seed=seed) for seed in range(2)))
     _run(device, 2)
@@ -69,7 +69,7 @@ def test_it_says_what_reads_and_an_engineer_may_only_look(device: Device) -> Non
             assert refused.status_code == 403
     assert "Roll back now" in texts["adam"]
     assert "Roll back now" not in texts["erin"]
-    for words in ("1.3.1", "by Jo", "retrained with the portable unit", "apical, was missed once", "DeLong", "1.4.0"):
+    for words in ("1.4.1", "by Jo", "retrained with the portable unit", "apical, was missed once", "DeLong", "1.5.0"):
         assert words in texts["erin"], words
     assert [row["kind"] for row in device.history()] == ["switch"]
 
@@ -87,11 +87,11 @@ def test_a_rollback_asks_for_a_reason_and_is_not_of_another_change(device: Devic
     assert client.post("/models/rollback", data=asked).status_code == 302
     latest = device.history()[0]
     assert (latest["kind"], latest["version"], latest["chosen_by"], latest["why"]) == (
-        "rollback", "1.3.0", "adam", "more false alarms",
+        "rollback", "1.3.1", "adam", "more false alarms",
     )  # fmt: skip
     assert device.reads() == [str(fake_package.bundled())]
     told = client.get("/models").get_data(as_text=True)
-    assert "1.3.0 is in force" in told
+    assert "1.3.1 is in force" in told
     assert "was a rollback already" in told
     assert client.post("/models/rollback", data={**asked, "choice": "2"}).status_code == 409
     records = [decode(row["content"]) for row in AuditStore(device.config.audit_path).records()]
@@ -101,14 +101,14 @@ def test_a_rollback_asks_for_a_reason_and_is_not_of_another_change(device: Devic
 
 def test_it_is_there_where_the_package_in_force_is_gone(device: Device) -> None:
     row = PackageStore(device.config.ledger_path, read_only=True).in_force()[MODEL]
-    for path in device.config.packages_path.glob("*1.3.1*"):
+    for path in device.config.packages_path.glob("*1.4.1*"):
         path.unlink()
     (device.folder / "better" / f"{MODEL}.scanside").unlink(missing_ok=True)
     told = browser(create_app(device.config)).get("/models")
     assert told.status_code == 200
     assert "nothing reads its images" in told.get_data(as_text=True)
     assert row["sha256"][:12] in told.get_data(as_text=True)
-    assert "Roll back to 1.3.0" in told.get_data(as_text=True)
+    assert "Roll back to 1.3.1" in told.get_data(as_text=True)
 
 
 def photograph(page: Page, name: str) -> None:
@@ -130,7 +130,7 @@ def test_a_rollback_in_a_browser(browser: Browser, site: Site, device: Device, l
         context.close()
     page, complaints = watched(browser.new_context(locale=language), site.url)
     page.goto(f"{site.url}models")
-    words = {"en": ("Roll back to 1.3.0", "Roll back now"), "de": ("Zurück zu 1.3.0", "Jetzt zurückgehen")}[language]
+    words = {"en": ("Roll back to 1.3.1", "Roll back now"), "de": ("Zurück zu 1.3.1", "Jetzt zurückgehen")}[language]
     page.get_by_text(words[0]).focus()
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
@@ -140,7 +140,7 @@ def test_a_rollback_in_a_browser(browser: Browser, site: Site, device: Device, l
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name=words[1])).to_be_focused()
     page.keyboard.press("Enter")
-    expect(page.locator("#rollback")).to_contain_text("1.3.0", timeout=60_000)
+    expect(page.locator("#rollback")).to_contain_text("1.3.1", timeout=60_000)
     expect(page.get_by_role("cell", name="more false alarms since")).to_be_visible()
     assert barriers(page) == []
     photograph(page, f"{language}-done")

@@ -68,7 +68,7 @@ def test_what_it_reads_waits_the_rest_is_read_and_it_comes_into_service_by_itsel
         assert alarm["severity"] == "alarm"
         assert alarm["what"].startswith("hippocampus 0.0.1 can't be served.")
         assert "SIGSEGV" in alarm["detail"]
-        assert {each["package"] for each in status["backends"] if each["serves"]} == {"fake 1.3.0"}
+        assert {each["package"] for each in status["backends"] if each["serves"]} == {"fake 1.3.1"}
         assert [each["seconds"] for each in status["backends"] if not each["serves"] and each["seconds"]] == []
         assert "scanside_packages_unserved 2.0" in asked(appliance, "metrics")
         said = scanside("status", "--config", appliance.config_path).stdout

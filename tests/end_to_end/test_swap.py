@@ -29,7 +29,7 @@ def test_a_switch_and_a_rollback_under_load_lose_nothing_and_a_shadow_is_in_nobo
         outcome = swap_under_load(running, tmp_path, changes=2, pause=0.2)
         assert outcome.lost == []
         assert outcome.unnamed == []
-        assert set(outcome.by_version) == {"1.3.0", "1.3.1"}
+        assert set(outcome.by_version) == {"1.3.1", "1.4.1"}
         _shadow(running, tmp_path, outcome.sent)
     finally:
         running.stop()
@@ -47,7 +47,7 @@ def _shadow(running: RunningAppliance, folder: Path, sent: int) -> None:
     second = make_radiograph(folder / "second.dcm", seed=92)
     scanside("send", second, "--to", f"SCANSIDE@127.0.0.1:{running.port}", check=True)
     rows = running.wait_final(sent + 2, 300)
-    assert {row["provenance"]["version"] for row in rows} == {"1.3.0", "1.3.1"}
+    assert {row["provenance"]["version"] for row in rows} == {"1.3.1", "1.4.1"}
     assert _reads(running, 2) != process
 
 
