@@ -399,16 +399,16 @@ def test_a_box_keeps_its_address_although_its_machine_id_changes() -> None:
 
 @pytest.mark.long
 def test_a_model_takes_the_place_of_its_own_id_alone(box: Box, publisher: Path, tmp_path: Path) -> None:
-    better = fake_package.version(tmp_path / "better", "1.3.1")
+    better = fake_package.version(tmp_path / "better", "1.4.1")
     shutil.copytree(better.parent / "trusted", box.trust / "models")
     provisioning.apply(box, site(tmp_path / "1", publisher, 1))
     Store(box.data / "ledger.sqlite3").close()  # as the appliance makes it
     bundled = {str(package.read(path, None)) for path in package.bundled()}
     assert reads(box) == bundled
-    assert models.install(box, better) == "chest-pneumonia 1.3.1 is in force"
-    expected = {each for each in bundled if not each.startswith("chest-pneumonia")} | {"chest-pneumonia 1.3.1"}
+    assert models.install(box, better) == "chest-pneumonia 1.4.1 is in force"
+    expected = {each for each in bundled if not each.startswith("chest-pneumonia")} | {"chest-pneumonia 1.4.1"}
     assert reads(box) == expected
-    assert models.install(box, better) == "chest-pneumonia 1.3.1 is in force already"
+    assert models.install(box, better) == "chest-pneumonia 1.4.1 is in force already"
     provisioning.apply(box, site(tmp_path / "2", publisher, 2, "SECOND"))
     assert reads(box) == expected
     where = ("--config", str(box.configuration))
@@ -433,7 +433,7 @@ def test_models_that_are_turned_away(box: Box, tmp_path: Path, monkeypatch: pyte
     Store(box.data / "ledger.sqlite3").close()
     before = reads(box)
     with pytest.raises(RefusedError, match=r"chest-pneumonia.scanside is not taken: .* does not trust"):
-        models.install(box, fake_package.version(tmp_path / "foreign", "1.3.1"))
+        models.install(box, fake_package.version(tmp_path / "foreign", "1.4.1"))
     damaged = tmp_path / "damaged.scanside"
     content = bytearray(package.bundled()[0].read_bytes())
     content[len(content) // 2] ^= 1
