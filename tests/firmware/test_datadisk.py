@@ -18,7 +18,7 @@ from firmware.cli import main
 from firmware.errors import BrokenError, FirmwareError
 from firmware.flash.medium import Medium
 from tests.firmware.boxes import PowerCut, make_box, start
-from tests.firmware.test_commissioning import publisher, site, taken  # noqa: F401 (a fixture)
+from tests.firmware.commissioning import site, taken
 
 DATA = "8F1C0A52-6D3E-4F57-9C0B-5C414E534944"
 LINUX = "0fc63daf-8483-4772-8e79-3d69d8477de4"
@@ -356,10 +356,7 @@ def test_a_box_without_a_site_has_the_default_of_the_image_that_runs(box: Box, p
 
 
 def test_an_image_makes_the_configuration_in_force_as_it_does(
-    box: Box,
-    partition: Path,
-    tmp_path: Path,
-    publisher: Path,  # noqa: F811
+    box: Box, partition: Path, tmp_path: Path, publisher: Path
 ) -> None:
     """Forth by an update, and back by falling back; a box goes on where the appliance does not take it."""
     shutil.copy(publisher / "site.pub", box.trust)

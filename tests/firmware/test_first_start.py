@@ -15,7 +15,7 @@ from firmware import first_start, handover, inbox, provisioning, signing, stick
 from firmware.box import Box
 from firmware.errors import FirmwareError, RefusedError
 from firmware.firewall import rules
-from tests.firmware.test_commissioning import box, publisher, site, taken, waits  # noqa: F401 (fixtures)
+from tests.firmware.commissioning import site, taken, waits
 from tests.running import CHECKOUT
 
 ENTERED: dict[str, Any] = {
@@ -44,7 +44,7 @@ def entered(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_what_was_entered_is_in_place(box: Box, entered: Callable[..., Path]) -> None:  # noqa: F811
+def test_what_was_entered_is_in_place(box: Box, entered: Callable[..., Path]) -> None:
     assert provisioning.may_enter(box) and not provisioning.entered(box)
     assert provisioning.enter(box, entered()) == 1
     tables = tomllib.loads(box.configuration.read_text())
@@ -60,10 +60,7 @@ def test_what_was_entered_is_in_place(box: Box, entered: Callable[..., Path]) ->
 
 
 def test_a_signed_configuration_ends_it(
-    box: Box,  # noqa: F811
-    publisher: Path,  # noqa: F811
-    entered: Callable[..., Path],
-    tmp_path: Path,
+    box: Box, publisher: Path, entered: Callable[..., Path], tmp_path: Path
 ) -> None:
     for _ in range(3):
         provisioning.enter(box, entered(), ask=taken)
@@ -93,7 +90,7 @@ def test_a_signed_configuration_ends_it(
         (json.dumps({**ENTERED, "appliance": {"storage_scp": {"port": "many"}}}), "the appliance does not take"),
     ],
 )
-def test_what_is_wrong_changes_nothing(box: Box, tmp_path: Path, content: str, words: str) -> None:  # noqa: F811
+def test_what_is_wrong_changes_nothing(box: Box, tmp_path: Path, content: str, words: str) -> None:
     before = box.configuration.read_text()
     path = tmp_path / "site.json"
     path.write_text(content)
@@ -102,7 +99,7 @@ def test_what_is_wrong_changes_nothing(box: Box, tmp_path: Path, content: str, w
     assert box.configuration.read_text() == before and provisioning.history(box) == []
 
 
-def test_it_comes_by_the_page_alone(box: Box, entered: Callable[..., Path], tmp_path: Path) -> None:  # noqa: F811
+def test_it_comes_by_the_page_alone(box: Box, entered: Callable[..., Path], tmp_path: Path) -> None:
     folder = tmp_path / "stick"
     folder.mkdir()
     entered().rename(folder / "site.json")
@@ -115,11 +112,7 @@ def test_it_comes_by_the_page_alone(box: Box, entered: Callable[..., Path], tmp_
     assert report["site"]["name"] == "Hospital, basement 2" and report["may_enter"]
 
 
-def test_the_next_stick_gets_the_recovery_key(
-    box: Box,  # noqa: F811
-    entered: Callable[..., Path],
-    tmp_path: Path,
-) -> None:
+def test_the_next_stick_gets_the_recovery_key(box: Box, entered: Callable[..., Path], tmp_path: Path) -> None:
     waits(box)
     (tmp_path / "early").mkdir()
     stick.take(box, tmp_path / "early", restart=pytest.fail, reload=lambda _: None, ask=taken)
@@ -139,7 +132,7 @@ def asked(code: str) -> Callable[[Sequence[str]], subprocess.CompletedProcess[st
     return answer
 
 
-def console(box: Box, code: str = "ABCD-2345", known: Iterable[list[str]] = ([], ["192.0.2.9"])) -> list[str]:  # noqa: F811
+def console(box: Box, code: str = "ABCD-2345", known: Iterable[list[str]] = ([], ["192.0.2.9"])) -> list[str]:
     found, last = iter(known), [""]
 
     def addresses() -> list[str]:
@@ -149,10 +142,7 @@ def console(box: Box, code: str = "ABCD-2345", known: Iterable[list[str]] = ([],
     return first_start.invitation(box, asked(code), addresses, sleep=lambda _: None)
 
 
-def test_the_console_says_where_the_page_is_and_its_code(
-    box: Box,  # noqa: F811
-    entered: Callable[..., Path],
-) -> None:
+def test_the_console_says_where_the_page_is_and_its_code(box: Box, entered: Callable[..., Path]) -> None:
     assert console(box) == []  # a page that nobody else reaches
     box.configuration.write_text((CHECKOUT / "firmware/image/files/usr/lib/scanside/default.toml").read_text())
     where, code = console(box)
@@ -171,7 +161,7 @@ def test_as_a_box_is_flashed_its_page_is_open() -> None:
     assert "8080" not in rules(tomllib.loads(shipped.read_text()), on_trial=True)
 
 
-def test_a_signature_is_still_asked_for_on_the_page(box: Box, publisher: Path) -> None:  # noqa: F811
+def test_a_signature_is_still_asked_for_on_the_page(box: Box, publisher: Path) -> None:
     folder = box.data / "inbox"
     path = site(folder, publisher)
     signing.signature_of(path).unlink()

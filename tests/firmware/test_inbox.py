@@ -14,28 +14,21 @@ from cryptography import x509
 from firmware import inbox
 from firmware.box import Box
 from tests.firmware.boxes import start
-from tests.firmware.test_commissioning import (  # noqa: F401 (fixtures)
-    box,
-    in_force,
-    publisher,
-    site,
-    taken,
-    with_files,
-)
+from tests.firmware.commissioning import in_force, site, taken, with_files
 
 
-def hand_over(box: Box) -> Path:  # noqa: F811
+def hand_over(box: Box) -> Path:
     folder = box.data / "inbox"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "go").touch()
     return folder
 
 
-def report(box: Box) -> dict[str, object]:  # noqa: F811
+def report(box: Box) -> dict[str, object]:
     return dict(json.loads(box.report.read_text()))
 
 
-def test_what_is_signed_is_taken_and_the_page_can_tell_it(box: Box, publisher: Path) -> None:  # noqa: F811
+def test_what_is_signed_is_taken_and_the_page_can_tell_it(box: Box, publisher: Path) -> None:
     folder = hand_over(box)
     site(folder, publisher, 3, "PAGE")
     (folder / "broken.raucb").write_bytes(b"no bundle")
@@ -53,9 +46,7 @@ def test_what_is_signed_is_taken_and_the_page_can_tell_it(box: Box, publisher: P
 
 
 def test_files_go_with_the_configuration_that_lists_them(
-    box: Box,  # noqa: F811
-    publisher: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    box: Box, publisher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The page has no folders; a stick has them in files/."""
     monkeypatch.setattr(
@@ -71,7 +62,7 @@ def test_files_go_with_the_configuration_that_lists_them(
     assert not list(folder.iterdir()) and "a secret" not in box.report.read_text()
 
 
-def test_what_opens_a_shell_or_has_no_known_name_is_not_taken(box: Box) -> None:  # noqa: F811
+def test_what_opens_a_shell_or_has_no_known_name_is_not_taken(box: Box) -> None:
     folder = hand_over(box)
     for name in ("service.token", "evil.sh", ".hidden.scanside", "half.raucb.part"):
         (folder / name).write_text("x")
@@ -79,7 +70,7 @@ def test_what_opens_a_shell_or_has_no_known_name_is_not_taken(box: Box) -> None:
     assert [path.name for path in folder.iterdir()] == ["half.raucb.part"]
 
 
-def test_links_and_pipes_of_the_pages_process_lead_nowhere(box: Box, tmp_path: Path) -> None:  # noqa: F811
+def test_links_and_pipes_of_the_pages_process_lead_nowhere(box: Box, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("of root")
     folder = hand_over(box)
@@ -92,7 +83,7 @@ def test_links_and_pipes_of_the_pages_process_lead_nowhere(box: Box, tmp_path: P
     assert "of root" not in json.dumps(report(box))
 
 
-def test_an_inbox_that_is_a_link_leads_nowhere(box: Box, publisher: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_an_inbox_that_is_a_link_leads_nowhere(box: Box, publisher: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "of root"
     site(elsewhere, publisher, 3, "PAGE")
     (elsewhere / "go").touch()
@@ -103,10 +94,7 @@ def test_an_inbox_that_is_a_link_leads_nowhere(box: Box, publisher: Path, tmp_pa
     assert not (box.data / "inbox").is_symlink()
 
 
-def test_an_update_shows_how_far_it_is_before_the_box_starts_again(
-    box: Box,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_update_shows_how_far_it_is_before_the_box_starts_again(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = hand_over(box)
     (folder / "system.raucb").write_bytes(b"bundle")
     seen: list[dict[str, object]] = []
@@ -124,7 +112,7 @@ def test_an_update_shows_how_far_it_is_before_the_box_starts_again(
     assert restarts == [True] and report(box)["said"] == ["system.raucb: 2.0 is installed"]
 
 
-def test_what_is_handed_over_waits_while_a_system_is_on_trial(box: Box) -> None:  # noqa: F811
+def test_what_is_handed_over_waits_while_a_system_is_on_trial(box: Box) -> None:
     """The earlier system finds it as it was left, and this one once it has proved itself."""
     folder, held = hand_over(box), []
     (folder / "site.toml").write_text("x")
@@ -142,9 +130,7 @@ def test_what_is_handed_over_waits_while_a_system_is_on_trial(box: Box) -> None:
 
 
 def test_what_is_handed_over_as_a_system_becomes_good_is_taken(
-    box: Box,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The verdict comes between the look at the slot and the stop of the path unit, which nothing else would start."""
     folder, asked = hand_over(box), tmp_path / "asked"
@@ -162,7 +148,7 @@ def test_what_is_handed_over_as_a_system_becomes_good_is_taken(
     assert asked.read_text().startswith("start --no-block scanside-inbox.path")
 
 
-def test_the_page_waits_no_longer_whatever_went_wrong(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_the_page_waits_no_longer_whatever_went_wrong(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     def take(_box: Box, _own: Path, say: inbox.handover.Say, by_hand: bool) -> inbox.handover.Outcome:
         say("system.raucb:  50 %  copying image")
         raise RuntimeError("nobody foresaw this")

@@ -21,13 +21,6 @@ GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 DATABASE = "d719b2cb-3d3a-4596-a3bc-dad00e67656f"
 
 
-@pytest.fixture(scope="module")
-def publisher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("keys")
-    keys.make(folder)
-    return folder
-
-
 def tagged(tag: int, content: bytes) -> bytes:
     """A value in DER."""
     return bytes((tag, 0x82, *len(content).to_bytes(2, "big"))) + content
