@@ -67,7 +67,8 @@ def image(work: Path, publisher: Path) -> Callable[..., Path]:
 
     def made(version: str, name: str = "generic") -> Path:
         target = work / (f"image-{version}" if name == "generic" else f"image-{name}-{version}")
-        if not (target / "manifest.json.sig").exists():
+        if not (target / "whole").exists():  # a run that was stopped leaves half of one
+            shutil.rmtree(target, ignore_errors=True)
             project = CHECKOUT
             if version == "3.0.0":
                 shutil.rmtree(work / "broken", ignore_errors=True)
@@ -79,6 +80,7 @@ def image(work: Path, publisher: Path) -> Callable[..., Path]:
                 unit = project / "firmware" / "systemd" / "scanside-confirm.service"  # it will not get well by waiting
                 unit.write_text(unit.read_text().replace("--seconds 1200", "--seconds 60"))
             build(Plan(project, board(name), version, 1, publisher, target, work / "cache", _MIRROR, 1_780_000_000))
+            (target / "whole").touch()
         return target
 
     return made
