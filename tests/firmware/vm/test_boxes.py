@@ -437,7 +437,6 @@ def test_11_a_machine_without_keys_takes_ours(publisher: Path, image: Callable[.
     assert refused(machine)
 
 
-@pytest.mark.slow
 def test_12_a_first_configuration_is_entered_on_the_page(
     publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
 ) -> None:
@@ -471,6 +470,7 @@ def test_12_a_first_configuration_is_entered_on_the_page(
         machine.cut()
 
 
+@pytest.mark.slow
 def test_the_image_for_bare_machines_starts_too(
     publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
 ) -> None:
