@@ -26,12 +26,17 @@ _MIGRATIONS = tuple(
 
 def existing_ledger(config: Config) -> Path:
     """Its file; raises `ApplianceError` where no appliance has run on that folder."""
-    if not config.ledger_path.exists():
+    return existing(config.ledger_path, "ledger")
+
+
+def existing(path: Path, what: str) -> Path:
+    """A file of the data folder that an appliance makes as it starts; raises as `existing_ledger` does."""
+    if not path.exists():
         raise ApplianceError(
-            f"there is no ledger in {config.data}",
+            f"there is no {what} in {path.parent}",
             hint="start the appliance there first, or name its folder with --data",
         )
-    return config.ledger_path
+    return path
 
 
 class Database:

@@ -46,6 +46,12 @@ _OUTPUT_ON_TRIAL = """    chain output {
 """
 
 
+def page_port(configuration: dict[str, Any]) -> int | None:
+    """Where others reach the page; None where only the machine itself does."""
+    web = configuration.get("web", {})
+    return None if web.get("host", "127.0.0.1") in LOOPBACK else int(web.get("port", 8080))
+
+
 def rules(configuration: dict[str, Any], on_trial: bool = False) -> str:
     """An nftables ruleset for a configuration (the appliance's TOML as tables)."""
     lines = [] if on_trial else list(_opened(configuration))
@@ -62,8 +68,9 @@ def _opened(configuration: dict[str, Any]) -> list[str]:
         addresses = [str(each["address"]) for each in scp.get("modalities", ()) if "address" in each]
         everybody = not scp.get("only_modalities") or len(addresses) < len(scp.get("modalities", ()))
         found += [f"tcp dport {port} accept"] if everybody else _from(addresses, port)
-    if web.get("enabled", True) and web.get("host", "127.0.0.1") not in LOOPBACK:
-        found.append(f"tcp dport {int(web.get('port', 8080))} accept")
+    page = page_port(configuration)
+    if web.get("enabled", True) and page is not None:
+        found.append(f"tcp dport {page} accept")
     diagnoses = configuration.get("diagnoses", {})
     if diagnoses.get("enabled", False) and diagnoses.get("host", "0.0.0.0") not in LOOPBACK:  # noqa: S104
         port, addresses = int(diagnoses.get("port", 2575)), [str(each) for each in diagnoses.get("addresses", ())]

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes
 
 from firmware import health, provisioning
 from firmware.box import Box
-from firmware.firewall import LOOPBACK
+from firmware.firewall import page_port
 
 _SECONDS = 90.0  # a DHCP server, or the address that a port takes by itself, may be late
 _PAUSE = 3.0
@@ -36,17 +36,19 @@ def invitation(
 
     The code is a new one, and an earlier one counts no more.
     """
-    web = tomllib.loads(box.configuration.read_text()).get("web", {})
-    if provisioning.number_in_force(box) is not None or web.get("host", "127.0.0.1") in LOOPBACK:
+    port = page_port(tomllib.loads(box.configuration.read_text()))
+    if provisioning.number_in_force(box) is not None or port is None:
         return []
+    found = addresses()
     for _ in range(int(_SECONDS / _PAUSE)):
-        if addresses():
+        if found:
             break
         sleep(_PAUSE)
-    pages = [f"https://{each}:{web.get('port', 8080)}" for each in addresses()]
-    if not pages:
+        found = addresses()
+    if not found:
         return ["this box has no configuration, and no address: put a cable in, or bring a stick with site.toml"]
-    lines = [f"this box has no configuration yet: enter it at {' or '.join(f'{each}/box' for each in pages)}"]
+    pages = " or ".join(f"https://{each}:{port}/box" for each in found)
+    lines = [f"this box has no configuration yet: enter it at {pages}"]
     code = ask(("accounts", "enrol", "--config", str(box.configuration)))
     if code.returncode == 0:
         lines.append(f"its page asks for the code {code.stdout.strip()}, with which the first account is made")

@@ -71,7 +71,8 @@ def apply(box: Box, path: Path, ask: health.Ask = health.scanside, allow_older: 
 
 def may_enter(box: Box) -> bool:
     """Whether a configuration may be entered on the page: until the first signed one was taken."""
-    return all(each["entered"] for each in history(box))
+    folder = box.configuration.parent
+    return all(_mark_of_entered(folder, int(path.stem)).exists() for path in _kept(box))
 
 
 def entered(box: Box) -> bool:
@@ -108,8 +109,7 @@ def enter(box: Box, path: Path, ask: health.Ask = health.scanside) -> int:
         by = str(tables.pop("by", ""))[:64]
         if "files" in tables:
             raise ValueError("files come with a signed one only")
-        version = 1 + max((each["version"] for each in history(box)), default=0)
-        content = toml({**tables, "site": {**tables["site"], "version": version}}).encode()
+        content = toml({**tables, "site": {**tables["site"], "version": _next_number(box)}}).encode()
     except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise FirmwareError(f"{name} can't be read: {error}", hint="enter it again on the page") from error
     return _take(box, name, content, parse(content.decode(), name), {}, ask, entered_by=by)
@@ -127,7 +127,7 @@ def _take(
     """Under the next number; ``entered_by`` is None for what was signed."""
     site = tables["site"]
     network.check_ports(box, tables.get("network", {}), name)
-    number = 1 + max((each["number"] for each in history(box)), default=0)
+    number = _next_number(box)
     _use(box, number, content, tables, files, ask, is_entered=entered_by is not None)
     by = {} if entered_by is None else {"entered_by": entered_by}
     box.remember_if_possible("configured", number=number, version=site["version"], site=site["name"], **by)
@@ -492,6 +492,10 @@ def _recount(done: subprocess.CompletedProcess[str]) -> str:
 def _kept(box: Box) -> list[Path]:
     """Each configuration that was applied, as it came, by its number."""
     return sorted((box.configuration.parent / "versions").glob("[0-9]*.toml"))
+
+
+def _next_number(box: Box) -> int:
+    return 1 + max((int(path.stem) for path in _kept(box)), default=0)
 
 
 def _files_of(folder: Path, number: int) -> Path:

@@ -20,7 +20,7 @@ from firmware import clock, datadisk, handover, health, left, provisioning, serv
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError
-from firmware.firewall import LOOPBACK
+from firmware.firewall import page_port
 
 _RECOVERY_KEY = """\
 The recovery key of the data of the Scanside box {box}:
@@ -146,10 +146,10 @@ def _invite(box: Box, answer: Path, ask: health.Ask, anew: bool) -> None:
     The codes of the latest stick count. Those that a stick has already are not replaced, unless ``anew``: they may have
     been given out. Of the first account, each start has its own.
     """
-    web = tomllib.loads(box.configuration.read_text()).get("web", {})
-    if web.get("host", "127.0.0.1") in LOOPBACK:
+    port = page_port(tomllib.loads(box.configuration.read_text()))
+    if port is None:
         return
-    here, where = f"https://THIS-BOX:{web.get('port', 8080)}/enrol", ("--config", str(box.configuration))
+    here, where = f"https://THIS-BOX:{port}/enrol", ("--config", str(box.configuration))
     codes = []
     given = not anew and (answer / "accounts.txt").exists()
     for each in () if given else provisioning.people(box):

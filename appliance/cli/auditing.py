@@ -15,6 +15,7 @@ import click
 from appliance.cli.options import JSON, acting, configured, moment, operator, table
 from appliance.config import Config
 from appliance.config_file import load
+from appliance.database import existing
 from appliance.errors import ApplianceError
 
 if TYPE_CHECKING:
@@ -262,12 +263,7 @@ def _using(config: Config, action: str) -> Any:
 
 
 def _existing(config: Config) -> Path:
-    if not config.audit_path.exists():
-        raise ApplianceError(
-            f"there is no audit trail in {config.data}",
-            hint="start the appliance there first, or name its folder with --data",
-        )
-    return config.audit_path
+    return existing(config.audit_path, "audit trail")
 
 
 def _remembered(config: Config) -> dict[str, Any] | None:

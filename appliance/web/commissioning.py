@@ -46,7 +46,7 @@ def form() -> str:
     return render_template(
         "commissioning.html",
         report=report,
-        entered=_entered_before() or _defaults(),
+        entered=_entered_before(),
         zones=sorted(zoneinfo.available_timezones()),
         rows=range(_ROWS),
     )
@@ -137,12 +137,12 @@ def _defaults() -> dict[str, Any]:
 
 
 def _entered_before() -> dict[str, Any]:
-    """Empty where nothing was, or a cut left it half."""
+    """The defaults where nothing was, or a cut left it half."""
     try:
         kept = json.loads(_draft().read_bytes())
     except (OSError, ValueError):
-        return {}
-    return {**_defaults(), **kept} if isinstance(kept, dict) else {}
+        kept = {}
+    return {**_defaults(), **kept} if isinstance(kept, dict) else _defaults()
 
 
 def _draft() -> Path:
