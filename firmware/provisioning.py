@@ -12,9 +12,7 @@ import functools
 import ipaddress
 import json
 import os
-import re
 import shutil
-import subprocess
 import tempfile
 import time
 import tomllib
@@ -28,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from firmware import health, network, signing, site_files
-from firmware.boot import SLOTS, refuse_on_trial
+from firmware.boot import refuse_on_trial
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
@@ -37,8 +35,6 @@ from firmware.site_toml import parse
 
 PURPOSE = "site configuration 1"
 _LARGEST_ENTERED = 64 << 10  # bytes
-_SECONDS_FOR_JOURNAL = 120
-_CODE = re.compile(r"\b[A-Z2-9]{4}(-[A-Z2-9]{4}){3}\b")  # one of the appliance's that makes an account
 # At a start: opening data, which this is a part of, has a limit of its own.
 _at_a_start = functools.partial(health.scanside, seconds=120)
 
@@ -446,47 +442,6 @@ def take_certificate(box: Box, path: Path) -> tuple[str, bool]:
     _same_owner(box, target)
     box.remember("certificate", serial=f"{mine.serial_number:x}", until=f"{mine.not_valid_after_utc:%Y-%m-%d}")
     return said, True
-
-
-def export_logs(box: Box, target: Path, ask: health.Ask = health.scanside) -> list[Path]:
-    """The journal of two weeks, the history, how the appliance is and whether its ledger counts.
-
-    Nothing of a patient is in them: of the recount only counts are kept, since its faults name files, and of the
-    appliance what it tells its vendor. Nor is a one-time code, with which an account is made, such as that of the first
-    one in the journal.
-    """
-    target.mkdir(parents=True, exist_ok=True)
-    boot = box.boot()
-    slots = {slot: boot.state(slot) for slot in SLOTS}
-    where = ("--config", str(box.configuration))
-    files = {
-        "history.json": json.dumps({"image": box.image(), "slots": slots, "history": box.history()}, indent=1),
-        "status.json": ask(("status", "--for-vendor", *where)).stdout,
-        # Quick, since somebody waits at the stick: each image is hashed by the appliance itself each night.
-        "recount.json": _recount(ask(("ledger", "verify", "--quick", "--json", *where))),
-        "journal.txt": _CODE.sub("(code left out)", _journal()),  # by far the largest
-    }
-    for name, text in files.items():
-        Files().write(target / name, text.encode())
-    return [target / name for name in files]
-
-
-def _journal() -> str:
-    command = ["journalctl", "--no-pager", "--output=short-iso", "--since=-14d"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS_FOR_JOURNAL)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"the journal can't be read: {error}\n"
-    return done.stdout or done.stderr
-
-
-def _recount(done: subprocess.CompletedProcess[str]) -> str:
-    try:
-        said = json.loads(done.stdout)
-    except ValueError:
-        return json.dumps({"failed": done.stderr.strip()[:300]})
-    kept = {name: said[name] for name in ("kind", "counts", "files")}
-    return json.dumps({**kept, "faults": len(said["faults"])})
 
 
 def _kept(box: Box) -> list[Path]:

@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-from firmware import clock, datadisk, handover, health, left, provisioning, service, site_files, update
+from firmware import clock, datadisk, handover, health, left, logs, provisioning, service, site_files, update
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError
@@ -92,7 +92,7 @@ def take(
 def _logs(box: Box, answer: Path) -> str:
     """Whichever system stays, it reads the stick again and writes them: of one on trial there are none."""
     try:
-        provisioning.export_logs(box, answer)
+        logs.export(box, answer)
     except (OSError, FirmwareError) as error:
         return f", without all of the logs: {error}"
     return ", with logs"

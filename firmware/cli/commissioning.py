@@ -111,9 +111,9 @@ def certificate(path: Path, root: Path) -> None:
 @ROOT
 def export_logs(target: Path, root: Path) -> None:
     """Write the journal of two weeks and the history to the folder TARGET. Nothing of a patient is in them."""
-    from firmware import provisioning
+    from firmware import logs
 
-    for path in provisioning.export_logs(Box(root), target):
+    for path in logs.export(Box(root), target):
         click.echo(path)
 
 

@@ -16,7 +16,7 @@ from cryptography import x509
 from appliance.accounts import Accounts
 from appliance.errors import LoginError
 from appliance.store import Store
-from firmware import handover, health, provisioning, stick
+from firmware import handover, health, logs, provisioning, stick
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError
@@ -270,7 +270,7 @@ def test_a_journal_that_does_not_answer_keeps_nothing_from_taking_effect(
     folder, loaded = tmp_path / "stick", []
     (tmp_path / "bin" / "journalctl").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "bin" / "journalctl").chmod(0o755)
-    monkeypatch.setattr(provisioning, "_SECONDS_FOR_JOURNAL", 1)
+    monkeypatch.setattr(logs, "_SECONDS_FOR_JOURNAL", 1)
     site(folder, publisher, 1)
     stick.take(box, folder, restart=pytest.fail, reload=loaded.append)
     assert loaded == [box]
@@ -286,7 +286,7 @@ def test_a_stick_does_not_have_every_image_hashed(box: Box, tmp_path: Path) -> N
         return health.scanside(arguments)
 
     Store(box.data / "ledger.sqlite3").close()
-    provisioning.export_logs(box, tmp_path / "logs", ask)
+    logs.export(box, tmp_path / "logs", ask)
     assert [arguments for arguments in asked if "verify" in arguments and "--quick" not in arguments] == []
     assert json.loads((tmp_path / "logs" / "recount.json").read_text())["kind"] == "quick"
 
@@ -302,7 +302,7 @@ def test_exported_logs_hold_no_code_and_no_name_of_a_file(
     store.close()
     (tmp_path / "bin" / "journalctl").write_text(f"#!/bin/sh\necho '{said}'\n")
     (tmp_path / "bin" / "journalctl").chmod(0o755)
-    provisioning.export_logs(box, tmp_path / "logs")
+    logs.export(box, tmp_path / "logs")
     exported = {path.name: path.read_text() for path in (tmp_path / "logs").iterdir()}
     assert exported["journal.txt"] == "make the first account with the one-time code (code left out)\n"
     state = json.loads(exported["status.json"])
