@@ -206,7 +206,9 @@ class Appliance:
             log.info("certificate of the page (%s): SHA-256 %s", kind, shown.fingerprint)
         accounts = Accounts(self._config.ledger_path)
         try:
-            if self._config.web.host not in LOOPBACK and not accounts.store.any_account():
+            # The console of a box has its code, which would count no more each time this process starts.
+            is_asked = self._config.web.host not in LOOPBACK and not self._config.box.report
+            if is_asked and not accounts.store.any_account():
                 log.warning(
                     "nobody can use the page yet: open https://THIS-DEVICE:%d/enrol and make the first account with "
                     "the one-time code %s",

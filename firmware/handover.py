@@ -3,12 +3,13 @@
 ``site.toml`` (configuration, with ``files/``), ``certificate.pem``, ``*.scanside`` (models), ``*.raucb`` (an update),
 and, from a stick, ``service.token``; from the page alone, and unsigned, ``site.json``, a configuration that was entered
 there. While the data partition does not open, ``recovery-key.txt`` and ``service.token`` alone are.
-A system on trial takes nothing: the earlier one may come back, and would meet what it can't read.
+A system on trial takes nothing but a token: the earlier one may come back, and would meet what it can't read.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from firmware.incoming import own_copy
 
 Say = Callable[[str], None]
 ENTERED = "what was entered"
+_TOKEN = "service.token"  # noqa: S105 (its name)
 WAITS = "waits until this system, which is on trial, has proved itself; it is taken then, or by the earlier system"
 
 
@@ -48,13 +50,12 @@ class Outcome:
     follows
         The most of what they ask for.
     configured
-        A configuration or a certificate was taken, now or before.
+        A configuration was taken, and was not before.
     commissioned
-        A configuration was: whoever brought it has what the site has signed, or its administrator's account.
+        A configuration was, now or before: whoever brought it has what the site has signed, or its administrator's
+        account.
     waits
         Nothing was taken, since the system is on trial.
-    former
-        The number of the configuration that was in force before; None where there was none.
     """
 
     said: list[str] = field(default_factory=list)
@@ -62,7 +63,6 @@ class Outcome:
     configured: bool = False
     commissioned: bool = False
     waits: bool = False
-    former: int | None = None
 
     def try_out(self, box: Box, reload: Callable[[Box], str | None]) -> list[str]:
         """Have what was changed read, before an update that came with it is tried; what came of it.
@@ -70,23 +70,27 @@ class Outcome:
         A configuration with which the appliance does not start is not kept where there was one before: that one has
         served here, and a hospital is better off with it than with neither.
         """
-        now = provisioning.number_in_force(box)
-        if self.follows is not Follows.RELOAD and now == self.former:
+        untried = provisioning.is_untried(box)  # also where a cut came before it was tried
+        if self.follows is not Follows.RELOAD and not untried:
             return []
         if not (why := reload(box)):
+            if untried:
+                with contextlib.suppress(OSError):  # then it is tried at the next start, too
+                    provisioning.has_served(box)
             troubled = health.certificates(box.configuration, health.scanside)
             lacks = [f"{each['path']} ({each['what']}): {each['trouble']}" for each in troubled]
             return ["the appliance has started with it", *(f"still to be put right: {each}" for each in lacks)]
         said = [f"the appliance does NOT start with it: {why}"]
-        if self.former is None or now == self.former:
+        now, before = provisioning.number_in_force(box), provisioning.number_before(box) if untried else None
+        if before is None:
             return [*said, "mend what it says, and bring it again: nothing is received or read until then"]
         try:
-            provisioning.go_back(box, self.former)
+            provisioning.go_back(box, before, did_not_start=now)
         except (FirmwareError, OSError, ValueError) as error:
-            return [*said, f"configuration {now} stays, since {self.former} can't be put back: {error}"]
+            return [*said, f"configuration {now} stays, since {before} can't be put back: {error}"]
         again = reload(box)
         runs = f", and the appliance does not start with it either: {again}" if again else ", and the appliance runs"
-        return [*said, f"configuration {now} is left: {self.former} is in place again{runs}"]
+        return [*said, f"configuration {now} is left: {before} is in place again{runs}"]
 
 
 def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
@@ -99,25 +103,39 @@ def take(box: Box, folder: Path, say: Say, by_hand: bool) -> Outcome:
     by_hand
         Somebody stands at the box: a service token counts.
     """
-    former = provisioning.number_in_force(box)
-    if on_trial(box.boot()):
-        said = [f"{what}: {WAITS}" for what, _ in _acts(box, folder, say, by_hand)]
-        return Outcome(said, waits=True, former=former)
-    outcome = Outcome(former=former)
-    for what, act in _acts(box, folder, say, by_hand):
+    outcome = Outcome(waits=box.data_is_open() and on_trial(box.boot()))
+    try:
+        acts = list(_acts(box, folder, say, by_hand))
+    except OSError as error:  # it was pulled out, or is worn
+        outcome.said.append(f"nothing was taken: {_why(error)}")
+        return outcome
+    for what, act in acts:
+        if outcome.waits and what != _TOKEN:
+            outcome.said.append(f"{what}: {WAITS}")
+            continue
         try:
             done, follows = act()
         except FirmwareError as error:
             outcome.said.append(f"{what}: REFUSED: {error}")
-        # A worn stick, a full disk, no text.
-        except (OSError, LookupError, ValueError, subprocess.SubprocessError) as error:
-            outcome.said.append(f"{what}: REFUSED: it can't be taken: {error}")
+        # Whatever may lie on a stick: what was taken is told and tried all the same.
+        except Exception as error:  # noqa: BLE001
+            outcome.said.append(f"{what}: REFUSED: it can't be taken: {_why(error)}")
         else:
             outcome.said.append(f"{what}: {done}")
             outcome.follows = max(outcome.follows, follows)
-            outcome.configured |= what in ("site.toml", ENTERED, "certificate.pem")
-            outcome.commissioned |= what in ("site.toml", ENTERED)
+            outcome.commissioned |= (is_site := what in ("site.toml", ENTERED))
+            outcome.configured |= is_site and follows is Follows.RELOAD
     return outcome
+
+
+def _why(error: Exception) -> str:
+    """What went wrong and what to do, where nobody has foreseen it."""
+    match getattr(error, "errno", None):
+        case errno.ENOSPC:
+            return f"{error}: the data partition is full; have results sent and remove old ones, then bring it again"
+        case errno.EIO | errno.ENODEV | errno.ENXIO | errno.ESTALE:
+            return f"{error}: it was pulled out too early, or is worn; bring it again, or on another stick"
+    return str(error) or type(error).__name__
 
 
 def start_anew(box: Box) -> str:
@@ -134,6 +152,12 @@ def start_anew(box: Box) -> str:
     return "" if done.returncode == 0 else health.last_words() or "it has said nothing"
 
 
+def try_what_is_untried(box: Box) -> None:
+    """At a start: a configuration that a cut has kept from being tried is, by the inbox's unit, and left if need be."""
+    if provisioning.is_untried(box):
+        subprocess.run(["systemctl", "start", "--no-block", "scanside-inbox.service"], check=False, timeout=60)
+
+
 def take_what_waits() -> None:
     """This system is good now: the sticks that are still there, and the page's inbox, are looked through again."""
     units = ["scanside-inbox.path"]
@@ -147,7 +171,7 @@ def _acts(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterator[tuple[str
         yield from _taken_when_open(box, folder, say, by_hand)
     else:
         yield from _taken_when_closed(box, folder)
-    token = folder / "service.token"
+    token = folder / _TOKEN
     if by_hand and token.exists():
         yield token.name, lambda: (service.open_shell(box, token.read_text()), Follows.NOTHING)
 
@@ -168,9 +192,9 @@ def _taken_when_open(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterato
         yield ENTERED, lambda: (f"configuration {provisioning.enter(box, entered)} is in place", Follows.RELOAD)
     if certificate.exists():
         yield certificate.name, lambda: _certify(box, certificate)
-    for path in sorted(folder.glob("*.scanside")):
+    for path in sorted(folder.glob("[!.]*.scanside")):  # macOS lays a ._NAME beside each file
         yield path.name, lambda path=path: (models.install(box, path), Follows.NOTHING)  # type: ignore[misc]
-    for path in sorted(folder.glob("*.raucb")):
+    for path in sorted(folder.glob("[!.]*.raucb")):
         yield path.name, lambda path=path: _copied_update(box, path, say)  # type: ignore[misc]
 
 

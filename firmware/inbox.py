@@ -24,6 +24,7 @@ from firmware.boot import SLOTS, on_trial
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError
+from firmware.incoming import alone, refuse_without_room
 
 _NAMES = re.compile(r"site\.(json|toml(\.sig)?)|certificate\.pem|[A-Za-z0-9][A-Za-z0-9._+-]{0,99}\.(scanside|raucb)")
 _MOST_LINES = 40
@@ -53,6 +54,16 @@ def take(
             write_report(box, said=[waits])
             return [waits]
         handover.take_what_waits()  # again: it has proved itself meanwhile, and what that started was stopped by `hold`
+    with alone(box, tell):
+        return _take(box, tell, restart, reload)
+
+
+def _take(
+    box: Box,
+    tell: handover.Say,
+    restart: Callable[[], None],
+    reload: Callable[[Box], str | None],
+) -> list[str]:
     own = box.incoming / "page"
     said: list[str] = []
 
@@ -62,14 +73,16 @@ def take(
         write_report(box, working=True, said=said)
 
     try:
-        with _opened(box.data / "inbox") as inbox:
+        with _opened(box.data / "inbox") as (inbox, asked):
             write_report(box, working=True)
             shutil.rmtree(own, ignore_errors=True)
             own.mkdir(parents=True)
             refused = [f"{name}: REFUSED: {why}" for name, why in _fetch(inbox, own)]
         outcome = handover.take(box, own, say, by_hand=False)
-        said = [*refused, *outcome.said] or ["nothing that a box takes was handed over"]
-        box.remember_if_possible("handed_over", said=said)
+        said = [*refused, *outcome.said]
+        if asked:
+            said = said or ["nothing that a box takes was handed over"]
+            box.remember_if_possible("handed_over", said=said)
     finally:  # otherwise the page would wait for it forever
         shutil.rmtree(own, ignore_errors=True)
         write_report(box, said=said)
@@ -86,24 +99,28 @@ def take(
 
 
 @contextlib.contextmanager
-def _opened(inbox: Path) -> Iterator[int | None]:
-    """The folder's descriptor, its ``go`` removed; None where there is none.
+def _opened(inbox: Path) -> Iterator[tuple[int | None, bool]]:
+    """The folder's descriptor, None where there is none; and whether there was a ``go``, which is removed.
+
+    There is none where a start wants to have tried what a cut has kept from it.
 
     The page's process may put a link to any folder in its place, or do so later: all is done by the descriptor.
     """
     try:
         folder = os.open(inbox, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except FileNotFoundError:
-        yield None
+        yield None, False
         return
     except NotADirectoryError:  # a link, too
         inbox.unlink()
-        yield None
+        yield None, True
         return
     try:
+        asked = False
         with contextlib.suppress(FileNotFoundError):
             os.unlink("go", dir_fd=folder)
-        yield folder
+            asked = True
+        yield folder, asked
     finally:
         os.close(folder)
 
@@ -121,11 +138,12 @@ def _fetch(inbox: int | None, own: Path) -> list[tuple[str, str]]:
                 with os.fdopen(os.open(name, flags, dir_fd=inbox), "rb") as source:
                     if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
                         raise OSError(0, "it is no file")
+                    refuse_without_room(name, os.fstat(source.fileno()).st_size, own)
                     with _place(own, name).open("xb") as target:
                         shutil.copyfileobj(source, target, 1 << 20)
             os.unlink(name, dir_fd=inbox)
-        except OSError as error:
-            failed.append((name, f"it can't be taken: {error.strerror}"))
+        except (OSError, FirmwareError) as error:
+            failed.append((name, f"it can't be taken: {error.strerror if isinstance(error, OSError) else error}"))
             _place(own, name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=inbox)

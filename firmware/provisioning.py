@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -34,6 +35,7 @@ from firmware.policy import MOVE_CLOCK
 from firmware.site_toml import parse
 
 PURPOSE = "site configuration 1"
+_NOTED = "in-force.json"
 _LARGEST_ENTERED = 64 << 10  # bytes
 # At a start: opening data, which this is a part of, has a limit of its own.
 _at_a_start = functools.partial(health.scanside, seconds=120)
@@ -123,22 +125,28 @@ def _take(
     """Under the next number; ``entered_by`` is None for what was signed."""
     site = tables["site"]
     network.check_ports(box, tables.get("network", {}), name)
-    number = _next_number(box)
-    _use(box, number, content, tables, files, ask, is_entered=entered_by is not None)
+    number, now = _next_number(box), _in_force(box)
+    before = now.get("before") if now.get("untried") else now.get("number")
+    noted = {"number": number, "again": False, "untried": True, "before": before}
+    _use(box, content, tables, files, ask, noted, is_entered=entered_by is not None)
     by = {} if entered_by is None else {"entered_by": entered_by}
     box.remember_if_possible("configured", number=number, version=site["version"], site=site["name"], **by)
     return number
 
 
 def known(box: Box, path: Path) -> str:
-    """Why a file is not applied again: it is in force, or somebody at the box went back from it; else empty."""
-    in_force = box.configuration.with_name("in-force.json")
-    if not box.configuration.exists() or not in_force.exists():
+    """Why a file is not applied again: it is in force, or was left for an earlier one; else empty."""
+    now, content = _in_force(box), path.read_bytes()
+    if not box.configuration.exists() or not now:
         return ""
-    now, content = json.loads(in_force.read_text()), path.read_bytes()
     same = [int(kept.stem) for kept in _kept(box) if kept.read_bytes() == content]
     if now["number"] in same:
         return f"configuration {now['number']} is in place already"
+    if same and same[-1] == now.get("did_not_start"):
+        return (
+            f"configuration {same[-1]} was left for {now['number']}, since the appliance did not start with it; "
+            "mend it, raise its version, and sign it again"
+        )
     if same and now["again"]:
         return (
             f"configuration {same[-1]} was left for {now['number']} at the box, which stays; "
@@ -149,12 +157,39 @@ def known(box: Box, path: Path) -> str:
 
 def number_in_force(box: Box) -> int | None:
     """None before the first one."""
-    path = box.configuration.with_name("in-force.json")
-    return int(json.loads(path.read_text())["number"]) if path.exists() else None
+    now = _in_force(box)
+    return int(now["number"]) if now else None
 
 
-def go_back(box: Box, number: int, ask: health.Ask = health.scanside) -> None:
-    """Use an earlier configuration again."""
+def is_untried(box: Box) -> bool:
+    """Whether nobody has seen yet that the appliance starts with the one in force, such as after a cut."""
+    return bool(_in_force(box).get("untried"))
+
+
+def number_before(box: Box) -> int | None:
+    """Of the one with which the appliance ran before the one that is untried; None where there was none."""
+    return _in_force(box).get("before")
+
+
+def has_served(box: Box) -> None:
+    """The appliance has started with the one in force."""
+    now = _in_force(box)
+    noted = json.dumps({"number": now["number"], "again": now["again"]})
+    Files().write(box.configuration.with_name(_NOTED), noted.encode())
+
+
+def _in_force(box: Box) -> dict[str, Any]:
+    """What was noted of the configuration in force; empty before the first one.
+
+    ``number``; ``again``, where it was gone back to; ``untried`` until the appliance has started with it, and then
+    ``before``, the number of the one with which it did; ``did_not_start``, the number of the one that was left for it.
+    """
+    path = box.configuration.with_name(_NOTED)
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def go_back(box: Box, number: int, ask: health.Ask = health.scanside, did_not_start: int | None = None) -> None:
+    """Use an earlier configuration again; ``did_not_start`` is the number of one that is left for that reason."""
     refuse_on_trial(box.boot())
     path = box.configuration.parent / _kept_name(number)
     if not path.exists():
@@ -163,8 +198,9 @@ def go_back(box: Box, number: int, ask: health.Ask = health.scanside) -> None:
     content = path.read_bytes()
     tables = parse(content.decode(), path.name)
     files = site_files.read(_files_of(box.configuration.parent, number), tables)
-    _use(box, number, content, tables, files, ask, again=True)
-    box.remember_if_possible("configured", number=number, again=True)
+    why = {} if did_not_start is None else {"did_not_start": did_not_start}
+    _use(box, content, tables, files, ask, {"number": number, "again": True, **why})
+    box.remember_if_possible("configured", number=number, again=True, **why)
 
 
 def renew(box: Box, ask: health.Ask = _at_a_start) -> str:
@@ -181,15 +217,14 @@ def renew(box: Box, ask: health.Ask = _at_a_start) -> str:
 
 def _renew(box: Box, ask: health.Ask) -> str:
     folder = box.configuration.parent
-    noted = folder / "in-force.json"
-    if not noted.exists():
+    now = _in_force(box)
+    if not now:
         default = (box.root / "usr/lib/scanside/default.toml").read_bytes()
         # One that was applied by a version which did not note its number stays as it is.
         if _kept(box) or box.configuration.read_bytes() == default:
             return ""
         Files().write(box.configuration, default)
         return "this image's own default configuration is in place"
-    now = json.loads(noted.read_text())
     number = int(now["number"])
     content = (folder / _kept_name(number)).read_bytes()
     tables = parse(content.decode(), _kept_name(number))
@@ -197,7 +232,7 @@ def _renew(box: Box, ask: health.Ask) -> str:
     if all((folder / name).exists() and (folder / name).read_bytes() == each for name, each in made.items()):
         return ""
     files = site_files.read(_files_of(folder, number), tables)
-    _use(box, number, content, tables, files, ask, again=now["again"])
+    _use(box, content, tables, files, ask, now)
     box.remember_if_possible("configured", number=number, made_by=box.release().version)
     return f"configuration {number} is in place as this image makes it"
 
@@ -249,19 +284,23 @@ def history(box: Box) -> list[dict[str, Any]]:
 
 def _use(
     box: Box,
-    number: int,
     content: bytes,
     tables: dict[str, Any],
     files: Mapping[str, bytes],
     ask: health.Ask,
-    again: bool = False,
+    noted: Mapping[str, Any],
     is_entered: bool = False,
 ) -> None:
-    """Made whole beside what is in force and judged by the appliance itself, then exchanged for it."""
-    folder = box.configuration.parent
+    """Made whole beside what is in force and judged by the appliance itself, then exchanged for it.
+
+    ``noted`` is what `_in_force` says of it then.
+    """
+    number, folder = int(noted["number"]), box.configuration.parent
     coming, theirs = folder.with_name(f"{folder.name}.next"), _files_of(folder, number)
     shutil.rmtree(coming, ignore_errors=True)  # a cut left it
     is_new = not (folder / _kept_name(number)).exists()
+    if is_new:
+        shutil.rmtree(theirs, ignore_errors=True)  # of one that a cut kept from being taken: its number is given again
     try:
         # The configuration names its files where they will be, and is judged with them; nothing else names them yet.
         site_files.write(theirs, files, like=box.data)
@@ -269,7 +308,7 @@ def _use(
         Files().write(coming / _kept_name(number), content)
         if is_entered:
             Files().write(_mark_of_entered(coming, number), b"")
-        Files().write(coming / "in-force.json", json.dumps({"number": number, "again": again}).encode())
+        Files().write(coming / _NOTED, json.dumps(noted).encode())
         _write(box, coming, number, tables)
         _judge(box, coming / box.configuration.name, ask)
         Files().exchange(coming, folder)
@@ -392,13 +431,23 @@ def _key_file(box: Box) -> Path:
 
 
 def _own_key(box: Box) -> ec.EllipticCurvePrivateKey | None:
-    """None where there is none yet; an empty file was left by a cut in an earlier version."""
+    """None where there is none yet; an empty file was left by a cut in an earlier version.
+
+    Raises
+    ------
+    ValueError
+        It can't be used. The folder is the appliance's own, so anything may lie there.
+    """
     path = _key_file(box)
     pem = path.read_bytes() if path.exists() else b""
     if not pem:
         return None
-    key = serialization.load_pem_private_key(pem, password=None)
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (TypeError, UnsupportedAlgorithm) as error:  # it has a passphrase; it is of a kind that is not known
+        raise ValueError(str(error)) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError("it is not the one that this box has made")  # noqa: TRY004 (a file's content)
     return key
 
 
@@ -410,8 +459,7 @@ def take_certificate(box: Box, path: Path) -> tuple[str, bool]:
     What it is, in words, and whether another one was in place.
     """
     try:
-        content = path.read_bytes()
-        mine = x509.load_pem_x509_certificates(content)[0]
+        chain = x509.load_pem_x509_certificates(path.read_bytes())
     except FileNotFoundError as error:
         raise FirmwareError(f"{path} is missing", hint="name the file that the hospital sent") from error
     except ValueError as error:
@@ -425,7 +473,8 @@ def take_certificate(box: Box, path: Path) -> tuple[str, bool]:
         ) from error
     if key is None:
         raise FirmwareError("this box has no key yet", hint="the request (csr) makes it; have that signed")
-    if mine.public_key() != key.public_key():
+    mine = next((each for each in chain if _is_of(each, key)), None)
+    if mine is None:
         raise RefusedError(f"{path.name} is not for this box's key", hint="send the hospital this box's request (csr)")
     now = time.time()
     if not mine.not_valid_before_utc.timestamp() <= now <= mine.not_valid_after_utc.timestamp():
@@ -434,14 +483,25 @@ def take_certificate(box: Box, path: Path) -> tuple[str, bool]:
             f"and the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}",
             hint=f"where the clock is right, ask for a new certificate; where it is not, {MOVE_CLOCK}",
         )
+    # TLS wants the box's own first; authorities send them in any order.
+    content = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in sorted(chain, key=lambda x: x != mine))
     target = box.data / "keys" / "scp.pem"
     said = f"{mine.subject.rfc4514_string()}, until {mine.not_valid_after_utc:%Y-%m-%d}"
     if target.exists() and target.read_bytes() == content:
         return f"{said}: in place already", False
     Files().write(target, content)
     _same_owner(box, target)
-    box.remember("certificate", serial=f"{mine.serial_number:x}", until=f"{mine.not_valid_after_utc:%Y-%m-%d}")
+    box.remember_if_possible(
+        "certificate", serial=f"{mine.serial_number:x}", until=f"{mine.not_valid_after_utc:%Y-%m-%d}"
+    )
     return said, True
+
+
+def _is_of(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> bool:
+    try:
+        return certificate.public_key() == key.public_key()
+    except (UnsupportedAlgorithm, ValueError):  # an authority's, of a kind that is not known here
+        return False
 
 
 def _kept(box: Box) -> list[Path]:

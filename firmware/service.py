@@ -40,10 +40,10 @@ def read(box: Box, token: str) -> dict[str, Any]:
     first, _, signature = token.strip().partition(".")
     try:
         content = base64.urlsafe_b64decode(first)
-        said = json.loads(content)
     except ValueError as error:
         raise RefusedError("this is no service token", hint="take the whole line") from error
     signing.verify(content, signature.encode(), [box.trust / "site.pub"], PURPOSE, "the service token")
+    said = json.loads(content)  # not before: what anybody has written need not end
     if said["box"] != box.identity():
         raise RefusedError(f"the service token is for box {said['box']}, and this is {box.identity()}")
     return dict(said)

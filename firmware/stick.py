@@ -17,10 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from firmware import clock, datadisk, handover, health, left, logs, provisioning, service, site_files, update
+from firmware.boot import on_trial
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError
 from firmware.firewall import page_port
+from firmware.incoming import alone
 
 _RECOVERY_KEY = """\
 The recovery key of the data of the Scanside box {box}:
@@ -47,10 +49,33 @@ def take(
 
     ``say`` is told them once they lie on the stick, before anything starts again; and how far an update is.
     """
+    with alone(box, say):
+        said, waits = _take(box, folder, say, restart, reload, ask)
+        if waits and not on_trial(box.boot()):  # the verdict came meanwhile, and found this stick at work
+            said, _ = _take(box, folder, say, restart, reload, ask)
+    return said
+
+
+def _take(
+    box: Box,
+    folder: Path,
+    say: handover.Say,
+    restart: Callable[[], None],
+    reload: Callable[[Box], str | None],
+    ask: health.Ask,
+) -> tuple[list[str], bool]:
+    """The sentences, and whether all waits, since the system is on trial."""
     opened = box.data_is_open()
     moved = _move_clock(box, folder / "service.token")
     outcome = handover.take(box, folder, say, by_hand=True)
-    said = [*moved, *outcome.said, *left.passed_over(folder, (site_files.FOLDER,))]
+    said = [*moved, *outcome.said]
+    with contextlib.suppress(OSError):  # what was taken was told it already
+        said += left.passed_over(folder, (site_files.FOLDER,))
+    if outcome.commissioned and provisioning.people(box) and _page_port(box) is None:
+        said.append(
+            "whom [[accounts]] names can't make an account: nobody but the box itself reaches its page "
+            '(set host = "0.0.0.0" in [appliance.web], raise the version, and sign it again)'
+        )
     answer = folder / f"scanside-{_name(box)}"
     request = b""
     if not opened:
@@ -84,9 +109,9 @@ def take(
             say(line)
     if outcome.follows is handover.Follows.RESTART:
         restart()
-    if outcome.configured and outcome.follows is not handover.Follows.RESTART:
-        _invite(box, answer, ask, outcome.follows is handover.Follows.RELOAD)
-    return said
+    if outcome.commissioned and outcome.follows is not handover.Follows.RESTART:
+        _invite(box, answer, ask, outcome.configured)
+    return said, outcome.waits
 
 
 def _logs(box: Box, answer: Path) -> str:
@@ -144,9 +169,9 @@ def _invite(box: Box, answer: Path, ask: health.Ask, anew: bool) -> None:
     """Where others reach the page: how those whom the configuration names make their accounts, or the first one is.
 
     The codes of the latest stick count. Those that a stick has already are not replaced, unless ``anew``: they may have
-    been given out. Of the first account, each start has its own.
+    been given out.
     """
-    port = page_port(tomllib.loads(box.configuration.read_text()))
+    port = _page_port(box)
     if port is None:
         return
     here, where = f"https://THIS-BOX:{port}/enrol", ("--config", str(box.configuration))
@@ -163,14 +188,22 @@ def _invite(box: Box, answer: Path, ask: health.Ask, anew: bool) -> None:
             f"The first one must be an administrator's.\n\n{''.join(codes)}\n"
             "Whoever has a code can do so: give each to its person alone, and remove this file afterwards.\n",
         )
-    first = ask(("accounts", "enrol", *where))
-    if not first.returncode:
+    first = answer / "first-account.txt"
+    if not anew and first.exists():
+        return
+    enrolment = ask(("accounts", "enrol", *where))
+    if not enrolment.returncode:
         _tell(
-            answer / "first-account.txt",
+            first,
             f"The page has no account yet. Open {here} and make the first one, an administrator's,\n"
-            f"with the code {first.stdout.strip()}\n"
-            "Whoever has the code can do so until then, or until the box starts again: remove this file afterwards.\n",
+            f"with the code {enrolment.stdout.strip()}\n"
+            "Whoever has the code can do so until then: keep it to yourself, and remove this file afterwards.\n",
         )
+
+
+def _page_port(box: Box) -> int | None:
+    """Where others reach the page; None where nobody does."""
+    return page_port(tomllib.loads(box.configuration.read_text()))
 
 
 def _tell(path: Path, text: str) -> None:

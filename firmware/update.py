@@ -17,7 +17,7 @@ from firmware import bundle, health, labels, trial
 from firmware.boot import BootBackend, SlotName, named, on_trial, other, refuse_on_trial
 from firmware.box import Box
 from firmware.errors import FirmwareError, RefusedError
-from firmware.incoming import own_copy
+from firmware.incoming import alone, own_copy
 from firmware.policy import Offered, check, check_clock
 
 _PERCENT = re.compile(r"^\s*(\d+)%\s+(.*)$")
@@ -57,7 +57,7 @@ def install(box: Box, path: Path, say: Callable[[int, str], None], allow_older: 
         RAUC did not install it; the slot that runs stays what starts.
     """
     refuse_on_trial(box.boot())
-    with own_copy(box, path) as mine:
+    with alone(box, lambda what: say(0, what)), own_copy(box, path) as mine:
         offered = judge(box, mine, allow_older)
         write(box, mine, offered, say)
     return offered

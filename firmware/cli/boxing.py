@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -97,23 +98,29 @@ def status(as_json: bool, root: Path) -> None:
 
 @update.command()
 @click.option("--seconds", default=300.0, show_default=True, help="How long the system has to prove itself.")
+@click.option("--only-on-trial", is_flag=True, help="Leave a system alone that has proved itself.")
 @ROOT
-def confirm(seconds: float, root: Path) -> None:
+def confirm(seconds: float, only_on_trial: bool, root: Path) -> None:
     """Check this system; on trial, keep it or send it back. The box calls this after each start.
 
     Exit code 0: good; 1: a check fails on a system that had proved itself before, which goes on.
     """
     from firmware import first_start, health
     from firmware.boot import on_trial
-    from firmware.handover import take_what_waits
+    from firmware.handover import take_what_waits, try_what_is_untried
     from firmware.inbox import try_report
     from firmware.update import confirm as decide
     from firmware.update import restart
 
     box = Box(root)
     tried = on_trial(box.boot())
+    if only_on_trial and not tried:
+        click.echo("this system is not on trial")
+        return
     if not tried:  # nobody reaches the page until then
-        with contextlib.suppress(FirmwareError, OSError, ValueError):  # it is judged, whatever the console can say
+        # It is judged, whatever comes of these.
+        with contextlib.suppress(FirmwareError, OSError, ValueError, subprocess.SubprocessError):
+            try_what_is_untried(box)
             for line in first_start.invitation(box):
                 click.echo(line)
 

@@ -54,8 +54,10 @@ def sign(site: Path, key: Path) -> None:
 def apply(site: Path, allow_older: bool, root: Path) -> None:
     """Use SITE, where it is signed. The appliance judges its own tables first; nothing is half in place."""
     from firmware import provisioning
+    from firmware.incoming import alone
 
-    number = provisioning.apply(Box(root), site, allow_older=allow_older)
+    with alone(box := Box(root), click.echo):
+        number = provisioning.apply(box, site, allow_older=allow_older)
     click.echo(f"configuration {number} is in place; it counts from the next start of the appliance")
 
 
@@ -75,8 +77,10 @@ def history(root: Path) -> None:
 def back(number: int, root: Path) -> None:
     """Use configuration NUMBER of the history again."""
     from firmware import provisioning
+    from firmware.incoming import alone
 
-    provisioning.go_back(Box(root), number)
+    with alone(box := Box(root), click.echo):
+        provisioning.go_back(box, number)
     click.echo(f"configuration {number} is in place again")
 
 
@@ -101,8 +105,10 @@ def csr(target: Path, name: str, addresses: tuple[str, ...], root: Path) -> None
 def certificate(path: Path, root: Path) -> None:
     """Take the hospital's certificate, where it fits the box's key and counts today."""
     from firmware import provisioning
+    from firmware.incoming import alone
 
-    said, _ = provisioning.take_certificate(Box(root), path)
+    with alone(box := Box(root), click.echo):
+        said, _ = provisioning.take_certificate(box, path)
     click.echo(said)
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from firmware import provisioning, service, stick
 from firmware.box import Box
 from firmware.cli import main
 from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
-from tests.firmware.commissioning import certify
+from firmware.inbox import try_report
+from tests.firmware.commissioning import certify, site
 
 
 def test_the_key_stays_and_the_certificate_comes(box: Box, tmp_path: Path) -> None:
@@ -83,6 +87,37 @@ def test_an_empty_key_that_a_cut_left_counts_as_none(box: Box, tmp_path: Path) -
     key.write_bytes(b"damaged")
     with pytest.raises(FirmwareError, match=r"the box's key .*scp.key is damaged"):
         provisioning.take_certificate(box, path)
+
+
+@pytest.mark.parametrize("kind", ["rsa", "passphrase"])
+def test_a_key_that_is_not_the_boxs_own_kind_is_told(box: Box, publisher: Path, tmp_path: Path, kind: str) -> None:
+    """The folder is the appliance's own, so anything may lie there; a stick is answered all the same."""
+    secret = serialization.BestAvailableEncryption(b"x") if kind == "passphrase" else serialization.NoEncryption()
+    made = rsa.generate_private_key(65537, 2048) if kind == "rsa" else ec.generate_private_key(ec.SECP256R1())
+    pem = made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
+    Files().write(box.data / "keys" / "scp.key", pem)
+    site(tmp_path / "stick", publisher)
+    said = stick.take(box, tmp_path / "stick", restart=pytest.fail, reload=lambda _: None)
+    assert said[0] == "site.toml: configuration 1 is in place"
+    assert any(line.startswith("there is no request for a certificate: ") for line in said)
+    try_report(box)
+    assert json.loads(box.report.read_text())["request_failed"]
+
+
+def test_a_chain_in_any_order_is_put_in_the_order_of_tls(box: Box, tmp_path: Path) -> None:
+    request, path = provisioning.request(box, "ai1"), tmp_path / "certificate.pem"
+    own, authority = certify(request), certify(request, other_key=True)
+    path.write_bytes(authority + own)
+    assert provisioning.take_certificate(box, path)[1]
+    assert (box.data / "keys" / "scp.pem").read_bytes() == own + authority
+    assert provisioning.take_certificate(box, path)[0].endswith("in place already")
+
+
+def test_a_certificate_counts_although_the_history_can_not_be_written(box: Box, tmp_path: Path) -> None:
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(certify(provisioning.request(box, "ai1")))
+    (box.firmware_data / "history.jsonl").mkdir(parents=True)
+    assert provisioning.take_certificate(box, path)[1] and (box.data / "keys" / "scp.pem").exists()
 
 
 # --- service tokens ---

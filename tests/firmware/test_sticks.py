@@ -202,7 +202,8 @@ def test_a_configuration_with_which_the_appliance_does_not_start_is_left_again(
         "configuration 3 is left: 2 is in place again, and the appliance runs",
     ]
     assert 'ae_title = "TWO"' in box.configuration.read_text()
-    assert "was left for 2 at the box, which stays" in plugged(3, "THREE")[0], "a start does not try it again"
+    said = plugged(3, "THREE")
+    assert "3 was left for 2, since the appliance did not start with it; mend it, raise its version" in said[0]
     said = plugged(4, "FOUR", "it broke", "it broke again")
     assert said[-1].endswith("2 is in place again, and the appliance does not start with it either: it broke again")
 
@@ -322,6 +323,8 @@ def test_the_stick_has_the_code_for_the_first_account(box: Box, publisher: Path,
     stick.take(box, folder, reload=lambda _: None)
     code = answer.read_text().split("with the code ")[1].split()[0]
     assert ":8443/enrol" in answer.read_text()
+    stick.take(box, folder, reload=pytest.fail)
+    assert code in answer.read_text(), "it stayed in, and its code may have been given out"
     accounts = Accounts(box.data / "ledger.sqlite3")
     assert accounts.enrol(code, "anna", "a long enough password", "192.0.2.7").role == "administrator"
     accounts.close()

@@ -13,7 +13,7 @@ import pytest
 from firmware import bundle, handover, keys, trial, update
 from firmware.box import Box
 from firmware.errors import FirmwareError, RefusedError
-from firmware.incoming import own_copy
+from firmware.incoming import alone, own_copy
 from firmware.policy import Offered, Release, check, check_clock
 from tests.firmware.boxes import BOARD, loader_boots, start
 from tests.firmware.updating import BROKEN, FINE, command, ledger, ledger_is, make_bundle, needs_rauc, on_trial
@@ -156,7 +156,7 @@ def test_two_sticks_at_once_do_not_change_what_the_other_brought(
 
 def test_what_is_taken_can_be_read_by_the_appliance_and_held_up_by_root_alone(box: Box, tmp_path: Path) -> None:
     (tmp_path / "better.scanside").touch()
-    with own_copy(box, tmp_path / "better.scanside") as mine:
+    with alone(box), own_copy(box, tmp_path / "better.scanside") as mine:
         assert mine.parent.stat().st_mode & 0o777 == 0o755
         (lock,) = box.runtime.glob("*.lock")
         assert lock.stat().st_mode & 0o777 == 0o600
