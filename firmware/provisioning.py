@@ -219,13 +219,13 @@ def check(site: Path, ask: health.Ask = health.scanside) -> str:
         if isinstance(models := appliance.get("models"), dict):  # packages are on the box, if anywhere
             appliance["models"] = {key: value for key, value in models.items() if key != "packages"}
         folder = box.configuration.parent
-        files = site_files.read(site.parent / site_files.FOLDER, tables)
-        site_files.write(_files_of(folder, 1), files, like=Path(root))
+        files, theirs = site_files.read(site.parent / site_files.FOLDER, tables), _files_of(folder, 1)
+        site_files.write(theirs, files, like=Path(root))
         _write(box, folder, 1, {**tables, "appliance": appliance})
         try:
             _judge(box, box.configuration, ask)
         except FirmwareError as error:
-            why = error.message.replace(str(box.configuration), "[appliance]")
+            why = error.message.replace(str(box.configuration), "[appliance]").replace(str(theirs), site_files.FOLDER)
             raise FirmwareError(f"{site.name}: {why}", hint="mend it; it was not signed") from error
     return text
 

@@ -234,6 +234,25 @@ def test_signing_has_the_appliance_judge_its_tables(publisher: Path, tmp_path: P
     assert not signing.signature_of(path).exists()
 
 
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('[appliance.web.brand]\nlogo = "files/logo.png"\n', r"web.brand.logo: files/logo.png is neither a PNG nor"),
+        ('[appliance.web.brand]\naccent_dark = "#000000"\n', r"web.brand.accent_dark = '#000000' has a contrast of"),
+        ("[appliance.web]\nport = 11112\n", r"\[appliance\]: storage_scp.port and web.port are both 11112"),
+        ('[appliance.inference]\nbackend = "abacus"\n', r"there is no backend 'abacus'"),
+    ],
+)
+@pytest.mark.usefixtures("box")  # the appliance that judges is this one
+def test_what_no_appliance_starts_with_is_not_signed(tmp_path: Path, table: str, words: str) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/logo.png").write_bytes(b"no picture")
+    path = tmp_path / "site.toml"
+    path.write_text(SITE.format(version=1, ae_title="X") + table)
+    with pytest.raises(FirmwareError, match=f"site.toml: .*tables: {words}"):
+        provisioning.check(path)
+
+
 # --- what goes with a configuration ---
 
 
