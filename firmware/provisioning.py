@@ -12,6 +12,7 @@ import functools
 import ipaddress
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -35,6 +36,7 @@ from firmware.site_toml import parse
 
 PURPOSE = "site configuration 1"
 _LARGEST_ENTERED = 64 << 10  # bytes
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # At a start: opening data, which this is a part of, has a limit of its own.
 _at_a_start = functools.partial(health.scanside, seconds=120)
 
@@ -366,7 +368,22 @@ def _value(value: Any) -> str:
 
 
 def request(box: Box, common_name: str, addresses: tuple[str, ...] = ()) -> bytes:
-    """A certificate signing request (PKCS #10, PEM). The key is made on the box and never leaves it."""
+    """A certificate signing request (PKCS #10, PEM). The key is made on the box and never leaves it.
+
+    Raises
+    ------
+    FirmwareError
+        A name or an address can't be in one; no key was made for it.
+    """
+    if not _HOST.fullmatch(common_name):
+        raise FirmwareError(
+            f"{common_name[:80]!r} can't be a box's name in the network",
+            hint="use up to 64 letters a-z, digits and . - _, as in ai1.example",
+        )
+    try:
+        named = [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses]
+    except ValueError as error:
+        raise FirmwareError(f"{error}", hint="write it as in 192.0.2.5; a name goes to --name") from error
     path, key = _key_file(box), _own_key(box)
     if key is None:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -375,8 +392,7 @@ def request(box: Box, common_name: str, addresses: tuple[str, ...] = ()) -> byte
         )
         Files().write(path, pem, mode=0o600)
     _same_owner(box, path)
-    names: list[x509.GeneralName] = [x509.DNSName(common_name)]
-    names += [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses]
+    names: list[x509.GeneralName] = [x509.DNSName(common_name), *named]
     built = x509.CertificateSigningRequestBuilder().subject_name(
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     )

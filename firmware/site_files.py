@@ -105,7 +105,7 @@ def listed(path: Path) -> str:
     FirmwareError
         A file can't go with it.
     """
-    text, folder = _ENTRIES.sub("", path.read_text()), path.parent / FOLDER
+    text, folder = _ENTRIES.sub("", _text(path)), path.parent / FOLDER
     for each in sorted(folder.iterdir()) if folder.is_dir() else ():
         if each.name.startswith("."):
             continue
@@ -115,6 +115,14 @@ def listed(path: Path) -> str:
             digest = hashlib.sha256(each.read_bytes()).hexdigest()
             text = text.rstrip("\n") + "\n\n" + _ENTRY.format(name=each.name, sha256=digest)
     return text
+
+
+def _text(path: Path) -> str:
+    """Without the mark of its encoding that some editors begin a file with, and TOML does not know."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FirmwareError(f"{path} is no text in UTF-8: {error}", hint="save it as UTF-8") from error
 
 
 def check_named(tables: Mapping[str, Any], name: str) -> None:
