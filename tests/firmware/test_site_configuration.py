@@ -92,6 +92,47 @@ def test_a_configuration_that_is_wrong_says_where(text: str, words: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("address", "gateway", "words"),
+    [
+        ("192.0.2.0/24", "", "192.0.2.0 is the address of the network 192.0.2.0/24, and no machine's"),
+        ("192.0.2.255/24", "", "192.0.2.255 is that of all machines in 192.0.2.0/24"),
+        ("127.0.0.1/8", "", "127.0.0.1 is no address that a machine can have in a network"),
+        ("0.0.0.0/24", "", "0.0.0.0 is no address"),
+        ("224.0.0.1/24", "", "224.0.0.1 is no address"),
+        ("255.255.255.255/32", "", "255.255.255.255 is no address"),
+        ("::/64", "", ":: is no address"),
+        ("::1/128", "", "::1 is no address"),
+        ("ff02::1/64", "", "ff02::1 is no address"),
+        ("2001:db8::/64", "", "2001:db8:: is the address of the network"),
+        ("192.0.2.5/24", "192.0.2.5", "the gateway 192.0.2.5 is the box's own address"),
+        ("192.0.2.5/24", "192.0.2.255", "192.0.2.255 is that of all machines"),
+        ("dhcp", "192.0.2.254", 'a gateway beside "dhcp" counts for nothing'),
+    ],
+)
+def test_a_network_in_which_nobody_would_reach_the_box_is_refused(address: str, gateway: str, words: str) -> None:
+    way = f"gateway='{gateway}'\n" if gateway else ""
+    with pytest.raises(FirmwareError, match=re.escape(f"[network]: {words}")):
+        network.file({"address": address, **({"gateway": gateway} if gateway else {})})
+    with pytest.raises(FirmwareError, match=re.escape(words)):
+        site_toml.parse(f"[site]\nname='x'\nversion=1\n[network]\naddress='{address}'\n{way}", "site.toml")
+
+
+@pytest.mark.parametrize(
+    ("address", "gateway"),
+    [
+        ("192.0.2.0/31", "192.0.2.1"),
+        ("192.0.2.255/32", ""),
+        ("2001:db8::/127", "2001:db8::1"),
+        ("2001:db8::ffff:ffff:ffff:ffff/64", "fe80::1"),
+        ("169.254.7.7/16", ""),
+    ],
+)
+def test_a_network_of_few_addresses_is_taken(address: str, gateway: str) -> None:
+    lines = network.file({"address": address, **({"gateway": gateway} if gateway else {})}).splitlines()
+    assert f"Address={address}" in lines and (f"Gateway={gateway}" in lines) == bool(gateway)
+
+
+@pytest.mark.parametrize(
     ("wrong", "why"),
     [
         ('[[accounts]]\nname = "joe"\n', "accounts.role is missing"),
