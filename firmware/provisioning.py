@@ -292,9 +292,10 @@ def _derived(box: Box, number: int, tables: dict[str, Any]) -> dict[str, bytes]:
     """What the system and the appliance read of a configuration: files by name."""
     appliance = site_files.placed(tables.get("appliance", {}), _files_of(box.configuration.parent, number))
     appliance = {**appliance, "data_dir": str(box.data), "box": {"report": str(box.report)}}
-    models, trusted = appliance.setdefault("models", {}), str(box.trust / "models")
-    if isinstance(models, dict):  # otherwise the appliance says what is wrong
-        appliance["models"] = {**models, "trusted_keys": [*models.get("trusted_keys", ()), trusted]}
+    models = appliance.get("models", {})
+    trusted = models.get("trusted_keys", []) if isinstance(models, dict) else None
+    if isinstance(trusted, list):  # otherwise the appliance says what is wrong
+        appliance["models"] = {**models, "trusted_keys": [*trusted, str(box.trust / "models")]}
     site = tables["site"]
     servers = " ".join(site.get("ntp_servers", ()))
     texts = {

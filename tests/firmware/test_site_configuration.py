@@ -255,6 +255,20 @@ def test_a_configuration_counts_although_the_history_can_not_be_written(
     assert provisioning.known(box, tmp_path / "1" / "site.toml") == "configuration 1 is in place already"
 
 
+@pytest.mark.parametrize("wrong", ['"files/"', "5", "[5]"])
+def test_trusted_keys_that_are_none_are_refused(box: Box, publisher: Path, tmp_path: Path, wrong: str) -> None:
+    path = site(tmp_path / "1", publisher, extra=f"[appliance.models]\ntrusted_keys = {wrong}\n")
+    with pytest.raises(FirmwareError, match=r"the appliance does not take its tables: .*\$\.models\.trusted_keys"):
+        provisioning.apply(box, path)
+
+
+def test_the_images_keys_are_trusted_beside_the_sites(box: Box, publisher: Path, tmp_path: Path) -> None:
+    for extra, theirs in (("", []), ('[appliance.models]\ntrusted_keys = ["/data/keys"]\n', ["/data/keys"])):
+        provisioning.apply(box, site(tmp_path / "1", publisher, extra=extra), taken)
+        tables = tomllib.loads(box.configuration.read_text())
+        assert tables["models"]["trusted_keys"] == [*theirs, str(box.trust / "models")]
+
+
 # --- signing ---
 
 
