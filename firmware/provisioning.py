@@ -31,6 +31,7 @@ from firmware.boot import refuse_on_trial
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
+from firmware.firewall import page_port
 from firmware.policy import MOVE_CLOCK
 from firmware.site_toml import parse
 
@@ -210,7 +211,7 @@ def check(site: Path, ask: health.Ask = health.scanside) -> str:
     Raises
     ------
     FirmwareError
-        A table or key is wrong, or a file that it names is not there.
+        A table or key is wrong, a file that it names is not there, or nobody could make the accounts that it has.
     """
     text = site_files.listed(site)
     tables = parse(text, site.name)
@@ -229,6 +230,11 @@ def check(site: Path, ask: health.Ask = health.scanside) -> str:
         except FirmwareError as error:
             why = error.message.replace(str(box.configuration), "[appliance]").replace(str(theirs), site_files.FOLDER)
             raise FirmwareError(f"{site.name}: {why}", hint="mend it; it was not signed") from error
+    if tables.get("accounts") and page_port(appliance) is None:
+        raise FirmwareError(
+            f"{site.name}: [[accounts]] are made on the page, which nobody but the box itself would reach",
+            hint='write host = "0.0.0.0" in [appliance.web], or leave [[accounts]] out; it was not signed',
+        )
     return text
 
 

@@ -38,6 +38,8 @@ def sign(site: Path, key: Path) -> None:
     listed in SITE as [[files]].
     """
     from firmware import health, provisioning, signing
+    from firmware.firewall import page_port
+    from firmware.site_toml import parse
 
     # The one that was installed with this command, also where its folder is not on PATH.
     places = (str(Path(sys.executable).parent), os.environ.get("PATH", ""))
@@ -46,6 +48,10 @@ def sign(site: Path, key: Path) -> None:
     text = provisioning.check(site, functools.partial(health.scanside, program=program))
     if text != site.read_text(encoding="utf-8"):
         site.write_text(text, encoding="utf-8")
+    if page_port(parse(text, site.name).get("appliance", {})) is None:
+        click.echo(
+            'note: nobody but the box itself reaches its page; [appliance.web] host = "0.0.0.0" opens it', err=True
+        )
     click.echo(signing.sign_file(site, key, provisioning.PURPOSE))
 
 

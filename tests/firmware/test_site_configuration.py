@@ -19,6 +19,7 @@ from firmware import keys, network, provisioning, signing, site_toml
 from firmware.box import Box
 from firmware.cli import main
 from firmware.errors import FirmwareError, RefusedError
+from firmware.firewall import page_port
 from tests.firmware.boxes import DyingFiles, PowerCut
 from tests.firmware.commissioning import SITE, WITH_FILES, in_force, site, taken, with_files
 from tests.running import CHECKOUT
@@ -306,6 +307,32 @@ def test_what_no_appliance_starts_with_is_not_signed(tmp_path: Path, table: str,
     path.write_text(SITE.format(version=1, ae_title="X") + table)
     with pytest.raises(FirmwareError, match=f"site.toml: .*tables: {words}"):
         provisioning.check(path)
+
+
+@pytest.mark.usefixtures("box")
+def test_accounts_need_a_page_that_others_reach(publisher: Path, tmp_path: Path) -> None:
+    path, people = tmp_path / "site.toml", '[[accounts]]\nname = "anna"\nrole = "administrator"\n'
+    closed = ("", 'host = "localhost"', 'host = "0.0.0.0"\nenabled = false')
+    for web in closed:
+        path.write_text(SITE.format(version=1, ae_title="X") + f"[appliance.web]\n{web}\n{people}")
+        with pytest.raises(
+            FirmwareError, match=r"site.toml: \[\[accounts\]\] are made on the page, .* host = \"0.0.0.0\""
+        ):
+            provisioning.check(path, taken)
+    path.write_text(SITE.format(version=1, ae_title="X") + f'[appliance.web]\nhost = "0.0.0.0"\n{people}')
+    sign = ["provision", "sign", str(path), "--key", str(publisher / "site.key")]
+    assert CliRunner().invoke(main, sign).output == f"{signing.signature_of(path)}\n"
+    path.write_text(SITE.format(version=1, ae_title="X"))
+    done = CliRunner().invoke(main, sign)
+    assert done.exit_code == 0 and "note: nobody but the box itself reaches its page" in done.output
+
+
+def test_the_sample_of_the_readme_is_one_that_others_reach() -> None:
+    """Whoever copies it has named people, who are to reach the page."""
+    readme = (CHECKOUT / "firmware/README.md").read_text()
+    sample = next(each for each in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL) if each.startswith("[site]"))
+    tables = site_toml.parse(sample, "site.toml")
+    assert tables["accounts"] and page_port(tables["appliance"]) == 8080
 
 
 # --- what goes with a configuration ---
