@@ -84,6 +84,10 @@ def test_configurations_that_are_turned_away(box: Box, publisher: Path, tmp_path
         ("[site]\nname='x'\nversion=1\n[network]\nport='eth0 eth1'\n", "'eth0 eth1' is no port"),
         ("[site]\nname='x'\nversion=1\n[[files]]\nname='ca.pem'\n", "files.sha256 is missing"),
         ("[site]\nname='x'\nversion=1\n[[files]]\nname='../x.pem'\nsha256='0'\n", "can't be a file's name"),
+        (
+            "[site]\nname='x'\nversion=1\n[[files]]\nname='certificate.pem'\nsha256='0'\n",
+            "would take files/certificate.pem for the hospital's answer.*pacs-certificate.pem",
+        ),
         ("[site]\nname='x'\nversion=1\n[appliance.a]\nca='files/ca.pem'\n", "a.ca names files/ca.pem, which is not"),
     ],
 )
@@ -141,6 +145,10 @@ def test_a_network_of_few_addresses_is_taken(address: str, gateway: str) -> None
         ('[[accounts]]\nname = "joe"\nrole = "viewer"\npassword = "x"\n', "accounts.password is not known"),
         ('[[accounts]]\nname = "a b"\nrole = "viewer"\n', "can't be an account's name"),
         ('[accounts]\nname = "joe"\n', "accounts must be a list"),
+        (
+            '[[accounts]]\nname = "joe"\nrole = "viewer"\n[[accounts]]\nname = "Joe"\nrole = "viewer"\n',
+            "two accounts are named joe",
+        ),
         ('accounts = ["joe"]\n', "accounts must be a table"),
     ],
 )
