@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from appliance.config import (
     SchedulingRule,
     StorageScp,
     Syslog,
+    Web,
 )
 from appliance.errors import ConfigError
 
@@ -31,6 +33,7 @@ _PROTOCOLS: dict[Protocol, tuple[set[str], set[str]]] = {
     "folder": ({"path"}, set()),
 }
 _ROOM_SECONDS = 10.0
+_EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 (what a configuration may say)
 
 
 def load(path: Path | None, data_dir: Path | None = None) -> Config:
@@ -98,12 +101,27 @@ def _check(config: Config, path: Path | None) -> None:
                 f"{where}: destination {destination.name!r} is to be sent {', '.join(sorted(missing))}, "
                 "which results.kinds and results.messages do not make"
             )
+    _check_ports(config, where)
     _check_modalities(config.storage_scp, f"{where}: storage_scp")
     _check_diagnoses(config.diagnoses, f"{where}: diagnoses")
     if config.audit.syslog is not None:
         _check_audit(config.audit.syslog, f"{where}: audit.syslog")
     for number, rule in enumerate(config.scheduling.rules, 1):
         _check_rule(rule, f"{where}: scheduling.rules, rule {number}")
+
+
+def _check_ports(config: Config, where: Path | str) -> None:
+    """No two listeners are at one port of one address; port 0 takes a free one."""
+    tables: dict[str, StorageScp | Web | Diagnoses] = {
+        "storage_scp": config.storage_scp, "web": config.web, "diagnoses": config.diagnoses
+    }  # fmt: skip
+    listening = [(name, table.host, table.port) for name, table in tables.items() if table.enabled and table.port]
+    for (one, host, port), (other, another, its) in itertools.combinations(listening, 2):
+        if port == its and (host == another or {host, another} & set(_EVERY_ADDRESS)):
+            raise ConfigError(
+                f"{where}: {one}.port and {other}.port are both {port}, and only one of them could listen there",
+                hint="give each a port of its own",
+            )
 
 
 def _check_destination(config: Config, destination: Destination, where: str) -> None:

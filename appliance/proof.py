@@ -50,6 +50,12 @@ class Trial:
         return {"backend": self.backend, "target": self.target, "reason": self.reason, "receipt": receipt}
 
 
+def check_backend(config: Config) -> None:
+    """Whether there is one of the configured name; raises `BackendError`."""
+    if config.inference.backend != "auto":
+        backends.module(config.inference.backend)
+
+
 def options(config: Config) -> Options:
     """How networks are opened here, but for the device.
 
@@ -58,8 +64,7 @@ def options(config: Config) -> Options:
     BackendError, ConfigError
         There is no backend of the configured name, or there are fewer cores than threads.
     """
-    if config.inference.backend != "auto":
-        backends.module(config.inference.backend)
+    check_backend(config)
     present, wanted = cores(), config.inference.threads
     if wanted > present:
         raise ConfigError(

@@ -24,13 +24,13 @@ from typing import Any, Literal
 from appliance import (
     __version__,
     audit_proof,
-    brand,
     diagnosis_listener,
     listening,
     notify,
     process,
     proof,
     signature,
+    startable,
     takeover,
 )
 from appliance import log as log_file
@@ -69,8 +69,8 @@ class Appliance:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._stop = threading.Event()
-        proof.options(config)  # what can't be right on any day is refused at the start
-        brand.load(config)
+        startable.check(config)  # what can't be right on any day is refused before there is a data folder
+        proof.options(config)
         self._lock = takeover.lock(config.data)
         log_file.keep(config.log_path)
         takeover.clean(config)

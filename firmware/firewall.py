@@ -47,9 +47,11 @@ _OUTPUT_ON_TRIAL = """    chain output {
 
 
 def page_port(configuration: dict[str, Any]) -> int | None:
-    """Where others reach the page; None where only the machine itself does."""
+    """Where others reach the page; None where only the machine itself does, or there is none."""
     web = configuration.get("web", {})
-    return None if web.get("host", "127.0.0.1") in LOOPBACK else int(web.get("port", 8080))
+    if not web.get("enabled", True) or web.get("host", "127.0.0.1") in LOOPBACK:
+        return None
+    return int(web.get("port", 8080))
 
 
 def rules(configuration: dict[str, Any], on_trial: bool = False) -> str:
@@ -61,7 +63,7 @@ def rules(configuration: dict[str, Any], on_trial: bool = False) -> str:
 
 
 def _opened(configuration: dict[str, Any]) -> list[str]:
-    scp, web = configuration.get("storage_scp", {}), configuration.get("web", {})
+    scp = configuration.get("storage_scp", {})
     found = []
     if scp.get("enabled", True) and scp.get("host", "0.0.0.0") not in LOOPBACK:  # noqa: S104 (the configuration's)
         port = int(scp.get("port", 11112))
@@ -69,7 +71,7 @@ def _opened(configuration: dict[str, Any]) -> list[str]:
         everybody = not scp.get("only_modalities") or len(addresses) < len(scp.get("modalities", ()))
         found += [f"tcp dport {port} accept"] if everybody else _from(addresses, port)
     page = page_port(configuration)
-    if web.get("enabled", True) and page is not None:
+    if page is not None:
         found.append(f"tcp dport {page} accept")
     diagnoses = configuration.get("diagnoses", {})
     if diagnoses.get("enabled", False) and diagnoses.get("host", "0.0.0.0") not in LOOPBACK:  # noqa: S104

@@ -1,4 +1,4 @@
-"""What the console of a box without a configuration says: where its page is, and how the first account is made."""
+"""What the console of a box says: where its page is, and, without a configuration, how the first account is made."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def invitation(
     addresses: Callable[[], list[str]] = addresses,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[str]:
-    """The lines; none where a configuration is in force, or nobody reaches the page.
+    """The lines; none where nobody else reaches the page.
 
-    The code is a new one, and an earlier one counts no more.
+    Without a configuration they have a new code for the first account, and an earlier one counts no more.
     """
-    port = page_port(tomllib.loads(box.configuration.read_text()))
-    if provisioning.number_in_force(box) is not None or port is None:
+    configuration = tomllib.loads(box.configuration.read_text())
+    port = page_port(configuration)
+    if port is None:
         return []
     found = addresses()
     for _ in range(int(_SECONDS / _PAUSE)):
@@ -45,15 +46,23 @@ def invitation(
             break
         sleep(_PAUSE)
         found = addresses()
-    if not found:
+    is_new = provisioning.number_in_force(box) is None
+    if not found and is_new:
         return ["this box has no configuration, and no address: put a cable in, or bring a stick with site.toml"]
-    pages = " or ".join(f"https://{each}:{port}/box" for each in found)
-    lines = [f"this box has no configuration yet: enter it at {pages}"]
-    code = ask(("accounts", "enrol", "--config", str(box.configuration)))
-    if code.returncode == 0:
-        lines.append(f"its page asks for the code {code.stdout.strip()}, with which the first account is made")
+    if not found:
+        return [
+            "this box has no address, so that nobody reaches its page: put a cable in, or mend [network] of site.toml"
+        ]
+    pages = [f"https://{each}:{port}/" for each in found]
+    if is_new:
+        lines = [f"this box has no configuration yet: enter it at {' or '.join(f'{each}box' for each in pages)}"]
+        code = ask(("accounts", "enrol", "--config", str(box.configuration)))
+        if code.returncode == 0:
+            lines.append(f"its page asks for the code {code.stdout.strip()}, with which the first account is made")
+    else:
+        lines = [f"the page of this box is at {' or '.join(pages)}"]
     shown = box.data / "keys" / "page.pem"
-    if shown.exists():
+    if shown.exists() and "tls" not in configuration["web"]:  # otherwise it is the one that the site has given
         fingerprint = x509.load_pem_x509_certificate(shown.read_bytes()).fingerprint(hashes.SHA256())
         lines.append(f"its certificate, which the browser shows, is SHA-256 {fingerprint.hex(':').upper()}")
     return lines

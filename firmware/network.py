@@ -62,20 +62,49 @@ def file(table: dict[str, Any], name: str = "[network]") -> str:
         raise FirmwareError(f"{name}: {port!r} is no port", hint="write its MAC address, or its name, as in enp1s0")
     lines = ["[Match]", "Type=ether", "Kind=!*", *chosen, "", *_KEEPS_ADDRESS, "", "[Network]"]
     try:
-        if address == "dhcp":
-            lines.append("DHCP=yes")
+        if address != "dhcp":
+            lines += _static(address, table.get("gateway"))
+        elif "gateway" in table:
+            raise ValueError(
+                'a gateway beside "dhcp" counts for nothing, since the DHCP server says which one there is'
+            )
         else:
-            own = ipaddress.ip_interface(address)
-            lines.append(f"Address={own}")
-            if "/" not in address:
-                raise ValueError(f"{address} has no prefix length, such as /24")
-            if "gateway" in table:
-                gateway = ipaddress.ip_address(table["gateway"])
-                near = own.version == gateway.version == 6 and gateway.is_link_local
-                if gateway not in own.network and not near:
-                    raise ValueError(f"the gateway {gateway} is not in {own.network}, so that nothing would reach it")
-                lines.append(f"Gateway={gateway}")
+            lines.append("DHCP=yes")
         lines += [f"DNS={ipaddress.ip_address(each)}" for each in table.get("dns", ())]
     except ValueError as error:
         raise FirmwareError(f"{name}: {error}", hint='address is "dhcp" or like "192.0.2.5/24"') from error
     return "\n".join(lines) + "\n"
+
+
+def _static(address: str, gateway: str | None) -> list[str]:
+    """Raises `ValueError` where nothing would be reached by it."""
+    own = ipaddress.ip_interface(address)
+    if "/" not in address:
+        raise ValueError(f"{address} has no prefix length, such as /24")
+    _check_host(own.ip, own.network)
+    if gateway is None:
+        return [f"Address={own}"]
+    way = ipaddress.ip_address(gateway)
+    if way == own.ip:
+        raise ValueError(f"the gateway {way} is the box's own address")
+    near = own.version == way.version == 6 and way.is_link_local
+    if way not in own.network and not near:
+        raise ValueError(f"the gateway {way} is not in {own.network}, so that nothing would reach it")
+    if not near:
+        _check_host(way, own.network)
+    return [f"Address={own}", f"Gateway={way}"]
+
+
+def _check_host(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, network: ipaddress.IPv4Network | ipaddress.IPv6Network
+) -> None:
+    """Whether a machine can have this address; raises `ValueError`."""
+    unusable = address.is_unspecified or address.is_loopback or address.is_multicast
+    if unusable or (address.version == 4 and address.is_reserved):
+        raise ValueError(f"{address} is no address that a machine can have in a network")
+    if network.max_prefixlen - network.prefixlen < 2:  # /31, /32, /127, /128: each address is a machine's
+        return
+    if address == network.network_address:
+        raise ValueError(f"{address} is the address of the network {network}, and no machine's")
+    if address.version == 4 and address == network.broadcast_address:
+        raise ValueError(f"{address} is that of all machines in {network}, and no single one's")

@@ -12,6 +12,7 @@ import functools
 import ipaddress
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -31,12 +32,14 @@ from firmware.boot import refuse_on_trial
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import FirmwareError, RefusedError
+from firmware.firewall import page_port
 from firmware.policy import MOVE_CLOCK
 from firmware.site_toml import parse
 
 PURPOSE = "site configuration 1"
 _NOTED = "in-force.json"
 _LARGEST_ENTERED = 64 << 10  # bytes
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # At a start: opening data, which this is a part of, has a limit of its own.
 _at_a_start = functools.partial(health.scanside, seconds=120)
 
@@ -243,7 +246,7 @@ def check(site: Path, ask: health.Ask = health.scanside) -> str:
     Raises
     ------
     FirmwareError
-        A table or key is wrong, or a file that it names is not there.
+        A table or key is wrong, a file that it names is not there, or nobody could make the accounts that it has.
     """
     text = site_files.listed(site)
     tables = parse(text, site.name)
@@ -254,14 +257,19 @@ def check(site: Path, ask: health.Ask = health.scanside) -> str:
         if isinstance(models := appliance.get("models"), dict):  # packages are on the box, if anywhere
             appliance["models"] = {key: value for key, value in models.items() if key != "packages"}
         folder = box.configuration.parent
-        files = site_files.read(site.parent / site_files.FOLDER, tables)
-        site_files.write(_files_of(folder, 1), files, like=Path(root))
+        files, theirs = site_files.read(site.parent / site_files.FOLDER, tables), _files_of(folder, 1)
+        site_files.write(theirs, files, like=Path(root))
         _write(box, folder, 1, {**tables, "appliance": appliance})
         try:
             _judge(box, box.configuration, ask)
         except FirmwareError as error:
-            why = error.message.replace(str(box.configuration), "[appliance]")
+            why = error.message.replace(str(box.configuration), "[appliance]").replace(str(theirs), site_files.FOLDER)
             raise FirmwareError(f"{site.name}: {why}", hint="mend it; it was not signed") from error
+    if tables.get("accounts") and page_port(appliance) is None:
+        raise FirmwareError(
+            f"{site.name}: [[accounts]] are made on the page, which nobody but the box itself would reach",
+            hint='write host = "0.0.0.0" in [appliance.web], or leave [[accounts]] out; it was not signed',
+        )
     return text
 
 
@@ -329,9 +337,10 @@ def _derived(box: Box, number: int, tables: dict[str, Any]) -> dict[str, bytes]:
     """What the system and the appliance read of a configuration: files by name."""
     appliance = site_files.placed(tables.get("appliance", {}), _files_of(box.configuration.parent, number))
     appliance = {**appliance, "data_dir": str(box.data), "box": {"report": str(box.report)}}
-    models, trusted = appliance.setdefault("models", {}), str(box.trust / "models")
-    if isinstance(models, dict):  # otherwise the appliance says what is wrong
-        appliance["models"] = {**models, "trusted_keys": [*models.get("trusted_keys", ()), trusted]}
+    models = appliance.get("models", {})
+    trusted = models.get("trusted_keys", []) if isinstance(models, dict) else None
+    if isinstance(trusted, list):  # otherwise the appliance says what is wrong
+        appliance["models"] = {**models, "trusted_keys": [*trusted, str(box.trust / "models")]}
     site = tables["site"]
     servers = " ".join(site.get("ntp_servers", ()))
     texts = {
@@ -405,7 +414,22 @@ def _value(value: Any) -> str:
 
 
 def request(box: Box, common_name: str, addresses: tuple[str, ...] = ()) -> bytes:
-    """A certificate signing request (PKCS #10, PEM). The key is made on the box and never leaves it."""
+    """A certificate signing request (PKCS #10, PEM). The key is made on the box and never leaves it.
+
+    Raises
+    ------
+    FirmwareError
+        A name or an address can't be in one; no key was made for it.
+    """
+    if not _HOST.fullmatch(common_name):
+        raise FirmwareError(
+            f"{common_name[:80]!r} can't be a box's name in the network",
+            hint="use up to 64 letters a-z, digits and . - _, as in ai1.example",
+        )
+    try:
+        named = [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses]
+    except ValueError as error:
+        raise FirmwareError(f"{error}", hint="write it as in 192.0.2.5; a name goes to --name") from error
     path, key = _key_file(box), _own_key(box)
     if key is None:
         key = ec.generate_private_key(ec.SECP256R1())
@@ -414,8 +438,7 @@ def request(box: Box, common_name: str, addresses: tuple[str, ...] = ()) -> byte
         )
         Files().write(path, pem, mode=0o600)
     _same_owner(box, path)
-    names: list[x509.GeneralName] = [x509.DNSName(common_name)]
-    names += [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses]
+    names: list[x509.GeneralName] = [x509.DNSName(common_name), *named]
     built = x509.CertificateSigningRequestBuilder().subject_name(
         x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
     )

@@ -58,9 +58,12 @@ def verify(content: bytes, signature: bytes, trusted: Iterable[Path], purpose: s
         except (InvalidSignature, ValueError):
             continue
         return
+    theirs = ", ".join(path.name for path in keys)
     raise RefusedError(
         f"{what} was not signed by a key that is trusted here, or was changed after it was signed",
-        hint="copy it again from its publisher" if keys else "name the publisher's public key with --key",
+        hint=f"copy it again from its publisher, who signs it with the key of {theirs}"
+        if keys
+        else "name the publisher's public key with --key",
     )
 
 

@@ -29,6 +29,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _ENTRY = '[[files]]\nname = "{name}"\nsha256 = "{sha256}"\n'
 _ENTRIES = re.compile(r'\n?^\[\[files\]\]\nname = "[^"\n]*"\nsha256 = "[0-9a-f]{64}"\n', re.MULTILINE)
 _NAMING = ("ca", "key", "certificate", "password_file", "token_file", "logo")  # keys of the appliance that name a file
+_TAKEN = ("certificate.pem",)  # on the page all files are chosen together, whatever folder they lie in
 _THE_BOXS_OWN = ("keys/scp.key", "keys/scp.pem")
 _LARGEST = 1 << 20  # bytes
 
@@ -39,6 +40,11 @@ def check(tables: Mapping[str, Any], name: str) -> None:
     for each in tables.get("files", ()):
         if not NAME.fullmatch(each["name"]):
             raise FirmwareError(f"{name}: {each['name'][:80]!r} can't be a file's name", hint=f"use {_NAMES}")
+        if each["name"] in _TAKEN:
+            raise FirmwareError(
+                f"{name}: a box's page would take {FOLDER}/{each['name']} for the hospital's answer to its request",
+                hint="give it another name, as in pacs-certificate.pem",
+            )
         if not _SHA256.fullmatch(each["sha256"]):
             raise FirmwareError(f"{name}: the sha256 of {each['name']} is none: 64 digits 0-9 and a-f")
         if listed.count(each["name"]) > 1:
@@ -105,7 +111,7 @@ def listed(path: Path) -> str:
     FirmwareError
         A file can't go with it.
     """
-    text, folder = _ENTRIES.sub("", path.read_text()), path.parent / FOLDER
+    text, folder = _ENTRIES.sub("", _text(path)), path.parent / FOLDER
     for each in sorted(folder.iterdir()) if folder.is_dir() else ():
         if each.name.startswith("."):
             continue
@@ -115,6 +121,14 @@ def listed(path: Path) -> str:
             digest = hashlib.sha256(each.read_bytes()).hexdigest()
             text = text.rstrip("\n") + "\n\n" + _ENTRY.format(name=each.name, sha256=digest)
     return text
+
+
+def _text(path: Path) -> str:
+    """Without the mark of its encoding that some editors begin a file with, and TOML does not know."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FirmwareError(f"{path} is no text in UTF-8: {error}", hint="save it as UTF-8") from error
 
 
 def check_named(tables: Mapping[str, Any], name: str) -> None:

@@ -54,6 +54,11 @@ def parse(text: str, name: str) -> dict[str, Any]:
                                 hint="use up to 64 letters a-z, digits and . _ @ -")  # fmt: skip
         if each["role"] not in _ROLES:
             raise FirmwareError(f"{name}: there is no role {each['role']}", hint=f"one of {', '.join(_ROLES)}")
+    known = [each["name"].lower() for each in accounts]  # as the appliance compares them
+    for each in accounts:
+        if known.count(each["name"].lower()) > 1:
+            raise FirmwareError(f"{name}: two accounts are named {each['name']}",
+                                hint="each needs a name of its own, which not only a capital letter makes")  # fmt: skip
     for each in tables.get("files", ()):
         _check(name, "files", each, _FILE, ("name", "sha256"))
     site_files.check(tables, name)

@@ -149,7 +149,7 @@ LEVELS = [
     },
     {"appliance.writers", "appliance.ingest", "appliance.delivery", "appliance.inference", "appliance.preparation"},
     {"appliance.proof", "appliance.serving", "appliance.specimen"},
-    {"appliance.answers", "appliance.bench", "appliance.receipts"},
+    {"appliance.answers", "appliance.bench", "appliance.receipts", "appliance.startable"},
     {"appliance.telemetry", "appliance.in_service"},
     {"appliance.fleet"},
     {"appliance.patients", "appliance.scanner"},

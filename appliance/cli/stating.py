@@ -21,11 +21,15 @@ def conformance(form: str, path: Path | None, config_path: Path | None, data_dir
     """Write the DICOM conformance statement (PS3.2) of an appliance with this configuration.
 
     AE titles, ports, TLS, destinations and limits are the configuration's; SOP classes, transfer syntaxes and the
-    attributes of each object come from the code. docs/conformance.md is that of the default configuration.
+    attributes of each object come from the code. docs/conformance.md is that of the default configuration. There is
+    none of a configuration with which no appliance starts: the reason is said instead.
     """
+    from appliance import startable
     from appliance.conformance import statement
 
-    made = statement(load(config_path, data_dir))
+    config = load(config_path, data_dir)
+    startable.check(config)
+    made = statement(config)
     text = made.html() if form == "html" else made.markdown()
     if path is None:
         click.echo(text, nl=False)

@@ -7,6 +7,7 @@ refusal costs one correction.
 
 from __future__ import annotations
 
+import itertools
 import json
 import zoneinfo
 from pathlib import Path
@@ -96,9 +97,10 @@ def _tables(entered: dict[str, Any]) -> dict[str, Any]:
         "modalities": [_given(**row) for row in entered["modalities"]],
         "only_modalities": bool(entered["only_modalities"]),
     }
+    rows = entered["destinations"]
     destinations = [
-        {"name": row["ae_title"] or row["host"], **_given(**{**row, "port": _number(row["port"])})}
-        for row in entered["destinations"]
+        {"name": name, **_given(**{**row, "port": _number(row["port"])})}
+        for name, row in zip(_names([row["ae_title"] or row["host"] for row in rows]), rows, strict=True)
     ]
     return {
         "site": {**site, "ntp_servers": entered["ntp_servers"].split()},
@@ -110,6 +112,15 @@ def _tables(entered: dict[str, Any]) -> dict[str, Any]:
             "destinations": destinations,
         },
     }
+
+
+def _names(wanted: list[str]) -> list[str]:
+    """Each with a number behind it where it, or what it would be with one, was there before: PACS, PACS-2."""
+    names: list[str] = []
+    for name in wanted:
+        numbered = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+        names.append(next(each for each in numbered if each not in names))
+    return names
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from typing import Any
 
 import click
@@ -13,7 +14,7 @@ from firmware.errors import FirmwareError
 
 
 class _Commands(click.Group):
-    """Commands in the order of their use; an error of this package becomes two lines and exit code 1."""
+    """Commands in the order of their use; an error of this package, or of a file, becomes two lines and exit code 1."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)
@@ -22,12 +23,19 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except FirmwareError as error:
-            if "--json" in sys.argv:
-                click.echo(json.dumps({"event": "error", "message": error.message, "hint": error.hint}))
-            click.secho(f"scanside-firmware: {error.message}", err=True, fg="red")
-            if error.hint:
-                click.echo(f"                   {error.hint}", err=True)
-            ctx.exit(1)
+            said = error
+        except OSError as error:
+            if error.filename is None:  # no file's; a pipe that nobody reads any more, for one, which click knows
+                raise
+            said = FirmwareError(f"{error.filename}: {error.strerror}")
+        except (UnicodeError, json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+            said = FirmwareError(f"a file holds something else than its name says: {error}", hint="copy it again")
+        if "--json" in sys.argv:
+            click.echo(json.dumps({"event": "error", "message": said.message, "hint": said.hint}))
+        click.secho(f"scanside-firmware: {said.message}", err=True, fg="red")
+        if said.hint:
+            click.echo(f"                   {said.hint}", err=True)
+        return ctx.exit(1)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

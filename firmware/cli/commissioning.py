@@ -17,6 +17,7 @@ from firmware.box import Box
 from firmware.cli.boxing import ROOT
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_COUNTS = "it counts from the next start of the box, which reads network, time servers and open ports of it, too"
 
 
 @click.group()
@@ -37,14 +38,44 @@ def sign(site: Path, key: Path) -> None:
     listed in SITE as [[files]].
     """
     from firmware import health, provisioning, signing
+    from firmware.firewall import page_port
+    from firmware.site_toml import parse
 
     # The one that was installed with this command, also where its folder is not on PATH.
     places = (str(Path(sys.executable).parent), os.environ.get("PATH", ""))
     program = shutil.which("scanside", path=os.pathsep.join(places)) or "scanside"
+    _refuse_another_key(key)
     text = provisioning.check(site, functools.partial(health.scanside, program=program))
-    if text != site.read_text():
-        site.write_text(text)
+    if text != site.read_text(encoding="utf-8"):
+        site.write_text(text, encoding="utf-8")
+    if page_port(parse(text, site.name).get("appliance", {})) is None:
+        click.echo(
+            'note: nobody but the box itself reaches its page; [appliance.web] host = "0.0.0.0" opens it', err=True
+        )
     click.echo(signing.sign_file(site, key, provisioning.PURPOSE))
+
+
+def _refuse_another_key(key: Path) -> None:
+    """A publisher's keys lie in one folder; what any but site.key has signed, a box takes for something changed."""
+    from firmware import provisioning, signing
+    from firmware.errors import RefusedError, die
+
+    public = key.with_name("site.pub")
+    try:
+        if public.exists():
+            signing.verify(b"", signing.sign(b"", key, provisioning.PURPOSE), [public], provisioning.PURPOSE, key.name)
+    except RefusedError:
+        die(
+            f"{key.name} does not belong to {public}, by which boxes know a site",
+            "name site.key; nothing was signed",
+        )
+
+
+def _flashed(root: Path) -> Box:
+    """The box, where this is one: a key or a history of another machine would be nobody's."""
+    box = Box(root)
+    box.image()
+    return box
 
 
 @provision.command("apply")
@@ -58,7 +89,7 @@ def apply(site: Path, allow_older: bool, root: Path) -> None:
 
     with alone(box := Box(root), click.echo):
         number = provisioning.apply(box, site, allow_older=allow_older)
-    click.echo(f"configuration {number} is in place; it counts from the next start of the appliance")
+    click.echo(f"configuration {number} is in place; {_COUNTS}")
 
 
 @provision.command("history")
@@ -67,7 +98,7 @@ def history(root: Path) -> None:
     """List all configurations that were applied."""
     from firmware import provisioning
 
-    for each in provisioning.history(Box(root)):
+    for each in provisioning.history(_flashed(root)):
         click.echo(f"{each['number']:4}  version {each['version']}  {each['name']}")
 
 
@@ -81,7 +112,7 @@ def back(number: int, root: Path) -> None:
 
     with alone(box := Box(root), click.echo):
         provisioning.go_back(box, number)
-    click.echo(f"configuration {number} is in place again")
+    click.echo(f"configuration {number} is in place again; {_COUNTS}")
 
 
 @provision.command("csr")
@@ -93,7 +124,7 @@ def csr(target: Path, name: str, addresses: tuple[str, ...], root: Path) -> None
     """Write a certificate signing request to TARGET. The key is made on the box and stays there."""
     from firmware import provisioning
 
-    target.write_bytes(provisioning.request(Box(root), name, addresses))
+    target.write_bytes(provisioning.request(_flashed(root), name, addresses))
     click.echo(
         f"{target}: have it signed by the hospital's authority, then: scanside-firmware provision certificate FILE"
     )
@@ -107,7 +138,7 @@ def certificate(path: Path, root: Path) -> None:
     from firmware import provisioning
     from firmware.incoming import alone
 
-    with alone(box := Box(root), click.echo):
+    with alone(box := _flashed(root), click.echo):
         said, _ = provisioning.take_certificate(box, path)
     click.echo(said)
 
@@ -219,4 +250,5 @@ def service_token(box_id: str, hours: float, who: str, key: Path) -> None:
     """Sign a token for a shell on one box's console; put it on a stick as service.token."""
     from firmware import service
 
+    _refuse_another_key(key)
     click.echo(service.make(box_id, hours, key, who), nl=False)

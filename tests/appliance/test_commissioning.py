@@ -67,6 +67,20 @@ def test_what_it_leaves_for_the_firmware(tmp_path: Path) -> None:
     assert [(each["person"], each["detail"]) for each in acts] == [("administrator", "302"), ("administrator", "409")]
 
 
+def test_destinations_of_one_title_each_have_a_name(tmp_path: Path) -> None:
+    """The form has no field for it, and the appliance knows them by it."""
+    page = Guarded(tmp_path)
+    report(page)
+    given = [("PACS", "192.0.2.1"), ("PACS-2", "192.0.2.2"), ("PACS", "192.0.2.3"), ("PACS", "192.0.2.4")]
+    form = {f"destination-{number}-{key}": value for number, (title, host) in enumerate(given)
+            for key, value in (("ae_title", title), ("host", host), ("port", "104"))}  # fmt: skip
+    page.client("administrator").post("/box/site", data={**FORM, **form})
+    left = json.loads((page.config.data / "inbox" / "site.json").read_text())["appliance"]["destinations"]
+    assert [(each["name"], each["ae_title"]) for each in left] == [
+        ("PACS", "PACS"), ("PACS-2", "PACS-2"), ("PACS-3", "PACS"), ("PACS-4", "PACS")
+    ]  # fmt: skip
+
+
 def test_there_is_none_once_a_signed_configuration_was_taken(tmp_path: Path) -> None:
     page = Guarded(tmp_path)
     client = page.client("administrator")

@@ -15,7 +15,7 @@ from firmware import first_start, handover, inbox, provisioning, signing, stick
 from firmware.box import Box
 from firmware.errors import FirmwareError, RefusedError
 from firmware.firewall import rules
-from tests.firmware.commissioning import site, taken, waits
+from tests.firmware.commissioning import certify, site, taken, waits
 from tests.running import CHECKOUT
 
 ENTERED: dict[str, Any] = {
@@ -151,7 +151,25 @@ def test_the_console_says_where_the_page_is_and_its_code(box: Box, entered: Call
     (nowhere,) = console(box, known=[[]])
     assert "no address" in nowhere
     provisioning.enter(box, entered(), ask=taken)
+    assert console(box) == ["the page of this box is at https://192.0.2.9:8080/"]
+    several = console(box, known=[["192.0.2.9", "198.51.100.7"]])
+    assert several == ["the page of this box is at https://192.0.2.9:8080/ or https://198.51.100.7:8080/"]
+    (nowhere,) = console(box, known=[[]])
+    assert "nobody reaches its page" in nowhere
+    off = {"web": {"host": "0.0.0.0", "enabled": False}}
+    provisioning.enter(box, entered(appliance=off), ask=taken)
     assert console(box) == []
+
+
+def test_a_configured_box_says_which_certificate_it_has_made(box: Box, entered: Callable[..., Path]) -> None:
+    (box.data / "keys").mkdir()
+    (box.data / "keys/page.pem").write_bytes(certify(provisioning.request(box, "ai1")))
+    provisioning.enter(box, entered(), ask=taken)
+    _, certificate = console(box)
+    assert certificate.startswith("its certificate, which the browser shows, is SHA-256 ")
+    given = {"web": {"host": "0.0.0.0", "tls": {"key": "keys/scp.key", "certificate": "keys/scp.pem"}}}
+    provisioning.enter(box, entered(appliance=given), ask=taken)
+    assert len(console(box)) == 1
 
 
 def test_as_a_box_is_flashed_its_page_is_open() -> None:

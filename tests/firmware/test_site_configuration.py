@@ -19,6 +19,7 @@ from firmware import keys, network, provisioning, signing, site_toml
 from firmware.box import Box
 from firmware.cli import main
 from firmware.errors import FirmwareError, RefusedError
+from firmware.firewall import page_port
 from tests.firmware.boxes import DyingFiles, PowerCut
 from tests.firmware.commissioning import SITE, WITH_FILES, in_force, site, taken, with_files
 from tests.running import CHECKOUT
@@ -83,12 +84,57 @@ def test_configurations_that_are_turned_away(box: Box, publisher: Path, tmp_path
         ("[site]\nname='x'\nversion=1\n[network]\nport='eth0 eth1'\n", "'eth0 eth1' is no port"),
         ("[site]\nname='x'\nversion=1\n[[files]]\nname='ca.pem'\n", "files.sha256 is missing"),
         ("[site]\nname='x'\nversion=1\n[[files]]\nname='../x.pem'\nsha256='0'\n", "can't be a file's name"),
+        (
+            "[site]\nname='x'\nversion=1\n[[files]]\nname='certificate.pem'\nsha256='0'\n",
+            "would take files/certificate.pem for the hospital's answer.*pacs-certificate.pem",
+        ),
         ("[site]\nname='x'\nversion=1\n[appliance.a]\nca='files/ca.pem'\n", "a.ca names files/ca.pem, which is not"),
     ],
 )
 def test_a_configuration_that_is_wrong_says_where(text: str, words: str) -> None:
     with pytest.raises(FirmwareError, match=words):
         site_toml.parse(text, "site.toml")
+
+
+@pytest.mark.parametrize(
+    ("address", "gateway", "words"),
+    [
+        ("192.0.2.0/24", "", "192.0.2.0 is the address of the network 192.0.2.0/24, and no machine's"),
+        ("192.0.2.255/24", "", "192.0.2.255 is that of all machines in 192.0.2.0/24"),
+        ("127.0.0.1/8", "", "127.0.0.1 is no address that a machine can have in a network"),
+        ("0.0.0.0/24", "", "0.0.0.0 is no address"),
+        ("224.0.0.1/24", "", "224.0.0.1 is no address"),
+        ("255.255.255.255/32", "", "255.255.255.255 is no address"),
+        ("::/64", "", ":: is no address"),
+        ("::1/128", "", "::1 is no address"),
+        ("ff02::1/64", "", "ff02::1 is no address"),
+        ("2001:db8::/64", "", "2001:db8:: is the address of the network"),
+        ("192.0.2.5/24", "192.0.2.5", "the gateway 192.0.2.5 is the box's own address"),
+        ("192.0.2.5/24", "192.0.2.255", "192.0.2.255 is that of all machines"),
+        ("dhcp", "192.0.2.254", 'a gateway beside "dhcp" counts for nothing'),
+    ],
+)
+def test_a_network_in_which_nobody_would_reach_the_box_is_refused(address: str, gateway: str, words: str) -> None:
+    way = f"gateway='{gateway}'\n" if gateway else ""
+    with pytest.raises(FirmwareError, match=re.escape(f"[network]: {words}")):
+        network.file({"address": address, **({"gateway": gateway} if gateway else {})})
+    with pytest.raises(FirmwareError, match=re.escape(words)):
+        site_toml.parse(f"[site]\nname='x'\nversion=1\n[network]\naddress='{address}'\n{way}", "site.toml")
+
+
+@pytest.mark.parametrize(
+    ("address", "gateway"),
+    [
+        ("192.0.2.0/31", "192.0.2.1"),
+        ("192.0.2.255/32", ""),
+        ("2001:db8::/127", "2001:db8::1"),
+        ("2001:db8::ffff:ffff:ffff:ffff/64", "fe80::1"),
+        ("169.254.7.7/16", ""),
+    ],
+)
+def test_a_network_of_few_addresses_is_taken(address: str, gateway: str) -> None:
+    lines = network.file({"address": address, **({"gateway": gateway} if gateway else {})}).splitlines()
+    assert f"Address={address}" in lines and (f"Gateway={gateway}" in lines) == bool(gateway)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +145,10 @@ def test_a_configuration_that_is_wrong_says_where(text: str, words: str) -> None
         ('[[accounts]]\nname = "joe"\nrole = "viewer"\npassword = "x"\n', "accounts.password is not known"),
         ('[[accounts]]\nname = "a b"\nrole = "viewer"\n', "can't be an account's name"),
         ('[accounts]\nname = "joe"\n', "accounts must be a list"),
+        (
+            '[[accounts]]\nname = "joe"\nrole = "viewer"\n[[accounts]]\nname = "Joe"\nrole = "viewer"\n',
+            "two accounts are named joe",
+        ),
         ('accounts = ["joe"]\n', "accounts must be a table"),
     ],
 )
@@ -214,6 +264,20 @@ def test_a_configuration_counts_although_the_history_can_not_be_written(
     assert provisioning.known(box, tmp_path / "1" / "site.toml") == "configuration 1 is in place already"
 
 
+@pytest.mark.parametrize("wrong", ['"files/"', "5", "[5]"])
+def test_trusted_keys_that_are_none_are_refused(box: Box, publisher: Path, tmp_path: Path, wrong: str) -> None:
+    path = site(tmp_path / "1", publisher, extra=f"[appliance.models]\ntrusted_keys = {wrong}\n")
+    with pytest.raises(FirmwareError, match=r"the appliance does not take its tables: .*\$\.models\.trusted_keys"):
+        provisioning.apply(box, path)
+
+
+def test_the_images_keys_are_trusted_beside_the_sites(box: Box, publisher: Path, tmp_path: Path) -> None:
+    for extra, theirs in (("", []), ('[appliance.models]\ntrusted_keys = ["/data/keys"]\n', ["/data/keys"])):
+        provisioning.apply(box, site(tmp_path / "1", publisher, extra=extra), taken)
+        tables = tomllib.loads(box.configuration.read_text())
+        assert tables["models"]["trusted_keys"] == [*theirs, str(box.trust / "models")]
+
+
 # --- signing ---
 
 
@@ -232,6 +296,51 @@ def test_signing_has_the_appliance_judge_its_tables(publisher: Path, tmp_path: P
     done = CliRunner().invoke(main, ["provision", "sign", str(path), "--key", str(publisher / "site.key")])
     assert done.exit_code == 1 and re.search(r"site.toml: .*tables: \[appliance\]: .*`prot`", done.output), done.output
     assert not signing.signature_of(path).exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ('[appliance.web.brand]\nlogo = "files/logo.png"\n', r"web.brand.logo: files/logo.png is neither a PNG nor"),
+        ('[appliance.web.brand]\naccent_dark = "#000000"\n', r"web.brand.accent_dark = '#000000' has a contrast of"),
+        ("[appliance.web]\nport = 11112\n", r"\[appliance\]: storage_scp.port and web.port are both 11112"),
+        ('[appliance.inference]\nbackend = "abacus"\n', r"there is no backend 'abacus'"),
+    ],
+)
+@pytest.mark.usefixtures("box")  # the appliance that judges is this one
+def test_what_no_appliance_starts_with_is_not_signed(tmp_path: Path, table: str, words: str) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/logo.png").write_bytes(b"no picture")
+    path = tmp_path / "site.toml"
+    path.write_text(SITE.format(version=1, ae_title="X") + table)
+    with pytest.raises(FirmwareError, match=f"site.toml: .*tables: {words}"):
+        provisioning.check(path)
+
+
+@pytest.mark.usefixtures("box")
+def test_accounts_need_a_page_that_others_reach(publisher: Path, tmp_path: Path) -> None:
+    path, people = tmp_path / "site.toml", '[[accounts]]\nname = "anna"\nrole = "administrator"\n'
+    closed = ("", 'host = "localhost"', 'host = "0.0.0.0"\nenabled = false')
+    for web in closed:
+        path.write_text(SITE.format(version=1, ae_title="X") + f"[appliance.web]\n{web}\n{people}")
+        with pytest.raises(
+            FirmwareError, match=r"site.toml: \[\[accounts\]\] are made on the page, .* host = \"0.0.0.0\""
+        ):
+            provisioning.check(path, taken)
+    path.write_text(SITE.format(version=1, ae_title="X") + f'[appliance.web]\nhost = "0.0.0.0"\n{people}')
+    sign = ["provision", "sign", str(path), "--key", str(publisher / "site.key")]
+    assert CliRunner().invoke(main, sign).output == f"{signing.signature_of(path)}\n"
+    path.write_text(SITE.format(version=1, ae_title="X"))
+    done = CliRunner().invoke(main, sign)
+    assert done.exit_code == 0 and "note: nobody but the box itself reaches its page" in done.output
+
+
+def test_the_sample_of_the_readme_is_one_that_others_reach() -> None:
+    """Whoever copies it has named people, who are to reach the page."""
+    readme = (CHECKOUT / "firmware/README.md").read_text()
+    sample = next(each for each in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL) if each.startswith("[site]"))
+    tables = site_toml.parse(sample, "site.toml")
+    assert tables["accounts"] and page_port(tables["appliance"]) == 8080
 
 
 # --- what goes with a configuration ---
