@@ -18,6 +18,7 @@ from typing import Any
 
 from firmware import secure_boot
 from firmware.box import Box
+from firmware.durable import Files
 from firmware.errors import RefusedError
 from firmware.policy import check_clock
 
@@ -85,7 +86,7 @@ def examine(box: Box, ask: Ask = _ask_how_it_is, last_words: Callable[[], str] =
     running = _running(ask(("status", "--json", *where)), last_words)
     troubled = certificates(box.configuration, ask)
     certified = (_certificate(each) for each in troubled)
-    findings = [_clock(box), _secure_boot(box), _data(box.data), *_configuration(box), *certified, *running]
+    findings = [_clock(box), _secure_boot(box), _data(box), *_configuration(box), *certified, *running]
     if fit(findings) and _has_scp(box):  # one that is still getting ready is not kept busy with questions
         excused = any(each["what"].startswith("Storage SCP") and is_of_the_site(each) for each in troubled)
         findings += _echo(ask(("test-connection", "--json", *where)), counts=not excused)
@@ -155,15 +156,15 @@ def _secure_boot(box: Box) -> Finding:
     return Finding("Secure Boot", ok=state == "on", detail=detail, counts=False)
 
 
-def _data(folder: Path) -> Finding:
-    """Whether it can be written. That it is full is the site's doing, and no older system would mend it."""
-    probe = folder / "firmware.probe"
+def _data(box: Box) -> Finding:
+    """Whether it can be written. That it is full is the site's doing, and no older system would mend it.
+
+    In this package's own folder: in the appliance's, its user may have laid a link where root would write.
+    """
+    folder, probe = box.firmware_data.parent, box.firmware_data / "probe"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"scanside")
-        with probe.open("rb") as file:
-            os.fsync(file.fileno())
-        probe.unlink()
+        Files().write(probe, b"scanside")
+        Files().remove(probe)
     except OSError as error:
         full = error.errno in (28, 122)  # ENOSPC, EDQUOT
         return Finding("data", ok=False, detail=f"{folder}: {error.strerror}", counts=not full)

@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from stat import S_ISDIR
 
 from firmware.boot import BootBackend, other
 from firmware.box import Box
@@ -115,7 +116,8 @@ def _keep(box: Box, kept: Path) -> None:
     ledger = box.data / _LEDGER
     if ledger.exists():
         _copy_database(ledger, kept / _LEDGER)
-    _link(_landing(box), kept / "landing")
+    if not _no_folders(box):
+        _link(_landing(box), kept / "landing")
     # The mark comes last: a copy without it is half a copy, and is made again.
     Files().write(kept / "whole", box.boot().current().encode())
     flush_folder(kept.parent)
@@ -134,7 +136,10 @@ def _bring_back(box: Box, kept: Path) -> None:
         _same_owner(box.data, ledger)
         Files().rename(ledger, box.data / _LEDGER)
         flush_folder(kept)
-    _link(kept / "landing", _landing(box))
+    if (kept / "landing").exists():
+        for each in _no_folders(box):
+            each.unlink(missing_ok=True)
+        _link(kept / "landing", _landing(box))
     _forget(kept)
 
 
@@ -142,22 +147,37 @@ def _landing(box: Box) -> Path:
     return box.data / "spool" / "landing"
 
 
+def _no_folders(box: Box) -> list[Path]:
+    """What is no folder on the way to the spool's landing, such as a link: root would write wherever that leads.
+
+    The appliance's user owns these folders. Nothing of that user runs yet, so what is found is what is there.
+    """
+    landing = _landing(box)
+    return [path for path in (landing.parent, landing) if os.path.lexists(path) and not S_ISDIR(path.lstat().st_mode)]
+
+
 def _link(source: Path, target: Path) -> None:
     """The files of a folder in another one, too; those that are there stay."""
     files = [path for path in source.glob("*") if path.is_file() and not path.is_symlink()]
     if not files:
         return
-    if not target.exists():
-        target.mkdir(parents=True)
-        _same_owner(target.parent, target)
+    for folder in (target.parent, target):
+        if not folder.exists():
+            folder.mkdir()
+            _same_owner(folder.parent, folder)
     for path in files:
-        if not (target / path.name).exists():
-            (target / path.name).hardlink_to(path)
+        there = target / path.name
+        if there.is_symlink():
+            there.unlink()
+        if not there.exists():
+            there.hardlink_to(path)
     flush_folder(target)
 
 
 def _copy_database(source: Path, target: Path) -> None:
     """All that was committed, its write-ahead log included, and checked."""
+    if source.is_symlink():  # its user would get what that leads to
+        raise FirmwareError(f"{source} is a link, and the appliance lays none", hint="put the ledger itself there")
     target.unlink(missing_ok=True)
     # Opened for writing, since a ledger that a power cut left is brought up from its log first.
     with sqlite3.connect(source) as original, sqlite3.connect(target) as copy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -80,6 +81,17 @@ def test_a_service_that_does_not_run_says_why(box: Box) -> None:
 
 def test_a_configuration_that_is_gone_counts(box: Box) -> None:
     box.configuration.unlink()
+    assert not health.fit(health.examine(box, answering(status=READY, test_connection=[OWN])))
+
+
+def test_whether_data_can_be_written_is_not_asked_where_the_appliances_user_may_lay_a_link(box: Box) -> None:
+    theirs = box.esp / "loader" / "entries" / "scanside-a.conf"
+    before = theirs.read_bytes()
+    (box.data / "firmware.probe").symlink_to(theirs)
+    findings = health.examine(box, answering(status=READY, test_connection=[OWN]))
+    assert health.fit(findings) and theirs.read_bytes() == before
+    shutil.rmtree(box.firmware_data)
+    box.firmware_data.touch()
     assert not health.fit(health.examine(box, answering(status=READY, test_connection=[OWN])))
 
 

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from firmware import health, trial, update
 from firmware.box import Box
 from firmware.cli import main
+from firmware.errors import FirmwareError
 from tests.firmware.boxes import DyingFiles, PowerCut, loader_boots, start
 from tests.firmware.updating import BROKEN, FINE, command, ledger, ledger_is, needs_rauc, on_trial, raise_
 
@@ -201,6 +202,48 @@ def test_what_a_power_cut_left_in_the_landing_survives_a_fall_back(box: Box) -> 
     start(box, "a", "1.0.0")
     trial.prepare(box)
     assert slot.read_bytes() == b"acknowledged" and other.exists() and slot.stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("link", ["spool", "spool/landing", "spool/landing/slot.part"])
+@pytest.mark.parametrize("laid", ["before", "on trial"])
+def test_root_follows_no_link_of_the_appliances_user_to_a_landing(box: Box, link: str, laid: str) -> None:
+    """Into the configuration, say, which root alone writes."""
+    landing, theirs = box.data / "spool" / "landing", box.configuration.parent / "landing"
+    theirs.mkdir()
+    (theirs / "theirs.part").write_bytes(b"root's")
+
+    def lay() -> None:
+        shutil.rmtree(box.data / link) if (box.data / link).is_dir() else (box.data / link).unlink(missing_ok=True)
+        (box.data / link).parent.mkdir(parents=True, exist_ok=True)
+        (box.data / link).symlink_to(theirs.parent if link == "spool" else theirs if link == "spool/landing" else "no")
+
+    if laid == "before":
+        lay()
+    else:
+        landing.mkdir(parents=True)
+        (landing / "slot.part").write_bytes(b"acknowledged")
+    ledger(box, 5, 3)
+    entries = on_trial(box)
+    trial.prepare(box)
+    assert (theirs / "theirs.part").stat().st_nlink == 1
+    if laid == "on trial":
+        lay()
+    (entries / "scanside-b+2-1.conf").rename(entries / "scanside-b+0-3.conf")
+    start(box, "a", "1.0.0")
+    trial.prepare(box)
+    assert [path.name for path in theirs.iterdir()] == ["theirs.part"] and ledger_is(box) == (5, 3)
+    if laid == "on trial":
+        assert (landing / "slot.part").read_bytes() == b"acknowledged" and not landing.is_symlink()
+
+
+def test_a_ledger_that_is_a_link_is_not_kept_aside(box: Box) -> None:
+    """Its user would get what root alone may read."""
+    ledger(box, 5, 3)
+    (box.data / "ledger.sqlite3").rename(box.root / "of-root.sqlite3")
+    (box.data / "ledger.sqlite3").symlink_to(box.root / "of-root.sqlite3")
+    on_trial(box)
+    with pytest.raises(FirmwareError, match=r"ledger.sqlite3 is a link"):
+        trial.prepare(box)
 
 
 @pytest.mark.parametrize("cut", ["half", "mark"])
