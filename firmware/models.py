@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -12,8 +13,9 @@ from typing import Any
 
 from firmware import health
 from firmware.box import Box
-from firmware.errors import RefusedError
+from firmware.errors import FirmwareError, RefusedError
 from firmware.incoming import own_copy
+from firmware.policy import Release
 
 _SECONDS_TO_START = 300.0  # on a first start the ledger is only being made
 
@@ -23,8 +25,8 @@ def install(box: Box, path: Path) -> str:
 
     The appliance trusts the keys of its ``models.trusted_keys``, its publisher's, and those of the image in
     ``/usr/lib/scanside/trust/models``. Its ledger says which package reads, so a later ``site.toml`` leaves that as it
-    is. The same package is not taken twice in a row, since a stick is still there after a restart, and a person
-    may have gone back.
+    is. A package that read here before is left, since a stick is still there after a restart, and another one was
+    chosen since: by a person, or by what was handed over.
 
     Raises
     ------
@@ -44,12 +46,52 @@ def install(box: Box, path: Path) -> str:
     model, version = here["model"], here["version"]
     if here["reads"]:
         return f"{model} {version} is in force already"
-    taken = [line for line in box.history() if line["event"] == "model" and line.get("model") == model]
-    if here["installed_at"] and taken and taken[-1]["sha256"] == digest:
-        return f"{model} {version} was taken before, and another one was chosen since, which stays"
+    choices = json.loads(asked("models", "history", model, "--json"))
+    if any(digest in (row["sha256"], row["former"]) for row in choices):
+        return (
+            f"{model} {version} read here before, and another one was chosen since, which stays; "
+            "the page Models can have it read again"
+        )
     said = asked("models", "switch", model, version, "--by", "the box", "--why", f"{path.name} was handed over")
     box.remember("model", package=path.name, model=model, version=version, sha256=digest)
     return said.splitlines()[0]
+
+
+class Packages:
+    """The model packages of a folder, such as a stick's: of several versions of one model the highest alone is taken.
+
+    Attributes
+    ----------
+    paths
+        In the order of their names.
+    """
+
+    def __init__(self, box: Box, folder: Path) -> None:
+        self.paths = sorted(folder.glob("[!.]*.scanside"))  # macOS lays a ._NAME beside each file
+        self._box = box
+
+    def install(self, path: Path) -> str:
+        """As of `install`, or why it is passed over."""
+        if path in self._releases:
+            model, mine = self._releases[path]
+            beside = {each: release for each, (of, release) in self._releases.items() if of == model}
+            highest = max(beside, key=lambda each: beside[each].key())
+            if beside[highest].key() > mine.key():
+                return f"passed over: {highest.name} beside it is {model} {beside[highest].version}, which is higher"
+        return install(self._box, path)
+
+    @functools.cached_property
+    def _releases(self) -> dict[Path, tuple[str, Release]]:
+        """Model and release of each package that the appliance trusts; of one that is alone nobody has to know."""
+        found = {}
+        for path in self.paths if len(self.paths) > 1 else ():
+            # Whatever is wrong with it, `install` says.
+            with contextlib.suppress(FirmwareError, OSError), own_copy(self._box, path) as mine:
+                model, version = _asked(self._box, path.name, "package", "verify", str(mine)).split()[:2]
+                release = Release(version, 0)
+                release.key()
+                found[path] = model, release
+        return found
 
 
 def _listed(asked: Callable[..., str], digest: str) -> dict[str, Any]:

@@ -39,6 +39,41 @@ def test_a_model_takes_the_place_of_its_own_id_alone(box: Box, publisher: Path, 
     assert reads(box) == bundled and not list(box.incoming.iterdir())
 
 
+@pytest.mark.long
+def test_a_stick_that_stays_in_switches_no_model_back(box: Box, tmp_path: Path) -> None:
+    Store(box.data / "ledger.sqlite3").close()
+    text = box.configuration.read_text()
+    box.configuration.write_text(f'{text}[models]\ntrusted_keys = ["{box.trust / "models"}"]\n')
+    (box.trust / "models").mkdir()
+    stick, page = tmp_path / "stick", tmp_path / "page"
+    for version, folder in (("1.9.0", stick), ("1.10.0", stick), ("1.11.0", page)):
+        made = fake_package.version(tmp_path / version, version)
+        shutil.copy(next((made.parent / "trusted").iterdir()), box.trust / "models" / f"{version}.pub")
+        folder.mkdir(exist_ok=True)
+        shutil.copy(made, folder / f"chest-{version}.scanside")
+    (stick / "a-broken-one.scanside").write_bytes(b"half")
+
+    def start() -> list[str]:
+        brought, said = models.Packages(box, stick), []
+        for path in brought.paths:
+            try:
+                said.append(brought.install(path))
+            except RefusedError as error:
+                said.append(error.message)
+        return said
+
+    broken, higher, lower = start()
+    assert "is not a model package" in broken and higher == "chest-pneumonia 1.10.0 is in force"
+    assert lower == "passed over: chest-1.10.0.scanside beside it is chest-pneumonia 1.10.0, which is higher"
+    assert start()[1] == "chest-pneumonia 1.10.0 is in force already"
+    assert models.install(box, page / "chest-1.11.0.scanside") == "chest-pneumonia 1.11.0 is in force"
+    assert "1.10.0 read here before, and another one was chosen since, which stays" in start()[1]
+    assert "chest-pneumonia 1.11.0" in reads(box)
+    come_along = tmp_path / package.bundled("chest-pneumonia")[0].name  # which nobody has chosen here
+    shutil.copy(package.bundled("chest-pneumonia")[0], come_along)
+    assert "another one was chosen since" in models.install(box, come_along)
+
+
 def reads(box: Box) -> set[str]:
     done = health.scanside(("models", "list", "--json", "--config", str(box.configuration)))
     return {f"{row['model']} {row['version']}" for row in json.loads(done.stdout) if row["reads"]}
