@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from firmware import secure_boot
+from firmware import secure_boot, trial
 from firmware.box import Box
 from firmware.durable import Files
 from firmware.errors import RefusedError
@@ -83,7 +83,7 @@ def last_words() -> str:
 def examine(box: Box, ask: Ask = _ask_how_it_is, last_words: Callable[[], str] = last_words) -> list[Finding]:
     """Every check, once."""
     where = ("--config", str(box.configuration))
-    running = _running(ask(("status", "--json", *where)), last_words)
+    running = _running(ask(("status", "--json", *where)), last_words, trial.began(box))
     troubled = certificates(box.configuration, ask)
     certified = (_certificate(each) for each in troubled)
     findings = [_clock(box), _secure_boot(box), _data(box), *_configuration(box), *certified, *running]
@@ -193,8 +193,13 @@ def _certificate(troubled: dict[str, Any]) -> Finding:
     return Finding("certificate", ok=False, detail=detail, counts=False)
 
 
-def _running(done: subprocess.CompletedProcess[str], last_words: Callable[[], str]) -> Iterator[Finding]:
-    """Whether it runs, and whether a backend has earned a receipt on this very device, by this very system."""
+def _running(
+    done: subprocess.CompletedProcess[str], last_words: Callable[[], str], trial_began: float | None
+) -> Iterator[Finding]:
+    """Whether it runs, and whether a backend has earned a receipt on this very device, by this very system.
+
+    A package that it can't serve sends it back, as does one that it has left for another one by itself on trial.
+    """
     said = _json(done)
     if not isinstance(said, dict):
         yield Finding("service", ok=False, detail=_words(done))
@@ -212,6 +217,10 @@ def _running(done: subprocess.CompletedProcess[str], last_words: Callable[[], st
     yield Finding("receipt", ok=bool(receipt), detail=earned)
     for each in worker.get("unserved") or ():  # its images wait; a new system is not to lose what the former one read
         yield Finding("model", ok=False, detail=f"{each['package']} can't be served: {each['reason']}")
+    for each in said.get("fallbacks", ()) if trial_began is not None else ():
+        if each["chosen_at"] >= trial_began:
+            instead = f"{each['version']} reads" if each["version"] else "nothing reads"
+            yield Finding("model", ok=False, detail=f"{each['model']} {each['why']}; {instead} instead on trial")
 
 
 def _echo(done: subprocess.CompletedProcess[str], counts: bool) -> Iterator[Finding]:

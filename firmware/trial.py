@@ -43,7 +43,7 @@ def prepare(box: Box) -> str:
     if good:
         with suppress(FirmwareError):  # the appliance starts all the same, and so it is judged
             boot.renew_boots()
-    tried = (kept / "whole").read_text().strip() if (kept / "whole").exists() else ""
+    tried = _tried(box)
     if tried == other(here) and boot.state(other(here)) != "good":
         with _in_words("brought back", "is the data partition damaged? The next start tries again"):
             _bring_back(box, kept)
@@ -78,6 +78,12 @@ def forget(box: Box) -> None:
     _forget(_kept(box))
 
 
+def began(box: Box) -> float | None:
+    """When the trial of this system began, its first start, in seconds since 1970; None where it is on none."""
+    mark = _kept(box) / "whole"
+    return mark.stat().st_mtime if _tried(box) == box.boot().current() else None
+
+
 def ledger_schema(box: Box) -> int | None:
     """The version of the ledger's schema, which an earlier appliance may not read; None where there is no ledger.
 
@@ -108,6 +114,12 @@ def fell_back(boot: BootBackend) -> bool:
 
 def _kept(box: Box) -> Path:
     return box.firmware_data / "before-trial"
+
+
+def _tried(box: Box) -> str:
+    """The slot for whose trial something was kept aside, as a whole; empty where nothing was."""
+    mark = _kept(box) / "whole"
+    return mark.read_text().strip() if mark.exists() else ""
 
 
 def _keep(box: Box, kept: Path) -> None:

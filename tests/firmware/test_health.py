@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,12 @@ import pytest
 
 from appliance import config
 from appliance.ingest.storage_scp import StorageScp
-from firmware import health
+from firmware import health, trial
 from firmware.box import Box
 from tests.appliance.conftest import Box as Appliance
 from tests.certificates import HOUR, Authority
 from tests.firmware.boxes import make_box
+from tests.firmware.updating import on_trial
 from tests.running import RunningAppliance, scanside
 
 FINE = [health.Finding("service", ok=True, detail="runs")]
@@ -71,6 +73,27 @@ def test_what_sends_a_system_back(box: Box, answers: dict[str, object], what: st
     findings = health.examine(box, answering(**answers))
     assert not health.fit(findings)
     assert what in {finding.what for finding in findings if not finding.ok}
+
+
+@pytest.mark.parametrize("when", ["before", "on trial"])
+@pytest.mark.parametrize("instead", ["1.0.0", ""])
+def test_a_system_on_trial_that_left_the_model_in_force_is_sent_back(box: Box, when: str, instead: str) -> None:
+    """The appliance reads with an earlier one then, so that nothing is left unserved."""
+    on_trial(box)
+    trial.prepare(box)
+    at = time.time() + (10 if when == "on trial" else -1000)
+    back = {"model": "lungs", "version": instead, "why": "1.1.0 can't be served: Bad CRC-32", "chosen_at": at}
+    ask = answering(status={**READY, "fallbacks": [back]}, test_connection=[OWN])
+    findings = health.examine(box, ask)
+    assert health.fit(findings) == (when == "before")
+    if when == "on trial":
+        reads = f"{instead or 'nothing'} reads instead on trial"
+        assert [each.detail for each in findings if each.what == "model"] == [
+            f"lungs 1.1.0 can't be served: Bad CRC-32; {reads}"
+        ]
+        box.boot().mark_good("b")
+        trial.forget(box)
+        assert health.fit(health.examine(box, ask))
 
 
 def test_a_service_that_does_not_run_says_why(box: Box) -> None:
