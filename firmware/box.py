@@ -155,8 +155,12 @@ class Box:
         """A line of the history: ``installed``, ``good``, ``failed``, ``fell_back``, ``refused``, ..."""
         self.firmware_data.mkdir(parents=True, exist_ok=True)
         line = json.dumps({"at": round(time.time(), 1), "event": event, **what})
-        with (self.firmware_data / "history.jsonl").open("a") as file:
-            file.write(line + "\n")
+        with (self.firmware_data / "history.jsonl").open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a power cut has torn the last line, which would tear this one, too
+                    line = "\n" + line
+            file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         flush_folder(self.firmware_data)
@@ -170,7 +174,7 @@ class Box:
         """The latest lines; one that a power cut has torn is left out."""
         path = self.firmware_data / "history.jsonl"
         found = []
-        for line in path.read_text().splitlines()[-_MOST_HISTORY:] if path.exists() else ():
+        for line in path.read_text(errors="replace").splitlines()[-_MOST_HISTORY:] if path.exists() else ():
             try:
                 found.append(json.loads(line))
             except ValueError:
