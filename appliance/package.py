@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -28,8 +29,9 @@ from appliance.result import Code
 FORMAT = "scanside-package/1"
 SUFFIX = ".scanside"
 TASKS = ("classification", "segmentation")
-MAX_BYTES = 512 * 1024 * 1024  # of all files together, unpacked
+MAX_BYTES = 512 * 1024 * 1024  # of a package, and of all files in it together, unpacked
 _MANIFEST, _SIGNATURE = "manifest.json", "manifest.sig"
+_MAX_SIGNED_BYTES = 4 * 1024 * 1024  # of each of these two, which are read before it is known who made them
 # What zipfile raises of an archive that is none, cut or damaged.
 _BROKEN_ARCHIVE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 
@@ -368,30 +370,24 @@ def read(path: Path, trusted: dict[str, Ed25519PublicKey] | None) -> Package:
     PackageError, SignatureError
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            sha256 = _digest(path, file)
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+                _check_members(path, members)
+                manifest_bytes, signed_by = _signed_manifest(path, archive, trusted)
+                files = [info for info in members if info.filename not in (_MANIFEST, _SIGNATURE)]
+                contents = {info.filename: _unpacked(archive, info) for info in files}
     except OSError as error:
         raise PackageError(f"{path} can't be read: {error.strerror}") from error
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = archive.infolist()
-            _check_members(path, members)
-            contents = {info.filename: archive.read(info) for info in members}
     except _BROKEN_ARCHIVE as error:
         raise PackageError(f"{path} is not a model package or is damaged: {error}", hint="copy it again") from error
-    for name in (_MANIFEST, _SIGNATURE):
-        if name not in contents:
-            raise PackageError(f"{path} is not a model package: it has no {name}")
-    manifest_bytes = contents.pop(_MANIFEST)
-    signature_text = contents.pop(_SIGNATURE).decode("ascii", "replace")
-    signed_by = None
-    if trusted is not None:
-        signed_by = signature.verify(signature_text, manifest_bytes, trusted, str(path))
     try:
         manifest = msgspec.json.decode(manifest_bytes, type=Manifest)
     except msgspec.DecodeError as error:
         raise PackageError(f"{path}: the manifest is not valid: {error}") from error
     _check(path, manifest, contents)
-    return Package(path, hashlib.sha256(data).hexdigest(), manifest, contents, signed_by)
+    return Package(path, sha256, manifest, contents, signed_by)
 
 
 def damaged(path: Path, trusted: dict[str, Ed25519PublicKey], sha256: str | None = None) -> Package | None:
@@ -400,14 +396,52 @@ def damaged(path: Path, trusted: dict[str, Ed25519PublicKey], sha256: str | None
     None where the manifest is damaged, too, or nobody signed it who is trusted. ``sha256``: what the file should have.
     """
     try:
-        data = path.read_bytes()
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            manifest_bytes, signed = archive.read(_MANIFEST), archive.read(_SIGNATURE)
-        signed_by = signature.verify(signed.decode("ascii", "replace"), manifest_bytes, trusted, str(path))
-        sha256 = sha256 or hashlib.sha256(data).hexdigest()
-        return Package(path, sha256, msgspec.json.decode(manifest_bytes, type=Manifest), {}, signed_by)
-    except (*_BROKEN_ARCHIVE, OSError, KeyError, msgspec.DecodeError, PackageError):
+        with path.open("rb") as file:
+            digest = _digest(path, file)
+            with zipfile.ZipFile(file) as archive:
+                manifest_bytes, signed_by = _signed_manifest(path, archive, trusted)
+        return Package(path, sha256 or digest, msgspec.json.decode(manifest_bytes, type=Manifest), {}, signed_by)
+    except (*_BROKEN_ARCHIVE, OSError, msgspec.DecodeError, PackageError):
         return None
+
+
+def _digest(path: Path, file: io.BufferedReader) -> str:
+    """The SHA-256 in hex of a file that may be a package, which takes no memory."""
+    size = os.fstat(file.fileno()).st_size
+    if size > MAX_BYTES:
+        raise PackageError(
+            f"{path} has {size:,} bytes, and a model package has {MAX_BYTES:,} at most", hint="is it another file?"
+        )
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _signed_manifest(
+    path: Path, archive: zipfile.ZipFile, trusted: dict[str, Ed25519PublicKey] | None
+) -> tuple[bytes, str | None]:
+    """The manifest, and whose key has signed it; so no more is read of a package that nobody has signed who is trusted.
+
+    Raises
+    ------
+    PackageError, SignatureError
+    """
+    found = []
+    for name in (_MANIFEST, _SIGNATURE):
+        if name not in archive.namelist():
+            raise PackageError(f"{path} is not a model package: it has no {name}")
+        info = archive.getinfo(name)
+        if info.file_size > _MAX_SIGNED_BYTES:
+            raise PackageError(f"{path}: its {name} has {info.file_size:,} bytes, more than {_MAX_SIGNED_BYTES:,}")
+        found.append(_unpacked(archive, info))
+    manifest_bytes, signed = found
+    if trusted is None:
+        return manifest_bytes, None
+    return manifest_bytes, signature.verify(signed.decode("ascii", "replace"), manifest_bytes, trusted, str(path))
+
+
+def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member, of no more bytes than it says that it has: `ZipFile.read` would unpack all that is there."""
+    with archive.open(info) as member:
+        return member.read(info.file_size)
 
 
 def _check_members(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:

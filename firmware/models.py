@@ -37,7 +37,8 @@ def install(box: Box, path: Path) -> str:
     """
     asked = functools.partial(_asked, box, path.name)
     with own_copy(box, path) as mine:
-        digest = hashlib.sha256(mine.read_bytes()).hexdigest()
+        with mine.open("rb") as file:  # of any size, until the appliance has looked at it
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         here = _listed(asked, digest)
         if not here.get("reads") and not here.get("installed_at"):
             asked("status", seconds=_SECONDS_TO_START)
@@ -106,7 +107,8 @@ def _asked(box: Box, name: str, *arguments: str, seconds: float = 0.0) -> str:
     while (done := health.scanside(command, owner=box.data)).returncode and time.monotonic() < deadline:
         time.sleep(2.0)
     if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        silent = "no reason given" if done.returncode > 0 else "looking at it was ended, as where memory runs out"
+        lines = (done.stderr or done.stdout).strip().splitlines() or [silent]
         why = next((line for line in lines if line.startswith("scanside: ")), lines[-1])
         raise RefusedError(f"{name} is not taken: {why.removeprefix('scanside: ')}", hint="what read before goes on")
     return done.stdout

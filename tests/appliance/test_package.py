@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -34,9 +37,20 @@ def contents(opened: package.Package) -> dict[str, bytes]:
     return {name: opened.file(name) for name in opened.manifest.files}
 
 
+@contextmanager
+def within(most: int) -> Iterator[None]:
+    """What is done takes no more bytes of memory at once."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
 def rewritten(path: Path, target: Path, **changes: bytes | None) -> Path:
     """A copy of a package's zip with some members replaced, added or left out."""
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as copy:
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as copy:
         for name in source.namelist():
             if name not in changes:
                 copy.writestr(name, source.read(name))
@@ -225,6 +239,37 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(
     assert (tmp_path / "a.scanside").stat().st_size < 100_000
     with pytest.raises(PackageError, match="would unpack to"):
         package.read(tmp_path / "a.scanside", TRUSTED)
+
+
+def test_a_large_file_that_is_no_package_takes_no_memory(tmp_path: Path) -> None:
+    with (tmp_path / "a.scanside").open("wb") as file:
+        file.truncate(package.MAX_BYTES + 1)
+    with (
+        within(1_000_000),
+        pytest.raises(PackageError, match="536,870,913 bytes, and a model package has 536,870,912 at most"),
+    ):
+        package.read(tmp_path / "a.scanside", TRUSTED)
+
+
+@pytest.mark.parametrize("signed_by", ["another publisher", "nobody", "a signature of any length"])
+def test_no_more_is_unpacked_of_a_package_than_tells_that_nobody_trusted_has_signed_it(
+    signed_by: str, bundled: package.Package, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.scanside"
+    files = {**contents(bundled), bundled.manifest.card: bytes(50_000_000)}
+    package.write(path, bundled.manifest, files, Ed25519PrivateKey.generate())
+    if signed_by != "another publisher":
+        sig = b"0" if signed_by == "nobody" else bytes(50_000_000)
+        path = rewritten(path, tmp_path / "b.scanside", **{"manifest.sig": sig})
+    with within(20_000_000), pytest.raises(PackageError):
+        package.read(path, TRUSTED)
+
+
+def test_a_member_that_says_it_is_small_is_not_unpacked_in_full(bundled: package.Package, tmp_path: Path) -> None:
+    path = rewritten(bundled.path, tmp_path / "a.scanside", **{"manifest.json": bytes(50_000_000)})
+    path.write_bytes(path.read_bytes().replace((50_000_000).to_bytes(4, "little"), (9).to_bytes(4, "little")))
+    with within(20_000_000), pytest.raises(PackageError, match="damaged"):
+        package.read(path, TRUSTED)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,19 @@ def test_models_that_are_turned_away(box: Box, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(FirmwareError, match="the data partition only 9 MiB left"):
         models.install(box, damaged)
     assert reads(box) == before
+
+
+def test_a_large_file_under_the_name_of_a_model(box: Box, tmp_path: Path) -> None:
+    """Root does not hold it in memory; where the appliance has none left, a sentence says so."""
+    program = Path(shutil.which("scanside") or "")
+    program.write_text('#!/bin/sh\n[ "$2" = list ] && echo "[]"\n[ "$2" != install ] || kill -9 $$\n')
+    large = tmp_path / "large.scanside"
+    with large.open("wb") as file:
+        file.truncate(64 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RefusedError, match="looking at it was ended, as where memory runs out"):
+            models.install(box, large)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()

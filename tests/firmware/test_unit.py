@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import json
 import os
 import re
 import shutil
@@ -13,12 +14,13 @@ import sys
 import tomllib
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from appliance import machine
-from firmware import firewall
+from firmware import firewall, inbox
 from firmware.cli import main
 from firmware.image import debian
 from tests.firmware.boxes import loader_chose, make_box
@@ -300,6 +302,24 @@ def test_whoever_judges_a_system_loads_the_filter_that_follows_from_it() -> None
     judges = [text for text in (path.read_text() for path in UNITS.glob("*.service")) if "update confirm" in text]
     assert len(judges) == 2
     assert all("\nExecStopPost=-/opt/scanside/bin/scanside-firmware firewall\n" in text for text in judges)
+
+
+def test_the_page_does_not_wait_for_what_the_kernel_has_ended(tmp_path: Path) -> None:
+    keys = unit("scanside-inbox.service")
+    assert {"-/opt/scanside/bin/scanside-firmware", "inbox-ended"} == keys["ExecStopPost"]
+    assert keys["OOMPolicy"] == unit("scanside-stick@.service")["OOMPolicy"] == {"continue"}
+    box = make_box(tmp_path / "box")
+
+    def ended(working: bool) -> dict[str, Any]:
+        inbox.write_report(box, working=working, said=["site.toml: configuration 1 is in place"])
+        done = CliRunner().invoke(main, ["inbox-ended", "--root", str(box.root)], env={"SERVICE_RESULT": "oom-kill"})
+        assert done.exit_code == 0, done.output
+        return dict(json.loads(box.report.read_text()))
+
+    first, *rest = (told := ended(working=True))["said"]
+    assert not told["working"] and first == "site.toml: configuration 1 is in place"
+    assert rest == ["taking it was cut short: memory ran out; hand over again what is not told here"]
+    assert ended(working=False)["said"] == [first]
 
 
 def test_without_a_configuration_the_filter_is_loaded_although_data_can_not_be_written(
