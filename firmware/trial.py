@@ -4,7 +4,8 @@ While a slot is on trial, the ports for the hospital stay closed (firmware/syste
 ledger as the earlier system left it is kept aside. So nothing is acknowledged by a system that may be sent back, and
 falling back gives the earlier system the ledger that it can read, even where the new one has brought it to a later
 schema. What a power cut left in the spool's landing (`appliance/landing.py`) is kept with it: an image that was
-acknowledged may have its row nowhere else.
+acknowledged may have its row nowhere else. The audit trail stays as the new system leaves it, since nobody takes a line
+out of it: that holds as long as it has one schema only, which a test sees to.
 """
 
 from __future__ import annotations

@@ -6,15 +6,18 @@ import os
 import resource
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from appliance.audit_store import AuditStore
+from appliance.database import Database
 from firmware import health, trial, update
 from firmware.box import Box
 from firmware.cli import main
@@ -234,6 +237,33 @@ def test_root_follows_no_link_of_the_appliances_user_to_a_landing(box: Box, link
     assert [path.name for path in theirs.iterdir()] == ["theirs.part"] and ledger_is(box) == (5, 3)
     if laid == "on trial":
         assert (landing / "slot.part").read_bytes() == b"acknowledged" and not landing.is_symlink()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ledger.sqlite3", Database), ("audit.sqlite3", AuditStore)])
+def test_an_earlier_appliance_gets_no_database_that_it_refuses(box: Box, name: str, kind: type[Database]) -> None:
+    """Each by its own schema. Once the audit trail has a second one, this fails until `firmware.trial` puts it back,
+    tells what was done on trial all the same, and `firmware.update.roll_back` compares it, too."""
+    latest = 1 + len(kind.migrations)
+    before = max(1, latest - 1)
+
+    def open_with(version: int, line: str) -> None:
+        with sqlite3.connect(box.data / name) as database:
+            database.execute("CREATE TABLE IF NOT EXISTS line (content TEXT)")
+            database.execute("INSERT INTO line VALUES (?)", (line,))
+            database.execute(f"PRAGMA user_version = {version}")
+        database.close()
+
+    open_with(before, "before")
+    entries = on_trial(box)
+    trial.prepare(box)
+    open_with(latest, "on trial")
+    (entries / "scanside-b+2-1.conf").rename(entries / "scanside-b+0-3.conf")
+    start(box, "a", "1.0.0")
+    trial.prepare(box)
+    with closing(sqlite3.connect(box.data / name)) as database:
+        assert database.execute("PRAGMA user_version").fetchone()[0] == before
+        lines = [line for (line,) in database.execute("SELECT content FROM line")]
+    assert lines == (["before", "on trial"] if kind is AuditStore else ["before"])
 
 
 def test_a_ledger_that_is_a_link_is_not_kept_aside(box: Box) -> None:
