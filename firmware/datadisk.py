@@ -7,6 +7,7 @@ as it is: somebody may have it. Without a TPM it is not encrypted, and the conso
 say so: a key that lies beside the lock would only look like one.
 
 A wipe is noted on the ESP before its first byte, and goes on at the next start where a cut came, before data is opened.
+So is the box's identity from the first start on: where it is, nothing is made over a partition that can't be read.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ _BY_TPM = ("--tpm2-device=auto", f"--tpm2-pcrs={_PCRS}")
 _LUKS = "crypto_LUKS"
 _LUKS_HEADER = 32 << 20  # bytes: both headers and all key slots, twice over
 _PART = 4 << 20
+_PROBED = 1 << 20  # bytes, in which a file system or LUKS begins
 _OWNED = ("scanside",)  # folders of the data partition that the appliance writes
 _OURS = ("firmware", "config", "journal", "timesync")
 _WRITERS = (
@@ -56,7 +58,8 @@ def open_data(box: Box) -> None:
     Raises
     ------
     FirmwareError
-        It does not open, or a factory reset has to come to its end first: `finish_wiping`.
+        It does not open, or a factory reset has to come to its end first: `finish_wiping`. Or there is nothing to open
+        on a box that had data: that may be a disk that fails, and nothing is made over it.
     """
     with _failure_noted(box):
         _note(box, _open(box))
@@ -94,12 +97,17 @@ def _failure_noted(box: Box) -> Iterator[None]:
 def _open(box: Box) -> dict[str, Any]:
     if _wiping(box).exists():
         raise FirmwareError("a factory reset did not come to its end", hint="start the box again: it goes on first")
-    device = partition = find_partition(box) or _make_partition(box)
-    kind = _file_system(partition)
+    partition = find_partition(box)
+    if partition is None:
+        _must_be_new(box, f"/dev/{_disk(box)} has no data partition")
+        partition = _make_partition(box)
+    device, kind = partition, _file_system(partition)
     if kind == _LUKS and _can_never_open(partition):
+        _must_be_new(box, f"{partition} has no key that could open it")
         _call("wipefs", "--all", "--quiet", str(partition))
         kind = ""
     if not kind:
+        _must_be_new(box, _nothing_on(partition))
         kind = _LUKS if _TPM.exists() else "ext4"
         if kind == _LUKS:
             _encrypt(box, partition)
@@ -108,6 +116,7 @@ def _open(box: Box) -> dict[str, Any]:
         if not device.exists():
             _unlock(partition)
     if not _file_system(device):
+        _must_be_new(box, _nothing_on(device))
         _call("mkfs.ext4", "-q", "-L", "data", "-m", "1", str(device))
     else:
         _check(device)
@@ -116,6 +125,32 @@ def _open(box: Box) -> dict[str, Any]:
     _fill(box)
     said = {"encrypted": kind == _LUKS}
     return {**said, **_make_recovery_key(box, partition)} if kind == _LUKS else said
+
+
+def _must_be_new(box: Box, missing: str) -> None:
+    """Before anything is made: this box never had data, or a factory reset has erased it."""
+    if not (box.esp / "EFI").exists():
+        raise FirmwareError(
+            f"{missing}, and the ESP, which notes whether there was data, can't be read; nothing was made over it",
+            hint="switch the box off and on again; if that does not help, its disk is broken",
+        )
+    if _noted_identity(box).exists():
+        raise FirmwareError(
+            f"{missing}, and this box had data; nothing was made over it",
+            hint="switch the box off and on again: a disk may have failed to answer. If that does not help, put a "
+            "service token on a stick: in the shell that it opens, e2fsck and cryptsetup look for what is left, and a "
+            "factory reset makes a new one and loses what is there",
+        )
+
+
+def _nothing_on(device: Path) -> str:
+    """Why nothing was found there, in words; blkid does not tell a disk that can't be read from an empty one."""
+    try:
+        with device.open("rb") as file:
+            file.read(_PROBED)
+    except OSError as error:
+        return f"{device} can't be read: {error.strerror}"
+    return f"{device} holds neither a file system nor LUKS"
 
 
 def _note(box: Box, said: dict[str, Any]) -> None:
@@ -296,12 +331,18 @@ def _wipe(box: Box, device: Path) -> str:
     else:
         _overwrite(device, None)
         done = "every byte of the data partition was written over"
+    Files().remove(_noted_identity(box))  # first: the next start must make all anew
     Files().remove(_wiping(box))
     return done
 
 
 def _wiping(box: Box) -> Path:
     return box.notes / "wiping"
+
+
+def _noted_identity(box: Box) -> Path:
+    """The box's identity, from its first start until a factory reset."""
+    return box.notes / box.identity_file.name
 
 
 def _waiting(box: Box) -> Path:
@@ -455,8 +496,8 @@ def _fill(box: Box) -> None:
 
 
 def _note_identity(box: Box) -> None:
-    """On the ESP, too: a service token has to count where this partition does not open."""
-    identity, noted = box.identity_file.read_bytes(), box.notes / box.identity_file.name
+    """On the ESP, too: a service token has to count where this partition does not open, and nothing is made over it."""
+    identity, noted = box.identity_file.read_bytes(), _noted_identity(box)
     with contextlib.suppress(OSError):  # what is open works without it
         if not noted.exists() or noted.read_bytes() != identity:
             Files().write(noted, identity)

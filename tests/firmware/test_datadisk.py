@@ -131,6 +131,63 @@ def test_a_data_partition_that_a_cut_left_half_made_is_made_again(
     assert ("wipefs --all" in made) == ("cryptsetup luksFormat" in made) == again
 
 
+# --- what is there and can't be read ---
+
+
+@pytest.mark.parametrize("lost", ["superblock", "partition", "table", "inside LUKS", "key slots"])
+def test_nothing_is_made_over_data_that_can_not_be_read(
+    box: Box, encrypted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    if lost in ("superblock", "partition", "table"):
+        monkeypatch.setattr(datadisk, "_TPM", tmp_path / "no-tpm")
+        for name in ("blkid", "e2fsck", "mkfs.ext4"):
+            (tmp_path / "bin" / name).unlink()  # the real ones
+        old_data(encrypted)
+    datadisk.open_data(box)
+    identity = box.identity()
+    switch_off(box, tmp_path)
+    if lost == "superblock":
+        with encrypted.open("r+b") as file:
+            file.write(bytes(4096))
+    elif lost == "partition":
+        encrypted.rename(tmp_path / "aside")
+    elif lost == "table":
+        has_partitions(tmp_path, vda=None)
+    elif lost == "inside LUKS":
+        program(tmp_path, "blkid", f'for last; do :; done; [ "$last" = {encrypted} ] && echo crypto_LUKS || exit 2')
+    else:
+        (tmp_path / "slots").write_text("{}")
+    before = encrypted.read_bytes() if encrypted.exists() else b""
+    for name in ("mkfs.ext4", "wipefs", "systemd-repart"):
+        program(tmp_path, name)
+    said = calls(tmp_path)
+    shutil.rmtree(box.root / "data")
+    with pytest.raises(FirmwareError, match="this box had data; nothing was made over it") as caught:
+        datadisk.open_data(box)
+    assert "factory reset" in caught.value.hint and caught.value.message in datadisk.why_closed(box)
+    assert ("can't be read: No such file" in caught.value.message) == (lost == "partition")
+    made = {line.split()[0] for line in calls(tmp_path)[len(said) :]}
+    assert not made & {"mkfs.ext4", "wipefs", "systemd-repart", "systemd-cryptenroll"}
+    assert box.identity() == identity, "a token for a shell counts"
+    assert not encrypted.exists() or encrypted.read_bytes() == before
+
+
+def test_nothing_is_made_while_the_esp_can_not_be_read(box: Box, partition: Path, tmp_path: Path) -> None:
+    (box.esp / "EFI").rename(tmp_path / "EFI")
+    with pytest.raises(FirmwareError, match="the ESP, which notes whether there was data, can't be read"):
+        datadisk.open_data(box)
+    assert not any(partition.read_bytes())
+
+
+def test_a_reset_lets_the_next_start_make_all_anew(box: Box, partition: Path, tmp_path: Path) -> None:
+    datadisk.open_data(box)
+    assert (box.notes / "box-id").exists()
+    datadisk.erase(box)
+    assert not (box.notes / "box-id").exists() and not any(partition.read_bytes())
+    datadisk.open_data(box)
+    assert (box.notes / "box-id").exists() and b"data" in partition.read_bytes()[:4096]
+
+
 # --- open, its recovery key, and what helps where it does not open ---
 
 
