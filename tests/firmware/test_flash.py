@@ -33,17 +33,34 @@ from firmware.labels import DATA_TYPE
 CHECKOUT = Path(__file__).parents[2]
 MIB = 1 << 20
 SIZE, LEAST = 40 * MIB, 48 * MIB
+DATA = SIZE - MIB
+LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
+
+
+def entry(kind: str, name: str, begin: int, end: int) -> bytes:
+    """Of a GPT."""
+    number = uuid.uuid5(uuid.NAMESPACE_URL, name)
+    return struct.pack("<16s16sQQQ72s", uuid.UUID(kind).bytes_le, number.bytes, begin // 512, end // 512 - 1, 0,
+                       name.encode("utf-16-le"))  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """Manifest, public key, raw image: some pieces, some holes."""
+    """Manifest, public key, raw image: some pieces, some holes; a box's data partition begins in its last MiB."""
     folder = tmp_path_factory.mktemp("image")
     keys.make(folder / "keys")
     raw, rng = folder / "raw.img", random.Random(7)
+    table = (
+        entry("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "esp", MIB, 16 * MIB),
+        entry(LINUX, "root-a", 16 * MIB, 28 * MIB),
+        entry(LINUX, "root-b", 28 * MIB, DATA),
+    )
     with raw.open("wb") as file:
         file.truncate(SIZE)
-        for offset, length in ((0, 70_000), (5 * MIB, 9 * MIB), (20 * MIB + 4096, 4096), (SIZE - 512, 512)):
+        file.write(rng.randbytes(512) + b"EFI PART".ljust(512, b"\0") + b"".join(table))
+        for offset, length in (
+            (5 * MIB, 3 * MIB), (8 * MIB + 8192, 6 * MIB), (20 * MIB + 4096, 4096), (SIZE - 512, 512),
+        ):  # fmt: skip
             file.seek(offset)
             file.write(rng.randbytes(length))
     path = manifest.make(raw, folder / "out", folder / "keys" / "image.key", "1.0.0", 1, "generic", LEAST)
@@ -85,7 +102,7 @@ def starts(path: Path) -> bool:
 
 
 def test_holes_are_left_out(loaded: Manifest) -> None:
-    assert loaded.bytes_to_write < 10 * MIB
+    assert loaded.bytes_to_write < 12 * MIB
     assert max(piece.length for piece in loaded.pieces) <= PIECE
 
 
@@ -151,15 +168,17 @@ def test_a_file_holds_what_was_flashed(image: tuple[Path, Path, Path], tmp_path:
 def test_what_was_there_before_is_gone(
     loaded: Manifest, image: tuple[Path, Path, Path], tmp_path: Path, notes: Path
 ) -> None:
-    """An old LUKS header right behind the image, and an old backup table at the end, would come back to life."""
-    target = tmp_path / "disk"
+    """An old LUKS header where data will begin, and an old backup table at the end, would come back to life; so would
+    what lies under zeros of the image, such as an old table of free clusters."""
+    target, raw = tmp_path / "disk", image[2].read_bytes()
     target.write_bytes(b"\xff" * (LEAST + 8 * MIB))
     flash(loaded, target, notes)
     content = target.read_bytes()
-    assert not any(content[SIZE : SIZE + MIB])
+    assert content[DATA:SIZE] == raw[DATA:] and not any(content[SIZE : SIZE + MIB])
     assert not any(content[-MIB:])
-    for piece in loaded.pieces:
-        assert content[piece.offset : piece.offset + piece.length] == loaded.read(piece)
+    assert content[:MIB] == raw[:MIB], "the partition table"
+    assert content[5 * MIB : 14 * MIB + 8192] == raw[5 * MIB : 14 * MIB + 8192]
+    assert content[20 * MIB + 4096 : 20 * MIB + 8192] == raw[20 * MIB + 4096 : 20 * MIB + 8192]
 
 
 def test_several_at_once_and_json(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -534,32 +553,16 @@ def test_verify_finds_one_byte(image: tuple[Path, Path, Path], tmp_path: Path) -
     assert "flash it again" in done.output and "started" not in done.output
 
 
-def entry(kind: str, name: str, begin: int, end: int) -> bytes:
-    """Of a GPT."""
-    return struct.pack("<16s16sQQQ72s", uuid.UUID(kind).bytes_le, uuid.uuid4().bytes, begin // 512, end // 512 - 1, 0,
-                       name.encode("utf-16-le"))  # fmt: skip
-
-
 def test_verify_tells_a_disk_that_a_box_has_started_from(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    raw, target, linux = tmp_path / "raw.img", tmp_path / "disk", "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
-    shutil.copyfile(image[2], raw)
-    table = (
-        b"EFI PART".ljust(512, b"\0")
-        + entry("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "esp", MIB, 16 * MIB)
-        + entry(linux, "root-a", 16 * MIB, 28 * MIB)
-        + entry(linux, "root-b", 28 * MIB, 39 * MIB)
-    )
-    change(raw, 512, table.ljust(70_000, b"\0"))
-    made = manifest.make(
-        raw, tmp_path / "out", image[0].parent.parent / "keys" / "image.key", "1.0.0", 1, "generic", LEAST
-    )
+    made, target = image[0], tmp_path / "disk"
     assert run(image, "flash", made, target, "--file").exit_code == 0
-    change(target, 512 + len(table), entry(DATA_TYPE, "data", 40 * MIB, LEAST - MIB))
+    change(target, 1024 + 3 * 128, entry(DATA_TYPE, "data", DATA, LEAST - MIB))
     change(target, 6 * MIB, b"loader/random-seed")
     started = run(image, "verify", made, target)
     assert started.exit_code == 1 and "a box has started from" in started.output
     assert "the partition table, esp: not as flashed; root-a: byte for byte as in generic 1.0.0" in started.output
     assert "no sign of damage" in started.output and "do not put it" not in started.output
+    assert "flashing alone does not erase" in started.output and "factory-reset it" in started.output
     record = run(image, "record", made, target, "--asset", "RAD-0042", "--records", tmp_path / "records")
     assert record.exit_code == 1 and not (tmp_path / "records").exists()
     change(target, 20 * MIB + 4096, b"another root")
