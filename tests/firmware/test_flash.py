@@ -640,6 +640,32 @@ def test_the_typed_serial_number_opens_a_disk_that_is_not_removable() -> None:
         disk.refuse(4_000_000_000, "WD-WX")
 
 
+@pytest.mark.parametrize("kind", ["MMC", "SD", None])
+def test_built_in_emmc_is_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None) -> None:
+    """lsblk says of both that they can be plugged in; the kernel tells which is soldered."""
+    tree = json.loads((Path(__file__).parent / "lsblk" / "mmc.json").read_text())
+    for node in tree["blockdevices"]:
+        del node["mmc-type"]
+    if kind:
+        (tmp_path / "mmcblk0/device").mkdir(parents=True)
+        (tmp_path / "mmcblk0/device/type").write_text(f"{kind}\n")
+    (tmp_path / "lsblk").write_text(f"#!/bin/sh\necho '{json.dumps(tree)}'\n")
+    (tmp_path / "lsblk").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(disks, "_SYS", tmp_path)
+    disk = next(each for each in disks.listed() if each.path == Path("/dev/mmcblk0"))
+    assert [why for why, _ in disk.refusals()] == ([] if kind == "SD" else ["it is not removable"])
+    disk.refuse(4_000_000_000, "0x9dc5a2f1")
+
+
+def test_of_two_mmc_disks_the_card_is_taken() -> None:
+    tree = json.loads((Path(__file__).parent / "lsblk" / "mmc.json").read_text())
+    disks.find(Path("/dev/mmcblk1"), tree).refuse(4_000_000_000, None)
+    with pytest.raises(RefusedError, match="not removable") as caught:
+        disks.find(Path("/dev/mmcblk0"), tree).refuse(4_000_000_000, None)
+    assert "--serial 0x9dc5a2f1" in caught.value.hint
+
+
 def test_the_typed_serial_number_never_opens_a_disk_in_use() -> None:
     disk = disks.find(Path("/dev/nvme0n1"), TREE)
     with pytest.raises(RefusedError, match="the running system"):
