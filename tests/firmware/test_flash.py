@@ -155,7 +155,7 @@ def test_a_file_holds_what_was_flashed(image: tuple[Path, Path, Path], tmp_path:
     assert target.stat().st_size == LEAST
     assert "holds generic 1.0.0" in run(image, "verify", image[0], target).output
     kept = json.loads((tmp_path / "records" / "RAD-0042.json").read_text())
-    assert kept["version"] == "1.0.0" and kept["board"] == "generic"
+    assert kept["version"] == "1.0.0" and kept["board"] == "generic" and kept["disk"]["size"] == LEAST
     assert kept["flashed_by"] == kept["verified_by"] == "Anna" and kept["flashed_at"] == kept["verified_at"]
     assert "<path" in (tmp_path / "records" / "RAD-0042.svg").read_text()
     later = ["--asset", "RAD-0043", "--by", "Ben", "--records", tmp_path / "records"]
@@ -163,6 +163,33 @@ def test_a_file_holds_what_was_flashed(image: tuple[Path, Path, Path], tmp_path:
     verified = json.loads((tmp_path / "records" / "RAD-0043.json").read_text())
     assert verified["verified_by"] == "Ben" and verified["verified_at"]
     assert not {"flashed_at", "flashed_by"} & set(verified), "who flashed it, and when, is not known"
+
+
+@pytest.mark.parametrize(
+    ("assets", "said"),
+    [
+        (("RAD-0042", "RAD-0042"), "the asset numbers RAD-0042 and RAD-0042 would be one record, RAD-0042.json"),
+        (("RAD/1", "RAD_1"), "would be one record, RAD_1.json"),
+        (("rad-1", "RAD-1"), "would be one record"),  # on a stick with FAT
+        (("..", "RAD-0042"), "'..' is no asset number"),
+        (("RAD-0041", "RAD-0040"), "RAD-0040.json is there already, and is of another disk"),
+        (("RAD/0040", "RAD-0042"), None),
+    ],
+)
+def test_each_disk_has_a_record_of_its_own(
+    image: tuple[Path, Path, Path], tmp_path: Path, assets: tuple[str, str], said: str | None
+) -> None:
+    kept, targets = tmp_path / "records", [tmp_path / "one", tmp_path / "two"]
+    kept.mkdir()
+    there = json.dumps({"asset": "RAD-0040", "disk": {"serial": "", "path": "/dev/sdx"}})
+    (kept / "RAD-0040.json").write_text(there)
+    numbers = [part for asset in assets for part in ("--asset", asset)]
+    for _ in range(1 if said else 2):  # the same command again is no other disk
+        done = run(image, "flash", image[0], *targets, "--file", *numbers, "--records", kept)
+        assert done.exit_code == (1 if said else 0) and (said or "") in done.output
+        assert [target.exists() for target in targets] == [said is None] * 2, "found before anything is written"
+    assert (kept / "RAD-0040.json").read_text() == there
+    assert len(list(kept.glob("*.json"))) == (1 if said else 3)
 
 
 def test_what_was_there_before_is_gone(
