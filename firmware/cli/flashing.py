@@ -96,6 +96,11 @@ def flash(
     image = load(manifest, trusted)
     if board and image.board != board:
         die(f"this image is for {image.board}, and the disks are for {board}", f"take the image for {board}")
+    machines = BOARDS[image.board].about if image.board in BOARDS else "a board that this program does not know"
+    if not as_json:
+        click.echo(f"{image.board} {image.version}: for {machines}", err=True)
+    if not board:
+        _ask(image.board, machines)
     found = [disks.find(path, new_file=as_file) for path in targets]
     for disk in found:
         if disk.is_file and not as_file:
@@ -104,11 +109,6 @@ def flash(
             typed = disk.serial if disk.serial in serials else next(iter(serials), None)
             disk.refuse(image.least_disk, typed)
     keeping.check(records, list(zip(assets, found, strict=False)))
-    machines = BOARDS[image.board].about if image.board in BOARDS else "a board that this program does not know"
-    if not as_json:
-        click.echo(f"{image.board} {image.version}: for {machines}", err=True)
-    if not board:
-        _ask(image.board, machines)
 
     stop = Event()
     warnings: dict[Path, list[str]] = {disk.path: [] for disk in found}

@@ -22,7 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from firmware import keys, lsblk
-from firmware.cli import main
+from firmware.cli import flashing, main
 from firmware.errors import BrokenError, FirmwareError, RefusedError, StoppedError
 from firmware.flash import disks, manifest, records, writing
 from firmware.flash.disks import Disk
@@ -419,7 +419,7 @@ def test_what_an_interrupted_run_left_counts_for_that_disk_alone(
     many = Manifest(**{**loaded.__dict__, "pieces": pieces})
 
     def flashed(kind: Callable[[Path, int | None], Medium]) -> int:
-        return writing.flash(many, disk, lambda done, phase: None, notes, kind)
+        return writing.flash(many, disk, lambda done, phase: None, notes, kind, find=lambda _: disk)
 
     with pytest.raises(KeyboardInterrupt):
         flashed(lambda path, length: Interrupted(path, length, writes=24))
@@ -619,6 +619,39 @@ def test_a_real_block_device(image: tuple[Path, Path, Path], loop: Path, tmp_pat
     assert str(loop) in CliRunner().invoke(main, ["list"]).output
     change(loop, 6 * MIB, b"another")
     assert "does not hold" in run(image, "verify", image[0], loop).output
+
+
+@pytest.mark.parametrize("changed", [{"serial": "S4EVNX0M2"}, {"size": 2 * LEAST}, {"model": "Ultra Fit"}])
+def test_a_disk_that_took_the_place_of_the_one_that_was_judged_is_not_touched(
+    image: tuple[Path, Path, Path],
+    loop: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, object],
+) -> None:
+    judged = {"name": loop.name, "path": str(loop), "type": "loop", "size": LEAST + MIB, "serial": "S4EVNX0M1",
+              "model": "Stick", "ro": False}  # fmt: skip
+    for name, row in (("first", judged), ("then", judged | changed)):
+        (tmp_path / name).write_text(json.dumps({"blockdevices": [row]}))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/lsblk").write_text(f"#!/bin/sh\ncd {tmp_path} && cat first && cp then first\n")
+    (tmp_path / "bin/lsblk").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    change(loop, 6 * MIB, b"three years")
+    done = run(image, "flash", image[0], loop)
+    assert done.exit_code == 1 and f"{loop} is another disk now" in done.output and "not touched" in done.output
+    assert loop.read_bytes()[6 * MIB : 6 * MIB + 11] == b"three years"
+
+
+def test_a_disk_is_judged_after_the_question(
+    image: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is asked may change the stick before the answer."""
+    asked: list[str] = []
+    monkeypatch.setattr(flashing, "_ask", lambda *_: asked.append("asked"))
+    monkeypatch.setattr(disks, "find", lambda path, **_: (_ for _ in ()).throw(RefusedError(f"{asked} {path}")))
+    done = CliRunner().invoke(main, ["flash", str(image[0]), "/dev/sdz", "--key", str(image[1])])
+    assert done.exit_code == 1 and "['asked'] /dev/sdz" in done.output
 
 
 def test_a_block_device_that_is_too_small_or_read_only(
