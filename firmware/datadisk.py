@@ -7,6 +7,7 @@ as it is: somebody may have it. Without a TPM it is not encrypted, and the conso
 say so: a key that lies beside the lock would only look like one.
 
 A wipe is noted on the ESP before its first byte, and goes on at the next start where a cut came, before data is opened.
+So is the box's identity from the first start on: where it is, nothing is made over a partition that can't be read.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ _BY_TPM = ("--tpm2-device=auto", f"--tpm2-pcrs={_PCRS}")
 _LUKS = "crypto_LUKS"
 _LUKS_HEADER = 32 << 20  # bytes: both headers and all key slots, twice over
 _PART = 4 << 20
+_PROBED = 1 << 20  # bytes, in which a file system or LUKS begins
 _OWNED = ("scanside",)  # folders of the data partition that the appliance writes
 _OURS = ("firmware", "config", "journal", "timesync")
 _WRITERS = (
@@ -56,7 +59,8 @@ def open_data(box: Box) -> None:
     Raises
     ------
     FirmwareError
-        It does not open, or a factory reset has to come to its end first: `finish_wiping`.
+        It does not open, or a factory reset has to come to its end first: `finish_wiping`. Or there is nothing to open
+        on a box that had data: that may be a disk that fails, and nothing is made over it.
     """
     with _failure_noted(box):
         _note(box, _open(box))
@@ -69,14 +73,14 @@ def check_labels(box: Box) -> None:
 
 
 def finish_wiping(box: Box) -> str:
-    """A factory reset that a cut has left, to its end, before data may open; without encryption it takes hours.
+    """A noted factory reset, to its end, before data may open; without encryption it takes hours.
 
-    Returns what was done, as a sentence.
+    Returns what was done, for the record; `record_of_reset` has it, too.
 
     Raises
     ------
     FirmwareError
-        As for `erase`; `why_closed` has its reason, too.
+        The disk does not keep what is written over it; `why_closed` has its reason, too.
     """
     with _failure_noted(box):
         return _wipe(box, find_partition(box) or _make_partition(box))
@@ -93,13 +97,18 @@ def _failure_noted(box: Box) -> Iterator[None]:
 
 def _open(box: Box) -> dict[str, Any]:
     if _wiping(box).exists():
-        raise FirmwareError("a factory reset did not come to its end", hint="start the box again: it goes on first")
-    device = partition = find_partition(box) or _make_partition(box)
-    kind = _file_system(partition)
+        raise FirmwareError("a factory reset is not at its end", hint="start the box again: it goes on first")
+    partition = find_partition(box)
+    if partition is None:
+        _must_be_new(box, f"/dev/{_disk(box)} has no data partition")
+        partition = _make_partition(box)
+    device, kind = partition, _file_system(partition)
     if kind == _LUKS and _can_never_open(partition):
+        _must_be_new(box, f"{partition} has no key that could open it")
         _call("wipefs", "--all", "--quiet", str(partition))
         kind = ""
     if not kind:
+        _must_be_new(box, _nothing_on(partition))
         kind = _LUKS if _TPM.exists() else "ext4"
         if kind == _LUKS:
             _encrypt(box, partition)
@@ -108,6 +117,7 @@ def _open(box: Box) -> dict[str, Any]:
         if not device.exists():
             _unlock(partition)
     if not _file_system(device):
+        _must_be_new(box, _nothing_on(device))
         _call("mkfs.ext4", "-q", "-L", "data", "-m", "1", str(device))
     else:
         _check(device)
@@ -116,6 +126,32 @@ def _open(box: Box) -> dict[str, Any]:
     _fill(box)
     said = {"encrypted": kind == _LUKS}
     return {**said, **_make_recovery_key(box, partition)} if kind == _LUKS else said
+
+
+def _must_be_new(box: Box, missing: str) -> None:
+    """Before anything is made: this box never had data, or a factory reset has erased it."""
+    if not (box.esp / "EFI").exists():
+        raise FirmwareError(
+            f"{missing}, and the ESP, which notes whether there was data, can't be read; nothing was made over it",
+            hint="switch the box off and on again; if that does not help, its disk is broken",
+        )
+    if _noted_identity(box).exists():
+        raise FirmwareError(
+            f"{missing}, and this box had data; nothing was made over it",
+            hint="switch the box off and on again: a disk may have failed to answer. If that does not help, put a "
+            "service token on a stick: in the shell that it opens, e2fsck and cryptsetup look for what is left, and a "
+            "factory reset makes a new one and loses what is there",
+        )
+
+
+def _nothing_on(device: Path) -> str:
+    """Why nothing was found there, in words; blkid does not tell a disk that can't be read from an empty one."""
+    try:
+        with device.open("rb") as file:
+            file.read(_PROBED)
+    except OSError as error:
+        return f"{device} can't be read: {error.strerror}"
+    return f"{device} holds neither a file system nor LUKS"
 
 
 def _note(box: Box, said: dict[str, Any]) -> None:
@@ -233,7 +269,7 @@ def recover(box: Box, text: str) -> str:
     return "the recovery key opens the data partition, and from now on the TPM does again; the box starts again"
 
 
-def told_apart(box: Box) -> str:
+def _told_apart(box: Box) -> str:
     """By what the disk and its data partition are told from others, in words, before they are erased.
 
     Raises
@@ -259,11 +295,12 @@ def told_apart(box: Box) -> str:
 def erase(box: Box) -> str:
     """Factory reset: the data is gone for good, whether its partition is open or not.
 
-    Encrypted: all key slots are destroyed, so that nothing can ever open it again, then the header is written over.
-    Not encrypted: every byte of the partition is written over, which takes a while.
+    Encrypted: all key slots are destroyed, so that nothing can ever open it again, then the header is written over, at
+    once. Not encrypted: every byte of the partition is written over, which takes hours, so the next start does it,
+    before anything else: a shell would end with its token.
     All that was written is read back from the disk. What a cut leaves, the next start wipes.
 
-    Returns what was done, as a sentence for the record.
+    Returns what was done, or will be, for the record; where it was done, `record_of_reset` has it, too.
 
     Raises
     ------
@@ -271,37 +308,77 @@ def erase(box: Box) -> str:
         There is no data partition, it is in use, or it does not keep what is written over it.
     """
     device = _partition(box)
-    _release(box)
+    begun = _begun(box, device)
+    encrypted = begun["kind"] == _LUKS
+    if encrypted:
+        _release(box)
     try:
-        # Its kind comes with it: once both headers are gone, nothing else tells that the rest can't be read.
-        Files().write(_wiping(box), _file_system(device).encode())
+        Files().write(_wiping(box), json.dumps(begun).encode())
     except OSError as error:
         raise FirmwareError(
             f"{_wiping(box)} can't be written: {error.strerror}; nothing was erased", hint="destroy the disk instead"
         ) from error
-    return _wipe(box, device)
+    if encrypted:
+        return _wipe(box, device)
+    return (
+        f"box {begun['box']}: every byte of the data partition is written over at the next start, before anything "
+        f"else; the next stick gets the record of it\n{begun['disk']}"
+    )
+
+
+def record_of_reset(box: Box) -> str:
+    """What the latest factory reset has done, of which box and disk, when, by which version; empty where none was."""
+    path = _reset_record(box)
+    return path.read_text() if path.exists() else ""
+
+
+def _begun(box: Box, device: Path) -> dict[str, str]:
+    """What is noted before the first byte is erased: afterwards nothing tells it any more."""
+    try:
+        known = box.identity()
+    except FirmwareError:
+        known = "without identity"
+    return {"box": known, "kind": _file_system(device), "disk": _told_apart(box)}
 
 
 def _wipe(box: Box, device: Path) -> str:
     """What `erase` has begun, to its end."""
-    noted = _wiping(box).read_text(errors="replace")
+    try:
+        begun = dict(json.loads(_wiping(box).read_text()))
+    except ValueError:  # torn by a cut: nothing was erased then
+        begun = _begun(box, device)
     if _file_system(device) == _LUKS:
         # It fails where a cut has left half a header; what is written over it then has the key slots in it, too.
         erased = _run(("cryptsetup", "erase", "--batch-mode", str(device)))
         if not erased.returncode and _luks(device)["keyslots"]:
             raise FirmwareError(f"{device} still has a key slot", hint="destroy the disk instead")
-    if noted == _LUKS:
+    if begun["kind"] == _LUKS:
         _overwrite(device, _LUKS_HEADER)
         done = "all key slots of the data partition were destroyed and its header written over"
     else:
         _overwrite(device, None)
         done = "every byte of the data partition was written over"
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    text = (
+        f"box {begun['box']}: {done}, and read back\n{begun['disk']}\n{when}, by scanside-firmware of {box.release()}\n"
+    )
+    Files().write(_reset_record(box), text.encode())
+    Files().remove(_noted_identity(box))  # before the note: the next start must make all anew
     Files().remove(_wiping(box))
-    return done
+    return text
+
+
+def _reset_record(box: Box) -> Path:
+    return box.notes / "factory-reset.txt"
 
 
 def _wiping(box: Box) -> Path:
     return box.notes / "wiping"
+
+
+def _noted_identity(box: Box) -> Path:
+    """The box's identity, from its first start until a factory reset."""
+    return box.notes / box.identity_file.name
 
 
 def _waiting(box: Box) -> Path:
@@ -455,8 +532,8 @@ def _fill(box: Box) -> None:
 
 
 def _note_identity(box: Box) -> None:
-    """On the ESP, too: a service token has to count where this partition does not open."""
-    identity, noted = box.identity_file.read_bytes(), box.notes / box.identity_file.name
+    """On the ESP, too: a service token has to count where this partition does not open, and nothing is made over it."""
+    identity, noted = box.identity_file.read_bytes(), _noted_identity(box)
     with contextlib.suppress(OSError):  # what is open works without it
         if not noted.exists() or noted.read_bytes() != identity:
             Files().write(noted, identity)

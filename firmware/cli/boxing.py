@@ -215,11 +215,11 @@ def open_data(root: Path) -> None:
 @data.command("finish-wiping", hidden=True)
 @ROOT
 def finish_wiping(root: Path) -> None:
-    """Called at the start, before data is opened, where a factory reset did not come to its end."""
+    """Called at the start, before data is opened, where a factory reset is noted that is not at its end."""
     from firmware import datadisk
 
-    click.echo("a factory reset did not come to its end, and goes on")
-    click.echo(datadisk.finish_wiping(Box(root)))
+    click.echo("a factory reset goes on; where data is not encrypted, it takes hours: leave the box switched on")
+    click.echo(datadisk.finish_wiping(Box(root)), nl=False)
 
 
 @data.command("check-labels", hidden=True)

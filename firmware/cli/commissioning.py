@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import click
@@ -161,8 +160,9 @@ def export_logs(target: Path, root: Path) -> None:
 def factory_reset(typed: str, record: Path | None, root: Path) -> None:
     """Destroy all data of this box: images, ledger, results, keys, configuration. The system stays.
 
-    Encrypted data: its keys are destroyed, and that is checked. Otherwise every byte is written over, and read back.
-    The data partition need not be open. What a power cut interrupts, the next start brings to its end.
+    Encrypted data: its keys are destroyed, and that is checked. Otherwise the box starts again, and then writes over
+    every byte and reads it back, which takes hours. The data partition need not be open. What a power cut interrupts,
+    the next start brings to its end. The record also comes to the next stick.
     """
     from firmware import datadisk
     from firmware.errors import die
@@ -174,10 +174,7 @@ def factory_reset(typed: str, record: Path | None, root: Path) -> None:
         die(f"this is box {known}, not {typed}", "type the identity of the box that is to lose its data")
     if record:
         _try_record(record, box)
-    what, system = datadisk.told_apart(box), box.release()
-    done = datadisk.erase(box)
-    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    text = f"box {known}: {done}, and read back\n{what}\n{when}, by scanside-firmware of {system}"
+    text = datadisk.erase(box).rstrip()
     click.echo(text)
     try:
         if record:

@@ -96,6 +96,11 @@ def flash(
     image = load(manifest, trusted)
     if board and image.board != board:
         die(f"this image is for {image.board}, and the disks are for {board}", f"take the image for {board}")
+    machines = BOARDS[image.board].about if image.board in BOARDS else "a board that this program does not know"
+    if not as_json:
+        click.echo(f"{image.board} {image.version}: for {machines}", err=True)
+    if not board:
+        _ask(image.board, machines)
     found = [disks.find(path, new_file=as_file) for path in targets]
     for disk in found:
         if disk.is_file and not as_file:
@@ -103,11 +108,7 @@ def flash(
         if not disk.is_file:
             typed = disk.serial if disk.serial in serials else next(iter(serials), None)
             disk.refuse(image.least_disk, typed)
-    machines = BOARDS[image.board].about if image.board in BOARDS else "a board that this program does not know"
-    if not as_json:
-        click.echo(f"{image.board} {image.version}: for {machines}", err=True)
-    if not board:
-        _ask(image.board, machines)
+    keeping.check(records, list(zip(assets, found, strict=False)))
 
     stop = Event()
     warnings: dict[Path, list[str]] = {disk.path: [] for disk in found}
@@ -132,7 +133,8 @@ def flash(
         said: dict[str, Any] = {"target": str(disk.path), "ok": error is None, "warnings": warnings[disk.path]}
         if error is None and assets:
             try:
-                path, picture = keeping.write(records, keeping.record(image, disk, assets[number], by, flashed=True))
+                kept = disks.find(disk.path) if disk.is_file else disk  # a new file has a size now
+                path, picture = keeping.write(records, keeping.record(image, kept, assets[number], by, flashed=True))
                 said |= {"record": str(path), "label": str(picture)}
             except (FirmwareError, OSError) as trouble:
                 errors[number] = error = FirmwareError(
@@ -218,13 +220,15 @@ def record(
 ) -> None:
     """Verify DISK, then write its asset record and a label with a QR code. Neither holds a secret.
 
-    The record says who verified it and when, in place of an earlier one of the asset: for who flashed it, see `flash`.
+    The record says who verified it and when, in place of an earlier one of the asset and disk: for who flashed it, see
+    `flash`.
     """
     from firmware.flash import disks
     from firmware.flash import records as keeping
     from firmware.flash.manifest import load
 
+    disk = disks.find(target)
+    keeping.check(records, [(asset, disk)])
     ctx.invoke(verify, manifest=manifest, target=target, trusted=trusted, as_json=False)
-    kept = keeping.record(load(manifest, trusted), disks.find(target), asset, by, flashed=False)
-    path, picture = keeping.write(records, kept)
+    path, picture = keeping.write(records, keeping.record(load(manifest, trusted), disk, asset, by, flashed=False))
     click.echo(f"{path}\n{picture} (print at 60 x 30 mm)")

@@ -17,6 +17,7 @@ _MEMBERS = {
     "LVM2_member": "a member of an LVM volume group", "linux_raid_member": "a member of a RAID", "zfs_member":
     "a member of a ZFS pool", "swap": "swap space", "bcache": "a bcache device", "ceph_bluestore": "a Ceph store",
 }  # fmt: skip
+_SYS = Path("/sys/block")
 _SYSTEM = {"/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/nix"}
 
 
@@ -65,8 +66,8 @@ class Disk:
 
 
 def listed(tree: dict[str, Any] | None = None) -> list[Disk]:
-    """All disks, by ``lsblk -J -b`` (or its recorded output)."""
-    nodes = lsblk.devices("--bytes", "--output", _COLUMNS) if tree is None else tree["blockdevices"]
+    """All disks, by ``lsblk -J -b`` (or its recorded output, with ``mmc-type`` as the kernel has it)."""
+    nodes = _asked() if tree is None else tree["blockdevices"]
     return [_disk(node) for node in nodes if node["type"] in ("disk", "loop", "mmcblk")]
 
 
@@ -108,6 +109,15 @@ def find(path: Path, tree: dict[str, Any] | None = None, new_file: bool = False)
     )
 
 
+def _asked() -> list[dict[str, Any]]:
+    nodes = lsblk.devices("--bytes", "--output", _COLUMNS)
+    for node in nodes:
+        kind = _SYS / node["name"] / "device" / "type"
+        if node["name"].startswith("mmcblk") and kind.exists():
+            node["mmc-type"] = kind.read_text().strip()
+    return nodes
+
+
 def _disk(node: dict[str, Any]) -> Disk:
     return Disk(
         Path(node["path"]),
@@ -115,11 +125,17 @@ def _disk(node: dict[str, Any]) -> Disk:
         (node.get("serial") or "").strip(),
         (node.get("model") or "").strip(),
         node.get("tran") or "",
-        bool(node.get("rm") or node.get("hotplug") or node["type"] == "loop"),
+        _removable(node),
         bool(node.get("ro")),
         uses=tuple(dict.fromkeys(_uses(node))),
         sector=int(node.get("log-sec") or _SECTOR),
     )
+
+
+def _removable(node: dict[str, Any]) -> bool:
+    if node["name"].startswith("mmcblk"):  # lsblk says of all that they can be plugged in, of soldered eMMC, too
+        return node.get("mmc-type") == "SD"
+    return bool(node.get("rm") or node.get("hotplug") or node["type"] == "loop")
 
 
 def _uses(node: dict[str, Any]) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""What is flashed: a signed manifest, and beside it the image's used blocks, one after another.
+"""What is flashed: a signed manifest, and beside it the image's used parts, one after another.
 
 The manifest holds the block map: which part of the disk each piece is for, and its SHA-256. So nothing of the payload
-has to be trusted before it is read, unused blocks cost no time, and a piece can be checked wherever it lies.
+has to be trusted before it is read, what a partition leaves empty costs no time, and a piece can be checked wherever it
+lies.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from firmware import signing
 from firmware.durable import Files
 from firmware.errors import BrokenError, FirmwareError
+from firmware.flash.table import LENGTH, Partition, partitions
 
 PURPOSE = "image manifest 1"
 PIECE = 4 << 20  # bytes; the unit of checking and of resuming
@@ -95,7 +97,7 @@ def load(path: Path, trusted: Iterable[Path]) -> Manifest:
 
 
 def make(image: Path, folder: Path, key: Path, version: str, epoch: int, board: str, least_disk: int) -> Path:
-    """Sign a raw image; its holes are left out.
+    """Sign a raw image; what of its partitions is empty is left out.
 
     Returns the path of the manifest in ``folder``; payload and signature lie beside it.
     """
@@ -120,25 +122,31 @@ def make(image: Path, folder: Path, key: Path, version: str, epoch: int, board: 
 
 
 def used(image: Path) -> Iterator[tuple[int, int]]:
-    """Offset and length of what is not zero, in pieces of whole blocks; the file's own holes are not even read."""
-    size = image.stat().st_size
+    """Offset and length of what is written, in pieces.
+
+    Of each partition all between its first and its last block that is not zero: zeros in between count, too, such as
+    those of a table of free clusters, and a disk may have held something else. What no partition has is written whole:
+    both tables, and where a box's data partition begins, so that it finds none of an earlier one.
+    """
     with image.open("rb") as file:
-        at = 0
-        while at < size:
-            try:
-                begin = os.lseek(file.fileno(), at, os.SEEK_DATA)
-            except OSError:  # ENXIO: nothing but a hole is left
-                return
-            end = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
-            yield from _not_zero(file.fileno(), begin // _BLOCK * _BLOCK, end)
-            at = max(end, begin // _BLOCK * _BLOCK + _BLOCK)
+        end = 0
+        for partition in sorted(partitions(file.read(LENGTH)), key=lambda each: each.begin):
+            yield from _pieces(end, partition.begin)
+            yield from _pieces(*_filled(file.fileno(), partition))
+            end = partition.end
+        yield from _pieces(end, image.stat().st_size)
 
 
-def _not_zero(descriptor: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
+def _pieces(begin: int, end: int) -> Iterator[tuple[int, int]]:
     for offset in range(begin, end, PIECE):
-        content = os.pread(descriptor, min(PIECE, end - offset), offset)
-        first = next((at for at in range(0, len(content), _BLOCK) if any(content[at : at + _BLOCK])), None)
-        if first is not None:
-            last = next(at for at in range((len(content) - 1) // _BLOCK * _BLOCK, -1, -_BLOCK)
-                        if any(content[at : at + _BLOCK]))  # fmt: skip
-            yield offset + first, min(last + _BLOCK, len(content)) - first
+        yield offset, min(PIECE, end - offset)
+
+
+def _filled(descriptor: int, partition: Partition) -> tuple[int, int]:
+    """From the first block that is not zero to behind the last; of an empty partition nothing."""
+    found = []
+    for offset, length in _pieces(partition.begin, partition.end):
+        content = os.pread(descriptor, length, offset)
+        if content != bytes(length):
+            found += [offset + length - len(content.lstrip(b"\0")), offset + len(content.rstrip(b"\0"))]
+    return (found[0] // _BLOCK * _BLOCK, -(-found[-1] // _BLOCK) * _BLOCK) if found else (0, 0)

@@ -6,6 +6,7 @@ import hashlib
 import html
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,54 @@ def record(manifest: Manifest, disk: Disk, asset: str, by: str, flashed: bool) -
     }
 
 
+def check(folder: Path, assets: Sequence[tuple[str, Disk]]) -> None:
+    """Before a disk is touched: each asset number makes a record of its own, in nobody else's place.
+
+    A record of the same asset and disk may be there: it was flashed before.
+
+    Raises
+    ------
+    FirmwareError
+        One is empty, two would be one file, or the record of another disk, or asset, is there already.
+    """
+    names: dict[str, str] = {}
+    for asset, disk in assets:
+        name = _name(asset)
+        if name.casefold() in names:
+            raise FirmwareError(
+                f"the asset numbers {names[name.casefold()]} and {asset} would be one record, {name}.json",
+                hint="give each disk a number of its own",
+            )
+        names[name.casefold()] = asset
+        path = folder / f"{name}.json"
+        if path.exists() and not _is_of(path, asset, disk):
+            raise FirmwareError(
+                f"{path} is there already, and is of another disk than {disk.path}, or of another asset",
+                hint="give the disk's own number, or another folder by --records; where the box has a new disk, move "
+                "the earlier record elsewhere",
+            )
+
+
+def _is_of(path: Path, asset: str, disk: Disk) -> bool:
+    """By the disk's serial number; where it has none, by its path."""
+    try:
+        kept = json.loads(path.read_text())
+        same = kept["disk"]["serial"] == disk.serial and (disk.serial or kept["disk"]["path"] == str(disk.path))
+        return bool(same and kept["asset"] == asset)
+    except (OSError, ValueError, TypeError, LookupError):
+        return False
+
+
+def _name(asset: str) -> str:
+    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in asset).strip(".")
+    if not name:
+        raise FirmwareError(f"{asset!r} is no asset number", hint="give one with --asset, such as RAD-0042")
+    return name
+
+
 def write(folder: Path, kept: dict[str, Any]) -> tuple[Path, Path]:
     """``<asset>.json`` and ``<asset>.svg`` in a folder."""
-    name = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in kept["asset"]).strip(".")
-    if not name:
-        raise FirmwareError("an asset number is needed", hint="give one with --asset, such as RAD-0042")
+    name = _name(kept["asset"])
     text = json.dumps(kept, indent=1, sort_keys=True)
     path, picture = folder / f"{name}.json", folder / f"{name}.svg"
     Files().write(path, text.encode())

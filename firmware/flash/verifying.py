@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import struct
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 from firmware.errors import BrokenError, FirmwareError
 from firmware.flash.disks import Disk
 from firmware.flash.manifest import Manifest, Piece
 from firmware.flash.medium import Medium
+from firmware.flash.table import LENGTH, Partition, partitions
 from firmware.labels import DATA_TYPE
 
-_SECTOR = 512
-_TABLE = 34 * _SECTOR  # protective MBR, header and 128 entries
 _REST = "the partition table"
+_NOT_ERASED = (
+    "flashing alone does not erase the data that lies behind the image: where there was any, factory-reset it in its "
+    "box first"
+)
 
 
 def verify(
@@ -45,7 +45,7 @@ def verify(
             say(done, "verify")
         if not differing:
             return
-        if any(partition.type == DATA_TYPE for partition in _partitions(medium.read(0, _TABLE))):
+        if any(partition.type == DATA_TYPE for partition in partitions(medium.read(0, LENGTH))):
             raise _started(manifest, disk, differing)
     finally:
         medium.close()
@@ -60,8 +60,8 @@ def verify(
 
 def _started(manifest: Manifest, disk: Disk, differing: list[Piece]) -> FirmwareError:
     """What it says goes by the image's own table; the disk's is not signed."""
-    partitions = list(_partitions(manifest.read(manifest.pieces[0])))
-    places = {piece: _place(piece, partitions) for piece in manifest.pieces}
+    own = list(partitions(manifest.read(manifest.pieces[0])))
+    places = {piece: _place(piece, own) for piece in manifest.pieces}
     differ = list(dict.fromkeys(places[piece] for piece in differing))
     same = [place for place in dict.fromkeys(places.values()) if place not in differ]
     message = f"a box has started from {disk.path}, which has a data partition. {', '.join(differ)}: not as flashed"
@@ -71,34 +71,14 @@ def _started(manifest: Manifest, disk: Disk, differing: list[Piece]) -> Firmware
         return FirmwareError(
             message,
             hint="a start changes the table and the ESP; a root was changed by an update, or is damaged, which its box "
-            "finds when it reads there. To know: flash it again, which erases its data and tries the whole disk",
+            f"finds when it reads there. To know: flash it again, which tries the whole disk; {_NOT_ERASED}",
         )
     return FirmwareError(
         message,
         hint="each start changes these, that is no sign of damage: it may go on in its box. To give it out as new, "
-        "flash it again, which erases its data",
+        f"flash it again; {_NOT_ERASED}",
     )
 
 
-@dataclass(frozen=True)
-class _Partition:
-    type: str
-    name: str
-    begin: int
-    end: int  # bytes, behind its last
-
-
-def _place(piece: Piece, partitions: list[_Partition]) -> str:
-    return next((each.name for each in partitions if each.begin <= piece.offset < each.end), _REST)
-
-
-def _partitions(content: bytes) -> Iterator[_Partition]:
-    """Of a GPT with sectors of 512 bytes (UEFI 2.10, 5.3.3); none where there is no such table."""
-    content = content.ljust(_TABLE, b"\0")  # an image's first piece ends where the rest of its table is zero
-    if content[_SECTOR : _SECTOR + 8] != b"EFI PART":
-        return
-    for at in range(2 * _SECTOR, _TABLE, 128):
-        kind, _, begin, last, _, name = struct.unpack_from("<16s16sQQQ72s", content, at)
-        if any(kind):
-            text = name.decode("utf-16-le", errors="replace").rstrip("\0")
-            yield _Partition(str(uuid.UUID(bytes_le=kind)), text, begin * _SECTOR, (last + 1) * _SECTOR)
+def _place(piece: Piece, own: list[Partition]) -> str:
+    return next((each.name for each in own if each.begin <= piece.offset < each.end), _REST)

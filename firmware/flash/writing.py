@@ -17,7 +17,8 @@ from pathlib import Path
 from threading import Event
 
 from firmware.durable import Files
-from firmware.errors import BrokenError, FirmwareError, StoppedError
+from firmware.errors import BrokenError, FirmwareError, RefusedError, StoppedError
+from firmware.flash import disks
 from firmware.flash.capacity import Marks
 from firmware.flash.disks import Disk
 from firmware.flash.manifest import Manifest, Piece
@@ -38,6 +39,7 @@ def flash(
     open_medium: Open = Medium,
     stop: Event | None = None,
     warn: Callable[[str], None] = lambda _: None,
+    find: Callable[[Path], Disk] = disks.find,
 ) -> int:
     """Write an image to a disk, read all of it back, compare. A file that stands for one is made where it is missing.
 
@@ -53,6 +55,8 @@ def flash(
         Once it is set, this ends before the next piece.
     warn
         Told that the note can't be kept, which is no reason not to flash.
+    find
+        Which disk is at a path; asked once it is open, when no other one can come there any more.
 
     Returns
     -------
@@ -62,6 +66,8 @@ def flash(
     ------
     FirmwareError
         It can't be opened, or made.
+    RefusedError
+        Another disk is at its path than was found before.
     BrokenError
         The disk did not keep what was written, or lies about its size; it does not start.
     StoppedError
@@ -71,6 +77,8 @@ def flash(
         _make(disk.path)
     medium = open_medium(disk.path, max(manifest.least_disk, disk.size) if disk.is_file else manifest.least_disk)
     try:
+        if not disk.is_file:
+            _same(disk, find(disk.path))
         size = medium.size()
         if size < manifest.least_disk:
             raise BrokenError(
@@ -144,6 +152,16 @@ def _believed_no_more(note: _Note, medium: Medium, first: Piece) -> Iterator[Non
             medium.write(0, bytes(first.length))
             medium.flush()
         raise
+
+
+def _same(disk: Disk, now: Disk) -> None:
+    """The one that was judged: sticks are changed, and a name goes to the next one."""
+    if (now.serial, now.model, now.size) != (disk.serial, disk.model, disk.size):
+        raise RefusedError(
+            f"{disk.path} is another disk now ({now.model or 'without a model'}, serial number "
+            f"{now.serial or 'none'}, {now.size} bytes) and was not touched",
+            hint="look at `scanside-firmware list`, and run the command again with the disk that is meant",
+        )
 
 
 def _make(path: Path) -> None:

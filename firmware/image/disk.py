@@ -15,7 +15,7 @@ ESP = 512 * MIB
 SLOT = 1024 * MIB
 LEAST_DISK = 4_000_000_000  # what is sold as 4 GB; 1.3 GB of it are left for data
 _FIRST = MIB
-_SIZE = _FIRST + ESP + 2 * SLOT + MIB  # the last for the backup of the partition table
+_SIZE = _FIRST + ESP + 2 * SLOT + MIB  # the last for the table's backup; data begins in it, so it is flashed whole
 _LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 _ENTRY = "title Scanside {version}\nsort-key scanside\nversion 1\nefi /EFI/scanside/a.efi\n"
 # No key shows the menu. A machine without Secure Boot keys takes ours, after 15 s in which any key stops it.

@@ -6,15 +6,20 @@ No container engine runs here; nothing was built or started from these files.
 from __future__ import annotations
 
 import copy
+import json
+import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from appliance.store import Store
 from firmware.image import wheels
 from firmware.image.boards import AARCH64, X86_64, board
-from tests.running import CHECKOUT
+from tests.running import CHECKOUT, PYTHON
 
 FOLDER = CHECKOUT / "firmware" / "container"
 
@@ -62,6 +67,30 @@ def test_what_the_manifests_name_is_there(kinds: dict[str, dict[str, Any]]) -> N
     assert {each["name"] for each in pod["containers"][0]["volumeMounts"]} == set(volumes)
     assert volumes["data"]["persistentVolumeClaim"]["claimName"] == kinds["PersistentVolumeClaim"]["metadata"]["name"]
     assert volumes["config"]["configMap"]["name"] == kinds["ConfigMap"]["metadata"]["name"]
+
+
+def probes() -> dict[str, list[str]]:
+    """Commands by which an engine and a cluster ask whether it lives."""
+    (container,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
+    health = re.findall(r"(?m)^HEALTHCHECK .* CMD (\[.*\])$", (FOLDER / "Containerfile").read_text())
+    return {
+        "startupProbe": container["startupProbe"]["exec"]["command"],
+        "livenessProbe": container["livenessProbe"]["exec"]["command"],
+        "HEALTHCHECK": json.loads(health[0]),
+    }
+
+
+@pytest.mark.parametrize("page", ["enabled = false", 'host = "0.0.0.0"', "port = 8443"])
+def test_the_page_may_be_elsewhere_or_not_at_all(tmp_path: Path, page: str) -> None:
+    config = tmp_path / "scanside.toml"
+    config.write_text(f'data_dir = "{tmp_path / "data"}"\n[web]\n{page}\n')
+    (tmp_path / "data").mkdir()
+    Store(tmp_path / "data" / "ledger.sqlite3").close()
+    for program, *arguments in {tuple(command) for command in probes().values()}:
+        assert program == "/opt/scanside/bin/scanside"
+        command = [PYTHON, "-m", "appliance", *(str(config) if each.startswith("/") else each for each in arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=CHECKOUT, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
 
 
 def test_one_ledger_has_one_appliance(kinds: dict[str, dict[str, Any]]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.dicom_files import make_radiograph
-from tests.firmware.test_container import FOLDER, manifests
+from tests.firmware.test_container import FOLDER, probes
 from tests.running import CHECKOUT, PYTHON
 
 _NEEDED = ("buildah", "mmdebstrap", "unshare", "nsenter", "setpriv", "ip", "storescp")
@@ -86,17 +85,6 @@ def base_of(buildah: Callable[..., str], machine: str, folder: Path) -> None:
         settings += ["--env", "PIP_CERT=/etc/ssl/certs/of-the-index.crt"]
     buildah("config", *settings, made)
     buildah("commit", made, "docker.io/library/debian:trixie-slim")
-
-
-def probes() -> dict[str, list[str]]:
-    """Commands by which an engine and a cluster ask whether it lives."""
-    (container,) = manifests()["Deployment"]["spec"]["template"]["spec"]["containers"]
-    health = re.findall(r"(?m)^HEALTHCHECK .* CMD (\[.*\])$", (FOLDER / "Containerfile").read_text())
-    return {
-        "startupProbe": container["startupProbe"]["exec"]["command"],
-        "livenessProbe": container["livenessProbe"]["exec"]["command"],
-        "HEALTHCHECK": json.loads(health[0]),
-    }
 
 
 def test_it_is_built_and_reads_a_radiograph(machine: str, buildah: Callable[..., str], tmp_path: Path) -> None:

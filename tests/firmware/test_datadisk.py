@@ -131,6 +131,64 @@ def test_a_data_partition_that_a_cut_left_half_made_is_made_again(
     assert ("wipefs --all" in made) == ("cryptsetup luksFormat" in made) == again
 
 
+# --- what is there and can't be read ---
+
+
+@pytest.mark.parametrize("lost", ["superblock", "partition", "table", "inside LUKS", "key slots"])
+def test_nothing_is_made_over_data_that_can_not_be_read(
+    box: Box, encrypted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    if lost in ("superblock", "partition", "table"):
+        monkeypatch.setattr(datadisk, "_TPM", tmp_path / "no-tpm")
+        for name in ("blkid", "e2fsck", "mkfs.ext4"):
+            (tmp_path / "bin" / name).unlink()  # the real ones
+        old_data(encrypted)
+    datadisk.open_data(box)
+    identity = box.identity()
+    switch_off(box, tmp_path)
+    if lost == "superblock":
+        with encrypted.open("r+b") as file:
+            file.write(bytes(4096))
+    elif lost == "partition":
+        encrypted.rename(tmp_path / "aside")
+    elif lost == "table":
+        has_partitions(tmp_path, vda=None)
+    elif lost == "inside LUKS":
+        program(tmp_path, "blkid", f'for last; do :; done; [ "$last" = {encrypted} ] && echo crypto_LUKS || exit 2')
+    else:
+        (tmp_path / "slots").write_text("{}")
+    before = encrypted.read_bytes() if encrypted.exists() else b""
+    for name in ("mkfs.ext4", "wipefs", "systemd-repart"):
+        program(tmp_path, name)
+    said = calls(tmp_path)
+    shutil.rmtree(box.root / "data")
+    with pytest.raises(FirmwareError, match="this box had data; nothing was made over it") as caught:
+        datadisk.open_data(box)
+    assert "factory reset" in caught.value.hint and caught.value.message in datadisk.why_closed(box)
+    assert ("can't be read: No such file" in caught.value.message) == (lost == "partition")
+    made = {line.split()[0] for line in calls(tmp_path)[len(said) :]}
+    assert not made & {"mkfs.ext4", "wipefs", "systemd-repart", "systemd-cryptenroll"}
+    assert box.identity() == identity, "a token for a shell counts"
+    assert not encrypted.exists() or encrypted.read_bytes() == before
+
+
+def test_nothing_is_made_while_the_esp_can_not_be_read(box: Box, partition: Path, tmp_path: Path) -> None:
+    (box.esp / "EFI").rename(tmp_path / "EFI")
+    with pytest.raises(FirmwareError, match="the ESP, which notes whether there was data, can't be read"):
+        datadisk.open_data(box)
+    assert not any(partition.read_bytes())
+
+
+def test_a_reset_lets_the_next_start_make_all_anew(box: Box, partition: Path, tmp_path: Path) -> None:
+    datadisk.open_data(box)
+    assert (box.notes / "box-id").exists()
+    datadisk.erase(box)
+    datadisk.finish_wiping(box)
+    assert not (box.notes / "box-id").exists() and not any(partition.read_bytes())
+    datadisk.open_data(box)
+    assert (box.notes / "box-id").exists() and b"data" in partition.read_bytes()[:4096]
+
+
 # --- open, its recovery key, and what helps where it does not open ---
 
 
@@ -419,15 +477,21 @@ def test_a_reset_without_encryption_that_a_cut_interrupts_goes_on_at_the_next_st
     box: Box, partition: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     old_data(partition)
+    scanside_firmware(box, "factory-reset", "--box", "5eedb0c5")
     with monkeypatch.context() as patched, pytest.raises(PowerCut):
         cut_after(patched, writes)
-        datadisk.erase(box)
+        datadisk.finish_wiping(box)
     assert b"Doe^John" in partition.read_bytes()
     program(tmp_path, "mkfs.ext4", f"cp {partition} {tmp_path}/before")  # what is there when a new one is made
     assert "start the box again" in scanside_firmware(box, "data", "open")
     assert not (tmp_path / "before").exists(), "nothing is made over what is still there"
     said = scanside_firmware(box, "data", "finish-wiping")
-    assert said.endswith("goes on\nevery byte of the data partition was written over\n")
+    record = datadisk.record_of_reset(box)
+    assert said.endswith(f"leave the box switched on\n{record}")
+    assert record.startswith(
+        "box 5eedb0c5: every byte of the data partition was written over, and read back\ndisk: QEMU"
+    )
+    assert "PARTUUID 4d-a1; file system: UUID e2-f5\n" in record and "UTC, by scanside-firmware of 1.0.0" in record
     scanside_firmware(box, "data", "open")
     assert (tmp_path / "before").read_bytes() == bytes(12 << 20)
     assert scanside_firmware(box, "data", "open").startswith("this is box")
@@ -445,7 +509,9 @@ def test_a_reset_with_encryption_that_a_cut_interrupts_goes_on_at_the_next_start
         datadisk.erase(box)
     assert (tmp_path / "slots").read_text() == "{}\n"
     switch_off(box, tmp_path)
-    assert "goes on\n" in scanside_firmware(box, "data", "finish-wiping")
+    said = scanside_firmware(box, "data", "finish-wiping")
+    assert "box 5eedb0c5: all key slots of the data partition were destroyed" in said
+    assert said.endswith(datadisk.record_of_reset(box))
     scanside_firmware(box, "data", "open")
     assert b"key material" not in encrypted.read_bytes()
     assert any("luksFormat" in line for line in calls(tmp_path)), "a new one is made"
@@ -469,8 +535,31 @@ def test_a_reset_needs_no_data_partition_that_opens(box: Box, encrypted: Path, t
         "file system: UUID e2-f5"
     )
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC, by scanside-firmware of 1.0.0 \(epoch 1\)", when)
+    assert datadisk.record_of_reset(box) == said
     assert not any(encrypted.read_bytes()[: 32 << 20])
     assert calls(tmp_path)[-1] == "systemctl reboot"
+
+
+def test_a_reset_that_takes_hours_is_done_by_the_next_start(box: Box, partition: Path, tmp_path: Path) -> None:
+    """A shell would end with its token, in the middle of it."""
+    old_data(partition)
+    before, record = partition.read_bytes(), tmp_path / "record.txt"
+    said = scanside_firmware(box, "factory-reset", "--box", "5eedb0c5", "--record", str(record))
+    assert said.startswith("box 5eedb0c5: every byte of the data partition is written over at the next start")
+    assert "the next stick gets the record" in said and "serial number S-0042" in said and record.read_text() == said
+    assert partition.read_bytes() == before and calls(tmp_path)[-1] == "systemctl reboot"
+    assert datadisk.record_of_reset(box) == ""
+    scanside_firmware(box, "data", "finish-wiping")
+    assert not any(partition.read_bytes()) and "was written over, and read back" in datadisk.record_of_reset(box)
+
+
+def test_a_note_of_a_reset_that_a_cut_has_torn_loses_nothing(box: Box, partition: Path) -> None:
+    """FAT may leave a new name with nothing in it; nothing was erased then."""
+    old_data(partition)
+    box.notes.mkdir()
+    (box.notes / "wiping").write_bytes(b"")
+    assert datadisk.finish_wiping(box).startswith("box 5eedb0c5: every byte of the data partition was written over")
+    assert not any(partition.read_bytes())
 
 
 def test_a_reset_whose_record_can_not_be_written_erases_nothing(box: Box, partition: Path, tmp_path: Path) -> None:
@@ -483,14 +572,14 @@ def test_a_reset_whose_record_can_not_be_written_erases_nothing(box: Box, partit
 
 
 def test_a_reset_whose_record_is_lost_on_the_way_is_shown_and_starts_again(
-    box: Box, partition: Path, tmp_path: Path
+    box: Box, encrypted: Path, tmp_path: Path
 ) -> None:
     """The stick is pulled out while the disk is written over."""
     record = tmp_path / "stick" / "record.txt"
     record.parent.mkdir()
     program(tmp_path, "journalctl", f"rm -r {record.parent}")
     said = scanside_firmware(box, "factory-reset", "--box", "5eedb0c5", "--record", str(record)).splitlines()
-    assert said[0] == "box 5eedb0c5: every byte of the data partition was written over, and read back"
+    assert said[0].startswith("box 5eedb0c5: all key slots of the data partition were destroyed")
     assert said[3].startswith(f"the record can't be written to {record}: ")
     assert calls(tmp_path)[-1] == "systemctl reboot"
 
@@ -505,10 +594,12 @@ def test_a_disk_that_does_not_keep_what_is_written_is_not_called_erased(
         if offset < 8 << 20:
             write(medium, offset, content)
 
+    datadisk.erase(box)
     with monkeypatch.context() as patched, pytest.raises(BrokenError, match=r"does not keep .* at byte 8388608"):
         patched.setattr(Medium, "write", losing)
-        datadisk.erase(box)
-    assert datadisk.erase(box) == "every byte of the data partition was written over"
+        datadisk.finish_wiping(box)
+    assert datadisk.record_of_reset(box) == ""
+    assert "every byte of the data partition was written over" in datadisk.finish_wiping(box)
 
 
 def test_nothing_is_erased_where_that_can_not_be_noted(box: Box, partition: Path) -> None:

@@ -22,7 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from firmware import keys, lsblk
-from firmware.cli import main
+from firmware.cli import flashing, main
 from firmware.errors import BrokenError, FirmwareError, RefusedError, StoppedError
 from firmware.flash import disks, manifest, records, writing
 from firmware.flash.disks import Disk
@@ -33,17 +33,34 @@ from firmware.labels import DATA_TYPE
 CHECKOUT = Path(__file__).parents[2]
 MIB = 1 << 20
 SIZE, LEAST = 40 * MIB, 48 * MIB
+DATA = SIZE - MIB
+LINUX = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
+
+
+def entry(kind: str, name: str, begin: int, end: int) -> bytes:
+    """Of a GPT."""
+    number = uuid.uuid5(uuid.NAMESPACE_URL, name)
+    return struct.pack("<16s16sQQQ72s", uuid.UUID(kind).bytes_le, number.bytes, begin // 512, end // 512 - 1, 0,
+                       name.encode("utf-16-le"))  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """Manifest, public key, raw image: some pieces, some holes."""
+    """Manifest, public key, raw image: some pieces, some holes; a box's data partition begins in its last MiB."""
     folder = tmp_path_factory.mktemp("image")
     keys.make(folder / "keys")
     raw, rng = folder / "raw.img", random.Random(7)
+    table = (
+        entry("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "esp", MIB, 16 * MIB),
+        entry(LINUX, "root-a", 16 * MIB, 28 * MIB),
+        entry(LINUX, "root-b", 28 * MIB, DATA),
+    )
     with raw.open("wb") as file:
         file.truncate(SIZE)
-        for offset, length in ((0, 70_000), (5 * MIB, 9 * MIB), (20 * MIB + 4096, 4096), (SIZE - 512, 512)):
+        file.write(rng.randbytes(512) + b"EFI PART".ljust(512, b"\0") + b"".join(table))
+        for offset, length in (
+            (5 * MIB, 3 * MIB), (8 * MIB + 8192, 6 * MIB), (20 * MIB + 4096, 4096), (SIZE - 512, 512),
+        ):  # fmt: skip
             file.seek(offset)
             file.write(rng.randbytes(length))
     path = manifest.make(raw, folder / "out", folder / "keys" / "image.key", "1.0.0", 1, "generic", LEAST)
@@ -85,7 +102,7 @@ def starts(path: Path) -> bool:
 
 
 def test_holes_are_left_out(loaded: Manifest) -> None:
-    assert loaded.bytes_to_write < 10 * MIB
+    assert loaded.bytes_to_write < 12 * MIB
     assert max(piece.length for piece in loaded.pieces) <= PIECE
 
 
@@ -138,7 +155,7 @@ def test_a_file_holds_what_was_flashed(image: tuple[Path, Path, Path], tmp_path:
     assert target.stat().st_size == LEAST
     assert "holds generic 1.0.0" in run(image, "verify", image[0], target).output
     kept = json.loads((tmp_path / "records" / "RAD-0042.json").read_text())
-    assert kept["version"] == "1.0.0" and kept["board"] == "generic"
+    assert kept["version"] == "1.0.0" and kept["board"] == "generic" and kept["disk"]["size"] == LEAST
     assert kept["flashed_by"] == kept["verified_by"] == "Anna" and kept["flashed_at"] == kept["verified_at"]
     assert "<path" in (tmp_path / "records" / "RAD-0042.svg").read_text()
     later = ["--asset", "RAD-0043", "--by", "Ben", "--records", tmp_path / "records"]
@@ -148,18 +165,47 @@ def test_a_file_holds_what_was_flashed(image: tuple[Path, Path, Path], tmp_path:
     assert not {"flashed_at", "flashed_by"} & set(verified), "who flashed it, and when, is not known"
 
 
+@pytest.mark.parametrize(
+    ("assets", "said"),
+    [
+        (("RAD-0042", "RAD-0042"), "the asset numbers RAD-0042 and RAD-0042 would be one record, RAD-0042.json"),
+        (("RAD/1", "RAD_1"), "would be one record, RAD_1.json"),
+        (("rad-1", "RAD-1"), "would be one record"),  # on a stick with FAT
+        (("..", "RAD-0042"), "'..' is no asset number"),
+        (("RAD-0041", "RAD-0040"), "RAD-0040.json is there already, and is of another disk"),
+        (("RAD/0040", "RAD-0042"), None),
+    ],
+)
+def test_each_disk_has_a_record_of_its_own(
+    image: tuple[Path, Path, Path], tmp_path: Path, assets: tuple[str, str], said: str | None
+) -> None:
+    kept, targets = tmp_path / "records", [tmp_path / "one", tmp_path / "two"]
+    kept.mkdir()
+    there = json.dumps({"asset": "RAD-0040", "disk": {"serial": "", "path": "/dev/sdx"}})
+    (kept / "RAD-0040.json").write_text(there)
+    numbers = [part for asset in assets for part in ("--asset", asset)]
+    for _ in range(1 if said else 2):  # the same command again is no other disk
+        done = run(image, "flash", image[0], *targets, "--file", *numbers, "--records", kept)
+        assert done.exit_code == (1 if said else 0) and (said or "") in done.output
+        assert [target.exists() for target in targets] == [said is None] * 2, "found before anything is written"
+    assert (kept / "RAD-0040.json").read_text() == there
+    assert len(list(kept.glob("*.json"))) == (1 if said else 3)
+
+
 def test_what_was_there_before_is_gone(
     loaded: Manifest, image: tuple[Path, Path, Path], tmp_path: Path, notes: Path
 ) -> None:
-    """An old LUKS header right behind the image, and an old backup table at the end, would come back to life."""
-    target = tmp_path / "disk"
+    """An old LUKS header where data will begin, and an old backup table at the end, would come back to life; so would
+    what lies under zeros of the image, such as an old table of free clusters."""
+    target, raw = tmp_path / "disk", image[2].read_bytes()
     target.write_bytes(b"\xff" * (LEAST + 8 * MIB))
     flash(loaded, target, notes)
     content = target.read_bytes()
-    assert not any(content[SIZE : SIZE + MIB])
+    assert content[DATA:SIZE] == raw[DATA:] and not any(content[SIZE : SIZE + MIB])
     assert not any(content[-MIB:])
-    for piece in loaded.pieces:
-        assert content[piece.offset : piece.offset + piece.length] == loaded.read(piece)
+    assert content[:MIB] == raw[:MIB], "the partition table"
+    assert content[5 * MIB : 14 * MIB + 8192] == raw[5 * MIB : 14 * MIB + 8192]
+    assert content[20 * MIB + 4096 : 20 * MIB + 8192] == raw[20 * MIB + 4096 : 20 * MIB + 8192]
 
 
 def test_several_at_once_and_json(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
@@ -373,7 +419,7 @@ def test_what_an_interrupted_run_left_counts_for_that_disk_alone(
     many = Manifest(**{**loaded.__dict__, "pieces": pieces})
 
     def flashed(kind: Callable[[Path, int | None], Medium]) -> int:
-        return writing.flash(many, disk, lambda done, phase: None, notes, kind)
+        return writing.flash(many, disk, lambda done, phase: None, notes, kind, find=lambda _: disk)
 
     with pytest.raises(KeyboardInterrupt):
         flashed(lambda path, length: Interrupted(path, length, writes=24))
@@ -534,32 +580,16 @@ def test_verify_finds_one_byte(image: tuple[Path, Path, Path], tmp_path: Path) -
     assert "flash it again" in done.output and "started" not in done.output
 
 
-def entry(kind: str, name: str, begin: int, end: int) -> bytes:
-    """Of a GPT."""
-    return struct.pack("<16s16sQQQ72s", uuid.UUID(kind).bytes_le, uuid.uuid4().bytes, begin // 512, end // 512 - 1, 0,
-                       name.encode("utf-16-le"))  # fmt: skip
-
-
 def test_verify_tells_a_disk_that_a_box_has_started_from(image: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    raw, target, linux = tmp_path / "raw.img", tmp_path / "disk", "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
-    shutil.copyfile(image[2], raw)
-    table = (
-        b"EFI PART".ljust(512, b"\0")
-        + entry("C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "esp", MIB, 16 * MIB)
-        + entry(linux, "root-a", 16 * MIB, 28 * MIB)
-        + entry(linux, "root-b", 28 * MIB, 39 * MIB)
-    )
-    change(raw, 512, table.ljust(70_000, b"\0"))
-    made = manifest.make(
-        raw, tmp_path / "out", image[0].parent.parent / "keys" / "image.key", "1.0.0", 1, "generic", LEAST
-    )
+    made, target = image[0], tmp_path / "disk"
     assert run(image, "flash", made, target, "--file").exit_code == 0
-    change(target, 512 + len(table), entry(DATA_TYPE, "data", 40 * MIB, LEAST - MIB))
+    change(target, 1024 + 3 * 128, entry(DATA_TYPE, "data", DATA, LEAST - MIB))
     change(target, 6 * MIB, b"loader/random-seed")
     started = run(image, "verify", made, target)
     assert started.exit_code == 1 and "a box has started from" in started.output
     assert "the partition table, esp: not as flashed; root-a: byte for byte as in generic 1.0.0" in started.output
     assert "no sign of damage" in started.output and "do not put it" not in started.output
+    assert "flashing alone does not erase" in started.output and "factory-reset it" in started.output
     record = run(image, "record", made, target, "--asset", "RAD-0042", "--records", tmp_path / "records")
     assert record.exit_code == 1 and not (tmp_path / "records").exists()
     change(target, 20 * MIB + 4096, b"another root")
@@ -589,6 +619,39 @@ def test_a_real_block_device(image: tuple[Path, Path, Path], loop: Path, tmp_pat
     assert str(loop) in CliRunner().invoke(main, ["list"]).output
     change(loop, 6 * MIB, b"another")
     assert "does not hold" in run(image, "verify", image[0], loop).output
+
+
+@pytest.mark.parametrize("changed", [{"serial": "S4EVNX0M2"}, {"size": 2 * LEAST}, {"model": "Ultra Fit"}])
+def test_a_disk_that_took_the_place_of_the_one_that_was_judged_is_not_touched(
+    image: tuple[Path, Path, Path],
+    loop: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, object],
+) -> None:
+    judged = {"name": loop.name, "path": str(loop), "type": "loop", "size": LEAST + MIB, "serial": "S4EVNX0M1",
+              "model": "Stick", "ro": False}  # fmt: skip
+    for name, row in (("first", judged), ("then", judged | changed)):
+        (tmp_path / name).write_text(json.dumps({"blockdevices": [row]}))
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/lsblk").write_text(f"#!/bin/sh\ncd {tmp_path} && cat first && cp then first\n")
+    (tmp_path / "bin/lsblk").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    change(loop, 6 * MIB, b"three years")
+    done = run(image, "flash", image[0], loop)
+    assert done.exit_code == 1 and f"{loop} is another disk now" in done.output and "not touched" in done.output
+    assert loop.read_bytes()[6 * MIB : 6 * MIB + 11] == b"three years"
+
+
+def test_a_disk_is_judged_after_the_question(
+    image: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is asked may change the stick before the answer."""
+    asked: list[str] = []
+    monkeypatch.setattr(flashing, "_ask", lambda *_: asked.append("asked"))
+    monkeypatch.setattr(disks, "find", lambda path, **_: (_ for _ in ()).throw(RefusedError(f"{asked} {path}")))
+    done = CliRunner().invoke(main, ["flash", str(image[0]), "/dev/sdz", "--key", str(image[1])])
+    assert done.exit_code == 1 and "['asked'] /dev/sdz" in done.output
 
 
 def test_a_block_device_that_is_too_small_or_read_only(
@@ -635,6 +698,32 @@ def test_the_typed_serial_number_opens_a_disk_that_is_not_removable() -> None:
     disk.refuse(4_000_000_000, "WD-WX11A1234567")
     with pytest.raises(RefusedError, match="its serial number is WD-WX11A1234567, not WD-WX"):
         disk.refuse(4_000_000_000, "WD-WX")
+
+
+@pytest.mark.parametrize("kind", ["MMC", "SD", None])
+def test_built_in_emmc_is_no_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None) -> None:
+    """lsblk says of both that they can be plugged in; the kernel tells which is soldered."""
+    tree = json.loads((Path(__file__).parent / "lsblk" / "mmc.json").read_text())
+    for node in tree["blockdevices"]:
+        del node["mmc-type"]
+    if kind:
+        (tmp_path / "mmcblk0/device").mkdir(parents=True)
+        (tmp_path / "mmcblk0/device/type").write_text(f"{kind}\n")
+    (tmp_path / "lsblk").write_text(f"#!/bin/sh\necho '{json.dumps(tree)}'\n")
+    (tmp_path / "lsblk").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(disks, "_SYS", tmp_path)
+    disk = next(each for each in disks.listed() if each.path == Path("/dev/mmcblk0"))
+    assert [why for why, _ in disk.refusals()] == ([] if kind == "SD" else ["it is not removable"])
+    disk.refuse(4_000_000_000, "0x9dc5a2f1")
+
+
+def test_of_two_mmc_disks_the_card_is_taken() -> None:
+    tree = json.loads((Path(__file__).parent / "lsblk" / "mmc.json").read_text())
+    disks.find(Path("/dev/mmcblk1"), tree).refuse(4_000_000_000, None)
+    with pytest.raises(RefusedError, match="not removable") as caught:
+        disks.find(Path("/dev/mmcblk0"), tree).refuse(4_000_000_000, None)
+    assert "--serial 0x9dc5a2f1" in caught.value.hint
 
 
 def test_the_typed_serial_number_never_opens_a_disk_in_use() -> None:
