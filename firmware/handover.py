@@ -192,9 +192,10 @@ def _taken_when_open(box: Box, folder: Path, say: Say, by_hand: bool) -> Iterato
         yield ENTERED, lambda: (f"configuration {provisioning.enter(box, entered)} is in place", Follows.RELOAD)
     if certificate.exists():
         yield certificate.name, lambda: _certify(box, certificate)
-    for path in sorted(folder.glob("[!.]*.scanside")):  # macOS lays a ._NAME beside each file
-        yield path.name, lambda path=path: (models.install(box, path), Follows.NOTHING)  # type: ignore[misc]
-    for path in sorted(folder.glob("[!.]*.raucb")):
+    packages = models.Packages(box, folder)
+    for path in packages.paths:
+        yield path.name, lambda path=path: (packages.install(path), Follows.NOTHING)  # type: ignore[misc]
+    for path in sorted(folder.glob("[!.]*.raucb")):  # macOS lays a ._NAME beside each file
         yield path.name, lambda path=path: _copied_update(box, path, say)  # type: ignore[misc]
 
 

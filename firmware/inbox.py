@@ -180,7 +180,7 @@ def write_report(box: Box, working: bool = False, said: list[str] | None = None)
     try:
         request = provisioning.request(box, f"scanside-{report['box']}")
         report["request"] = request.decode()
-    except (OSError, ValueError) as error:  # a full disk, or a key that was damaged: the rest is true all the same
+    except (FirmwareError, OSError, ValueError) as error:  # a full disk, a damaged key: the rest is true all the same
         report["request_failed"] = str(error)
     Files().write(box.report, json.dumps(report).encode())
     box.report.chmod(0o644)

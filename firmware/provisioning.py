@@ -419,7 +419,7 @@ def request(box: Box, common_name: str, addresses: tuple[str, ...] = ()) -> byte
     Raises
     ------
     FirmwareError
-        A name or an address can't be in one; no key was made for it.
+        A name or an address can't be in one; no key was made for it. Or the key that is there can't be used.
     """
     if not _HOST.fullmatch(common_name):
         raise FirmwareError(
@@ -458,7 +458,7 @@ def _own_key(box: Box) -> ec.EllipticCurvePrivateKey | None:
 
     Raises
     ------
-    ValueError
+    FirmwareError
         It can't be used. The folder is the appliance's own, so anything may lie there.
     """
     path = _key_file(box)
@@ -467,11 +467,15 @@ def _own_key(box: Box) -> ec.EllipticCurvePrivateKey | None:
         return None
     try:
         key = serialization.load_pem_private_key(pem, password=None)
-    except (TypeError, UnsupportedAlgorithm) as error:  # it has a passphrase; it is of a kind that is not known
-        raise ValueError(str(error)) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError("it is not the one that this box has made")  # noqa: TRY004 (a file's content)
-    return key
+        if isinstance(key, ec.EllipticCurvePrivateKey):
+            return key
+        why = "it is not of the kind that a box makes"
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it has a passphrase
+        why = str(error)
+    raise FirmwareError(
+        f"the box's key {path} can't be used: {why}",
+        hint="remove it; the next request (csr) makes another one, which the hospital has to sign",
+    )
 
 
 def take_certificate(box: Box, path: Path) -> tuple[str, bool]:
@@ -487,13 +491,7 @@ def take_certificate(box: Box, path: Path) -> tuple[str, bool]:
         raise FirmwareError(f"{path} is missing", hint="name the file that the hospital sent") from error
     except ValueError as error:
         raise FirmwareError(f"{path} is no PEM certificate: {error}", hint="ask for it as PEM (Base64)") from error
-    try:
-        key = _own_key(box)
-    except ValueError as error:
-        raise FirmwareError(
-            f"the box's key {_key_file(box)} is damaged: {error}",
-            hint="remove it; the next request (csr) makes another one, which the hospital has to sign",
-        ) from error
+    key = _own_key(box)
     if key is None:
         raise FirmwareError("this box has no key yet", hint="the request (csr) makes it; have that signed")
     mine = next((each for each in chain if _is_of(each, key)), None)

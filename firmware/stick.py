@@ -92,6 +92,8 @@ def _take(
             said.append(_hand_over(box, answer, key))
         if request:
             Files().write(answer / "request.csr", request)
+        if record := datadisk.record_of_reset(box):
+            Files().write(answer / "factory-reset.txt", record.encode())
         Files().write(answer / "what-happened.txt", _lines(said).encode())
     except OSError as error:
         said.append(f"the stick can't be written: {error.strerror}; nothing of the above is less true")
@@ -160,7 +162,7 @@ def _hand_over(box: Box, answer: Path, key: str) -> str:
 def _request(box: Box, name: str, said: list[str]) -> bytes:
     try:
         return provisioning.request(box, name)
-    except (OSError, ValueError) as error:
+    except (FirmwareError, OSError, ValueError) as error:
         said.append(f"there is no request for a certificate: {error}")
         return b""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from firmware.cli import boxing, commissioning, ending, flashing, publishing
+from firmware.cli import boxing, commissioning, flashing, publishing
 from firmware.errors import FirmwareError
 
 
@@ -68,7 +68,7 @@ for command in (
     commissioning.provision,
     commissioning.stick,
     commissioning.inbox,
-    ending.inbox_ended,
+    commissioning.inbox_ended,
     commissioning.export_logs,
     commissioning.factory_reset,
     commissioning.service_token,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ import click
 from firmware.box import Box
 from firmware.cli.boxing import ROOT
 
+# Why systemd has ended a unit, as systemd.exec(5) has $SERVICE_RESULT.
+_WHY = {"oom-kill": "memory ran out", "timeout": "it took too long"}
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _COUNTS = "it counts from the next start of the box, which reads network, time servers and open ports of it, too"
 
@@ -236,6 +239,22 @@ def inbox(root: Path) -> None:
     from firmware.inbox import take
 
     take(Box(root), tell=click.echo)
+
+
+@click.command("inbox-ended", hidden=True)
+@ROOT
+def inbox_ended(root: Path) -> None:
+    """Called once what takes the page's files has ended: where it was cut short, the page would wait for it forever."""
+    from firmware.inbox import write_report
+
+    box = Box(root)
+    report = json.loads(box.report.read_text()) if box.report.exists() else {}
+    if report.get("working"):
+        result = os.environ.get("SERVICE_RESULT", "")
+        why = _WHY.get(result, result or "the journal says why")
+        write_report(
+            box, said=[*report["said"], f"taking it was cut short: {why}; hand over again what is not told here"]
+        )
 
 
 @click.command("service-token")
