@@ -520,6 +520,7 @@ def survives(cut: Machine, acknowledged: int, folder: Path, publisher: Path) -> 
     try:
         stick = plug(cut, folder / "stick", publisher)
         assert cut.wait_for(*JUDGED, timeout=BOOT * 3) == JUDGED[0]
+        cut.wait_for(", with logs", timeout=BOOT)  # on trial there are none; a good system looks again
         found = answered(cut, stick, folder / "answer")
     finally:
         cut.cut()
