@@ -305,3 +305,29 @@ def test_an_image_without_security_updates_says_that_it_is_nothing_to_release(tm
         done = CliRunner().invoke(main, ["build", "--board", "generic", *option, *where])
         assert ("NOT TO BE RELEASED" in done.output) == said, done.output
     assert not any("security" in line for line in mirror.sources("main", mirror.DEBIAN, ""))
+
+
+@pytest.mark.parametrize("git", ["echo 'fatal: detected dubious ownership' >&2; exit 128", None, "echo 1764547200"])
+@pytest.mark.parametrize("named", [None, "--date", "SOURCE_DATE_EPOCH"])
+def test_an_image_has_the_date_of_the_last_commit_or_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, git: str | None, named: str | None
+) -> None:
+    dates: list[int] = []
+    monkeypatch.setattr("firmware.image.build.build", lambda plan: dates.append(plan.date) or {})
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if git:
+        (tmp_path / "git").write_text(f"#!/bin/sh\n{git}\n")
+        (tmp_path / "git").chmod(0o755)
+    if named == "SOURCE_DATE_EPOCH":
+        monkeypatch.setenv(named, "1700000001")
+    option = ["--date", "1700000001"] if named == "--date" else []
+    where = ["--keys", str(tmp_path), "--to", str(tmp_path / "out"), "--project", str(CHECKOUT)]
+    done = CliRunner().invoke(main, ["build", "--board", "generic", *option, *where])
+    if named:
+        assert dates == [1700000001], done.output
+    elif git and "fatal" not in git:
+        assert dates == [1764547200], done.output
+    else:
+        assert done.exit_code == 1 and not dates and "--date SECONDS" in done.output
+        assert ("dubious ownership" if git else "can't be started") in done.output
