@@ -173,7 +173,11 @@ def _last_commit(project: Path) -> int:
 )
 @click.option("--project", default=Path(), type=_FOLDER, show_default="here", help="The sources of Scanside.")
 def lock(board: str, machine: str | None, project: Path) -> None:
-    """Resolve what the device needs anew, and pin it with hashes. Review the difference, then commit it."""
+    """Resolve what the device needs anew, and what makes the project's own wheel, and pin it with hashes.
+
+    Review the difference, then commit it.
+    """
     from firmware.image import wheels
 
-    click.echo(wheels.write_lock(project, BOARDS[board], machine or ""))
+    for path in wheels.write_lock(project, BOARDS[board], machine or ""):
+        click.echo(path)

@@ -6,11 +6,13 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from packaging.requirements import Requirement
 
 from firmware.cli import main
 from firmware.errors import FirmwareError
@@ -386,3 +388,24 @@ def test_kernels_are_signed_with_the_microcode_of_their_board(
     (command,) = called
     given = [each.partition("=")[2] for each in command if each.startswith("--microcode=")]
     assert [Path(path).exists() for path in given] == ([True] if name == "x86-efi" else [])
+
+
+def test_the_projects_own_wheel_is_made_by_what_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[list[str], str]] = []
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        calls.append((command, str((options.get("env") or {}).get("PYTHONPATH", ""))))  # type: ignore[attr-defined]
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("firmware.image.wheels.subprocess.run", run)
+    wheels.install(CHECKOUT, board("generic"), tmp_path / "site", tmp_path / "cache")
+    (making,) = [call for call in calls if "wheel" in call[0]]
+    tools = [each for each, _ in calls if str(wheels.BUILD_LOCK) in each]
+    assert "--no-build-isolation" in making[0] and all("--require-hashes" in each for each in tools)
+    assert making[1] == tools[-1][tools[-1].index("--target") + 1]
+    needed = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["build-system"]["requires"]
+    pins = dict(line.split()[0].split("==") for line in wheels.BUILD_LOCK.read_text().splitlines()[1:])
+    for each in map(Requirement, needed):
+        assert each.specifier.contains(pins[each.name]), "scanside-firmware lock"
+    lines = (CHECKOUT / "firmware/container/Containerfile").read_text()
+    assert "COPY firmware/image/build.lock " in lines and "--no-deps --no-build-isolation /src/scanside" in lines
