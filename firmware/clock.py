@@ -1,6 +1,7 @@
 """The clock of a box whose battery is flat and that no time server reaches: a time that was signed moves it forward.
 
-Such a box starts at the time at which its image was built (``/usr/lib/clock-epoch``), or that it was at last.
+Such a box starts at its image's date (``/usr/lib/clock-epoch``), which is that of the sources' last commit, or at the
+time that it knew at last.
 """
 
 from __future__ import annotations

@@ -83,17 +83,17 @@ def check(offered: Offered, board: str, floor: Release, allow_older: bool = Fals
 
 
 def check_clock(built_at: float, now: float | None = None) -> None:
-    """A clock before the system's own build is wrong, and certificates judged by it would be, too.
+    """A clock before the system's own date is wrong, and certificates judged by it would be, too.
 
     Parameters
     ----------
     built_at
-        When the system that runs was built; seconds since 1970 UTC.
+        The date of the system that runs, which is that of its sources' last commit; seconds since 1970 UTC.
     """
     now = time.time() if now is None else now
     if now < built_at:
         raise RefusedError(
-            f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}, before this system was built "
+            f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}, before this system's own date "
             f"({time.strftime('%Y-%m-%d', time.gmtime(built_at))})",
             hint=MOVE_CLOCK,
         )

@@ -73,6 +73,8 @@ def verify_bundle(path: Path, ca: Path) -> None:
 @click.option("--version", default=None, help="Of the image.  [default: the appliance's]")
 @click.option("--epoch", default=1, show_default=True, type=click.IntRange(0), help="Raised by security releases.")
 @click.option("--project", default=Path(), type=_FOLDER, show_default="here", help="The sources of Scanside.")
+@click.option("--date", type=click.IntRange(1), envvar="SOURCE_DATE_EPOCH",
+              help="Of all files, in seconds since 1970 UTC.  [default: the last commit's]")  # fmt: skip
 @click.option("--cache", type=_FOLDER, default=Path("~/.cache/scanside-firmware"), show_default=True,
               help="Wheels, and Debian trees, which are made anew once a mirror has something new.")  # fmt: skip
 @click.option("--mirror", default=mirrors.DEBIAN, show_default=True,
@@ -91,6 +93,7 @@ def build(
     version: str | None,
     epoch: int,
     project: Path,
+    date: int | None,
     cache: Path,
     mirror: str,
     security: str,
@@ -102,14 +105,13 @@ def build(
 ) -> None:
     """Build the image of a box: for flashing, as an update bundle, and its bill of materials.
 
-    Needs root, mmdebstrap, and rauc with squashfs-tools. The time of the last commit dates all files. Debian comes
-    with its updates and security updates as of today.
+    Needs root, mmdebstrap, and rauc with squashfs-tools. The time of the last commit dates all files, or --date;
+    a box's clock never starts before it. Debian comes with its updates and security updates as of today.
 
     \b
       sudo scanside-firmware build --board generic --keys ~/keys --to out
       sudo scanside-firmware build --board jetson-orin --bsp Linux_for_Tegra --sectors 488397168 --keys ~/keys --to out
     """
-    import subprocess
     import tomllib
 
     from firmware.errors import FirmwareError
@@ -119,11 +121,8 @@ def build(
 
     project, target, kind = project.resolve(), target.resolve(), BOARDS[board]
     version = version or tomllib.loads((project / "pyproject.toml").read_text())["project"]["version"]
-    date = subprocess.run(
-        ["git", "-C", str(project), "log", "-1", "--format=%ct"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     plan = Plan(project, kind, version, epoch, keys.resolve(), target, cache.expanduser().resolve(), mirror,
-                int(date or 1_700_000_000), "" if security == "none" else security)  # fmt: skip
+                date or _last_commit(project), "" if security == "none" else security)  # fmt: skip
     unsafe = not plan.security and not kind.nvidias
     if unsafe:
         click.secho(_UNSAFE, err=True, fg="red", bold=True)
@@ -150,6 +149,21 @@ def build(
         click.secho(_UNSAFE, err=True, fg="red", bold=True)
 
 
+def _last_commit(project: Path) -> int:
+    """When it was made, in seconds since 1970 UTC."""
+    import subprocess
+
+    from firmware.errors import die
+
+    command, hint = ["git", "-C", str(project), "log", "-1", "--format=%ct"], "name the date with --date SECONDS"
+    try:
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    except OSError as error:
+        die(f"git, which dates the image by the last commit, can't be started: {error.strerror}", hint)
+    except subprocess.CalledProcessError as error:
+        die(f"git does not tell the last commit of {project}: {error.stderr.strip()}", f"do as it says, or {hint}")
+
+
 @click.command("lock")
 @click.option("--board", required=True, type=click.Choice(sorted(BOARDS)))
 @click.option(
@@ -159,7 +173,11 @@ def build(
 )
 @click.option("--project", default=Path(), type=_FOLDER, show_default="here", help="The sources of Scanside.")
 def lock(board: str, machine: str | None, project: Path) -> None:
-    """Resolve what the device needs anew, and pin it with hashes. Review the difference, then commit it."""
+    """Resolve what the device needs anew, and what makes the project's own wheel, and pin it with hashes.
+
+    Review the difference, then commit it.
+    """
     from firmware.image import wheels
 
-    click.echo(wheels.write_lock(project, BOARDS[board], machine or ""))
+    for path in wheels.write_lock(project, BOARDS[board], machine or ""):
+        click.echo(path)

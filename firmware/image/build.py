@@ -11,10 +11,12 @@ from pathlib import Path
 from firmware import bundle, keys, secure_boot
 from firmware.errors import FirmwareError
 from firmware.flash import manifest
-from firmware.image import contents, debian, disk, trees
+from firmware.image import contents, debian, disk, microcode, trees
 from firmware.image.chroot import call, inside, mounted, remove
 from firmware.image.plan import Plan
 from firmware.steps import complete_step
+
+_MICROCODE = "microcode.cpio"
 
 
 def build(plan: Plan) -> dict[str, str]:
@@ -38,6 +40,7 @@ def build(plan: Plan) -> dict[str, str]:
         contents.configure(plan, root)
     with complete_step("initrd"):
         kernel, initrd = _initrd(plan, tree, root, work)
+        _microcode(plan, root, work)
     with complete_step("bill of materials"):
         contents.put_bill(plan, root, tree)
     with complete_step("root: erofs with dm-verity"):
@@ -89,6 +92,7 @@ def _initrd(plan: Plan, tree: Path, root: Path, work: Path) -> tuple[Path, Path]
             debian.NO_DRIVERS,
             "--filesystems",
             "erofs",
+            "--no-early-microcode",  # it would be compressed with the rest, where the kernel does not find it
             "--no-compress",
             "--kver",
             found[0].name,
@@ -99,6 +103,15 @@ def _initrd(plan: Plan, tree: Path, root: Path, work: Path) -> tuple[Path, Path]
     with mounted(tree, work):
         inside(tree, "zstd", "--quiet", "-12", raw, "-o", work / "initrd")
     return Path(kernel), work / "initrd"
+
+
+def _microcode(plan: Plan, root: Path, work: Path) -> None:
+    """For the boards that have some; each slot's kernel is signed with it."""
+    content = microcode.archive(root / "usr/lib/firmware")
+    if content:
+        (work / _MICROCODE).write_bytes(content)
+    elif missing := [name for name in plan.board.packages if name.endswith("-microcode")]:
+        raise FirmwareError(f"{' and '.join(missing)} put nothing into {root / 'usr/lib/firmware'}")
 
 
 def _clean(root: Path) -> None:
@@ -173,6 +186,7 @@ def _kernel(
         f"--stub={debian.STUB}",
         f"--linux={kernel}",
         f"--initrd={initrd}",
+        *([f"--microcode={work / _MICROCODE}"] if (work / _MICROCODE).exists() else ()),
         f"--cmdline=@{work / 'cmdline'}",
         f"--os-release=@{work / 'os-release'}",
         f"--secureboot-private-key={plan.keys / 'db.key'}",

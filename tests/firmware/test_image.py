@@ -6,15 +6,17 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from packaging.requirements import Requirement
 
 from firmware.cli import main
 from firmware.errors import FirmwareError
-from firmware.image import build, chroot, disk, mirror, sbom, trees, wheels
+from firmware.image import build, chroot, disk, microcode, mirror, sbom, trees, wheels
 from firmware.image import debian as debian_of
 from firmware.image.boards import AARCH64, BOARDS, board
 from firmware.image.plan import Plan
@@ -305,3 +307,105 @@ def test_an_image_without_security_updates_says_that_it_is_nothing_to_release(tm
         done = CliRunner().invoke(main, ["build", "--board", "generic", *option, *where])
         assert ("NOT TO BE RELEASED" in done.output) == said, done.output
     assert not any("security" in line for line in mirror.sources("main", mirror.DEBIAN, ""))
+
+
+@pytest.mark.parametrize("git", ["echo 'fatal: detected dubious ownership' >&2; exit 128", None, "echo 1764547200"])
+@pytest.mark.parametrize("named", [None, "--date", "SOURCE_DATE_EPOCH"])
+def test_an_image_has_the_date_of_the_last_commit_or_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, git: str | None, named: str | None
+) -> None:
+    dates: list[int] = []
+    monkeypatch.setattr("firmware.image.build.build", lambda plan: dates.append(plan.date) or {})
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if git:
+        (tmp_path / "git").write_text(f"#!/bin/sh\n{git}\n")
+        (tmp_path / "git").chmod(0o755)
+    if named == "SOURCE_DATE_EPOCH":
+        monkeypatch.setenv(named, "1700000001")
+    option = ["--date", "1700000001"] if named == "--date" else []
+    where = ["--keys", str(tmp_path), "--to", str(tmp_path / "out"), "--project", str(CHECKOUT)]
+    done = CliRunner().invoke(main, ["build", "--board", "generic", *option, *where])
+    if named:
+        assert dates == [1700000001], done.output
+    elif git and "fatal" not in git:
+        assert dates == [1764547200], done.output
+    else:
+        assert done.exit_code == 1 and not dates and "--date SECONDS" in done.output
+        assert ("dubious ownership" if git else "can't be started") in done.output
+
+
+def newc(content: bytes) -> dict[str, bytes]:
+    """The files of a cpio as the kernel reads it (find_cpio_data), plain and from its first byte on."""
+    found, at = {}, 0
+    while True:
+        assert content[at : at + 6] == b"070701" and at % 4 == 0
+        fields = [int(content[at + begin : at + begin + 8], 16) for begin in range(6, 110, 8)]
+        length, named, date = fields[6], fields[11], fields[5]
+        name = content[at + 110 : at + 110 + named - 1].decode()
+        begin = -(-(at + 110 + named) // 4) * 4
+        assert date == fields[2] == fields[3] == 0, "nothing of when and by whom it was made"
+        if name == "TRAILER!!!":
+            return found
+        found[name] = content[begin : begin + length]
+        at = -(-(begin + length) // 4) * 4
+
+
+def firmware_of(root: Path) -> None:
+    for name in ("intel-ucode/06-9e-0a", "intel-ucode/06-55-04", "amd-ucode/microcode_amd.bin", "amd-ucode/README"):
+        path = root / "usr/lib/firmware" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{path.name};")
+
+
+def test_microcode_lies_plain_ahead_of_the_initrd(tmp_path: Path) -> None:
+    firmware_of(tmp_path)
+    content = microcode.archive(tmp_path / "usr/lib/firmware")
+    files = newc(content)
+    assert list(files) == ["kernel", "kernel/x86", "kernel/x86/microcode", "kernel/x86/microcode/AuthenticAMD.bin",
+                           "kernel/x86/microcode/GenuineIntel.bin"]  # fmt: skip
+    assert files["kernel/x86/microcode/GenuineIntel.bin"] == b"06-55-04;06-9e-0a;"
+    assert files["kernel/x86/microcode/AuthenticAMD.bin"] == b"microcode_amd.bin;"
+    assert microcode.archive(tmp_path / "usr/lib/firmware") == content
+
+
+@pytest.mark.parametrize("name", ["generic", "x86-efi"])
+def test_kernels_are_signed_with_the_microcode_of_their_board(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(build, "inside", lambda _, *command, **__: called.append([*map(str, command)]) or "")
+    root = tmp_path / "work/root"
+    (root / "usr/lib").mkdir(parents=True)
+    (root / "usr/lib/os-release").touch()
+    made = Plan(CHECKOUT, board(name), "1.0.0", 1, tmp_path, tmp_path, tmp_path, mirror.DEBIAN, 1_780_000_000)
+    if name == "x86-efi":
+        with pytest.raises(FirmwareError, match="intel-microcode and amd64-microcode put nothing into"):
+            build._microcode(made, root, root.parent)
+        firmware_of(root)
+    build._microcode(made, root, root.parent)
+    build._kernel(made, tmp_path, root.parent, Path("vmlinuz"), Path("initrd"), "a", "0", 0)
+    (command,) = called
+    given = [each.partition("=")[2] for each in command if each.startswith("--microcode=")]
+    assert [Path(path).exists() for path in given] == ([True] if name == "x86-efi" else [])
+
+
+def test_the_projects_own_wheel_is_made_by_what_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[list[str], str]] = []
+
+    def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        calls.append((command, str((options.get("env") or {}).get("PYTHONPATH", ""))))  # type: ignore[attr-defined]
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("firmware.image.wheels.subprocess.run", run)
+    wheels.install(CHECKOUT, board("generic"), tmp_path / "site", tmp_path / "cache")
+    (making,) = [call for call in calls if "wheel" in call[0]]
+    tools = [each for each, _ in calls if str(wheels.BUILD_LOCK) in each]
+    assert "--no-build-isolation" in making[0] and all("--require-hashes" in each for each in tools)
+    assert making[1] == tools[-1][tools[-1].index("--target") + 1]
+    needed = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["build-system"]["requires"]
+    pins = dict(line.split()[0].split("==") for line in wheels.BUILD_LOCK.read_text().splitlines()[1:])
+    for each in map(Requirement, needed):
+        assert each.specifier.contains(pins[each.name]), "scanside-firmware lock"
+    lines = (CHECKOUT / "firmware/container/Containerfile").read_text()
+    assert "COPY firmware/image/build.lock " in lines and "--no-deps --no-build-isolation /src/scanside" in lines
