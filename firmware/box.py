@@ -52,7 +52,7 @@ class Box:
 
     @property
     def notes(self) -> Path:
-        """What must be known while the data partition is not open, on the ESP: ``box-id``, ``wiping``."""
+        """What must be known while data is not open, on the ESP: ``box-id``, ``wiping``, ``factory-reset.txt``."""
         return self.esp / "scanside"
 
     @property
