@@ -287,6 +287,7 @@ class Appliance:
                 },
             )
             say("retention", {"kept": self._housekeeping.kept})
+            say("housekeeping", {"obstacles": self._housekeeping.obstacles()})
             if self._web:
                 shown: dict[str, Any] = {}
                 if self._page_files:
