@@ -471,6 +471,7 @@ class Store(OutboxStore):
                     "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, 0, ?)",
                     [(cursor.lastrowid, destination, now) for kind, destination in outbox if kind == item.kind],
                 )
+            self._drop_overtaken_of_series(connection, instance_id, now)
 
     def _end_claim(
         self,
