@@ -55,9 +55,11 @@ class Site:
             sender="JANE", transfer_id=transfer_id,
         ).instance_id  # fmt: skip
 
-    def read(self, number: int, end: str = "delivered", sent: bool = True, age: float = 0.0) -> int:
+    def read(
+        self, number: int, end: str = "delivered", sent: bool = True, age: float = 0.0, source: Path | None = None
+    ) -> int:
         """An image that has come to an end, so many seconds ago."""
-        identifier = self.take(number)
+        identifier = self.take(number, source)
         claim = self.store.claim("me", 30)
         assert claim is not None
         assert claim["id"] == identifier
@@ -294,13 +296,37 @@ def test_an_image_that_comes_again_while_it_is_removed_stays(site: Site, monkeyp
     identifier = site.read(1, age=365 * 86400)
     note = site.custody.note_removed
 
-    def and_it_comes_again(kind: str, instance_id: int, why: str) -> None:
-        note(kind, instance_id, why)
+    def and_it_comes_again(*of: Any) -> bool:
+        noted = note(*of)
         site.take(1)
+        return noted
 
     monkeypatch.setattr(site.custody, "note_removed", and_it_comes_again)
     assert [each.kind for each in retention.remove(site.config, site.custody)] == ["result"]
     assert site.spool.path(site.custody.known(identifier)["file"]).exists()
+    assert site.faults() == []
+
+
+def test_an_image_that_comes_again_after_it_was_found_to_be_old_stays_and_is_read(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_radiograph(tmp_path / "a.dcm")
+    first = site.read(1, "rejected", age=365 * 86400.0)
+    later = site.read(2, "rejected", age=364 * 86400.0, source=source)
+    site.custody.review_rejected([first, later], time.time())
+    note = site.custody.note_removed
+
+    def while_another_comes_again(*of: Any) -> bool:
+        if site.store.counts()["received"] == 0:
+            site.take(2, source)
+        return note(*of)
+
+    monkeypatch.setattr(site.custody, "note_removed", while_another_comes_again)
+    assert [each.instance_id for each in retention.remove(site.config, site.custody)] == [first]
+    claim = site.store.claim("me", 30)
+    assert claim is not None
+    assert (claim["id"], claim["removed"]) == (later, 0)
+    assert site.spool.path(site.custody.known(later)["file"]).exists()
     assert site.faults() == []
 
 
