@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from appliance import file_head
 from appliance.config import Config
 from appliance.custody import Custody
 from appliance.errors import SpoolError
@@ -92,6 +93,7 @@ def _faults(config: Config, custody: Custody, full: bool, seen: _Seen, progress:
                 yield Fault(f"image {row['instance_id']}", fault)
             seen.files += 1
         yield from _orphans(config, custody)
+        yield from _left_in_slots(config, custody)
 
 
 def keep(custody: Custody, outcome: Outcome) -> None:
@@ -164,6 +166,24 @@ def _orphans(config: Config, custody: Custody) -> Iterator[Fault]:
         name = str(path.relative_to(config.results_path))
         if not custody.has_object(name) and _changed_at(path) <= young:
             yield Fault(f"{config.results.path}/{name}", "it has no row: it was written for a result that never was")
+
+
+def _left_in_slots(config: Config, custody: Custody) -> Iterator[Fault]:
+    """Files that have landed whole and been acknowledged, perhaps, and that no row knows (`appliance.landing`)."""
+    young = time.time() - _FRESH_SECONDS
+    for slot in (config.spool_path / LANDING).glob("*"):
+        if _changed_at(slot) > young:
+            continue
+        where = f"spool/{LANDING}/{slot.name}"
+        try:
+            arrival = file_head.read(slot)
+        except FileNotFoundError:
+            continue  # it is settled
+        except OSError as error:
+            yield Fault(where, f"it can't be read, and may have been acknowledged: {error.strerror}")
+            continue
+        if arrival is not None and not custody.has_image(arrival.file):
+            yield Fault(where, "it came whole and has no row: the next start gives it one, or the log says why not")
 
 
 def _files(folder: Path) -> Iterator[Path]:
