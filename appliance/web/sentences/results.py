@@ -172,6 +172,7 @@ NOT_READ = (
     m("%(number)s instead of %(number_2)s images at position %(number_3)s mm"),
     m("its lowest instance number is %(number)s"), m("instance number %(number)s missing"),
     m("instance number %(number)s and %(number_2)s more missing"), m("its performed procedure step is in progress"),
+    m("its performed procedure step was discontinued"),
     m("its performed procedure step names %(number)s images, %(number_2)s of them have not come"),
     m("its performed procedure step names %(number)s images, %(number_2)s of them has not come"),
     m("the association broke off"), m("the batch of files broke off"), m("the request broke off"),
