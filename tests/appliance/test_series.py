@@ -177,7 +177,7 @@ def test_a_series_that_is_given_back_or_whose_lease_is_lost_is_read_again_as_a_w
     ledger.clock.now += 6
     ledger.claim()
     ledger.clock.now += 31
-    assert ledger.store.overdue("me")
+    assert [identifier for identifier, _ in ledger.store.leases("me")] == [lead]
     again = ledger.store.claim("other", 30)
     assert again is not None
     assert (again["id"], len(again["files"])) == (lead, 3)
