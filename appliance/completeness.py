@@ -89,7 +89,7 @@ class Performed:
 
     @property
     def proves(self) -> bool:
-        """Whether all is here that the modality has made and will make."""
+        """Whether all is here that the modality has made and will make, be it all that was wanted or not."""
         return self.status != "IN PROGRESS" and self.images > 0 and self.missing == 0
 
 
@@ -137,13 +137,14 @@ def judge(
     """
     quiet_at = last_arrival + quiet_seconds
     missing = lacking(slices)
-    if performed is not None and performed.proves:  # nothing else is to come, whatever else is missed
+    if performed is not None and performed.proves:  # nothing else is to come; something may be missed
         named = f"all {performed.images} images are here that its performed procedure step names"
-        return Ready(f"{named}, which is {performed.status}{f' ({missing})' if missing else ''}")
+        reason = f"{named}, which is {performed.status}{f' ({missing})' if missing else ''}"
+        return Ready(reason, missing or _discontinued(performed))
     missing = _not_performed(performed) or missing
     counted = _states_counts(slices)
-    broken_off = "" if counted else _broken_off(transfers)
-    obstacle = missing or _still_open(transfers) or broken_off or ("" if counted else _untold(slices, transfers))
+    still_open, broken_off = _still_open(transfers), "" if counted else _broken_off(transfers)
+    obstacle = missing or still_open or broken_off or ("" if counted else _untold(slices, transfers))
     until = quiet_at
     if not obstacle and not counted:
         # Without a count, a sender that is only between two associations looks the same as one that has finished.
@@ -153,7 +154,8 @@ def judge(
     if not obstacle:
         return Ready(f"{_described(slices)}, {_ended(transfers)}")
     if now >= quiet_at:
-        return Ready(f"quiet for {now - last_arrival:.0f} s: {obstacle}", missing or broken_off)
+        may_lack = missing or ("" if counted else still_open) or broken_off
+        return Ready(f"quiet for {now - last_arrival:.0f} s: {obstacle}", may_lack)
     return Waiting(f"{obstacle}: waiting until {datetime.fromtimestamp(until):%H:%M:%S}", until)
 
 
@@ -196,6 +198,10 @@ def _not_performed(performed: Performed | None) -> str:
     if performed is not None and performed.status == "IN PROGRESS":
         return "its performed procedure step is in progress"
     return ""
+
+
+def _discontinued(performed: Performed) -> str:
+    return "its performed procedure step was discontinued" if performed.status == "DISCONTINUED" else ""
 
 
 def _gaps(slices: Sequence[Slice]) -> str:

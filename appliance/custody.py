@@ -74,6 +74,7 @@ WHERE id IN (SELECT value FROM json_each(:ids)) AND (lead_id IS NULL OR lead_id 
   AND state = 'rejected' AND reviewed_at IS NULL AND finished_at <= :before RETURNING id
 """
 _NEXT = "AND (instance.finished_at, instance.id) > (:at, :id) ORDER BY instance.finished_at, instance.id LIMIT 100"
+_SAME = "AND instance.finished_at = :before AND instance.id = :id"
 _PRUNE = """
 DELETE FROM transfer WHERE ended_at < :before AND NOT EXISTS
   (SELECT 1 FROM instance WHERE transfer_id = transfer.id AND state IN ('received', 'claimed'))
@@ -249,12 +250,21 @@ class Custody(Overview):
         sent, since nobody has reviewed them; and how many of them were ``rejected``."""
         return self._rows(_UNREVIEWED, before=before)[0]
 
-    def note_removed(self, kind: str, instance_id: int, why: str) -> None:
-        """Record that the ``image`` or the ``result`` of an instance is removed; do so before it is."""
+    def note_removed(self, kind: str, instance_id: int, finished_at: float, why: str) -> bool:
+        """Record that the ``image`` or the ``result`` of an instance is removed; do so before it is.
+
+        Returns
+        -------
+        Whether it may still go: not where the instance was sent or read again since `removable` has told of it.
+        """
         column, now = {"image": "image_removed_at", "result": "result_removed_at"}[kind], time.time()
         with self._transaction() as connection:
+            same = {"before": finished_at, "id": instance_id}
+            if connection.execute(f"{_REMOVABLE[kind]} {_SAME}", same).fetchone() is None:
+                return False
             connection.execute(f"UPDATE instance SET {column} = ? WHERE id = ?", (now, instance_id))  # noqa: S608
             self._event(connection, instance_id, now, "removed", f"its {kind}: {why}")
+            return True
 
     def prune_transfers(self, before: float) -> int:
         """Forget associations and batches that ended before then and of which nothing waits; how many."""

@@ -25,11 +25,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from appliance import file_head
-from appliance.errors import SpoolError
+from appliance.errors import DiskFullError, SpoolError
 from appliance.file_head import Head
 from appliance.spool import (
     LANDING,
@@ -210,11 +211,17 @@ def recover(spool: Spool, store: Store) -> int:
     """Give each whole file that lies in a slot its place and its row, before anything else is done on its folder.
 
     They come in the order in which they were received. What is not whole was never acknowledged, and goes. What can't
-    be read, or has no room in the ledger, stays for the next start.
+    be read or put in its place stays for the next start, without a row, and holds up none of the others;
+    `appliance.recount` names it.
 
     Returns
     -------
-    How many files were looked at.
+    How many whole files were looked at.
+
+    Raises
+    ------
+    DiskFullError
+        There is no room for some; all stay, to be looked at again once there is.
     """
     found: list[tuple[Arrival, Path]] = []
     slots = list((spool.root / LANDING).glob("*"))
@@ -228,19 +235,34 @@ def recover(spool: Spool, store: Store) -> int:
             found.append((arrival, slot))
         else:
             slot.unlink()
-    try:
-        for arrival, slot in sorted(found, key=lambda each: each[0].received_at or 0.0):
-            is_unread = store.turned_away(arrival.digest)
-            if store.readmit(arrival):
-                with spool.errors_in_words():
-                    _put_in_place(spool, slot, arrival, store, is_unread)
+    settled: list[Path] = []
+    for arrival, slot in sorted(found, key=lambda each: each[0].received_at or 0.0):
+        with _left_for_the_next_start(slot):
+            _take_up(spool, store, arrival, slot)
+            settled.append(slot)
+    with _left_for_the_next_start(spool.root / LANDING):
         _make_durable(spool, store.flush)
-    except SpoolError as error:
-        log.error("what was received before is looked at again at the next start: %s", error)
-        return len(found)
-    for _, slot in found:
-        slot.unlink()
+        for slot in settled:
+            slot.unlink()
     return len(found)
+
+
+@contextmanager
+def _left_for_the_next_start(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except SpoolError as error:
+        log.error("%s is looked at again at the next start: %s", path, error)
+
+
+def _take_up(spool: Spool, store: Store, arrival: Arrival, slot: Path) -> None:
+    with store.together():  # no row without its file, or the image would be read to have none
+        is_unread = store.turned_away(arrival.digest)
+        if store.readmit(arrival):
+            with spool.errors_in_words():
+                _put_in_place(spool, slot, arrival, store, is_unread)
 
 
 def _put_in_place(spool: Spool, slot: Path, arrival: Arrival, store: Store, is_unread: bool) -> None:

@@ -41,6 +41,11 @@ VOLUME = _code(codes.SCT.Volume)
 AREA = _code(codes.SCT.Area)
 AREA_SHARE = _code(concepts.AREA_SHARE)
 IMAGING_STUDY = Code("18748-4", "LN", "Diagnostic imaging study")
+_IDENTIFIERS = {
+    "PatientID": "Patient ID (0010,0020)",
+    "IssuerOfPatientID": "Issuer of Patient ID (0010,0021)",
+    "AccessionNumber": "Accession Number (0008,0050)",
+}
 _LONGEST = 250  # characters of a text of the source; what is longer is none that a person wrote
 _NAME_PARTS = 5
 
@@ -167,6 +172,26 @@ def one_line(text: str) -> str:
     """Without control characters, line separators and what no encoding has (lone surrogates)."""
     kept = ("" if unicodedata.category(each) == "Cs" else each for each in text)
     return "".join(" " if unicodedata.category(each) in ("Cc", "Zl", "Zp") else each for each in kept).strip()
+
+
+def illegible(image: Image) -> str:
+    """Which identifier is stated and can't be read for certain, with its tag; empty where none is.
+
+    What a guess or a character in the place of others would make of it may be another patient's, or another order's.
+    """
+    for keyword, name in _IDENTIFIERS.items():
+        legible = False
+        with contextlib.suppress(Exception), writer.quiet():  # of any broken value, one of a hundred kinds
+            element = peek(image.header, keyword)
+            legible = element is None or _is_legible(image.header, element)
+        if not legible:
+            return f"{name} is not one value in the character set that the image states"
+    return ""
+
+
+def _is_legible(header: Dataset, element: DataElement) -> bool:
+    said = one_line(str(element.value or ""))
+    return not said or (element.VM == 1 and writer.is_legible(header, said))
 
 
 # --- reading the source ---------------------------------------------------------------------------------------------

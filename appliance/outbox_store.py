@@ -7,6 +7,9 @@ States of a row of ``outbox``::
        |  '------'-> undelivered          after a configured time; by hand it waits again
        '---------'  the destination does not have it any more
 
+A message of an earlier reading of a series goes to no destination that gets, or has, one of a later reading: its
+receiver would put the old values in the place of the new ones. Its row goes, and an event says why.
+
 An instance is ``written`` until nothing of its result is open, then ``delivered``; what readers say of it goes the same
 way, and changes nothing of that. A row of ``lane`` is there while a
 destination fails as such, whatever waits for it.
@@ -21,6 +24,8 @@ from typing import Any
 
 import msgspec
 
+from appliance.config import MESSAGE_OF
+from appliance.overview import READINGS_OF_SERIES
 from appliance.series_store import SeriesStore
 
 _ITEM = """
@@ -67,6 +72,22 @@ FROM event INDEXED BY event_unmade JOIN instance ON instance.id = event.instance
 WHERE event.what = 'unmade' AND event.at >= :since AND instance.reviewed_at IS NULL ORDER BY event.at DESC LIMIT 1000
 """
 LONGEST_DELAY = 60.0  # seconds until an image whose reading failed for a while is read again
+# Of a row of `outbox`. DICOM objects have UIDs of their own, and none takes another's place.
+_OVERTAKEN = f"""
+EXISTS (SELECT 1 {READINGS_OF_SERIES} AND each.lead_id > this.lead_id
+        JOIN object AS own ON own.instance_id = this.lead_id
+        JOIN object AS later ON later.instance_id = each.lead_id AND later.kind = own.kind
+        JOIN outbox AS instead ON instead.object_id = later.id AND instead.destination = outbox.destination
+        WHERE own.id = outbox.object_id AND own.kind IN {tuple(MESSAGE_OF.values())})
+"""
+_DROP_OVERTAKEN = f"""
+DELETE FROM outbox WHERE object_id IN (SELECT value FROM json_each(?)) AND state IN ('waiting', 'undelivered')
+  AND {_OVERTAKEN} RETURNING object_id, destination
+"""  # noqa: S608 (of this file)
+_MESSAGES_OF_SERIES = f"""
+SELECT object.id {READINGS_OF_SERIES} JOIN object ON object.instance_id = each.lead_id
+WHERE this.lead_id = ? AND object.kind IN {tuple(MESSAGE_OF.values())}
+"""
 _BRING_FORWARD = (
     "UPDATE outbox SET next_attempt_at = :now + :retry WHERE state = 'waiting' AND next_attempt_at > :now + :retry",
     """UPDATE outbox SET next_attempt_at = :now + :commitment * (1 << min(max(asked - 1, 0), 10))
@@ -151,6 +172,17 @@ class OutboxStore(SeriesStore):
             if cursor.rowcount:
                 self._event(connection, identifier, now, "delivered", "")
                 self._take_along(connection, identifier, "written", now)
+
+    def _drop_overtaken(self, connection: sqlite3.Connection, object_ids: Iterable[int], now: float) -> None:
+        """Send none of these messages to where one of a later reading of its series goes or has gone."""
+        dropped = connection.execute(_DROP_OVERTAKEN, (msgspec.json.encode(list(object_ids)).decode(),)).fetchall()
+        for row in dropped:
+            detail = f"is not sent to {row['destination']}, which is to have that of a later reading of its series"
+            self._tell(connection, row["object_id"], now, "note", detail)
+
+    def _drop_overtaken_of_series(self, connection: sqlite3.Connection, lead_id: int, now: float) -> None:
+        found = connection.execute(_MESSAGES_OF_SERIES, (lead_id,)).fetchall()
+        self._drop_overtaken(connection, [row["id"] for row in found], now)
 
     # --- a destination as such ------------------------------------------------------------------------------------
 
@@ -334,14 +366,17 @@ class OutboxStore(SeriesStore):
         return {"count": len({row["instance_id"] for row in rows}), "reason": rows[0]["detail"] if rows else ""}
 
     def send_undelivered(self, destination: str | None = None, outbox_ids: Sequence[int] | None = None) -> int:
-        """Let items wait again that were set aside, of a destination or by their numbers, None for all; how many."""
+        """Let items wait again that were set aside, of a destination or by their numbers, None for all; how many.
+
+        Not a message of which the destination is to have one of a later reading.
+        """
         where, values = "state = 'undelivered'", _selection(destination, outbox_ids)
         return self._send_again(where, values, "retried")
 
     def send_delivered(self, destination: str, since: float) -> int:
         """Send again what a destination had before, and has lost: what was sent since then; how many items.
 
-        Not what retention has removed.
+        Not what retention has removed, nor a message of which it is to have one of a later reading.
         """
         where = (
             "state IN ('sent', 'committed') AND sent_at >= :since AND object_id IN (SELECT object.id FROM object "
@@ -375,6 +410,7 @@ class OutboxStore(SeriesStore):
                     (row["object_id"], new, now),
                 )
                 self._tell(connection, row["object_id"], now, "note", f"goes to {new} instead of {old}, by hand")
+            self._drop_overtaken(connection, [row["object_id"] for row in rows], now)
             return len(rows), [row["kind"] for row in waiting if not carries(row["kind"])]
 
     def _send_again(self, where: str, values: dict[str, Any], what: str) -> int:
@@ -382,7 +418,7 @@ class OutboxStore(SeriesStore):
         with self._transaction() as connection:
             rows = connection.execute(
                 "UPDATE outbox SET state = 'waiting', attempts = 0, next_attempt_at = 0, queued_at = :now, "  # noqa: S608
-                f"last_error = '', committed_at = NULL WHERE {where} AND (:destination IS NULL "
+                f"last_error = '', committed_at = NULL WHERE {where} AND NOT {_OVERTAKEN} AND (:destination IS NULL "
                 "OR destination = :destination) AND (:ids IS NULL OR id IN (SELECT value FROM json_each(:ids))) "
                 "RETURNING id, object_id, destination",
                 {**values, "now": now},

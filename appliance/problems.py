@@ -196,6 +196,15 @@ def _of_the_ledger(health: dict[str, Any]) -> Iterator[Problem]:
             "Run scanside ledger verify, which names each. Keep the data folder as it is and tell your vendor.",
             "; ".join(f"{each['where']}: {each['what']}" for each in recount["faults"][:3]),
         )
+    if obstacle := _obstacles(health).get("recount"):
+        yield Problem(
+            "recount_obstacle",
+            "alarm",
+            "The ledger could not be proven: the latest proof that is shown is an older one.",
+            "Mend what is named here, then run scanside ledger verify; the device itself tries again at the next start "
+            "and each night. Where the ledger is damaged, keep the data folder as it is and tell your vendor.",
+            obstacle,
+        )
     if count := health["unseen_in_quarantine"]:
         yield Problem(
             "quarantine",
@@ -287,6 +296,14 @@ def _of_the_trail(health: dict[str, Any]) -> Iterator[Problem]:
             "Run scanside audit verify, which names each. Keep the data folder as it is, and find out who could write "
             "there.",
         )
+    if obstacle := _obstacles(health).get("audit"):
+        yield Problem(
+            "audit_obstacle",
+            "alarm",
+            "The audit trail could not be verified, or not pruned.",
+            "Run scanside audit verify. Keep the data folder as it is, and find out who could write there.",
+            obstacle,
+        )
     collector = trail.get("syslog") or {}
     if collector.get("state") == "failing":
         yield Problem(
@@ -350,6 +367,16 @@ def _of_retention(health: dict[str, Any]) -> Iterator[Problem]:
             if kept["rejected"]
             else "Each one's page has a button for it. Retention removes it then.",
             link="/?state=rejected&unreviewed=1" if kept["rejected"] else "/?unreviewed=1",
+        )
+    obstacles = _obstacles(health)
+    if obstacle := obstacles.get("retention") or obstacles.get("kept"):
+        yield Problem(
+            "retention_obstacle",
+            "caution",
+            "Retention could not go through what is old enough to go.",
+            "Mend what is named here; the device tries again each night, and while the disk is too full. Until then "
+            "the disk may fill up.",
+            obstacle,
         )
 
 
@@ -488,6 +515,12 @@ def _of_diagnoses(health: dict[str, Any]) -> Iterator[Problem]:
             "Compare the codes and words of the sender's diagnoses with [performance.codes].",
             link="/performance",
         )
+
+
+def _obstacles(health: dict[str, Any]) -> dict[str, str]:
+    """As `appliance.housekeeping.Housekeeping.obstacles` tells."""
+    found: dict[str, str] = health["components"].get("housekeeping", {}).get("obstacles", {})
+    return found
 
 
 def _plural(count: int, one: str, many: str) -> str:

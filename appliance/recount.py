@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from appliance import file_head
 from appliance.config import Config
 from appliance.custody import Custody
+from appliance.errors import SpoolError
 from appliance.file_head import digest_of, has_digest
 from appliance.overview import STATES
 from appliance.spool import LANDING
@@ -35,7 +38,8 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """``counts``: received, resulted, rejected, failed, quarantined, withheld, pending; ``files`` that were seen."""
+    """``counts``: received, resulted, rejected, failed, quarantined, withheld, pending; empty where the ledger can't be
+    read so far; ``files`` that were seen."""
 
     kind: str
     at: float
@@ -45,28 +49,51 @@ class Outcome(msgspec.Struct, frozen=True):
     faults: list[Fault]
 
 
+@dataclass
+class _Seen:
+    """How far a recount has come."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    files: int = 0
+
+
 def recount(config: Config, custody: Custody, full: bool, progress: Progress = lambda *_: None) -> Outcome:
-    """Count, and look at the files. Writes nothing; `keep` does."""
+    """Count, and look at the files. Writes nothing; `keep` does.
+
+    Where the ledger can't be read any further, that is a fault, too, and the last one.
+    """
     at, begin = time.time(), time.monotonic()
-    found, files = [Fault("ledger", what) for what in custody.damage()] if full else [], 0
-    counts, faults = _counts(custody)
-    found += faults
+    seen, found = _Seen(), list[Fault]()
+    looked = _faults(config, custody, full, seen, progress)
+    try:
+        while (fault := next(looked, None)) is not None:
+            found.append(fault)
+    except SpoolError as error:
+        found.append(Fault("ledger", str(error)))
+    return Outcome("full" if full else "quick", at, time.monotonic() - begin, seen.counts, seen.files, found)
+
+
+def _faults(config: Config, custody: Custody, full: bool, seen: _Seen, progress: Progress) -> Iterator[Fault]:
     if full:
-        found += [Fault(f"image {identifier}", what) for identifier, what in custody.contradictions()]
-    total = counts["received"] if full else counts["pending"]
+        yield from (Fault("ledger", what) for what in custody.damage())
+    seen.counts, faults = _counts(custody)
+    yield from faults
+    if full:
+        yield from (Fault(f"image {identifier}", what) for identifier, what in custody.contradictions())
+    total = seen.counts["received"] if full else seen.counts["pending"]
     for row in custody.spooled(open_only=not full):
         fault = _image_fault(config.spool_path / row["file"], row, full)
         if fault:
-            found.append(Fault(f"image {row['id']}", fault))
-        files += 1
-        progress(files, max(total, files))
+            yield Fault(f"image {row['id']}", fault)
+        seen.files += 1
+        progress(seen.files, max(total, seen.files))
     if full:
         for row in custody.written():
             if fault := _object_fault(config.results_path / row["path"], row):
-                found.append(Fault(f"image {row['instance_id']}", fault))
-            files += 1
-        found += list(_orphans(config, custody))
-    return Outcome("full" if full else "quick", at, time.monotonic() - begin, counts, files, found)
+                yield Fault(f"image {row['instance_id']}", fault)
+            seen.files += 1
+        yield from _orphans(config, custody)
+        yield from _left_in_slots(config, custody)
 
 
 def keep(custody: Custody, outcome: Outcome) -> None:
@@ -139,6 +166,24 @@ def _orphans(config: Config, custody: Custody) -> Iterator[Fault]:
         name = str(path.relative_to(config.results_path))
         if not custody.has_object(name) and _changed_at(path) <= young:
             yield Fault(f"{config.results.path}/{name}", "it has no row: it was written for a result that never was")
+
+
+def _left_in_slots(config: Config, custody: Custody) -> Iterator[Fault]:
+    """Files that have landed whole and been acknowledged, perhaps, and that no row knows (`appliance.landing`)."""
+    young = time.time() - _FRESH_SECONDS
+    for slot in (config.spool_path / LANDING).glob("*"):
+        if _changed_at(slot) > young:
+            continue
+        where = f"spool/{LANDING}/{slot.name}"
+        try:
+            arrival = file_head.read(slot)
+        except FileNotFoundError:
+            continue  # it is settled
+        except OSError as error:
+            yield Fault(where, f"it can't be read, and may have been acknowledged: {error.strerror}")
+            continue
+        if arrival is not None and not custody.has_image(arrival.file):
+            yield Fault(where, "it came whole and has no row: the next start gives it one, or the log says why not")
 
 
 def _files(folder: Path) -> Iterator[Path]:

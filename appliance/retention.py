@@ -30,12 +30,13 @@ _STEP_DAYS = 1.0  # as performed procedure steps are; by then their series are r
 
 @dataclass(frozen=True)
 class Removal:
-    """One instance's ``image`` or ``result``, and why it goes."""
+    """One instance's ``image`` or ``result``, and why it goes; ``finished_at`` is the instance's."""
 
     kind: str
     instance_id: int
     paths: tuple[Path, ...]
     size: int
+    finished_at: float
     why: str
 
 
@@ -65,11 +66,11 @@ def _old_enough(config: Config, custody: Custody, kind: str, before: float, why:
     for row in custody.removable(kind, before):
         if kind == "image":
             paths = config.spool_path / row["file"], config.pixels_path / str(row["id"])
-            yield Removal(kind, row["id"], paths, row["size"], why)
+            yield Removal(kind, row["id"], paths, row["size"], row["finished_at"], why)
         else:
             folders = config.results_path / f"{row['id']:08d}", config.previews_path / str(row["id"])
             size = sum(file.stat().st_size for folder in folders for file in folder.glob("*"))
-            yield Removal(kind, row["id"], folders, size, why)
+            yield Removal(kind, row["id"], folders, size, row["finished_at"], why)
 
 
 def kept(config: Config, custody: Custody) -> dict[str, int]:
@@ -89,7 +90,8 @@ def remove(config: Config, custody: Custody) -> list[Removal]:
         return []
     removed: list[Removal] = []
     for each in due(config, custody):
-        custody.note_removed(each.kind, each.instance_id, each.why)
+        if not custody.note_removed(each.kind, each.instance_id, each.finished_at, each.why):
+            continue
         with custody.together():  # nothing gets its row meanwhile
             if custody.known(each.instance_id)[f"{each.kind}_removed_at"] is None:
                 continue  # it has come again since

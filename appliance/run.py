@@ -81,6 +81,7 @@ class Appliance:
         self._page_files = PageFiles(config, makes=True) if config.web.enabled and config.web.over_tls else None
         self._worker = Child("worker", "appliance.worker", config)
         self._dead_workers: list[int] = []
+        self._leases: dict[tuple[int, float], float] = {}  # since when the watch sees each of the worker's claims
         self._shadow = Shadow(config) if config.shadow.enabled else None
         self._web: Child | None = None
         self._page_url, self._page_answers = "", False
@@ -265,9 +266,16 @@ class Appliance:
             released = self._store.release_crashed(claimant(self._dead_workers[0]))
             del self._dead_workers[0]
             log.error("the worker stopped over %d instances", released)
-        if self._worker.pid is not None and self._store.overdue(claimant(self._worker.pid)):
+        if self._worker.pid is not None and self._is_overdue(claimant(self._worker.pid)):
             log.error("the worker has held an instance for longer than its lease; it is stopped")
             self._worker.kill()
+
+    def _is_overdue(self, owner: str) -> bool:
+        """Whether a claim has been held for longer than its lease, by a clock that nobody sets: an image is not to
+        blame for a step of the other one."""
+        now = time.monotonic()
+        self._leases = {lease: self._leases.get(lease, now) for lease in self._store.leases(owner)}
+        return any(now - since > self._config.inference.lease_seconds for since in self._leases.values())
 
     def _say(self) -> None:
         config, say = self._config, self._store.set_component
@@ -289,6 +297,7 @@ class Appliance:
                 },
             )
             say("retention", {"kept": self._housekeeping.kept})
+            say("housekeeping", {"obstacles": self._housekeeping.obstacles()})
             if self._web:
                 shown: dict[str, Any] = {}
                 if self._page_files:

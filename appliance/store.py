@@ -384,10 +384,13 @@ class Store(OutboxStore):
             self._event(connection, instance_id, now, "crash", detail)
             return int(row["crashes"])
 
-    def overdue(self, owner: str) -> bool:
-        """Whether ``owner`` holds a claim whose lease has run out."""
-        sql = "SELECT 1 FROM instance WHERE state = 'claimed' AND claimed_by = :owner AND lease_until < :now"
-        return bool(self._rows(sql, owner=owner, now=time.time()))
+    def leases(self, owner: str) -> list[tuple[int, float]]:
+        """What ``owner`` holds: each instance, of a series its lead, and until when by a clock that may be set."""
+        sql = (
+            "SELECT id, lease_until FROM instance WHERE state = 'claimed' AND claimed_by = :owner "
+            "AND (lead_id IS NULL OR lead_id = id)"
+        )
+        return [(row["id"], row["lease_until"]) for row in self._rows(sql, owner=owner)]
 
     def reject(self, instance_id: int, owner: str, reason: str) -> None:
         self._finish(instance_id, owner, "rejected", reason)
@@ -471,6 +474,7 @@ class Store(OutboxStore):
                     "INSERT INTO outbox (object_id, destination, next_attempt_at, queued_at) VALUES (?, ?, 0, ?)",
                     [(cursor.lastrowid, destination, now) for kind, destination in outbox if kind == item.kind],
                 )
+            self._drop_overtaken_of_series(connection, instance_id, now)
 
     def _end_claim(
         self,

@@ -202,8 +202,7 @@ def _exact(header: Dataset, keyword: str) -> DataElement | RawDataElement | None
 def valid(header: Dataset, keyword: str) -> DataElement | None:
     """The element, or None where it is missing, empty or breaks the rules of its value representation (PS3.5 6.2).
 
-    Of its representation by the data dictionary, too: a file may claim any other. And of its Specific Character Set:
-    pydicom reads what is no text of that with U+FFFD in its place, and takes any byte for Latin-1 where there is none.
+    Of its representation by the data dictionary, too: a file may claim any other. And of its Specific Character Set.
     """
     try:
         element = header[keyword]
@@ -211,12 +210,20 @@ def valid(header: Dataset, keyword: str) -> DataElement | None:
             return None
         text = str(element.value)
         validate_value(element.VR, text, config.RAISE)
-        if _UNREADABLE in text or not (text.isascii() or header.get("SpecificCharacterSet")):
+        if not is_legible(header, text):
             return None
     except (KeyError, ValueError, TypeError, OverflowError, NotImplementedError):
         return None  # these are what pydicom raises for values that it can't read
     known = keyword != "PatientSex" or element.value in _SEXES
     return deepcopy(element) if known else None
+
+
+def is_legible(header: Dataset, text: str) -> bool:
+    """Whether a text was read as its Specific Character Set means it.
+
+    pydicom reads what is no text of that with U+FFFD in its place, and takes any byte for Latin-1 where there is none.
+    """
+    return _UNREADABLE not in text and (text.isascii() or bool(header.get("SpecificCharacterSet")))
 
 
 @contextlib.contextmanager

@@ -46,9 +46,9 @@ def verify(quick: bool, as_json: bool, config_path: Path | None, data_dir: Path 
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(outcome), indent=1))
     else:
-        counts = outcome.counts
-        parts = " + ".join(f"{counts[name]} {name}" for name in counts if name != "received")
-        click.echo(f"{counts['received']} received = {parts}; {outcome.files} files in {outcome.seconds:.1f} s")
+        if counts := outcome.counts:
+            parts = " + ".join(f"{counts[name]} {name}" for name in counts if name != "received")
+            click.echo(f"{counts['received']} received = {parts}; {outcome.files} files in {outcome.seconds:.1f} s")
         for fault in outcome.faults:
             click.secho(f"FAULT  {fault.where}: {fault.what}", fg="red")
         if not outcome.faults:

@@ -16,6 +16,7 @@ import msgspec
 
 from appliance import message, writer
 from appliance.config import Fhir
+from appliance.errors import ApplianceError
 from appliance.image import Image
 from appliance.message import Order
 from appliance.result import Code, Finding, Prediction, Provenance, Segment
@@ -51,10 +52,13 @@ class FhirBundleWriter:
     def accepts(self, prediction: Prediction) -> bool:
         return bool(prediction.findings or prediction.segments)
 
-    def obstacle(self, images: Sequence[Image]) -> str:  # noqa: ARG002  UTF-8 has every character
-        return ""
+    def obstacle(self, images: Sequence[Image]) -> str:
+        """UTF-8 has every character, but not every identifier can be read."""
+        return message.illegible(images[0])
 
     def write(self, images: Sequence[Image], prediction: Prediction, provenance: Provenance) -> bytes:
+        if reason := self.obstacle(images):
+            raise ApplianceError(reason)
         order = Order.of(images[0])
         prediction = replace(prediction, warnings=(*prediction.warnings, f"{self._label}."))  # closes every text
         about, study = self._about(order, prediction, provenance), _study(order)

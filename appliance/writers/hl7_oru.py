@@ -47,6 +47,8 @@ class Hl7OruWriter:
 
     def obstacle(self, images: Sequence[Image]) -> str:
         """A question mark in a name is seen; in what identifies it would make one patient or order of two."""
+        if reason := message.illegible(images[0]):
+            return reason
         order = Order.of(images[0])
         identifiers = {
             "Patient ID (0010,0020)": order.patient_id,

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
@@ -71,6 +73,33 @@ def test_a_crash_that_the_ledger_could_not_take_counts_once_it_can(
 
     live(appliance, crash)
     assert len(asked) == 2
+
+
+@pytest.mark.parametrize("clock", ["ahead", "right"])
+def test_a_worker_is_stopped_after_its_lease_whatever_the_clock_is_set_to(appliance: run.Appliance, clock: str) -> None:
+    """A clock that is set ahead ends every lease in the ledger, and is no crash of the image that is read."""
+    lease = 300.0 if clock == "ahead" else 0.5
+    appliance._config = msgspec.structs.replace(appliance._config, inference=config.Inference(lease_seconds=lease))
+
+    def watch() -> None:
+        pid = wait_until(lambda: appliance._worker.pid, "the worker is started")
+        os.kill(pid, signal.SIGSTOP)  # what comes now is claimed in its name
+        ledger = Store(appliance._config.ledger_path)
+        number = ledger.receive(Arrival("1.2.3", "1.2", "d" * 64, "held.dcm", 1, "upload", "x")).instance_id
+        assert ledger.claim(claimant(pid), lease if clock == "right" else -3600.0)
+        try:
+            if clock == "right":
+                wait_until(lambda: (ledger.instance(number) or {})["crashes"] == 1, "the crash is counted")
+            else:
+                time.sleep(3 * run._WATCH_SECONDS)
+                assert (ledger.instance(number) or {})["crashes"] == 0
+                assert appliance._worker.pid == pid
+        finally:
+            ledger.close()
+            if clock == "ahead":
+                os.kill(pid, signal.SIGCONT)
+
+    live(appliance, watch)
 
 
 def worker_starts_again_after(appliance: run.Appliance, short: list[str]) -> None:

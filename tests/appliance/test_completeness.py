@@ -20,7 +20,7 @@ NOW = 1_000_000.0
 QUIET = 10.0
 HEAD = (0.0, 0.0, 1.0)
 # Obstacles that are no evidence that an image is missing.
-TELL_NOTHING = "is still open", "on an association of its own", "neither a count nor the position"
+TELL_NOTHING = "on an association of its own", "neither a count nor the position"
 RELEASED = Transfer("storage_scp", NOW - 5, NOW - 1, "released", 32)
 
 
@@ -42,7 +42,8 @@ def waits_for(slices: list[Slice], *transfers: Transfer) -> str:
     assert found.look_again_at == NOW - 1 + QUIET
     obstacle, _, until = found.reason.partition(": waiting until ")
     assert until == f"{datetime.fromtimestamp(found.look_again_at):%H:%M:%S}"
-    missing = "" if any(each in obstacle for each in TELL_NOTHING) else obstacle
+    counted = "is still open" in obstacle and all(each.images_in_acquisition == len(slices) for each in slices)
+    missing = "" if counted or any(each in obstacle for each in TELL_NOTHING) else obstacle
     assert judged(slices, *transfers, quiet=10.4) == Ready(f"quiet for 10 s: {obstacle}", missing)
     return obstacle
 

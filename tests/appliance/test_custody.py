@@ -55,9 +55,11 @@ class Site:
             sender="JANE", transfer_id=transfer_id,
         ).instance_id  # fmt: skip
 
-    def read(self, number: int, end: str = "delivered", sent: bool = True, age: float = 0.0) -> int:
+    def read(
+        self, number: int, end: str = "delivered", sent: bool = True, age: float = 0.0, source: Path | None = None
+    ) -> int:
         """An image that has come to an end, so many seconds ago."""
-        identifier = self.take(number)
+        identifier = self.take(number, source)
         claim = self.store.claim("me", 30)
         assert claim is not None
         assert claim["id"] == identifier
@@ -294,13 +296,37 @@ def test_an_image_that_comes_again_while_it_is_removed_stays(site: Site, monkeyp
     identifier = site.read(1, age=365 * 86400)
     note = site.custody.note_removed
 
-    def and_it_comes_again(kind: str, instance_id: int, why: str) -> None:
-        note(kind, instance_id, why)
+    def and_it_comes_again(*of: Any) -> bool:
+        noted = note(*of)
         site.take(1)
+        return noted
 
     monkeypatch.setattr(site.custody, "note_removed", and_it_comes_again)
     assert [each.kind for each in retention.remove(site.config, site.custody)] == ["result"]
     assert site.spool.path(site.custody.known(identifier)["file"]).exists()
+    assert site.faults() == []
+
+
+def test_an_image_that_comes_again_after_it_was_found_to_be_old_stays_and_is_read(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_radiograph(tmp_path / "a.dcm")
+    first = site.read(1, "rejected", age=365 * 86400.0)
+    later = site.read(2, "rejected", age=364 * 86400.0, source=source)
+    site.custody.review_rejected([first, later], time.time())
+    note = site.custody.note_removed
+
+    def while_another_comes_again(*of: Any) -> bool:
+        if site.store.counts()["received"] == 0:
+            site.take(2, source)
+        return note(*of)
+
+    monkeypatch.setattr(site.custody, "note_removed", while_another_comes_again)
+    assert [each.instance_id for each in retention.remove(site.config, site.custody)] == [first]
+    claim = site.store.claim("me", 30)
+    assert claim is not None
+    assert (claim["id"], claim["removed"]) == (later, 0)
+    assert site.spool.path(site.custody.known(later)["file"]).exists()
     assert site.faults() == []
 
 
@@ -497,3 +523,93 @@ def test_housekeeping_counts_at_the_start_and_checks_everything_at_night(
     assert audit_proof.verify(site.config.audit_path, site.config.key_path).removed == 2
     assert keeper.trail == {"faults": 0, "kept": ""}
     assert not site.spool.path(site.store.instance(identifier)["file"]).exists()  # type: ignore[index]
+
+
+def _problems(site: Site, keeper: housekeeping.Housekeeping) -> dict[str, problems.Problem]:
+    """What the device page says once the appliance has said how its parts are."""
+    site.store.set_component("housekeeping", {"obstacles": keeper.obstacles()})
+    site.store.set_component("audit", {"head": None, "syslog": None, **keeper.trail})
+    found = {**health(site.config, site.store), "running": True}
+    return {each.name: each for each in problems.find(found, Clock("", True), [], None)}
+
+
+def _go_on(keeper: housekeeping.Housekeeping, monkeypatch: pytest.MonkeyPatch, rounds: int = 1) -> None:
+    """A start, and so many nights."""
+    monkeypatch.setattr(housekeeping, "_LOOK_SECONDS", 0.0)
+    nights = iter([float("inf")] * rounds)
+
+    def last_night(now: datetime, at: str) -> datetime:
+        if next(nights, None) is None:
+            keeper.stopping.set()
+            return now - timedelta(days=1)
+        return now + timedelta(days=1)
+
+    monkeypatch.setattr(housekeeping.proof, "last_night", last_night)
+    keeper.run()
+
+
+def _damage(path: Path, table: str) -> None:
+    """What a bad sector leaves of a page of the ledger."""
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    (size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+
+
+@pytest.mark.parametrize("table", ["object", "outbox", "event"])
+def test_a_ledger_that_can_not_be_read_to_the_end_is_said(
+    site: Site, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    site.read(1)
+    site.close()
+    _damage(site.config.ledger_path, table)
+    keeper = housekeeping.Housekeeping(site.config)
+    _go_on(keeper, monkeypatch)
+    kept = site.store.components()[recount.COMPONENT]
+    assert (kept["kind"], kept["fault_count"] > 0) == ("full", True)
+    assert kept["faults"][-1]["where"] == "ledger"
+    assert "recount" in _problems(site, keeper)
+    ended = scanside("ledger", "verify", "--data", site.config.data_dir)
+    assert ended.returncode == 1
+    assert "FAULT  ledger: " in ended.stdout
+
+
+def test_what_housekeeping_could_not_do_is_said_until_it_can(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    trail = Trail(site.config.audit_path, site.config.key_path)
+    trail.append(Record(time.time(), "view", "GET /"))
+    keeper = housekeeping.Housekeeping(site.config, trail)
+    told = {"recount_obstacle", "audit_obstacle", "retention_obstacle"}
+
+    def fails(*_: Any) -> None:
+        raise SpoolError("the disk has gone")
+
+    with monkeypatch.context() as broken:
+        for module, name in ((recount, "keep"), (audit_proof, "verify"), (retention, "remove")):
+            broken.setattr(module, name, fails)
+        _go_on(keeper, broken)
+    found = _problems(site, keeper)
+    assert told <= found.keys()
+    assert {found[name].detail for name in told} == {"the disk has gone"}
+    keeper.stopping.clear()
+    _go_on(keeper, monkeypatch)
+    assert not told & _problems(site, keeper).keys()
+
+
+def test_a_proof_that_does_not_come_to_its_end_is_said_after_two_days_of_work(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A box that was off for a week, or whose clock was set, has proved nothing for longer, and is not to blame."""
+    at = time.monotonic()
+    monkeypatch.setattr(housekeeping.time, "monotonic", lambda: at)
+    monkeypatch.setattr(housekeeping.time, "time", lambda: 1e9)
+    recount.keep(site.custody, recount.recount(site.config, site.custody, full=True))
+    keeper = housekeeping.Housekeeping(site.config)
+    assert "recount_obstacle" not in _problems(site, keeper)
+    at += 2 * 86400.0 + 1.0
+    assert "two days" in _problems(site, keeper)["recount_obstacle"].detail
+    _go_on(keeper, monkeypatch)
+    assert "recount_obstacle" not in _problems(site, keeper)

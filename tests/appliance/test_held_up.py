@@ -10,7 +10,6 @@ from click.testing import CliRunner
 from appliance import problems
 from appliance.cli import main
 from appliance.completeness import Slice
-from appliance.custody import Custody
 from appliance.health import health
 from appliance.machine import Clock
 from appliance.store import Arrival
@@ -77,7 +76,7 @@ def test_a_series_of_which_retention_has_removed_images_says_so(tmp_path: Path) 
             device.store.park(number, "me", {}, "1.2.3", place, "routine", 0.0, 0.0)
         (series,) = device.store.to_judge()
         device.store.start_series(series, "it is complete")
-        Custody(device.config.ledger_path).note_removed("image", 2, "old")
+        device.store._connection().execute("UPDATE instance SET image_removed_at = 1 WHERE id = 2")
         row = device.work(1)
         assert row["state"] == "rejected"
         assert row["reason"] == "Retention has removed 1 of the 2 images of its series. Send the whole series again."

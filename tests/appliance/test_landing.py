@@ -6,11 +6,13 @@ import contextlib
 import gc
 import hashlib
 import io
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -21,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from appliance import budget, file_head, landing
+from appliance import budget, file_head, landing, takeover
 from appliance.config import Config, DropFolder, StorageScp
 from appliance.custody import Custody
 from appliance.errors import DiskFullError, SpoolError
@@ -31,7 +33,7 @@ from appliance.landing import Landing, recover
 from appliance.recount import recount
 from appliance.run import Appliance
 from appliance.spool import LANDING, Spool, SpooledFile, file_name
-from appliance.store import Admission, Store
+from appliance.store import Admission, Arrival, Store
 from tests.appliance.conftest import Box, take
 from tests.peers import small_disk, wait_until
 
@@ -267,8 +269,7 @@ def test_what_is_not_whole_goes_and_what_retention_has_removed_stays_away(box: B
         shutil.copyfile(path, folder / f"again-{path.name}")
     box.intake.settle()
     (folder / "half").write_bytes(box.spool.path(box.rows()[0]["file"]).read_bytes()[:-1])
-    custody = Custody(box.store.path)
-    custody.note_removed("image", 2, "old")
+    box.store._connection().execute("UPDATE instance SET image_removed_at = 1 WHERE id = 2")
     removed = box.spool.path(box.rows()[1]["file"])
     removed.unlink()
     assert recover(box.spool, box.store) == 2
@@ -424,11 +425,62 @@ def test_a_row_that_finds_no_room_comes_with_the_next_start(box: Box, monkeypatc
         patch.setattr(Store, "receive", full)
         with pytest.raises(DiskFullError):
             land(box.intake, "1.1", b"data set", heads())
-        assert recover(box.spool, box.store) == 1
+        with pytest.raises(DiskFullError):
+            recover(box.spool, box.store)
     box.intake.settle()
     assert box.rows() == []
     assert recover(box.spool, box.store) == 1
     assert len(box.rows()) == 1
+
+
+def _lost_by_a_power_cut(box: Box, count: int) -> list[Path]:
+    """Final names of so many images of which only the slots are left."""
+    for number in range(count):
+        land(box.intake, f"1.{number}", b"data set %d" % number, heads())
+    paths = [box.spool.path(row["file"]) for row in box.rows()]
+    for path in paths:
+        path.unlink()
+    box.store.close()
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{box.store.path}{suffix}").unlink()
+    return paths
+
+
+def test_a_file_that_can_not_be_put_in_its_place_holds_up_no_other_and_is_named(tmp_path: Path) -> None:
+    """A folder under its final name is to a program what a bad sector is: an error other than that it is there."""
+    config = Config(data_dir=str(tmp_path), storage_scp=StorageScp(enabled=False))
+    bad, *good = _lost_by_a_power_cut(Box(tmp_path), 4)
+    bad.mkdir()
+    store = takeover.ledger(config)
+    (slot,) = (tmp_path / "spool" / LANDING).iterdir()
+    assert sorted(row["file"] for row in store.worklist()) == sorted(f"{each.parent.name}/{each.name}" for each in good)
+    assert all(path.exists() for path in good)
+    os.utime(slot, (time.time() - 3600,) * 2)
+    custody = Custody(config.ledger_path)
+    (fault,) = recount(config, custody, full=True).faults
+    assert fault.where == f"spool/{LANDING}/{slot.name}"
+    bad.rmdir()
+    assert recover(Spool(config.spool_path), store) == 1
+    assert bad.exists()
+    assert store.counts()["received"] == 4
+    assert recount(config, custody, full=True).faults == []
+
+
+def test_what_has_landed_is_taken_up_once_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(data_dir=str(tmp_path), storage_scp=StorageScp(enabled=False))
+    _lost_by_a_power_cut(Box(tmp_path), 2)
+    receive, tries = Store.receive, []
+
+    def full_at_first(store: Store, arrival: Arrival) -> Admission:
+        tries.append(arrival)
+        if len(tries) < 4:
+            raise DiskFullError("no")
+        return receive(store, arrival)
+
+    monkeypatch.setattr(Store, "receive", full_at_first)
+    monkeypatch.setattr(takeover, "_ROOM_SECONDS", 0.01)
+    assert takeover.ledger(config).counts()["received"] == 2
+    assert list((tmp_path / "spool" / LANDING).iterdir()) == []
 
 
 def test_the_appliance_looks_at_what_has_landed_before_anything_else(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ ODD: dict[str, dict[str, Any]] = {
     "Cyrillic": {"SpecificCharacterSet": "ISO_IR 144", "PatientName": "Люкceмбypг^Иван"},
     "Japanese": {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada^Tarou=山田^太郎=やまだ^たろう"},
     "UTF-8": {"SpecificCharacterSet": "ISO_IR 192", "PatientName": "Wang^XiaoDong=王^小东"},
-    "several": {"AccessionNumber": ["1", "2"], "PatientID": ["1", "2"]},
+    "several": {"StudyDate": ["20260101", "20260102"], "StudyTime": ["1000", "1100"], "PatientSex": ["M", "F"]},
 }  # fmt: skip
 
 
@@ -138,9 +138,13 @@ def test_whatever_bytes_the_source_has_the_messages_are_valid(values: dict[str, 
     for keyword, value in values.items():
         tag = Tag(keyword)
         header[tag] = RawDataElement(tag, pydicom.datadict.dictionary_VR(tag), len(value), value, 0, False, True)
-    text = hl7(of_header(header))
+    image = of_header(header)
+    if reason := message.illegible(image):
+        assert [one.obstacle([image]) for one in message_writers(Config()).values()] == [reason] * len(KINDS)
+        return
+    text = hl7(image)
     assert not set(text.replace("\r", "")) & {chr(code) for code in [*range(32), 127]}
-    fhir(of_header(header))
+    fhir(image)
 
 
 def test_what_a_message_reads_the_header_still_holds_undecoded(tmp_path: Path) -> None:
@@ -267,6 +271,42 @@ def test_hl7_is_not_made_where_its_character_set_would_make_one_patient_of_two(
             one.write([image], found(), PROVENANCE)
     for name in ("8859/5", "UNICODE UTF-8"):
         assert Hl7OruWriter(Hl7(character_set=name)).obstacle([image]) == ""  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("character_set", [None, b"ISO_IR 192"])
+@pytest.mark.parametrize(
+    ("keyword", "vr", "said"),
+    [
+        ("PatientID", "LO", "Patient ID (0010,0020)"),
+        ("IssuerOfPatientID", "LO", "Issuer of Patient ID (0010,0021)"),
+        ("AccessionNumber", "SH", "Accession Number (0008,0050)"),
+    ],
+)
+def test_no_message_names_what_can_not_be_read_for_certain(
+    kind: str, character_set: bytes | None, keyword: str, vr: str, said: str
+) -> None:
+    """Latin-1 under UTF-8 made one patient of two, and an ID with a backslash in it counted as none."""
+
+    def image(value: bytes) -> Image:
+        header = Dataset()
+        if character_set:
+            header.SpecificCharacterSet = character_set.decode()
+        tag = Tag(keyword)
+        header[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+        header.StudyInstanceUID, header.SeriesInstanceUID, header.SOPInstanceUID = "1.2.9", "1.2.8", "1.2.3"
+        return of_header(header)
+
+    one: MessageWriter = message_writers(Config())[kind]
+    stray = "M\xfcller1".encode("utf-8" if character_set is None else "latin-1")
+    for value in (stray, b"12\\34"):
+        assert one.obstacle([image(value)]) == f"{said} is not one value in the character set that the image states"
+        with pytest.raises(ApplianceError, match=re.escape(said)):
+            one.write([image(value)], found(), PROVENANCE)
+    for value in (b"", b"  ", b"1234"):
+        assert one.obstacle([image(value)]) == ""
+    if character_set is not None:
+        assert one.obstacle([image("M\xfcller1".encode())]) == ""
 
 
 def test_hl7_without_a_patient_id_names_nobody_else(tmp_path: Path) -> None:

@@ -36,19 +36,28 @@ def _slices(*places: int) -> list[Slice]:
 
 
 @pytest.mark.parametrize(
-    ("slices", "transfers", "performed", "reason"),
+    ("slices", "transfers", "performed", "reason", "missing"),
     [
         ((0, 1, 2), _OPEN, Performed("COMPLETED", 3, 0),
-         "all 3 images are here that its performed procedure step names, which is COMPLETED"),
+         "all 3 images are here that its performed procedure step names, which is COMPLETED", ""),
+        ((0, 2), _RELEASED, Performed("COMPLETED", 2, 0),
+         "all 2 images are here that its performed procedure step names, which is COMPLETED (instance number 2 "
+         "missing)", "instance number 2 missing"),
         ((0, 2), _RELEASED, Performed("DISCONTINUED", 2, 0),
          "all 2 images are here that its performed procedure step names, which is DISCONTINUED (instance "
-         "number 2 missing)"),
-        ((0, 1, 2), _RELEASED, Performed("COMPLETED", 0, 0), "3 slices without a gap, association released"),
-        ((0, 1, 2), _RELEASED, None, "3 slices without a gap, association released"),
+         "number 2 missing)", "instance number 2 missing"),
+        ((0, 1, 2), _RELEASED, Performed("DISCONTINUED", 3, 0),
+         "all 3 images are here that its performed procedure step names, which is DISCONTINUED",
+         "its performed procedure step was discontinued"),
+        ((0, 1, 2), _RELEASED, Performed("COMPLETED", 0, 0), "3 slices without a gap, association released", ""),
+        ((0, 1, 2), _RELEASED, None, "3 slices without a gap, association released", ""),
     ],
 )  # fmt: skip
-def test_it_is_read(slices: Sequence[int], transfers: list[Transfer], performed: Performed | None, reason: str) -> None:
-    assert judge(_slices(*slices), transfers, 9.0, 9.6, 10.0, performed) == Ready(reason)
+def test_it_is_read(
+    slices: Sequence[int], transfers: list[Transfer], performed: Performed | None, reason: str, missing: str
+) -> None:
+    """A step proves that nothing more comes, not that nothing is missing."""
+    assert judge(_slices(*slices), transfers, 9.0, 9.6, 10.0, performed) == Ready(reason, missing)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +181,7 @@ def test_a_discontinued_series_is_read_when_the_modality_says_so(
         "all 4 images are here that its performed procedure step names, which is DISCONTINUED (says 6 images, "
         "4 are here)"
     )
+    assert bench.store.cautions(lead) == ("Images of the series may be missing: says 6 images, 4 are here.",)
 
 
 def test_what_the_standard_refuses_is_refused(bench: Bench, modality: Association, slices: list[Path]) -> None:

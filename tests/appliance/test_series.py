@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ def test_a_series_that_is_given_back_or_whose_lease_is_lost_is_read_again_as_a_w
     ledger.clock.now += 6
     ledger.claim()
     ledger.clock.now += 31
-    assert ledger.store.overdue("me")
+    assert [identifier for identifier, _ in ledger.store.leases("me")] == [lead]
     again = ledger.store.claim("other", 30)
     assert again is not None
     assert (again["id"], len(again["files"])) == (lead, 3)
@@ -329,6 +329,76 @@ def test_a_series_with_a_cut_image_that_comes_again_with_that_image_whole_is_rea
         lead: "delivered", cut: "rejected", last: "delivered", whole: "delivered",
     }  # fmt: skip
     assert list(Custody(ledger.store.path).contradictions()) == []
+
+
+def _reading(ledger: Ledger, *places: int, kind: str = "hl7_oru", to: Sequence[str] = ("ehr",)) -> int:
+    """The lead of one that is read, with a message on its way."""
+    lead, *_ = gathered(ledger, *places, transfer=f"of {places}")
+    ledger.start()
+    assert ledger.claim()["id"] == lead
+    _finish(ledger, lead, kind, to)
+    return lead
+
+
+def _finish(ledger: Ledger, lead: int, kind: str = "hl7_oru", to: Sequence[str] = ("ehr",)) -> None:
+    report = [written("structured_report", f"2.{lead}"), written(kind, f"3.{lead}")]
+    ledger.store.finish(lead, "me", RESULT, report, [("structured_report", "pacs"), *((kind, name) for name in to)])
+
+
+def _on_the_way(ledger: Ledger, destination: str = "ehr") -> list[int]:
+    return [row["instance_id"] for row in ledger.store.due(destination)]
+
+
+@pytest.mark.parametrize("kind", ["hl7_oru", "fhir_bundle"])
+@pytest.mark.parametrize("given_up", [False, True])
+def test_a_message_never_follows_that_of_a_later_reading(ledger: Ledger, kind: str, given_up: bool) -> None:
+    """Its receiver would take the older values for the newer ones."""
+    first = _reading(ledger, 0, 1, 2, kind=kind)
+    (item,) = ledger.store.due("ehr")
+    ledger.store.retry([item["id"]], "no such order yet", ledger.clock.now + 60.0)
+    if given_up:
+        ledger.store.give_up("ehr", ledger.clock.now, "")
+    late = _reading(ledger, 3, kind=kind)
+    ledger.clock.now += 3600.0
+    assert ledger.store.send_undelivered() == 0
+    assert _on_the_way(ledger) == [late]
+    assert _on_the_way(ledger, "pacs") == [first, late]  # objects have UIDs of their own
+    assert ledger.store.undelivered_count() == 0
+    why = f"{kind} is not sent to ehr, which is to have that of a later reading of its series"
+    assert why in [event["detail"] for event in ledger.store.events(first)]
+    for item in ledger.store.due("pacs"):
+        ledger.store.sent(item["id"])
+    row = ledger.store.instance(first)
+    assert row is not None
+    assert row["state"] == "delivered"
+
+
+def test_what_a_destination_has_lost_is_sent_again_without_what_was_overtaken(ledger: Ledger) -> None:
+    for places in ((0, 1, 2), (3,)):
+        _reading(ledger, *places)
+        for item in ledger.store.due("ehr"):
+            ledger.store.sent(item["id"])
+    assert ledger.store.send_delivered("ehr", 0.0) == 1
+    assert _on_the_way(ledger) == [4]
+
+
+def test_a_message_stays_where_no_later_reading_sends_one(ledger: Ledger) -> None:
+    first = _reading(ledger, 0, 1, 2, to=("ehr", "old"))
+    late = _reading(ledger, 3, to=("new",))
+    assert _on_the_way(ledger) == [first]
+    assert _on_the_way(ledger, "old") == [first]
+    assert ledger.store.move("old", "new", lambda kind: True)[0] == 1
+    assert _on_the_way(ledger, "new") == [late]
+
+
+def test_a_reading_that_ends_after_a_later_one_sends_no_message(ledger: Ledger) -> None:
+    first, *_ = gathered(ledger, 0, 1, 2)
+    ledger.start()
+    assert ledger.claim()["id"] == first
+    late = _reading(ledger, 3)
+    _finish(ledger, first)
+    assert _on_the_way(ledger) == [late]
+    assert set(_on_the_way(ledger, "pacs")) == {first, late}
 
 
 def test_an_image_of_a_reading_that_was_superseded_is_a_duplicate(ledger: Ledger) -> None:

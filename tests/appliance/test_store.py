@@ -151,8 +151,8 @@ def test_a_claim_is_nobody_elses_until_its_lease_runs_out(store: Store) -> None:
     claim = store.claim("slow", 0.05)
     assert claim is not None
     assert store.claim("other", 30) is None
+    assert store.leases("slow") == [(claim["id"], claim["lease_until"])]
     time.sleep(0.1)
-    assert store.overdue("slow")
     assert claimed(store, "other") == claim["id"]
     with pytest.raises(LeaseLostError):
         store.finish(claim["id"], "slow", RESULT, [], [])

@@ -15,7 +15,6 @@ import pytest
 
 from appliance.config import Config, Hl7
 from appliance.config_file import load
-from appliance.custody import Custody
 from appliance.errors import ApplianceError, BackendError, PackageError
 from appliance.replay import replay, save
 from appliance.send import Destination, send_files
@@ -149,9 +148,7 @@ def test_without_the_received_file_it_says_what_became_of_it(config: Config) -> 
     path.unlink()
     with pytest.raises(ApplianceError, match="is missing"):
         replay(config, number)
-    custody = Custody(config.ledger_path)
-    custody.note_removed("image", number, "older than 1 d")
-    custody.close()
+    ledger(config, "UPDATE instance SET image_removed_at = 1.7e9 WHERE id = ?", number)
     with pytest.raises(ApplianceError, match="removed by retention on 20"):
         replay(config, number)
 

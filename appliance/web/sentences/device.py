@@ -35,6 +35,15 @@ DEVICE = (
     m("Look at the evidence, decide, and close it with what was decided. Nothing retrains by itself."),
     m("The proof of the ledger found %(number)s faults."),
     m("Run scanside ledger verify, which names each. Keep the data folder as it is and tell your vendor."),
+    m("The ledger could not be proven: the latest proof that is shown is an older one."),
+    m("Mend what is named here, then run scanside ledger verify; the device itself tries again at the next start and "
+      "each night. Where the ledger is damaged, keep the data folder as it is and tell your vendor."),
+    m("no recount has ended for two days"),
+    m("The audit trail could not be verified, or not pruned."),
+    m("Run scanside audit verify. Keep the data folder as it is, and find out who could write there."),
+    m("Retention could not go through what is old enough to go."),
+    m("Mend what is named here; the device tries again each night, and while the disk is too full. Until then the disk "
+      "may fill up."),
     m("The audit trail is not what was written: %(number)s faults."),
     m("Run scanside audit verify, which names each. Keep the data folder as it is, and find out who could write "
       "there."),
