@@ -470,6 +470,30 @@ def test_12_a_first_configuration_is_entered_on_the_page(
         machine.cut()
 
 
+def test_13_a_system_on_trial_that_nobody_has_judged_is_left(
+    publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
+) -> None:
+    """By the unit of the deadline, which a timer starts after 40 minutes, and here the shell that a token opens."""
+    machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher)
+    try:
+        commissioned(machine, tmp_path / "commission", publisher, pacs[0])
+        machine.cut()
+        (identity,) = {each.removeprefix("this is box ") for each in re.findall(r"this is box \w+", machine.log)}
+        token = tmp_path / "service.token"
+        token.write_text(service.make(identity, 4, publisher / "site.key", "a test"))
+        since = len(machine.log)
+        plug(machine, tmp_path / "update", publisher, next(image("2.0.0").glob("*.raucb")), token)
+        since = installed(machine, since)
+        machine.wait_for("the ledger is kept aside", timeout=BOOT, since=since)
+        machine.wait_for("bash --login", timeout=BOOT, since=since)
+        machine.type("\nsystemctl start scanside-deadline\n")
+        machine.wait_for("did not prove itself; this system runs again", timeout=BOOT * 2, since=since)
+        since += machine.log[since:].index("did not prove itself; this system runs again")
+        assert machine.wait_for(*JUDGED, timeout=BOOT * 2, since=since) == JUDGED[0]
+    finally:
+        machine.cut()
+
+
 @pytest.mark.slow
 def test_the_image_for_bare_machines_starts_too(
     publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
