@@ -478,9 +478,8 @@ def test_13_a_system_on_trial_that_nobody_has_judged_is_left(
     try:
         commissioned(machine, tmp_path / "commission", publisher, pacs[0])
         machine.cut()
-        (identity,) = {each.removeprefix("this is box ") for each in re.findall(r"this is box \w+", machine.log)}
         token = tmp_path / "service.token"
-        token.write_text(service.make(identity, 4, publisher / "site.key", "a test"))
+        token.write_text(service.make(identity_of(machine), 4, publisher / "site.key", "a test"))
         since = len(machine.log)
         plug(machine, tmp_path / "update", publisher, next(image("2.0.0").glob("*.raucb")), token)
         since = installed(machine, since)
@@ -492,6 +491,37 @@ def test_13_a_system_on_trial_that_nobody_has_judged_is_left(
         assert machine.wait_for(*JUDGED, timeout=BOOT * 2, since=since) == JUDGED[0]
     finally:
         machine.cut()
+
+
+def test_14_a_factory_reset_without_encryption(
+    publisher: Path, image: Callable[..., Path], pacs: tuple[int, Path], tmp_path: Path
+) -> None:
+    """The next start writes over every byte before anything else, and the stick gets the record of it."""
+    machine = Machine(tmp_path / "machine", flashed(image, publisher, tmp_path), publisher, tpm=False)
+    try:
+        commissioned(machine, tmp_path / "commission", publisher, pacs[0])
+        machine.cut()
+        former = identity_of(machine)
+        token = tmp_path / "service.token"
+        token.write_text(service.make(former, 4, publisher / "site.key", "a test"))
+        since = len(machine.log)
+        stick = plug(machine, tmp_path / "reset", publisher, token)
+        machine.wait_for("bash --login", timeout=BOOT, since=since)
+        machine.type(f"\nscanside-firmware factory-reset --box {former}\n")
+        erased = "every byte of the data partition was written over, and read back"
+        machine.wait_for(erased, timeout=BOOT * 3, since=since)
+        since += machine.log[since:].index(erased)
+        found = answered(machine, stick, tmp_path / "answer", since)
+        assert found.name != f"scanside-{former}", "it is the box that it was"
+        assert f"box {former}: {erased}" in (found / "factory-reset.txt").read_text()
+    finally:
+        machine.cut()
+
+
+def identity_of(machine: Machine) -> str:
+    """As its console says it."""
+    (said,) = set(re.findall(r"this is box (\w+)", machine.log))
+    return str(said)
 
 
 @pytest.mark.slow
