@@ -484,7 +484,7 @@ def test_13_a_system_on_trial_that_nobody_has_judged_is_left(
         plug(machine, tmp_path / "update", publisher, next(image("2.0.0").glob("*.raucb")), token)
         since = installed(machine, since)
         machine.wait_for("the ledger is kept aside", timeout=BOOT, since=since)
-        machine.wait_for("bash --login", timeout=BOOT, since=since)
+        machine.wait_for("service mode for a test", timeout=BOOT, since=since)  # the shell reads from then on
         machine.type("\nsystemctl start scanside-deadline\n")
         machine.wait_for("did not prove itself; this system runs again", timeout=BOOT * 2, since=since)
         since += machine.log[since:].index("did not prove itself; this system runs again")
@@ -506,7 +506,7 @@ def test_14_a_factory_reset_without_encryption(
         token.write_text(service.make(former, 4, publisher / "site.key", "a test"))
         since = len(machine.log)
         stick = plug(machine, tmp_path / "reset", publisher, token)
-        machine.wait_for("bash --login", timeout=BOOT, since=since)
+        machine.wait_for("service mode for a test", timeout=BOOT, since=since)
         machine.type(f"\nscanside-firmware factory-reset --box {former}\n")
         erased = "every byte of the data partition was written over, and read back"
         machine.wait_for(erased, timeout=BOOT * 3, since=since)
