@@ -81,7 +81,7 @@ class Outcome:
             lacks = [f"{each['path']} ({each['what']}): {each['trouble']}" for each in troubled]
             return ["the appliance has started with it", *(f"still to be put right: {each}" for each in lacks)]
         said = [f"the appliance does NOT start with it: {why}"]
-        now, before = provisioning.number_in_force(box), provisioning.number_before(box) if untried else None
+        now, before = provisioning.number_in_force(box), provisioning.number_before(box)
         if before is None:
             return [*said, "mend what it says, and bring it again: nothing is received or read until then"]
         try:

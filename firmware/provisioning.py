@@ -129,8 +129,7 @@ def _take(
     site = tables["site"]
     network.check_ports(box, tables.get("network", {}), name)
     number, now = _next_number(box), _in_force(box)
-    before = now.get("before") if now.get("untried") else now.get("number")
-    noted = {"number": number, "again": False, "untried": True, "before": before}
+    noted = {"number": number, "again": False, "before": now.get("before", now.get("number"))}
     _use(box, content, tables, files, ask, noted, is_entered=entered_by is not None)
     by = {} if entered_by is None else {"entered_by": entered_by}
     box.remember_if_possible("configured", number=number, version=site["version"], site=site["name"], **by)
@@ -166,11 +165,11 @@ def number_in_force(box: Box) -> int | None:
 
 def is_untried(box: Box) -> bool:
     """Whether nobody has seen yet that the appliance starts with the one in force, such as after a cut."""
-    return bool(_in_force(box).get("untried"))
+    return "before" in _in_force(box)
 
 
 def number_before(box: Box) -> int | None:
-    """Of the one with which the appliance ran before the one that is untried; None where there was none."""
+    """Of the one with which the appliance ran before the one that is untried; None where none did, or none is."""
     return _in_force(box).get("before")
 
 
@@ -184,8 +183,8 @@ def has_served(box: Box) -> None:
 def _in_force(box: Box) -> dict[str, Any]:
     """What was noted of the configuration in force; empty before the first one.
 
-    ``number``; ``again``, where it was gone back to; ``untried`` until the appliance has started with it, and then
-    ``before``, the number of the one with which it did; ``did_not_start``, the number of the one that was left for it.
+    ``number``; ``again``, where it was gone back to; ``before`` until the appliance has started with it: the number of
+    the one with which it did, or None; ``did_not_start``, the number of the one that was left for it.
     """
     path = box.configuration.with_name(_NOTED)
     return dict(json.loads(path.read_text())) if path.exists() else {}
